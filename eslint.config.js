@@ -2,6 +2,8 @@ import tseslint from 'typescript-eslint';
 
 const noSources =
   'Tests import what is built, by the name of its package or from dist/: never sources beside it.';
+/** In a selector `/` cannot be written as it is. */
+const source = '/(^|\\u002F)(engine|server|sdk|cli|page)\\u002Fsrc\\u002F/';
 
 export default tseslint.config(
   {
@@ -14,6 +16,7 @@ export default tseslint.config(
       'engine/cuda/build/',
       'engine/tensorflow/build/',
       'demo-output/',
+      'release/',
       '.relora/',
       '**/*.d.ts',
     ],
@@ -56,7 +59,11 @@ export default tseslint.config(
   },
   {
     // A module that is there twice has its classes and its state twice: a test once measured sources beside the builds that it ran.
-    files: ['test/**/*.ts', 'test/**/*.mjs'],
+    // What tests import in their turn is held to the same.
+    files: ['test', 'bench', 'scripts', 'examples'].flatMap((folder) => [
+      `${folder}/**/*.ts`,
+      `${folder}/**/*.mjs`,
+    ]),
     rules: {
       'no-restricted-imports': [
         'error',
@@ -71,11 +78,13 @@ export default tseslint.config(
       ],
       'no-restricted-syntax': [
         'error',
-        {
-          selector:
-            'ImportExpression[source.value=/(^|\\u002F)(engine|server|sdk|cli|page)\\u002Fsrc\\u002F/]',
-          message: noSources,
-        },
+        ...[
+          `ImportExpression > Literal[value=${source}]`,
+          `ImportExpression TemplateElement[value.raw=${source}]`,
+          `CallExpression[callee.name="require"] > Literal[value=${source}]`,
+          `CallExpression[callee.callee.name="createRequire"] > Literal[value=${source}]`,
+          `CallExpression[callee.property.name=/^(importActual|importMock|mock|doMock)$/] > Literal[value=${source}]`,
+        ].map((selector) => ({ selector, message: noSources })),
       ],
     },
   },

@@ -1,6 +1,16 @@
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
+  plugins: [
+    {
+      // As eslint.config.js has it, for names that are put together when a test runs.
+      name: 'tests-import-builds',
+      load(id) {
+        if (/\/(engine|server|sdk|cli|page)\/src\//.test(id))
+          throw new Error(`${id} is a source: tests import what is built, never sources beside it`);
+      },
+    },
+  ],
   test: {
     include: ['test/**/*.test.ts'],
     // Real servers, trainers and kills: a test that hangs is a fault to show, not to wait for. Nothing else may depend on the limit,

@@ -1,8 +1,9 @@
 // npm run bench: this machine, our engine on it and PyTorch beside it, written to bench/results/ with a plot.
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { join } from 'node:path';
 import { loadNativeAddon } from '../engine/dist/index.js';
+import { rowOf, withRow } from './kinds.mjs';
 import { readOptions, usage } from './options.mjs';
 import { barPanel } from './plots/bars.mjs';
 import { linePanel } from './plots/lines.mjs';
@@ -56,6 +57,11 @@ const picture = panels.length === 0 ? '' : `![What the tables say](${name}.svg)\
 if (panels.length > 0) writeFileSync(join(folder, `${name}.svg`), figure(heading, panels));
 writeFileSync(join(folder, `${name}.md`), `# ${heading}\n\n${picture}${[targets, ...chapters].join('\n')}`);
 console.log(`Written to bench/results/${name}.md`);
+if (options.isReported) {
+  const page = fileURLToPath(new URL('../docs/performance.md', import.meta.url));
+  writeFileSync(page, withRow(readFileSync(page, 'utf8'), rowOf(session.results, name)));
+  console.log('Its row is in docs/performance.md');
+}
 
 /** A run of some sections alone has a file of its own, so that it does not replace a whole one. */
 function nameOfRun() {

@@ -16,6 +16,10 @@ export class Cells {
     this.#rows = new Map(lines.flatMap((line) => parsed(line)).map(({ key, row }) => [key, row]));
   }
 
+  has(key) {
+    return this.#rows.has(key);
+  }
+
   /** The row of a key: from the file, or from `measure`, and then in the file. */
   async row(key, measure) {
     if (!this.#rows.has(key)) {

@@ -23,6 +23,8 @@ const tokensPerStep = 32_768;
 /** Tokens a second of a fast card with a model of 60 M weights: what a batch may cost is a share of its step. */
 const cardRate = 1.4e6;
 const kills = 100;
+const weekSteps = 41 * 7 * 24 * 3600;
+const stepsAround = 40;
 const weights = [8, 7, 6, 5, 4, 3, 2, 1];
 
 /** Text of eight kinds, so that no two data sets are alike. */
@@ -91,13 +93,13 @@ async function throughFeed(sources, sequenceLength, steps = 2000) {
   };
 }
 
-/** Digests of the batches of all steps, from a process that is killed at each of these steps. */
-async function digestsOf(folders, stepCount, killedAt) {
+/** Digests of the batches of these steps, from a process that is killed at each of these places among them. */
+async function digestsOf(folders, steps, killedAt) {
   const script = fileURLToPath(new URL('../test/engine/feedSteps.mjs', import.meta.url));
   const runFolder = mkdtempSync(join(folder, 'run-'));
   const digests = [];
-  for (const until of [...killedAt, stepCount]) {
-    const order = { spec: specOf(512), folders, runFolder, first: digests.length, stepCount };
+  for (const until of [...killedAt, steps.length]) {
+    const order = { spec: specOf(512), folders, runFolder, steps: steps.slice(digests.length) };
     const child = spawn(process.execPath, [script, JSON.stringify(order)], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
@@ -123,13 +125,15 @@ try {
     const { rate, share } = await throughFeed(sources, length);
     rows.push([length, millions(cpu), millions(rate), `${(100 * share).toFixed(2)} %`]);
   }
-  const stepCount = 4000;
-  const killedAt = Array.from({ length: kills }, (_, index) =>
-    Math.floor(((index + 0.5) * stepCount) / kills),
-  );
-  const undisturbed = await digestsOf(folders, stepCount, []);
-  const killed = await digestsOf(folders, stepCount, killedAt);
-  const isSame = undisturbed.length === stepCount && killed.join() === undisturbed.join();
+  // A week of a fast card: what lies between the places where it is killed is passed over.
+  const steps = Array.from({ length: kills * stepsAround }, (_, place) => {
+    const [index, within] = [Math.floor(place / stepsAround), place % stepsAround];
+    return Math.floor(((index + 0.5) * weekSteps) / kills) + within;
+  });
+  const killedAt = Array.from({ length: kills }, (_, index) => Math.floor((index + 0.5) * stepsAround));
+  const undisturbed = await digestsOf(folders, steps, []);
+  const killed = await digestsOf(folders, steps, killedAt);
+  const isSame = undisturbed.length === steps.length && killed.join() === undisturbed.join();
   const report = `# Feeding a run
 
 ${cpus()[0].model}, ${availableParallelism()} processors, Node ${process.versions.node}; load ${loadBefore.toFixed(1)} before, ${loadavg()[0].toFixed(1)} after.
@@ -141,7 +145,8 @@ ${rows.map((row) => `| ${row.join(' | ')} |`).join('\n')}
 
 The last column is the time in which the thread that trains was busy with a batch; the goal is less than 1 %. The goal of the first is 5.
 
-${stepCount} steps without arithmetic, once undisturbed and once killed ${kills} times (SIGKILL): every batch ${isSame ? 'the same' : '**another**'}.
+A week at 41 steps a second, ${weekSteps} steps without arithmetic, of which the ${stepsAround} around each of ${kills} places were read: once undisturbed and
+once killed at each of the places (SIGKILL). Every batch was ${isSame ? 'the same' : '**another**'}.
 `;
   console.log(report);
   if (values.output !== undefined) writeFileSync(values.output, report);

@@ -1,8 +1,10 @@
 import { parseArgs } from 'node:util';
+import { sectionsOfRow } from './kinds.mjs';
 
 const declared = {
   only: { type: 'string' },
   full: { type: 'boolean', default: false },
+  report: { type: 'boolean', default: false },
   set: { type: 'string', default: process.env.RELORA_INSTRUCTION_SET ?? 'auto' },
   threads: { type: 'string' },
   help: { type: 'boolean', default: false },
@@ -16,7 +18,9 @@ const declared = {
  */
 export function readOptions(args, sections, machine) {
   const { values } = parseArgs({ args, options: declared });
-  const names = values.only?.split(',');
+  if (values.report && (values.only !== undefined || values.full))
+    throw new Error('--report: chooses the sections itself, expected it without --only and --full');
+  const names = values.report ? sectionsOfRow : values.only?.split(',');
   const unknown = names?.filter((name) => !sections.some((section) => section.name === name)) ?? [];
   if (unknown.length > 0) throw new Error(`--only: expected some of ${namesOf(sections)}, got ${unknown}`);
 
@@ -30,7 +34,8 @@ export function readOptions(args, sections, machine) {
   return {
     help: values.help,
     sections: sections.filter(({ name, isFull }) => names?.includes(name) ?? (values.full || !isFull)),
-    isPartial: names !== undefined,
+    isPartial: names !== undefined && !values.report,
+    isReported: values.report,
     instructionSet,
     threads,
   };
@@ -44,6 +49,7 @@ export function usage(sections) {
 
   --full              also what takes long
   --only NAME[,…]     these sections alone
+  --report            what a row of the table of processors in docs/performance.md needs, and writes that row
   --set NAME          an instruction set of this CPU: ours and PyTorch are both held to it
                       (default: RELORA_INSTRUCTION_SET, else the best)
   --threads N         of both sides (default: all CPUs of this process)

@@ -148,7 +148,15 @@ const kinds = {
     const logSumExp = zeros(batch * heads * timeSteps);
     const of = { q, k, v };
     const gradients = { q: dq, k: dk, v: dv };
-    const shape = { batch, time: timeSteps, heads, kvHeads: heads, headDim, scale: 1 / Math.sqrt(headDim) };
+    const shape = {
+      batch,
+      time: timeSteps,
+      heads,
+      kvHeads: heads,
+      headDim,
+      scale: 1 / Math.sqrt(headDim),
+      documents: null,
+    };
     const square = size * timeSteps; // two products of half a square each
     return [
       ['forward', 2 * square, () => addon.attentionForward(out, logSumExp, of, shape, precision)],

@@ -1,4 +1,5 @@
 import * as estimates from './estimates.mjs';
+import * as exactness from './exactness.mjs';
 import * as head from './head.mjs';
 import * as kernels from './kernels.mjs';
 import * as llama1b from './llama1b.mjs';
@@ -17,6 +18,7 @@ import * as timeToLoss from './timeToLoss.mjs';
  */
 export const sections = [
   machine,
+  exactness,
   modes,
   steps,
   kernels,

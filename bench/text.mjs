@@ -15,7 +15,10 @@ const workFolder = fileURLToPath(new URL('../.relora/', import.meta.url));
 export async function openText({ batch, time }) {
   const folder = await preparedText({ kind: 'trainedBpe', vocabularySize: vocabSize });
   const dataset = await Dataset.open(folder, { verify: false });
-  const batches = new Batches(dataset.train, { sequenceLength: time, seed: 0 });
+  const batches = new Batches(dataset.train, {
+    ...{ sequenceLength: time, seed: 0 },
+    endOfTextId: dataset.tokenizer.endOfTextId,
+  });
   return {
     /** { inputs, targets } as plain arrays, which requests carry. */
     async batchOf(step) {

@@ -1,6 +1,7 @@
 // npm run bench:watchers: hundreds of watchers of one fast job over gRPC, as views ask for it (steps thinned), and one that
-// takes every event. Prints how old the events were when they came. With `--unread 300` so many more that ask for every event and read
-// none, for the memory that they cost the server.
+// takes every event. Prints how old the events were when they came. `--interval 0`: all take every event, by readers that cost little
+// themselves, since here they share the processors of the server. `--unread 300`: so many more that ask for every event and read none, for
+// the memory that they cost the server.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,7 +11,7 @@ import { connect } from 'node:http2';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { ReloraClient } from '@relora/sdk';
-import { WatchJobRequest } from '@relora/sdk/contract';
+import { rawWatch } from './sides/rawWatch.mjs';
 
 const { values } = parseArgs({
   options: {
@@ -41,42 +42,40 @@ const address = lines[0].trim();
 
 const client = new ReloraClient({ address });
 let waitingCount = watchers + 1;
+const onFirst = () => {
+  if (--waitingCount === 0) server.stdin.write('go\n');
+};
 const watch = async (options) => {
   const ages = [];
   let lastSequence = 0;
   let eventCount = 0;
   for await (const event of client.watch('jobs/fast', options)) {
     // The first was there before: with it the stream stands, and what comes from now on counts.
-    if (eventCount === 0 && --waitingCount === 0) server.stdin.write('go\n');
+    if (eventCount === 0) onFirst();
     if (event.kind === 'step') ages.push(Date.now() - event.time.getTime());
     eventCount++;
     lastSequence = event.sequence;
   }
   return { ages, lastSequence, eventCount };
 };
-const unreadSessions = Array.from({ length: Math.ceil(unread / 100) }, () => connect(`http://${address}`));
-const watchPath = '/relora.v1.TrainingService/WatchJob';
-const request = WatchJobRequest.encode(
-  WatchJobRequest.fromPartial({ name: 'jobs/fast', acceptSpans: true }),
-).finish();
-for (let count = 0; count < unread; count++) {
-  const headers = {
-    ':method': 'POST',
-    ':path': watchPath,
-    'content-type': 'application/grpc',
-    te: 'trailers',
-  };
-  const stream = unreadSessions[Math.floor(count / 100)].request(headers).on('error', () => {});
-  stream.end(Buffer.concat([Buffer.from([0, 0, 0, 0, request.length]), request]));
-}
-const thinned = Array.from({ length: watchers }, () => watch({ stepIntervalMs }));
+/** A hundred streams a connection, as the server allows. */
+const sessions = Array.from({ length: Math.ceil(watchers / 100) + Math.ceil(unread / 100) }, () =>
+  connect(`http://${address}`),
+);
+const raw = (index, options) => rawWatch(sessions[Math.floor(index / 100)], 'jobs/fast', options);
+for (let index = 0; index < unread; index++)
+  void raw(100 * Math.ceil(watchers / 100) + index, { isRead: false });
+const readers = Array.from({ length: watchers }, (_, index) =>
+  stepIntervalMs === 0 ? raw(index, { onFirst }) : watch({ stepIntervalMs }),
+);
 const whole = watch({});
-const results = await Promise.all(thinned);
+const results = await Promise.all(readers);
 const every = await whole;
-for (const session of unreadSessions) session.destroy();
+for (const session of sessions) session.destroy();
 const { elu, rssBytes } = JSON.parse(lines.join('').trim().split('\n').at(-1));
 server.stdin.end();
-await once(server, 'exit');
+await once(server, 'close');
+const { cpuSeconds } = JSON.parse(lines.join('').trim().split('\n').at(-1));
 client.close();
 rmSync(folder, { recursive: true, force: true });
 
@@ -85,13 +84,23 @@ const at = (share) => ages[Math.min(ages.length - 1, Math.floor(share * ages.len
 const eventCount = every.lastSequence;
 console.log(`${watchers} watchers, ${rate} events/s for ${seconds} s, a step each ${stepIntervalMs} ms:`);
 console.log(
-  `  age on arrival: median ${at(0.5)} ms, p99 ${at(0.99)} ms, worst ${at(1)} ms (${ages.length} messages)`,
+  `  age on arrival: median ${at(0.5)} ms, p99 ${at(0.99)} ms, worst ${at(1)} ms (${ages.length} measured)`,
 );
 console.log(
   `  the watcher of everything: ${every.eventCount} of ${eventCount} events, worst ${Math.max(...every.ages)} ms`,
 );
-console.log(`  server: busy ${(100 * elu).toFixed(0)} % of the time, ${(rssBytes / 2 ** 20).toFixed(0)} MiB`);
-const isHeld = at(1) <= 2000 && every.eventCount === eventCount && eventCount >= rate * seconds;
+const messageCount = results.reduce(
+  (sum, { messageCount, eventCount }) => sum + (messageCount ?? eventCount),
+  0,
+);
+console.log(
+  `  server: busy ${(100 * elu).toFixed(0)} % of the time, ${(rssBytes / 2 ** 20).toFixed(0)} MiB; ` +
+    `${cpuSeconds.toFixed(1)} s of processor time, ${((1e6 * cpuSeconds) / messageCount).toFixed(2)} µs a message`,
+);
+const isWhole = results.every(
+  ({ messageCount }) => messageCount === undefined || messageCount === eventCount,
+);
+const isHeld = at(1) <= 2000 && every.eventCount === eventCount && eventCount >= rate * seconds && isWhole;
 console.log(
   isHeld ? 'All within 2 s, nothing lost from the journal' : 'NOT within 2 s, or events are missing',
 );

@@ -1,54 +1,26 @@
 // The server of bench/watchers.mjs, with a job whose events come at a fixed rate; prints its address, begins when its input says so.
 import { once } from 'node:events';
 import { performance } from 'node:perf_hooks';
-import { createLog, readConfig } from '@relora/server';
 import { serveApi, serviceNames } from '../server/dist/api/serveApi.js';
 import { Health } from '../server/dist/grpc/health.js';
-import { JobAttempts } from '../server/dist/jobs/jobAttempts.js';
-import { createMetrics } from '../server/dist/metrics/metrics.js';
-import { Quotas } from '../server/dist/quotas/quotas.js';
-import { makeServerParts } from '../server/dist/serverParts.js';
-import { openStore } from '../server/dist/store/openStore.js';
 import { defaultRunSpec } from '../engine/dist/plan/index.js';
+import { claimJob, openParts } from './service/openParts.mjs';
 
 const [dataFolder, rate, seconds] = process.argv.slice(2);
 const batchMs = 50; // as RunningJob gathers them
-const config = readConfig({ RELORA_DATA_FOLDER: dataFolder, RELORA_LOG_LEVEL: 'silent' });
-const store = await openStore(dataFolder);
-const stopping = new AbortController();
-const parts = makeServerParts({
-  config,
-  log: createLog(config),
-  store,
-  metrics: createMetrics(),
-  quotas: await Quotas.open(config.quotaFile, createLog(config)),
-  stopping: stopping.signal,
-  onStoreFailure: (error) => {
-    throw error;
-  },
-});
+const { store, parts } = await openParts(dataFolder);
 const grpc = serveApi(parts, new Health(serviceNames));
 const port = await grpc.listen({ host: '127.0.0.1', port: 0 });
 
 const stepCount = rate * seconds;
-await parts.queue.submit({
-  jobId: 'fast',
-  displayName: '',
-  labels: {},
-  spec: { ...defaultRunSpec(), stepCount },
-  warnings: [],
-  origin: null,
-  requestId: null,
-  requestDigest: '',
-});
-const { job } = await parts.queue.claimNext({ free: ['native'], resolve: () => 'native' });
-const attempts = new JobAttempts(parts.journal, dataFolder);
-const key = { jobId: job.id, attempt: job.attempt };
+const { key } = await claimJob(parts, { jobId: 'fast', spec: { ...defaultRunSpec(), stepCount } });
+const { attempts } = parts;
 console.log(`127.0.0.1:${port}`);
 await once(process.stdin, 'data');
 
 const start = performance.now();
 const busy = performance.eventLoopUtilization();
+const cpuBefore = process.cpuUsage();
 for (let step = 0; step < stepCount;) {
   const due = Math.min(stepCount, Math.floor(((performance.now() - start) / 1000) * rate));
   const events = [];
@@ -60,6 +32,8 @@ await attempts.failed(key, { reason: 'TRAINER_ERROR', message: 'The end' });
 const { utilization: elu } = performance.eventLoopUtilization(busy);
 console.log(JSON.stringify({ elu, rssBytes: process.memoryUsage.rss() }));
 await once(process.stdin.resume(), 'end'); // until every watcher has read to the end
+const { user, system } = process.cpuUsage(cpuBefore);
+console.log(JSON.stringify({ cpuSeconds: (user + system) / 1e6 }));
 grpc.close();
 await store.close();
 process.exit(0);

@@ -2,10 +2,20 @@
 // when it, a header, its flags or the compiler changed.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { dirname, join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
+import { systemName } from './systemName.mjs';
 
 // No -march=native: a library runs on any CPU and chooses at run time. No -ffast-math: NaN and infinity must show, and sums
 // keep their order; contraction is off so that a fused multiply-add stands only where it is written.
@@ -35,6 +45,7 @@ export function fail(message) {
 }
 
 export function findCompiler() {
+  if (process.platform === 'win32') fail('The engine is not built on Windows: use WSL2 or Docker');
   const candidates = process.env.CXX ? [process.env.CXX] : ['g++', 'clang++', 'c++'];
   for (const candidate of candidates) {
     const [command, ...args] = candidate.split(/\s+/).filter(Boolean);
@@ -72,12 +83,14 @@ function run(command, args) {
 
 /**
  * `units`: { source, name, flags } relative to `root`, whose headers all of them depend on. `what` names the library in
- * messages, `note` stands behind the line that says it was built. Nothing happens where `target` is current.
+ * messages, `note` stands behind the line that says it was built. Nothing happens where `target` is current. `system`: what it is for, when
+ * that is not this one.
  */
-export async function compileLibrary({ root, target, compiler, units, linkFlags = [], what, note = '' }) {
+export async function compileLibrary(library) {
+  const { root, target, compiler, units, linkFlags = [], what, note = '', system = systemName() } = library;
   const buildDir = dirname(target);
   const headers = listFiles(root, '.h').map((file) => file + '\n' + readFileSync(join(root, file), 'utf8'));
-  const common = hash(compiler.command, ...compiler.args, compiler.version, process.arch, ...headers);
+  const common = hash(compiler.command, ...compiler.args, compiler.version, system, ...headers);
   const objects = units.map(({ source, name, flags }) => {
     const digest = hash(common, ...flags, readFileSync(join(root, source), 'utf8'));
     // The digest is part of the name, so an object that exists is current.
@@ -101,9 +114,11 @@ export async function compileLibrary({ root, target, compiler, units, linkFlags 
   await Promise.all(Array.from({ length: availableParallelism() }, compileNext));
   if (failures > 0) fail(`${what} was not built: ${failures} of ${objects.length} files failed to compile`);
 
-  // Linked aside and renamed, so that a running process keeps the file it has mapped.
-  const temporary = `${target}.${process.pid}`;
-  const undefinedSymbols = process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : [];
+  // Linked aside and renamed, so that a running process keeps the file it has mapped; by the same name, which is in a file for macOS.
+  const aside = join(buildDir, `link.${process.pid}`);
+  mkdirSync(aside);
+  const temporary = join(aside, basename(target));
+  const undefinedSymbols = system.startsWith('darwin') ? ['-undefined', 'dynamic_lookup'] : [];
   const linkArgs = [
     ...['-shared', '-pthread', ...linkFlags, ...undefinedSymbols],
     ...[...objects.map((object) => object.path), '-o', temporary],
@@ -111,6 +126,7 @@ export async function compileLibrary({ root, target, compiler, units, linkFlags 
   if ((await run(compiler.command, [...compiler.args, ...linkArgs])) !== 0)
     fail(`${what} was not built: linking failed`);
   renameSync(temporary, target);
+  rmdirSync(aside);
   writeFileSync(stampFile, stamp);
 
   const current = new Set(objects.map((object) => object.path));

@@ -68,7 +68,7 @@ process.exit(faults.length === 0 ? 0 : 1);
 /** What the compiler says of the kernels, kept by everything that it depends on. */
 function compiled(compiler, file, target) {
   const key = createHash('sha256')
-    .update(JSON.stringify([compiler.version, file, headers, target]))
+    .update(JSON.stringify([compiler.version, file, headersOf(file.source), target]))
     .digest('hex');
   const path = join(logFolder, `${key}.json`);
   if (existsSync(path)) return JSON.parse(readFileSync(path, 'utf8'));
@@ -76,6 +76,17 @@ function compiled(compiler, file, target) {
   mkdirSync(logFolder, { recursive: true });
   writeFileSync(path, JSON.stringify(found));
   return found;
+}
+
+/** Texts of the headers that a text includes, and those that they do. */
+function headersOf(source, found = new Map()) {
+  for (const [, name] of source.matchAll(/^#include "(.*)"$/gm)) {
+    const text = headers.texts[headers.names.indexOf(name)];
+    if (text === undefined || found.has(name)) continue;
+    found.set(name, text);
+    headersOf(text, found);
+  }
+  return [...found];
 }
 
 function writeTable() {

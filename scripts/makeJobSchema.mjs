@@ -20,6 +20,7 @@ const tables = {
   OptimizerSpec: plan.optimizerSettings,
   BatchSpec: plan.batchSettings,
   EvaluationSpec: plan.evaluationSettings,
+  NamedEvaluationSpec: plan.namedEvaluationSettings,
   CheckpointSpec: plan.checkpointSettings,
   SampleSpec: plan.sampleSettings,
   ExportSpec: plan.exportSettings,

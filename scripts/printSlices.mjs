@@ -13,13 +13,15 @@ const budgets = {
   'test/engine': 700,
   'test/arm': 180,
   'test/cuda': 300,
-  'test/server': 600,
+  'test/server': 650,
   'test/sdk': 150,
   'test/cli': 150,
-  'test/e2e': 300,
+  'test/e2e': 450,
   'test/golden': 90,
-  'test/pages': 300,
+  'test/pages': 550,
+  'test/release': 180,
   'test/page': 200,
+  postgres: 180,
   'other tests': 150,
 };
 

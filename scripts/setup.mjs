@@ -5,11 +5,16 @@ import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { systemName } from '../engine/systemName.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 20 || (major === 20 && minor < 19))
   fail(`Node ${process.versions.node} is too old: 20.19 or newer is needed`);
+if (process.platform === 'win32')
+  fail(
+    'The server is neither built nor run on Windows: use WSL2 or Docker. SDK and CLI run there, from their packages',
+  );
 
 install();
 build();
@@ -19,10 +24,7 @@ function install() {
     .update(readFileSync(join(root, 'package-lock.json')))
     .digest('hex');
   // Some packages carry code of one platform: a folder that two systems share is installed again for the other.
-  process.report.excludeNetwork = true; // else it looks up names of addresses
-  const { glibcVersionRuntime } = process.report.getReport().header;
-  const libc = process.platform !== 'linux' ? '' : glibcVersionRuntime ? '-glibc' : '-musl';
-  const installed = `${lockHash} ${process.platform}-${process.arch}${libc}`;
+  const installed = `${lockHash} ${systemName()}`;
   const stamp = join(root, 'node_modules', '.relora-installed');
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === installed) return;
   console.log('Installing packages …');
@@ -41,9 +43,7 @@ function build() {
 function npm(...args) {
   // npm_execpath is the npm that runs this script; on its own, `node scripts/setup.mjs` takes the one on the path.
   const npmCli = process.env.npm_execpath;
-  const [command, first] = npmCli
-    ? [process.execPath, [npmCli]]
-    : [process.platform === 'win32' ? 'npm.cmd' : 'npm', []];
+  const [command, first] = npmCli ? [process.execPath, [npmCli]] : ['npm', []];
   try {
     execFileSync(command, [...first, ...args], { cwd: root, stdio: 'inherit' });
   } catch {

@@ -1,6 +1,7 @@
 /**
  * Provokes faults for as long as it is given, and adds what came of them to the tally: `npm run test:faults -- [minutes] [scenario …]`.
  * With 0 minutes it only writes the report again. Each trial has a seed of its own, which the tally keeps where something fell short: FAULTS_SCENARIO and FAULTS_SEED repeat it.
+ * FAULTS_COUNT is how many faults a trial makes; of the soak, its minutes.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -12,13 +13,15 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const tallyFile = join(root, 'test/faults/tally.json');
 const reportFile = join(root, 'test/faults-report.md');
 const [minutesText = '30', ...wanted] = process.argv.slice(2);
+/** Far more than a trial takes on a machine that does other things, too: what hangs is a fault. */
+const trialMinutesMax = 90;
 const endsAtMs = Date.now() + Number(minutesText) * 60_000;
 if (!(Number(minutesText) >= 0)) {
   console.error(`Minutes were expected, not "${minutesText}"`);
   process.exit(2);
 }
 
-const tally = JSON.parse(readFileSync(tallyFile, 'utf8'));
+let tally = readTally();
 const names = wanted.length > 0 ? wanted : Object.keys(tally);
 const unknown = names.filter((name) => !(name in tally));
 if (unknown.length > 0) {
@@ -36,31 +39,47 @@ while (Date.now() < endsAtMs) {
   const name = names.reduce((least, other) => (share(other) < share(least) ? other : least));
   const seed = tally[name].trials + 1;
   const results = join(folder, `${name}-${seed}.jsonl`);
-  const { status, stdout } = spawnSync('npx', ['vitest', 'run', 'test/faults/faults.test.ts'], {
-    cwd: root,
-    encoding: 'utf8',
-    env: {
-      ...process.env,
-      FAULTS_SCENARIO: name,
-      FAULTS_SEED: String(seed),
-      FAULTS_RESULTS: results,
+  const { status, stdout } = spawnSync(
+    'npx',
+    [
+      ...['vitest', 'run', 'test/faults/faults.test.ts', '-t', `${name}:`],
+      ...['--testTimeout', String(trialMinutesMax * 60_000)],
+    ],
+    {
+      cwd: root,
+      encoding: 'utf8',
+      maxBuffer: 2 ** 26,
+      env: {
+        ...process.env,
+        FAULTS_SCENARIO: name,
+        FAULTS_SEED: String(seed),
+        FAULTS_RESULTS: results,
+        FAULTS_EXPECTED: join(folder, 'expected.json'),
+      },
     },
-  });
+  );
   const entries = existsSync(results)
     ? readFileSync(results, 'utf8')
         .trim()
         .split('\n')
         .map((line) => JSON.parse(line))
     : [];
-  const entry = entries.at(-1);
+  const isLate = /Test timed out/.test(stdout);
+  const entry =
+    entries.at(-1) ?? (isLate ? { problem: `It did not end within ${trialMinutesMax} minutes` } : undefined);
   if (entry === undefined) {
     console.error(`${name} did not run:\n${stdout}`);
     process.exit(1);
   }
+  tally = readTally(); // somebody may have added to it meanwhile
   tally[name].trials = seed;
   tally[name].faults += entry.faults ?? 0;
-  if (status !== 0)
-    tally[name].failures.push({ seed, commit, problem: entry.problem ?? 'it ended without a result' });
+  if (entry.figures !== undefined) tally[name].figures = `${entry.figures} (seed ${seed}, at ${commit})`;
+  if (status !== 0) {
+    const problem = entry.problem ?? 'what followed it fell short';
+    tally[name].failures.push({ seed, commit, problem });
+    console.log(stdout); // for whoever looks for the reason
+  }
   writeFileSync(tallyFile, `${JSON.stringify(tally, null, 2)}\n`);
   console.log(
     `${name} ${seed}: ${entry.problem === undefined ? `${entry.faults} faults, all well` : entry.problem.split('\n')[0]}`,
@@ -68,6 +87,10 @@ while (Date.now() < endsAtMs) {
 }
 rmSync(folder, { recursive: true, force: true });
 writeReport();
+
+function readTally() {
+  return JSON.parse(readFileSync(tallyFile, 'utf8'));
+}
 
 function share(name) {
   const { faults, target } = tally[name];
@@ -81,8 +104,17 @@ function writeReport() {
   );
   const failures = Object.entries(tally).flatMap(([name, { failures }]) =>
     failures.map(
-      ({ seed, commit, problem }) => `- \`${name}\`, seed ${seed}, at ${commit}: ${problem.split('\n')[0]}`,
+      ({ seed, commit, problem, mended }) =>
+        `- \`${name}\`, seed ${seed}, at ${commit}: ${problem.split('\n')[0]}` +
+        (mended === undefined ? '' : `. Mended: ${mended}`),
     ),
+  );
+  const figures = Object.entries(tally).flatMap(([name, { figures }]) =>
+    figures === undefined ? [] : [`- \`${name}\`: ${figures}`],
+  );
+  // A trial that was wrong itself is taken out of the tally by hand, with its reason, and its seed is used again.
+  const withdrawn = Object.entries(tally).flatMap(([name, { withdrawn = [] }]) =>
+    withdrawn.map(({ seeds, why }) => `- \`${name}\`, seed ${seeds}: ${why}`),
   );
   const text = `# Faults provoked
 
@@ -95,9 +127,17 @@ file that is downloaded is whole. \`npm test\` makes one trial of some of them.
 | --- | --- | --- | --- | --- | --- |
 ${rows.join('\n')}
 
+## Figures of the last trial
+
+${figures.length === 0 ? 'None.' : figures.join('\n')}
+
 ## Trials that fell short
 
 ${failures.length === 0 ? 'None.' : failures.join('\n')}
+
+## Trials that are not counted
+
+${withdrawn.length === 0 ? 'None.' : withdrawn.join('\n')}
 `;
   writeFileSync(reportFile, text);
   spawnSync('npx', ['prettier', '--write', reportFile, tallyFile], { cwd: root });

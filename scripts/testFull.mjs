@@ -1,7 +1,7 @@
 // `npm run test:full`: what takes too long, or needs too much, for every change. It makes the Python environment itself (in
-// .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, a thousand random messages to each method,
-// and the kernels under the sanitizers. What came of it is written to test/full-report.md. Words after it name the parts to run: the
-// rows of the others stay as they are.
+// .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, all that is tested on the model of a card, a
+// thousand random messages to each method, and the kernels under the sanitizers. What came of it is written to test/full-report.md. Words
+// after it name the parts to run: the rows of the others stay as they are.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -40,6 +40,20 @@ const parts = [
     env: {},
   },
   {
+    name: 'card',
+    what: 'the device cuda on the model of a card: kernels, calls, whole runs, jobs of a server and their faults, check:gpu',
+    command: vitest(
+      'test/cuda',
+      'test/engine/conformance',
+      'test/engine/conformance.runs.test.ts',
+      'test/server/cardJobs.test.ts',
+      'test/server/cardMetrics.test.ts',
+      'test/e2e/cardServer.test.ts',
+      'test/e2e/cardFaults.test.ts',
+    ),
+    env: {},
+  },
+  {
     name: 'fuzz',
     what: '1,000 random messages to each method',
     // Its lines come as they are written: one a method.
@@ -48,9 +62,16 @@ const parts = [
     findings: /^\d+ methods: (.*) in .*$/gm,
   },
   {
-    name: 'sanitizers',
-    what: 'the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer',
-    command: ['scripts/testSanitized.mjs'],
+    name: 'address',
+    what: 'the kernels under AddressSanitizer and UndefinedBehaviorSanitizer',
+    command: ['scripts/testSanitized.mjs', '--sanitizer', 'address'],
+    env: {},
+    findings: /^(The \w+ sanitizer: .*)$/gm,
+  },
+  {
+    name: 'thread',
+    what: 'the kernels under ThreadSanitizer',
+    command: ['scripts/testSanitized.mjs', '--sanitizer', 'thread'],
     env: {},
     findings: /^(The \w+ sanitizer: .*)$/gm,
   },

@@ -1,15 +1,19 @@
 // `npm run test:sanitize`: the tests of the native kernels with an addon compiled to watch itself, on every instruction set
 // of this machine. AddressSanitizer sees what lies outside an allocation (arrays of JavaScript are allocations too),
 // UndefinedBehaviorSanitizer what C++ leaves undefined, ThreadSanitizer what two threads touch at once. Other test files
-// may be named as arguments. Ends with status 1 on any finding or failed test.
+// may be named as arguments, and one sanitizer by --sanitizer. Ends with status 1 on any finding or failed test.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const named = process.argv.slice(2);
+const { values, positionals: named } = parseArgs({
+  allowPositionals: true,
+  options: { sanitizer: { type: 'string' } },
+});
 const tests = named.length > 0 ? named : ['test/engine/native', 'test/engine/conformance'];
 
 const sanitizers = [
@@ -31,7 +35,10 @@ const sanitizers = [
   },
 ];
 
-const failed = sanitizers.filter((sanitizer) => !passes(sanitizer));
+const asked = sanitizers.filter(({ name }) => values.sanitizer === undefined || values.sanitizer === name);
+if (asked.length === 0)
+  fail(`Expected ${sanitizers.map(({ name }) => name).join(' or ')}, got ${values.sanitizer}`);
+const failed = asked.filter((sanitizer) => !passes(sanitizer));
 if (failed.length > 0) fail(`Failed: ${failed.map(({ name }) => name).join(', ')}`);
 
 function passes({ name, runtime, options, isOurs, more = [] }) {

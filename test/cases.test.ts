@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -8,11 +8,11 @@ import { tinyText } from './e2e/tinyJob.js';
 import { realServer } from './sdk/realServer.js';
 
 /**
- * Files that went wrong once, through a real server. Those of the fixtures are kept without weights, which are made here; where the
- * originals stand beside the checkout, they are tried as well.
+ * Files that went wrong once, through a real server. Those of the fixtures are kept without weights, which are made here; a folder of
+ * such files that TEST_CASES names is tried as well, and then has to have all of them (`npm run test:cases FOLDER`).
  */
 const kept = fileURLToPath(new URL('fixtures/cases/', import.meta.url));
-const originals = fileURLToPath(new URL('../../shared/cases/', import.meta.url));
+const named = process.env.TEST_CASES;
 
 const made = mkdtempSync(join(tmpdir(), 'relora-cases-'));
 afterAll(() => rmSync(made, { recursive: true, force: true }));
@@ -20,13 +20,12 @@ cpSync(kept, made, { recursive: true });
 for (const folder of ['tied-head', 'eos-in-vocabulary', 'chat-folder'])
   writeFileSync(join(made, folder, 'model.safetensors'), smallLlama(608, 32, 64, 2, 16));
 
-const folders = [
-  ['the fixtures', made],
-  ['the originals', originals],
-] as const;
+const folders = [['the fixtures', made], ...(named === undefined ? [] : [[named, named]])] as [
+  string,
+  string,
+][];
 
 describe.each(folders)('of %s', (_, folder) => {
-  const isThere = existsSync(join(folder, 'tied-head', 'model.safetensors'));
   const file = (name: string): string => join(folder, name);
   type Client = Awaited<ReturnType<typeof realServer>>['client'];
 
@@ -42,7 +41,7 @@ describe.each(folders)('of %s', (_, folder) => {
       },
     );
 
-  it.skipIf(!isThere)('data are read as others read them', { timeout: 600_000 }, async () => {
+  it('data are read as others read them', { timeout: 600_000 }, async () => {
     const { client } = await realServer();
     const documents = async (name: string) => (await upload(client, name)).train?.documentCount;
     for (const name of ['dict_filtered', 'nested_int_first', 'ner_required'])
@@ -59,7 +58,7 @@ describe.each(folders)('of %s', (_, folder) => {
     expect(lines.skippedRows?.rowCount).toBe(1);
   });
 
-  it.skipIf(!isThere)('prompts without room for an answer are warned of', { timeout: 600_000 }, async () => {
+  it('prompts without room for an answer are warned of', { timeout: 600_000 }, async () => {
     const { client } = await realServer();
     const dataset = await upload(client, 'json-lines/longprompt.jsonl', {
       promptField: 'prompt',
@@ -81,7 +80,7 @@ describe.each(folders)('of %s', (_, folder) => {
     expect(messages.get('SEQUENCES_IDLE')).toMatch(/\d+(\.\d+)? %/);
   });
 
-  it.skipIf(!isThere)('a tokenizer whose ids others would change is refused', async () => {
+  it('a tokenizer whose ids others would change is refused', async () => {
     const { client } = await realServer();
     const tokenizerJson = readFileSync(file('added-token-gap/tokenizer.json'), 'utf8');
     const tokenizer = { huggingFace: { tokenizerJson } };
@@ -89,7 +88,7 @@ describe.each(folders)('of %s', (_, folder) => {
     expect(await refusal(uploading)).toContain('expected 600, as Hugging Face numbers "<|im_end|>", got 650');
   });
 
-  it.skipIf(!isThere)('a tokenizer given as text ends texts with the token that is named', async () => {
+  it('a tokenizer given as text ends texts with the token that is named', async () => {
     const { client } = await realServer();
     const tokenizerJson = readFileSync(file('eos-in-vocabulary/tokenizer.json'), 'utf8');
     const uploading = async (endToken: string) =>
@@ -103,53 +102,49 @@ describe.each(folders)('of %s', (_, folder) => {
     expect(await refusal(uploading('<end>'))).toContain('end_token: expected a token of tokenizer.json');
   });
 
-  it.skipIf(!isThere)(
-    'a model is the one that its files say, and its exports too',
-    { timeout: 600_000 },
-    async () => {
-      const { client } = await realServer();
-      const exported = async (name: string) => {
-        const weights = await client.uploadWeights({ from: file(name), weightsId: name });
-        const { name: dataset } = await client.uploadDataset({
-          datasetId: `${name}-text`,
-          files: [{ content: tinyText() }],
-          spec: { tokenizer: { huggingFace: { weights: weights.name } } },
-        });
-        const spec: Parameters<typeof client.createJob>[0] = {
-          kind: JobKind.FULL_RANK,
-          model: { baseWeights: { weights: weights.name } },
-          dataset,
-          stepCount: 2,
-          batch: { sequenceLength: 32, sequenceCount: 2 },
-          export: { formats: [ExportFormat.HUGGING_FACE] },
-        };
-        const { warnings } = await client.validateJob(spec);
-        const job = await client.createJob(spec);
-        await client.waitForJob(job.name);
-        const to = join(mkdtempSync(join(made, 'export-')), name);
-        await client.downloadArtifact(job.name, to);
-        const json = (fileName: string) =>
-          JSON.parse(readFileSync(join(to, fileName), 'utf8')) as Record<string, unknown>;
-        return { weights, warnings, to, json };
+  it('a model is the one that its files say, and its exports too', { timeout: 600_000 }, async () => {
+    const { client } = await realServer();
+    const exported = async (name: string) => {
+      const weights = await client.uploadWeights({ from: file(name), weightsId: name });
+      const { name: dataset } = await client.uploadDataset({
+        datasetId: `${name}-text`,
+        files: [{ content: tinyText() }],
+        spec: { tokenizer: { huggingFace: { weights: weights.name } } },
+      });
+      const spec: Parameters<typeof client.createJob>[0] = {
+        kind: JobKind.FULL_RANK,
+        model: { baseWeights: { weights: weights.name } },
+        dataset,
+        stepCount: 2,
+        batch: { sequenceLength: 32, sequenceCount: 2 },
+        export: { formats: [ExportFormat.HUGGING_FACE] },
       };
+      const { warnings } = await client.validateJob(spec);
+      const job = await client.createJob(spec);
+      await client.waitForJob(job.name);
+      const to = join(mkdtempSync(join(made, 'export-')), name);
+      await client.downloadArtifact(job.name, to);
+      const json = (fileName: string) =>
+        JSON.parse(readFileSync(join(to, fileName), 'utf8')) as Record<string, unknown>;
+      return { weights, warnings, to, json };
+    };
 
-      const tied = await exported('tied-head');
-      expect(tied.weights.warnings).toMatchObject([{ reason: 'HEAD_NOT_TIED' }]);
-      expect(tied.warnings.map(({ reason }) => reason)).toContain('HEAD_NOT_TIED');
-      expect(tied.json('config.json').tie_word_embeddings).toBe(false);
+    const tied = await exported('tied-head');
+    expect(tied.weights.warnings).toMatchObject([{ reason: 'HEAD_NOT_TIED' }]);
+    expect(tied.warnings.map(({ reason }) => reason)).toContain('HEAD_NOT_TIED');
+    expect(tied.json('config.json').tie_word_embeddings).toBe(false);
 
-      const vocabulary = await exported('eos-in-vocabulary');
-      expect(vocabulary.json('config.json').eos_token_id).toBe(1);
-      expect(vocabulary.json('tokenizer_config.json').eos_token).toBe('</s>');
+    const vocabulary = await exported('eos-in-vocabulary');
+    expect(vocabulary.json('config.json').eos_token_id).toBe(1);
+    expect(vocabulary.json('tokenizer_config.json').eos_token).toBe('</s>');
 
-      const chat = await exported('chat-folder');
-      expect(chat.json('config.json').eos_token_id).toEqual([5, 0]);
-      expect(chat.json('generation_config.json')).toMatchObject({ eos_token_id: [5, 0], temperature: 0.6 });
-      expect(chat.json('tokenizer_config.json').padding_side).toBe('left');
-      const template = 'chat_template.jinja';
-      expect(readFileSync(join(chat.to, template))).toEqual(readFileSync(file(`chat-folder/${template}`)));
-    },
-  );
+    const chat = await exported('chat-folder');
+    expect(chat.json('config.json').eos_token_id).toEqual([5, 0]);
+    expect(chat.json('generation_config.json')).toMatchObject({ eos_token_id: [5, 0], temperature: 0.6 });
+    expect(chat.json('tokenizer_config.json').padding_side).toBe('left');
+    const template = 'chat_template.jinja';
+    expect(readFileSync(join(chat.to, template))).toEqual(readFileSync(file(`chat-folder/${template}`)));
+  });
 });
 
 /** Weights of a small Llama with a head of its own, as safetensors. */

@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { Ajv } from 'ajv';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { dashboardText } from '../scripts/makeDashboards.mjs';
@@ -41,12 +42,16 @@ const dashboards = readdirSync(join(root, 'deploy/grafana/dashboards')).map(
   (file) => JSON.parse(read(`deploy/grafana/dashboards/${file}`)) as Dashboard,
 );
 /** Throws at what is not YAML, repeated keys among it. */
-const readYaml = (path: string): unknown => parse(read(path), { strict: true, uniqueKeys: true });
+const readYaml = (path: string): unknown =>
+  parse(read(path), { strict: true, uniqueKeys: true, merge: true });
 const { groups } = readYaml('deploy/prometheus/rules.yml') as {
   groups: { rules: { alert: string; expr: string; annotations: Record<string, string> }[] }[];
 };
 const alerts = groups.flatMap(({ rules }) => rules);
 const compose = read('docker-compose.yml');
+const { $schema: _, ...composeSchema } = JSON.parse(read('test/fixtures/schemas/compose-spec.json')) as {
+  $schema: string;
+};
 
 const queries = [
   ...dashboards.flatMap(({ panels, annotations, templating }) => [
@@ -150,6 +155,29 @@ describe('dashboards and alerts', () => {
   });
 });
 
+interface Service {
+  image?: string;
+  profiles?: string[];
+  scale?: number;
+  environment?: Record<string, string>;
+  ports?: string[];
+  command?: string[];
+  depends_on?: Record<string, { condition: string }>;
+  healthcheck?: object;
+  mem_limit?: string;
+}
+
+/** As compose reads it, where no variable is set. */
+function withDefaults(environment: Record<string, string>): Record<string, string> {
+  const filled = Object.entries(environment).map(([name, value]) => [
+    name,
+    value.replaceAll(/\$\{\w+:-([^}]*)\}/g, '$1'),
+  ]);
+  return Object.fromEntries(filled) as Record<string, string>;
+}
+
+const composeServices = (readYaml('docker-compose.yml') as { services: Record<string, Service> }).services;
+
 describe('docker-compose.yml', () => {
   const volumes = [...compose.matchAll(/^ {6}- (\S+):(\/\S*?)(:ro)?$/gm)].map(([, source, target]) => ({
     source: source!,
@@ -158,7 +186,7 @@ describe('docker-compose.yml', () => {
 
   it('mounts what is there, and declares the volumes that it names', () => {
     expect(volumes.length).toBeGreaterThan(4);
-    const declared = [...compose.slice(compose.indexOf('\nvolumes:')).matchAll(/^ {2}([a-z-]+):/gm)].map(
+    const declared = [...compose.slice(compose.indexOf('\nvolumes:')).matchAll(/^ {2}([a-z0-9-]+):/gm)].map(
       (match) => match[1],
     );
     for (const { source } of volumes) {
@@ -169,29 +197,30 @@ describe('docker-compose.yml', () => {
   });
 
   it('opens ports on this machine only, and fixes the version of every image', () => {
-    const ports = [...compose.matchAll(/^ {6}- (?:([0-9.]+):)?(\d+):(\d+)$/gm)];
-    expect(ports.length).toBeGreaterThanOrEqual(4);
-    for (const [line, address] of ports) expect(address, line).toBe('127.0.0.1');
-    const images = [...compose.matchAll(/^ {4}image: (\S+)$/gm)].map((match) => match[1]!);
-    expect(images.filter((image) => !/:v?\d+\.\d+\.\d+$/.test(image))).toEqual([]);
+    const ports = Object.values(composeServices).flatMap(({ ports: ofService = [] }) => ofService);
+    expect(ports.length).toBeGreaterThanOrEqual(7);
+    for (const port of ports) expect(port).toMatch(/^127\.0\.0\.1:\d+(-\d+)?:\d+$/);
+    const images = Object.values(composeServices).flatMap(({ image = [] }) => image);
+    // PostgreSQL's versions have two numbers.
+    expect(images.filter((image) => !/:(v?\d+\.\d+\.\d+|(?<=postgres:)\d+\.\d+)$/.test(image))).toEqual([]);
   });
 
   it('starts each service when those that it needs are well, and bounds its memory', () => {
-    const { services } = readYaml('docker-compose.yml') as {
-      services: Record<
-        string,
-        { depends_on?: Record<string, { condition: string }>; healthcheck?: object; mem_limit?: string }
-      >;
-    };
-    expect(Object.keys(services)).toEqual(['server', 'prometheus', 'alertmanager', 'grafana']);
+    expect(Object.keys(composeServices)).toEqual([
+      ...['server', 'fleet', 'postgres', 's3'],
+      ...['prometheus', 'alertmanager', 'grafana'],
+    ]);
     for (const [name, { depends_on: needed = {}, healthcheck, mem_limit: limit }] of Object.entries(
-      services,
+      composeServices,
     )) {
       expect(limit, name).toMatch(/^\d+[mg]$/);
       // The image of the server has its own.
-      if (name !== 'server') expect(healthcheck, name).toBeTypeOf('object');
+      if (name !== 'server' && name !== 'fleet') expect(healthcheck, name).toBeTypeOf('object');
       for (const [other, { condition }] of Object.entries(needed))
-        expect([other in services, condition], `${name} needs ${other}`).toEqual([true, 'service_healthy']);
+        expect([other in composeServices, condition], `${name} needs ${other}`).toEqual([
+          true,
+          'service_healthy',
+        ]);
     }
   });
 
@@ -225,6 +254,50 @@ describe('docker-compose.yml', () => {
     const mounted = volumes.find(({ target }) => target === path)!;
     expect(readdirSync(join(root, mounted.source))).toContain('relora.json');
     expect(compose).toContain(`GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH: ${path}/relora.json`);
+  });
+
+  it.each(['docker-compose.yml', 'deploy/docker-compose.gpu.yml'])(
+    '%s is as the schema of compose has it',
+    (path) => {
+      const validate = new Ajv({ strict: false, validateFormats: false }).compile(composeSchema);
+      const file = readYaml(path) as { services: Record<string, object> };
+      expect(validate(file), JSON.stringify(validate.errors)).toBe(true);
+      // It is one that finds something.
+      const [name] = Object.keys(file.services) as [string];
+      const wrong = {
+        ...file,
+        services: { ...file.services, [name]: { ...file.services[name], memlimit: '1g' } },
+      };
+      expect(validate(wrong)).toBe(false);
+    },
+  );
+
+  it('has a profile of three servers over PostgreSQL and S3, each at ports of its own', async () => {
+    const { readConfig } = await import('../server/dist/config.js');
+    const { fleet, postgres, s3 } = composeServices as Record<'fleet' | 'postgres' | 's3', Service>;
+    for (const service of [fleet, postgres, s3]) expect(service.profiles).toEqual(['fleet']);
+    const environment = withDefaults(fleet.environment!);
+    const { databaseUrl, storeUrl } = readConfig(
+      Object.fromEntries(Object.entries(environment).filter(([name]) => name.startsWith('RELORA_'))),
+    );
+    const { username, password, hostname, pathname } = new URL(databaseUrl!);
+    const { POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB } = withDefaults(postgres.environment!);
+    expect([username, password, hostname, pathname]).toEqual([
+      ...[POSTGRES_USER, POSTGRES_PASSWORD, 'postgres'],
+      `/${POSTGRES_DB}`,
+    ]);
+    const { ROOT_ACCESS_KEY, ROOT_SECRET_KEY } = withDefaults(s3.environment!);
+    expect([environment.AWS_ACCESS_KEY_ID, environment.AWS_SECRET_ACCESS_KEY]).toEqual([
+      ...[ROOT_ACCESS_KEY, ROOT_SECRET_KEY],
+    ]);
+    const port = s3.command![s3.command!.indexOf('--port') + 1]!;
+    expect(storeUrl).toMatchObject({ kind: 's3', bucket: 'relora', endpoint: `http://s3${port}` });
+    // The bucket is the folder that the volume makes.
+    expect(compose).toContain(`:${s3.command!.at(-1)}/relora\n`);
+    for (const range of fleet.ports!) {
+      const [, first, last] = /:(\d+)-(\d+):/.exec(range)!;
+      expect(Number(last) - Number(first) + 1).toBe(fleet.scale);
+    }
   });
 
   it('the server has longer to stop than it takes', async () => {
@@ -276,6 +349,13 @@ describe('the image', () => {
     for (const name of workspaces) expect(dockerfile).toContain(`COPY ${name}/package.json ${name}/`);
   });
 });
+
+it.each(['deploy/Dockerfile', 'deploy/Dockerfile.gpu'])(
+  '%s names no architecture: buildx makes it for each',
+  (file) => {
+    expect(read(file)).not.toMatch(/x86_64|amd64|aarch64|arm64|x64|--platform/i);
+  },
+);
 
 describe('the image for cards', () => {
   const dockerfile = read('deploy/Dockerfile.gpu');

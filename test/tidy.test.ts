@@ -47,9 +47,10 @@ describe('what may import what', () => {
         !typeOnly && /^@tensorflow\/|^engine\/src\/(device|model|training)\//.test(target),
     },
     {
-      name: 'the service process never loads the engine, only its plans and how files are opened',
+      name: 'the service process never loads the engine, only its plans, how files are opened and where native code lies',
       from: /^server\/src\/(?!trainer\/process\/)/,
-      forbidden: (target, typeOnly) => /^@relora\/engine(?!\/(plan|files)$)/.test(target) && !typeOnly,
+      forbidden: (target, typeOnly) =>
+        /^@relora\/engine(?!\/(plan|files|binaries)$)/.test(target) && !typeOnly,
     },
     {
       name: 'the domain does not know gRPC',
@@ -122,7 +123,7 @@ describe('how the tree looks', () => {
 
   it('every file is reached from an entry point', () => {
     const entries = files.filter((file) =>
-      /\/src\/(index|main|contract)\.ts$|\/(data|plan|cuda|conformance|testing)\/index\.ts$|\/trainer\/process\/(main|heartbeatThread)\.ts$|\/data\/feedThread\.ts$/.test(
+      /\/src\/(index|main|contract)\.ts$|\/(binaries|data|plan|cuda|conformance|testing)\/index\.ts$|\/trainer\/process\/(main|heartbeatThread|rankPlace)\.ts$|\/data\/(feedThread|encoderThread|sourceThread)\.ts$/.test(
         file,
       ),
     );

@@ -5,11 +5,8 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { loadNativeAddon } from '../../engine/dist/index.js';
-import { Dataset } from '../../engine/dist/data/index.js';
 import { linePanel } from '../plots/lines.mjs';
 import { figure } from '../plots/svg.mjs';
-import { preparedText } from '../text.mjs';
 import { compare } from './compare.mjs';
 import { modes, plan } from './modes.mjs';
 import { plots, report } from './report.mjs';
@@ -27,21 +24,12 @@ ${modes.map(({ name, label }) => `  ${name.padEnd(20)} ${label}`).join('\n')}`;
 
 const options = readOptions();
 const resultsFolder = fileURLToPath(new URL('../results/', import.meta.url));
-const datasetFolder = await preparedText({ kind: 'bytes' });
-const dataset = await Dataset.open(datasetFolder, { verify: false });
-await dataset.close();
-const { cpuModel, instructionSets } = loadNativeAddon().describe();
-const instructionSet = process.env.RELORA_INSTRUCTION_SET ?? instructionSets[0];
-
 const startedAt = Date.now();
-const runs = new Runs({
-  datasetFolder,
-  datasetSha256: dataset.manifestSha256,
-  instructionSet,
-  cacheFolder: fileURLToPath(new URL('../../.relora/convergence/', import.meta.url)),
+const runs = await Runs.open({
   parallelCount: options.parallelCount,
   say: (line) => console.error(`${line} (${((Date.now() - startedAt) / 60_000).toFixed(1)} min)`),
 });
+const { cpuModel, instructionSet, trainTokenCount } = runs;
 let compared;
 try {
   compared = await compare(plan, options.modes, options.seeds, runs);
@@ -53,7 +41,7 @@ const machine = {
   cpuModel,
   instructionSet,
   commit: execFileSync('git', ['describe', '--always', '--dirty'], { encoding: 'utf8' }).trim(),
-  trainTokenCount: dataset.train.tokenCount,
+  trainTokenCount,
 };
 const cpu = cpuModel.replace(/[^A-Za-z0-9]+/g, '-').toLowerCase();
 const name = [new Date().toISOString().slice(0, 10), cpu, instructionSet, 'convergence'].join('-');

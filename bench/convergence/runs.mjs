@@ -2,9 +2,11 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { engineVersion } from '../../engine/dist/index.js';
+import { Dataset } from '../../engine/dist/data/index.js';
+import { engineVersion, loadNativeAddon } from '../../engine/dist/index.js';
 import { specHash } from '../../engine/dist/plan/specHash.js';
 import { Child } from '../sides/child.mjs';
+import { preparedText } from '../text.mjs';
 
 const childScript = fileURLToPath(new URL('trainChild.mjs', import.meta.url));
 
@@ -18,7 +20,25 @@ export class Runs {
   #children = new Set();
   #waiting = [];
 
-  /** @param environment { datasetFolder, datasetSha256, instructionSet, cacheFolder, parallelCount, say } */
+  /** Runs on the demo's text as bytes, on the instruction set that a run would take here, kept beside those of other benches. */
+  static async open({ parallelCount, say = (line) => console.error(line) }) {
+    const datasetFolder = await preparedText({ kind: 'bytes' });
+    const dataset = await Dataset.open(datasetFolder, { verify: false });
+    await dataset.close();
+    const { cpuModel, instructionSets } = loadNativeAddon().describe();
+    return new Runs({
+      datasetFolder,
+      datasetSha256: dataset.manifestSha256,
+      trainTokenCount: dataset.train.tokenCount,
+      cpuModel,
+      instructionSet: process.env.RELORA_INSTRUCTION_SET ?? instructionSets[0],
+      cacheFolder: fileURLToPath(new URL('../../.relora/convergence/', import.meta.url)),
+      parallelCount,
+      say,
+    });
+  }
+
+  /** @param environment { datasetFolder, datasetSha256, instructionSet, cacheFolder, parallelCount, say }; what else is given is for callers */
   constructor(environment) {
     Object.assign(this, environment);
     mkdirSync(this.cacheFolder, { recursive: true });

@@ -2,6 +2,7 @@
 import { createInterface } from 'node:readline';
 import { openDevice } from '../../engine/dist/index.js';
 import { Dataset } from '../../engine/dist/data/index.js';
+import { openE4m3Cpu } from '../sides/e4m3Device.mjs';
 import { trainOne } from './trainOne.mjs';
 
 console.log = console.error; // standard output is for answers alone
@@ -10,7 +11,10 @@ for await (const line of createInterface({ input: process.stdin })) {
   const { datasetFolder, spec } = JSON.parse(line);
   try {
     const { device: name, precision } = spec;
-    const device = await openDevice({ device: name, precision, threads: 1 });
+    const device =
+      name === 'native' && precision === 'fp8Base'
+        ? openE4m3Cpu({ threads: 1 })
+        : await openDevice({ device: name, precision, threads: 1 });
     const dataset = await Dataset.open(datasetFolder, { verify: false });
     try {
       answer(await trainOne(spec, { device, dataset }));

@@ -1,5 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import { Llama } from '../../engine/dist/index.js';
+import { cardBytes, cardMemory, defaultRunSpec, unmeasured } from '../../engine/dist/plan/index.js';
+import { reserveMemory } from '../../engine/dist/training/reserveMemory.js';
 import { Trainer } from '../sides/trainer.mjs';
 
 /** Values that a model's weights are made of, again and again: to draw a billion would take longer than to measure. */
@@ -54,6 +56,7 @@ export class Ours {
     const { batch, time } = this.#side;
     const { card } = this.#device;
     const tokens = this.#text.batchOf(this.#step++, batch, time);
+    this.#device.forgetRepeats();
     card.beginCapture();
     let graph;
     try {
@@ -83,6 +86,26 @@ export class Ours {
   close() {
     this.#device.close();
   }
+}
+
+/**
+ * Has the memory of such steps before the first of them, as a job has; gives the bytes that were planned.
+ * @param {import('../../engine/dist/device/device.js').Device} device
+ * @param {Record<string, any>} side
+ */
+export function reservePlan(
+  device,
+  { config, rank, batch, time, graph, microBatch = batch, recompute, momentType },
+) {
+  const spec = defaultRunSpec({
+    ...{ kind: 'lora', precision: 'bfloat16', device: 'cuda', model: config },
+    adapter: { rank, graph },
+    batch: { sequenceLength: time, sequenceCount: batch, microBatchSequenceCount: microBatch },
+    recomputation: recompute ? 'blocks' : 'none',
+    optimizer: { momentType: momentType ?? 'float32' },
+  });
+  reserveMemory(spec, device);
+  return cardBytes(cardMemory(spec, unmeasured(device.description)));
 }
 
 function weightOf({ name, shape }) {

@@ -2,45 +2,21 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createLog, readConfig } from '@relora/server';
-import { createMetrics } from '../../server/dist/metrics/metrics.js';
-import { Quotas } from '../../server/dist/quotas/quotas.js';
-import { makeServerParts } from '../../server/dist/serverParts.js';
-import { openStore } from '../../server/dist/store/openStore.js';
 import { defaultRunSpec } from '../../engine/dist/plan/index.js';
+import { claimJob, openParts } from './openParts.mjs';
 
 const rowsPerInsert = 100;
 
 /** @param artifact content of the one file of an artifact that each job has */
 export async function fillStore(dataFolder, jobCount, { artifact } = {}) {
-  const config = readConfig({ RELORA_DATA_FOLDER: dataFolder, RELORA_LOG_LEVEL: 'silent' });
-  const store = await openStore(dataFolder);
-  const parts = makeServerParts({
-    config,
-    log: createLog(config),
-    store,
-    metrics: createMetrics(),
-    quotas: new Quotas(),
-    stopping: new AbortController().signal,
-    onStoreFailure: (error) => {
-      throw error;
-    },
-  });
-  await parts.queue.submit({
+  const { store, parts } = await openParts(dataFolder);
+  const { key } = await claimJob(parts, {
     jobId: 'job-0',
     displayName: 'One that ran',
     labels: { team: 'tales' },
     spec: defaultRunSpec(),
-    warnings: [],
-    origin: null,
-    requestId: null,
-    requestDigest: '',
   });
-  const { job } = await parts.queue.claimNext({ free: ['native'], resolve: () => 'native' });
-  await parts.attempts.failed(
-    { jobId: job.id, attempt: job.attempt },
-    { reason: 'TRAINER_ERROR', message: 'The end' },
-  );
+  await parts.attempts.failed(key, { reason: 'TRAINER_ERROR', message: 'The end' });
   const { db } = store;
   const template = await db
     .selectFrom('jobs')

@@ -45,13 +45,14 @@ export async function unary() {
   });
 }
 
-async function measure(client, path, bytes) {
+/** Calls a method for a while, so many at once: calls a second and the time that a hundredth of them exceed. */
+export async function measure(client, path, bytes, metadata = new Metadata()) {
   const times = [];
   let answer = 'OK';
   let answerBytes = 0;
   const call = async () =>
     await new Promise((resolve) =>
-      client.makeUnaryRequest(path, pass, pass, bytes, new Metadata(), (error, data) => {
+      client.makeUnaryRequest(path, pass, pass, bytes, metadata, (error, data) => {
         if (error !== null) answer = String(error.code);
         answerBytes = data?.length ?? answerBytes;
         resolve();

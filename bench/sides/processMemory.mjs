@@ -27,7 +27,7 @@ function statusBytes(field) {
   return fieldBytes('/proc/self/status', field);
 }
 
-function fieldBytes(path, field) {
+export function fieldBytes(path, field) {
   try {
     const kilobytes = new RegExp(`^${field}:\\s*(\\d+) kB`, 'm').exec(readFileSync(path, 'utf8'))?.[1];
     return kilobytes === undefined ? null : Number(kilobytes) * 1024;

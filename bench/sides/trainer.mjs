@@ -100,6 +100,7 @@ export class Trainer {
       step,
       sequenceLength: time,
       microBatchSequenceCount: microBatch,
+      maskDocuments: false,
       firstSequence: step * batch,
       dropoutVersion: 1,
       seed,

@@ -7,6 +7,7 @@ import {
   settingColumns,
   type Column,
 } from './comparisonTable.js';
+import { evaluationFigure } from './evaluationText.js';
 import { table } from './format.js';
 import { linePlot, type DrawnLine } from './linePlot.js';
 import { axesOf } from './plotScale.js';
@@ -47,6 +48,7 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
     ...tableText(comparison, labels, painters, costColumns),
     '',
     ...datasetsText(comparison, labels),
+    ...evaluationsText(comparison, labels),
     ...meansText(seedMeans(comparison)),
     ...settingsText(labels, shown),
     ...(shown.length < real.length ? [`  and ${real.length - shown.length} more`] : []),
@@ -66,6 +68,24 @@ function datasetsText({ jobs }: CompareJobsResponse, labels: readonly string[]):
     }),
   ]);
   return [...table([['held-out loss of', ...labels], ...rows]), ''];
+}
+
+/** Each named evaluation as it came out last. */
+function evaluationsText({ jobs }: CompareJobsResponse, labels: readonly string[]): string[] {
+  const rows = evaluationRows(jobs);
+  return rows.length === 0 ? [] : [...table([['evaluation', ...labels], ...rows]), ''];
+}
+
+/** Name of each evaluation that some job has, and what each job came to. */
+export function evaluationRows(jobs: readonly ComparedJob[]): string[][] {
+  const names = [...new Set(jobs.flatMap(({ evaluations }) => evaluations.map(({ name }) => name)))];
+  return names.map((name) => [
+    name,
+    ...jobs.map(({ evaluations }) => {
+      const found = evaluations.find((evaluation) => evaluation.name === name);
+      return found === undefined ? '–' : evaluationFigure(found);
+    }),
+  ]);
 }
 
 /** How the curve at a place in a list differs from the others. */
@@ -112,11 +132,21 @@ function meansText(means: readonly SeedMean[]): string[] {
 
 function settingsText(labels: readonly string[], differences: CompareJobsResponse['differences']): string[] {
   if (differences.length === 0) return [];
-  const rows = differences.map(({ field, values }) => [field, ...values.map((value) => shortValue(value))]);
+  const short = (json: string): string => {
+    const text = valueText(json);
+    return text.length > valueLengthMax ? `${text.slice(0, valueLengthMax - 1)}…` : text;
+  };
+  const rows = differences.map(({ field, values }) => [field, ...values.map(short)]);
   return [' settings that differ', ...table([['', ...labels], ...rows]).map((line) => `  ${line}`)];
 }
 
+/** Of a setting's value in the terminal; a page has all of it. */
+const valueLengthMax = 40;
+
 /** JSON of a setting as a person would write it. */
-export function shortValue(json: string): string {
-  return json === '' ? '–' : printable(json.replace(/^"|"$/g, '')).slice(0, 40);
+export function valueText(json: string): string {
+  if (json === '') return '–';
+  const value = JSON.parse(json) as unknown;
+  const written = (part: unknown): string => (typeof part === 'string' ? part : JSON.stringify(part));
+  return printable(Array.isArray(value) ? value.map(written).join(', ') : written(value));
 }

@@ -22,6 +22,11 @@ interface CreateFlags extends SpecFlags {
   validateOnly?: boolean;
 }
 
+interface ForkFlags extends CreateFlags {
+  checkpointStep?: number;
+  omitDocumentsOfStep?: number;
+}
+
 interface ComparisonFlags {
   kinds?: JobKind[];
   seeds?: number[];
@@ -122,9 +127,18 @@ function addFork(program: Command, run: Run): void {
     .option('--id <id>', 'id to use, by default made by the server')
     .option('--label <key=value...>', 'labels to find the job by', label)
     .option('--request-id <uuid>', 'makes a repeated command return the same job')
-    .action((name: string, flags: CreateFlags & { checkpointStep?: number }) =>
+    .option('--omit-documents-of-step <n>', 'without the documents that explain --step names', wholeNumber)
+    .action((name: string, flags: ForkFlags) =>
       run(async ({ client, output, signal }) => {
-        const job = await client.forkJob(jobName(name), await readSpec(flags), {
+        const changes = await readSpec(flags);
+        if (flags.omitDocumentsOfStep !== undefined)
+          changes.omittedDocuments = await documentsOf(
+            client,
+            jobName(name),
+            flags.omitDocumentsOfStep,
+            signal,
+          );
+        const job = await client.forkJob(jobName(name), changes, {
           ...namingOf(flags),
           checkpointStep: flags.checkpointStep,
           signal,
@@ -134,6 +148,31 @@ function addFork(program: Command, run: Run): void {
         ]);
       }),
     );
+}
+
+/** The worst documents of a step, beside those that the job omits already. */
+async function documentsOf(
+  client: Session['client'],
+  name: string,
+  step: number,
+  signal: AbortSignal,
+): Promise<NonNullable<JobSpec['omittedDocuments']>> {
+  const { places } = await client.explainJob(name, { step, signal });
+  const { spec } = await client.getJob(name, { signal });
+  const omitted = spec?.omittedDocuments ?? [];
+  const found = places.flatMap(({ dataset, documentFirstToken, documentTokenCount }) =>
+    documentFirstToken === undefined || documentTokenCount === undefined
+      ? []
+      : [{ dataset, firstToken: documentFirstToken, tokenCount: documentTokenCount }],
+  );
+  if (found.length === 0)
+    throw new UsageError(
+      `Step ${step} names no documents yet: relora explain ${name.replace('jobs/', '')} --step ${step}`,
+    );
+  // One document may have several parts in a step.
+  const all = [...omitted, ...found];
+  const key = (document: (typeof all)[number]): string => `${document.dataset} ${document.firstToken}`;
+  return all.filter((document, index) => all.findIndex((other) => key(other) === key(document)) === index);
 }
 
 function namingOf(flags: CreateFlags) {

@@ -4,7 +4,7 @@ import { UsageError } from './exitCodes.js';
 import { bytes, quantity } from './format.js';
 import { printable, printableLines } from './screenText.js';
 import { jobName, label, type Run } from './session.js';
-import { datasetName, decimalNumber, wholeNumber } from './specOptions.js';
+import { datasetName, decimalNumber, readTextFile, wholeNumber } from './specOptions.js';
 
 interface UploadFlags {
   id?: string;
@@ -21,6 +21,8 @@ interface UploadFlags {
   textField?: string;
   promptField?: string;
   completionField?: string;
+  messagesField?: string;
+  chatTemplate?: string;
 }
 
 /** Data in, weights out. */
@@ -56,6 +58,8 @@ function addUpload(program: Command, run: Run): void {
     .option('--text-field <name>', 'field or column with the text; meta.text inside of a structure')
     .option('--prompt-field <name>', 'field or column with a prompt, which is read and not learned')
     .option('--completion-field <name>', 'field or column with what is learned after the prompt')
+    .option('--messages-field <name>', 'field with the messages of a chat, of which the answers are learned')
+    .option('--chat-template <file>', 'Jinja template of chats; by default the one beside the tokenizer')
     .action((files: string[], flags: UploadFlags) =>
       run(async ({ client, output, signal }) => {
         const format = formatOf(flags.format);
@@ -71,6 +75,8 @@ function addUpload(program: Command, run: Run): void {
             textField: flags.textField,
             promptField: flags.promptField,
             completionField: flags.completionField,
+            messagesField: flags.messagesField,
+            chatTemplate: flags.chatTemplate && (await readTextFile(flags.chatTemplate)),
             ...skipInvalidOf(flags.skipInvalid),
           },
           signal,

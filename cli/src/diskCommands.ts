@@ -144,7 +144,7 @@ function deletedText(
 ): string {
   if (dryRun) return `${name} can be deleted: ${bytes(freedBytes)} would be freed.`;
   if (purgeTime === undefined) return `${name} is not there.`;
-  return `${name} is deleted; ${bytes(freedBytes)} are free from ${purgeTime.toISOString()} on. Until then \`relora undelete ${name}\` brings it back.`;
+  return `${name} is deleted. Its ${bytes(freedBytes)} are freed at ${purgeTime.toISOString()}; until then \`relora undelete ${name}\` brings it back.`;
 }
 
 /** PREPARING 42 %, 3 min left at 4 MB/s */

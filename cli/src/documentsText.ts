@@ -28,20 +28,29 @@ export function documentsText(
       String(document.tokenCount),
       place === undefined ? '' : `${place.dataset} ${place.file}:${place.fileToken}`,
       place?.documentIndex === undefined ? '' : `${place.documentIndex}+${place.documentToken}`,
+      place === undefined || place.sourceFile === ''
+        ? ''
+        : `${printable(place.sourceFile)}:${place.sourceDocument}`,
       printable(place?.text ?? '').slice(0, textWidth),
     ];
   });
   const steps = [...new Set(worst.map((document) => document.step))].slice(0, 1);
   return [
     `${what} ${documentCount} documents; those that add most to the loss of their step:`,
-    ...table([['STEP', 'LOSS', 'ADDS', 'TOKENS', 'PLACE', 'DOCUMENT', 'TEXT'], ...rows]),
+    ...table([['STEP', 'LOSS', 'ADDS', 'TOKENS', 'PLACE', 'DOCUMENT', 'FILE', 'TEXT'], ...rows]),
     '',
     'Losses of all of them:',
     ...histogramText(histogram),
-    ...steps.map(
-      (each) =>
-        `Without step ${isSpike ? step : each}: relora fork ${job.replace(/^jobs\//, '')} --omit-steps ${isSpike ? step : each}`,
-    ),
+    ...steps.flatMap((each) => {
+      const id = job.replace(/^jobs\//, '');
+      const known = places.filter(({ documentFirstToken }) => documentFirstToken !== undefined);
+      return [
+        ...(known.length === 0
+          ? []
+          : [`Without these documents: relora fork ${id} --omit-documents-of-step ${step}`]),
+        `Without step ${isSpike ? step : each}: relora fork ${id} --omit-steps ${isSpike ? step : each}`,
+      ];
+    }),
   ];
 }
 

@@ -1,10 +1,9 @@
-import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { ExportedWeights, type EvaluateModelResponse } from '@relora/sdk';
-import { pathProblem, UsageError } from './exitCodes.js';
+import { evaluationText } from './evaluationText.js';
 import { figure, table } from './format.js';
 import { jobName, type Run } from './session.js';
-import { wholeNumber } from './specOptions.js';
+import { readTextFile, wholeNumber } from './specOptions.js';
 
 interface EvaluateFlags {
   dataset?: string[];
@@ -27,24 +26,16 @@ export function addEvaluateCommand(program: Command, run: Run): void {
         const found = await client.evaluate(jobName(model), {
           datasets: dataset.map((name) => (name.includes('/') ? name : `datasets/${name}`)),
           ...(tokens !== undefined && { tokenCount: tokens }),
-          ...(questions !== undefined && { questions: await readQuestions(questions) }),
+          ...(questions !== undefined && { questions: await readTextFile(questions) }),
           ...(best && { weights: ExportedWeights.BEST }),
           signal,
         });
-        output.result(found, () => evaluationText(found));
+        output.result(found, () => answerText(found));
       }),
     );
 }
 
-async function readQuestions(path: string): Promise<string> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (error) {
-    throw new UsageError(`${path} could not be read: ${pathProblem(error)}`);
-  }
-}
-
-function evaluationText({ step, datasets, choices }: EvaluateModelResponse): string[] {
+function answerText({ step, datasets, choices }: EvaluateModelResponse): string[] {
   const rows = datasets.map(({ dataset, loss, perplexity, bitsPerByte, tokenCount }) => [
     dataset,
     loss.toFixed(4),
@@ -52,14 +43,9 @@ function evaluationText({ step, datasets, choices }: EvaluateModelResponse): str
     bitsPerByte.toFixed(4),
     String(tokenCount),
   ]);
-  const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
   return [
     `Weights after ${step} steps.`,
     ...(rows.length === 0 ? [] : table([['DATA SET', 'LOSS', 'PERPLEXITY', 'BITS/BYTE', 'TOKENS'], ...rows])),
-    ...(choices === undefined
-      ? []
-      : [
-          `${choices.questionCount} questions: ${percent(choices.accuracy)} right, ${percent(choices.normalizedAccuracy)} by log-probability per byte; mean log-probability of the right choice ${figure(choices.logProbability)}.`,
-        ]),
+    ...(choices === undefined ? [] : [`${evaluationText({ choices, dataset: undefined })}.`]),
   ];
 }

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
-import { ExportedWeights, ExportFormat, WeightType } from '@relora/sdk';
+import { ExportedWeights, ExportFormat, WeightType, type Artifact } from '@relora/sdk';
 import { downloadText } from './dataCommands.js';
+import { figure } from './format.js';
 import { jobName, type Run } from './session.js';
 import { oneOf, positiveNumber, wholeNumber } from './specOptions.js';
 
@@ -49,9 +50,19 @@ export function addExportCommand(program: Command, run: Run): void {
         const paths = await client.downloadArtifact(artifact.name, flags.out, { signal });
         output.result({ artifact, paths }, () => [
           `Step ${artifact.step}, largest rounding error ${artifact.castErrorMax.toPrecision(3)}.`,
+          ...differenceText(artifact),
           downloadText(paths, artifact.sizeBytes),
           ...paths.map((path) => `  ${path}`),
         ]);
       }),
     );
+}
+
+/** What was measured of the files as they were read back. */
+function differenceText({ difference }: Artifact): string[] {
+  if (difference === undefined) return [];
+  const { logitDifferenceRatio, logitDifferenceMax, loss, exportedLoss, tokenCount, heldOut } = difference;
+  return [
+    `Read back, its logits are ${figure(100 * logitDifferenceRatio)} % of their spread away from those of the run, at most ${figure(logitDifferenceMax)}; loss ${exportedLoss.toFixed(5)} for ${loss.toFixed(5)} on ${tokenCount} ${heldOut ? 'held-out' : 'training'} tokens.`,
+  ];
 }

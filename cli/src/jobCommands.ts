@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { JobState, type Job } from '@relora/sdk';
 import { documentsText } from './documentsText.js';
 import { estimateText, explanationText, jobDetails, jobTable, stateText } from './jobText.js';
+import { addJobArchiveCommands } from './jobArchiveCommands.js';
 import { jobName, label, type Run } from './session.js';
 import { addLogsCommand } from './logsCommand.js';
 import { addSetCommand } from './setCommand.js';
@@ -55,6 +56,7 @@ export function addJobCommands(program: Command, run: Run): void {
   addControl(program, run, 'pause', 'stop a job with a checkpoint');
   addControl(program, run, 'resume', 'put a paused job back into the queue');
   addControl(program, run, 'cancel', 'end a job for good');
+  addJobArchiveCommands(program, run);
   addSetCommand(program, run);
   addLogsCommand(program, run);
 }
@@ -65,14 +67,16 @@ function addList(program: Command, run: Run): void {
     .description('show jobs, newest first')
     .option('--state <state...>', 'only these states, for example running')
     .option('--label <key=value...>', 'only jobs with these labels', label)
+    .option('--deleted', 'deleted ones, too')
     .option('--limit <n>', 'at most so many, from 1', positiveNumber, 50)
-    .action((flags: { state?: string[]; label?: Record<string, string>; limit: number }) =>
+    .action((flags: ListFlags) =>
       run(async ({ client, output, signal }) => {
         const jobs: Job[] = [];
         const states = flags.state?.map(parseState);
         for await (const job of client.listJobs({
           states,
           labels: flags.label,
+          showDeleted: flags.deleted,
           pageSize: Math.min(500, flags.limit),
           signal,
         })) {
@@ -82,6 +86,13 @@ function addList(program: Command, run: Run): void {
         output.result({ jobs }, () => jobTable(jobs));
       }),
     );
+}
+
+interface ListFlags {
+  state?: string[];
+  label?: Record<string, string>;
+  deleted?: boolean;
+  limit: number;
 }
 
 function addControl(

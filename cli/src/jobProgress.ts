@@ -129,6 +129,7 @@ export function advance(progress: JobProgress, event: JobEvent): void {
       progress.warning = `${event.warning.reason}: ${event.warning.message}`;
       break;
     case 'artifact':
+    case 'namedEvaluation':
     case 'documents':
     case 'plan':
       break;

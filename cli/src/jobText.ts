@@ -1,4 +1,5 @@
 import { isTerminal, type EstimateJobResponse, type ExplainJobResponse, type Job } from '@relora/sdk';
+import { evaluationText } from './evaluationText.js';
 import { bytes, duration, figure, quantity, table, word } from './format.js';
 
 type JobEstimate = NonNullable<EstimateJobResponse['estimate']>;
@@ -9,7 +10,7 @@ export function jobTable(jobs: readonly Job[]): string[] {
   if (jobs.length === 0) return ['No jobs.'];
   const rows = jobs.map((job) => [
     job.name,
-    stateText(job),
+    job.deleteTime === undefined ? stateText(job) : 'deleted',
     job.progress ? `${job.progress.step}/${job.progress.stepCount}` : '',
     job.progress?.loss === undefined ? '' : job.progress.loss.toFixed(3),
     job.progress?.evaluationLoss === undefined ? '' : job.progress.evaluationLoss.toFixed(3),
@@ -34,6 +35,10 @@ export function jobDetails(job: Job): string[] {
     ['restarts', progress && String(progress.restartCount)],
     ['loss', progress?.loss?.toFixed(4)],
     ['held-out loss', progress?.evaluationLoss?.toFixed(4)],
+    ...(progress?.evaluations ?? []).map((evaluation): [string, string] => [
+      evaluation.name,
+      `${evaluationText(evaluation)}, after ${evaluation.step} steps`,
+    ]),
     ['tokens', progress && quantity(progress.trainedTokens)],
     [
       'speed',
@@ -55,8 +60,14 @@ export function jobDetails(job: Job): string[] {
     ['ends early', spec?.stop && stopText(spec.stop)],
     ['attempt', String(job.attempt)],
     ['begun at', job.origin && `step ${job.origin.step} of ${job.origin.job}`],
+    [
+      'imported',
+      job.imported &&
+        `${job.imported.time?.toISOString() ?? ''}, ${job.imported.job} of store ${job.imported.storeId}`,
+    ],
     ['model', spec && modelText(spec)],
     ...datasetRows(job),
+    ...job.evaluations.flatMap(keptRows),
     ['kind', spec && kindText(spec)],
     ['batch', spec?.batch && batchText(spec.batch)],
     ['learning rate', spec?.learningRate && rateText(spec.learningRate)],
@@ -68,6 +79,7 @@ export function jobDetails(job: Job): string[] {
           execution.backend,
           execution.instructionSet,
           `${execution.threadCount} threads`,
+          execution.replicas > 1 && `${execution.replicas} processes`,
           word(execution.precision, 'PRECISION_'),
         ]
           .filter(Boolean)
@@ -76,9 +88,23 @@ export function jobDetails(job: Job): string[] {
     ['created', job.createTime?.toISOString()],
     ['started', job.startTime?.toISOString()],
     ['ended', job.endTime?.toISOString()],
+    [
+      'deleted',
+      job.deleteTime &&
+        `${job.deleteTime.toISOString()}; gone for good from ${job.purgeTime?.toISOString()} on`,
+    ],
     ...Object.entries(job.labels).map(([key, value]): [string, string] => [`label ${key}`, value]),
   ];
   return table(rows.filter((row): row is [string, string] => Boolean(row[1])));
+}
+
+/** What a call of `relora evaluate` found. */
+function keptRows({ time, model, step, datasets, choices }: Job['evaluations'][number]): [string, string][] {
+  const of = `${model} after ${step} steps, ${time?.toISOString().slice(0, 16).replace('T', ' ') ?? ''}`;
+  return [
+    ...datasets.map((dataset) => `${dataset.dataset}: ${evaluationText({ dataset, choices: undefined })}`),
+    ...(choices === undefined ? [] : [evaluationText({ choices, dataset: undefined })]),
+  ].map((found) => ['evaluated', `${found} (${of})`]);
 }
 
 /** Each data set with its weight, and what the last evaluation found. */
@@ -146,6 +172,9 @@ export function estimateText({
           : `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step${doubtText(estimate)}`,
       ],
       ['disk', bytes(estimate.diskBytes)],
+      ...(estimate.exchangedBytesPerStep > 0
+        ? [['exchanged', `${bytes(estimate.exchangedBytesPerStep)} a step by each process`]]
+        : []),
     ]),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${message}`),
   ];
@@ -191,8 +220,9 @@ function kindText({ kind, adapter, warmStart, stepCount }: JobSpec): string {
   return [word(kind, 'JOB_KIND_'), ...warmUp, ...(low ?? []), ...cycle].join(', ');
 }
 
-function batchText({ sequenceCount, sequenceLength }: NonNullable<JobSpec['batch']>): string {
-  return `${sequenceCount} sequences of ${sequenceLength} tokens`;
+function batchText({ sequenceCount, sequenceLength, maskDocuments }: NonNullable<JobSpec['batch']>): string {
+  const masked = maskDocuments ? ', documents masked' : '';
+  return `${sequenceCount} sequences of ${sequenceLength} tokens${masked}`;
 }
 
 function rateText({ peak, schedule, warmupStepCount }: NonNullable<JobSpec['learningRate']>): string {

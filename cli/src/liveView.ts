@@ -1,4 +1,5 @@
 import type { JobEvent } from '@relora/sdk';
+import { evaluationText } from './evaluationText.js';
 import { figure, quantity, word } from './format.js';
 import { advance, newProgress, type JobProgress } from './jobProgress.js';
 import { planText } from './planText.js';
@@ -102,6 +103,8 @@ export class LiveView {
       }
       case 'evaluation':
         return `held-out after ${event.evaluation.step} steps: loss ${event.evaluation.loss.toFixed(3)}, ${event.evaluation.bitsPerByte.toFixed(3)} bits/byte`;
+      case 'namedEvaluation':
+        return `${event.namedEvaluation.name} after ${event.namedEvaluation.step} steps: ${evaluationText(event.namedEvaluation)}`;
       case 'restart': {
         const { restart, step, deltaNorm, effectiveRank, logitChangeMax } = event.restart;
         return `merge ${restart} before step ${step}: norm of change ${figure(deltaNorm)}, effective rank ${effectiveRank.toFixed(1)}, largest logit change ${logitChangeMax.toExponential(1)}`;

@@ -120,7 +120,9 @@ async function askHidden(question: string): Promise<string> {
       for (const character of String(chunk)) {
         if (character === '\r' || character === '\n') return typed;
         if (character === '\u0003') throw new UsageError('Interrupted');
-        typed = character === '\u007f' ? typed.slice(0, -1) : typed + character;
+        // The key that takes back sends the second on Windows.
+        const isBack = character === '\u007f' || character === '\b';
+        typed = isBack ? typed.slice(0, -1) : typed + character;
       }
     }
     return typed;

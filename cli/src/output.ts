@@ -1,5 +1,5 @@
-import { stringify } from 'yaml';
-import { printable } from './screenText.js';
+import { Document, isScalar, visit, Scalar } from 'yaml';
+import { printable, printableLines } from './screenText.js';
 import { describeError, errorJson } from './exitCodes.js';
 
 export const formats = ['table', 'json', 'yaml'] as const;
@@ -38,24 +38,46 @@ export class Output {
 
   /** Something on the way, which only people want to know. */
   note(text: string): void {
-    if (!this.isJson && !this.isDrawnOver) process.stderr.write(`${text}\n`);
+    if (!this.isJson && !this.isDrawnOver) process.stderr.write(`${printableLines(text)}\n`);
   }
 
   error(error: unknown): void {
     const text = this.isJson
-      ? JSON.stringify(errorJson(error))
+      ? jsonText(errorJson(error))
       : describeError(error, this.address).map(printable).join('\n');
     process.stderr.write(`${text}\n`);
   }
 
   private writeValue(value: unknown): void {
-    const json = JSON.stringify(value);
+    const json = jsonText(value);
     // By JSON, which says how messages are written: dates and the rest are the same in both.
     if (this.format === 'json') this.write(json);
-    else this.write(`---\n${stringify(JSON.parse(json)).trimEnd()}`);
+    else this.write(`---\n${yamlText(JSON.parse(json)).trimEnd()}`);
   }
 
   private write(line: string): void {
     process.stdout.write(`${line}\n`);
   }
+}
+
+/** Control characters that JSON leaves as they are, and that a terminal may obey. */
+const raw = /[\u007f-\u009f]/g;
+
+function jsonText(value: unknown): string {
+  return escaped(JSON.stringify(value));
+}
+
+/** Texts with control characters in quotes, which have a way to write them. */
+function yamlText(value: unknown): string {
+  const document = new Document(value);
+  const quote = (node: unknown): void => {
+    if (isScalar(node) && typeof node.value === 'string' && /\p{Cc}/u.test(node.value.replaceAll('\n', '')))
+      node.type = Scalar.QUOTE_DOUBLE;
+  };
+  visit(document, { Scalar: (_, node) => quote(node) });
+  return escaped(document.toString());
+}
+
+function escaped(text: string): string {
+  return text.replace(raw, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }

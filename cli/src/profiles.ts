@@ -22,7 +22,8 @@ interface ProfileFile {
 }
 
 export function profilePath(environment: NodeJS.ProcessEnv = process.env): string {
-  const folder = environment.XDG_CONFIG_HOME || join(homedir(), '.config');
+  const usual = process.platform === 'win32' ? environment.APPDATA : undefined;
+  const folder = environment.XDG_CONFIG_HOME || usual || join(homedir(), '.config');
   return join(folder, 'relora', 'profiles.json');
 }
 
@@ -31,7 +32,8 @@ export function readProfiles(path = profilePath()): ProfileFile {
   let text: string;
   try {
     const { mode } = statSync(path);
-    if ((mode & 0o077) !== 0)
+    // On Windows every file shows such a mode; what lies in a user's own folder is closed to others there.
+    if (process.platform !== 'win32' && (mode & 0o077) !== 0)
       throw new UsageError(`Others may read ${path}, which has tokens: chmod 600 ${path}`);
     text = readFileSync(path, 'utf8');
   } catch (error) {

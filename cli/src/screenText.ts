@@ -1,6 +1,9 @@
-/** Text that cannot steer a terminal: control characters, which titles, samples and messages may hold, become spaces. */
+/**
+ * Text that cannot steer a terminal: control characters, which titles, samples and messages may hold, become spaces, and so do those
+ * that turn round the order of what follows.
+ */
 export function printable(text: string): string {
-  return text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ');
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]+/g, ' ');
 }
 
 /**

@@ -48,7 +48,10 @@ export interface SpecFlags {
   batch?: number;
   microBatch?: number;
   sequenceLength?: number;
+  maskDocuments?: boolean;
   precision?: string;
+  replicas?: number;
+  replicasMin?: number;
   recomputation?: string;
   endOfData?: string;
   moments?: string;
@@ -64,6 +67,7 @@ export interface SpecFlags {
   bRateRatio?: number;
   seed?: number;
   evaluateEvery?: Cadence;
+  evaluation?: NamedEvaluation[];
   checkpointEvery?: Cadence;
   sampleEvery?: Cadence;
   everyStep?: boolean;
@@ -158,6 +162,9 @@ export function addSpecOptions(command: Command): Command {
     .option('--batch <n>', 'sequences in a step', wholeNumber)
     .option('--micro-batch <n>', 'sequences computed at once', wholeNumber)
     .option('--sequence-length <n>', 'tokens in a sequence', wholeNumber)
+    .option('--mask-documents', 'documents that share a sequence do not see each other')
+    .option('--replicas <n>', 'processes that train together, each on its part of a batch', wholeNumber)
+    .option('--replicas-min <n>', 'the fewest to resume with while fewer slots are free', wholeNumber)
     .option('--precision <type>', `one of ${Object.keys(precisions).join(', ')}`)
     .option(
       '--recomputation <what>',
@@ -190,6 +197,11 @@ export function addSpecOptions(command: Command): Command {
     .option('--b-rate-ratio <x>', 'learning rate of B over that of A', decimalNumber)
     .option('--seed <n>', 'seed of weights, adapters and data order', wholeNumber)
     .option('--evaluate-every <n>', 'steps between evaluations, or a time: 15min', cadence)
+    .option(
+      '--evaluation <name=what[@cadence]>',
+      'score on datasets/… or a file of questions while training, by default at each tenth of the steps; may be repeated',
+      namedEvaluation,
+    )
     .option('--checkpoint-every <n>', 'steps between checkpoints, or a time: 15min', cadence)
     .option('--sample-every <n>', 'steps between samples, or a time: 15min', cadence)
     .option('--every-step', 'an event for each step; else at most ten a second')
@@ -221,6 +233,8 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
     spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
   if (flags.endOfData !== undefined) spec.endOfData = oneOf('--end-of-data', flags.endOfData, endsOfData);
   assign(spec, {
+    replicas: flags.replicas,
+    replicasMin: flags.replicasMin,
     recipe: flags.recipe,
     dataset: flags.dataset === undefined ? undefined : datasetName(flags.dataset),
     mixture: flags.mixture,
@@ -267,8 +281,11 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
     sequenceCount: flags.batch,
     microBatchSequenceCount: flags.microBatch,
     sequenceLength: flags.sequenceLength,
+    maskDocuments: flags.maskDocuments,
   });
   spec.evaluation = over(spec.evaluation, { ...flags.evaluateEvery });
+  if (flags.evaluation !== undefined)
+    spec.evaluations = await Promise.all(flags.evaluation.map(readEvaluation));
   spec.checkpoint = over(spec.checkpoint, {
     ...flags.checkpointEvery,
     keepBest: flags.keepBest ?? flags.exportBest,
@@ -289,6 +306,36 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
 function moduleRank(value: string, before: ModuleRank[] = []): ModuleRank[] {
   const [name = '', rank = ''] = value.split('=');
   return [...before, { module: oneOf('--module-rank', name, modules), rank: wholeNumber(rank) }];
+}
+
+type NamedEvaluation = Partial<Cadence> & {
+  name: string;
+  /** A data set, or a file of questions. */
+  what: string;
+};
+
+function namedEvaluation(value: string, before: NamedEvaluation[] = []): NamedEvaluation[] {
+  const [, name, what, every] = /^([^=]+)=(.+?)(?:@([^@/]+))?$/.exec(value) ?? [];
+  if (name === undefined || what === undefined)
+    throw new UsageError(
+      `--evaluation: expected name=datasets/… or name=FILE, with @CADENCE behind it or not, got ${JSON.stringify(value)}`,
+    );
+  return [...before, { name, what, ...(every !== undefined && cadence(every)) }];
+}
+
+async function readEvaluation({ name, what, ...every }: NamedEvaluation) {
+  return what.startsWith('datasets/')
+    ? { name, dataset: what, ...every }
+    : { name, questions: await readTextFile(what), ...every };
+}
+
+/** A file of text that a flag names. */
+export async function readTextFile(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    throw new UsageError(`${path} could not be read: ${pathProblem(error)}`);
+  }
 }
 
 function mixturePart(value: string, before: MixturePart[] = []): MixturePart[] {

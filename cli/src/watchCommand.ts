@@ -48,7 +48,7 @@ async function watchManyJobs(
       continue;
     }
     if (event.kind === 'storeChanged') {
-      output.note(`${event.storeChanged.message}: here are the jobs as it has them`);
+      output.note(`${event.storeChanged.message}: these are the jobs as they are now`);
       views.clear();
       failed.length = 0;
       continue;

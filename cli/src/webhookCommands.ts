@@ -20,7 +20,10 @@ export function addWebhookCommands(program: Command, run: Run): void {
     .description('register an address; its key is shown this once')
     .argument('<url>', 'https:// address')
     .option('--id <id>', 'id of the webhook; by default one is made')
-    .option('--on <kind...>', 'kinds of events, such as state or checkpoint; by default all but step')
+    .option(
+      '--on <kind...>',
+      'kinds of events, such as state or checkpoint; by default all but step and documents',
+    )
     .option('--label <key=value...>', 'only jobs with this label', labels)
     .option('--secret <key>', 'key of the signatures, whsec_ and base64; by default one is made')
     .action((url: string, { id, on, label, secret }: CreateFlags) =>

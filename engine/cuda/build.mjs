@@ -1,17 +1,9 @@
 // Compiles the addon for NVIDIA cards, which opens their libraries at run time and needs nothing of them to build; and, by
 // `build.mjs model [address]`, the model of a card that stands in for those libraries in tests.
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import {
-  baseFlags,
-  compileLibrary,
-  fail,
-  findCompiler,
-  listFiles,
-  sanitizerFlags,
-} from '../compileLibrary.mjs';
+import { join } from 'node:path';
+import { compileLibrary, fail, findCompiler, sanitizerFlags } from '../compileLibrary.mjs';
+import { cudaUnits, root } from './units.mjs';
 
-const root = dirname(fileURLToPath(import.meta.url));
 const [part = 'host', sanitizer] = process.argv.slice(2);
 if (part !== 'host' && part !== 'model') fail(`Expected host or model, got ${part}`);
 if (process.platform !== 'linux') process.exit(0); // NVIDIA's libraries for training exist on Linux alone
@@ -34,11 +26,7 @@ await compileLibrary({
     part === 'host' ? 'relora_cuda.node' : 'cuda_model.node',
   ),
   compiler,
-  units: listFiles(join(root, part), '.cpp').map((file) => ({
-    source: `${part}/${file}`,
-    name: file.replaceAll('/', '.').replace(/\.cpp$/, ''),
-    flags: [...baseFlags, ...instrumentation, ...(part === 'model' ? modelFlags : [])],
-  })),
+  units: cudaUnits(part, [...instrumentation, ...(part === 'model' ? modelFlags : [])]),
   linkFlags: instrumentation,
   what: part === 'host' ? 'The addon for NVIDIA cards' : 'The model of a card',
 });

@@ -5,12 +5,13 @@
 #include <vector>
 
 #include "border/call.h"
+#include "scratch.h"
 
 namespace relora {
 
 namespace {
 
-/// What a function of one device is called with. They live as long as its object: JavaScript can call none later.
+/// What one function of a device is called with. It lives as long as the device's object, so JavaScript cannot call it later.
 struct Bound {
   const Entry& entry;
   Instance& instance;
@@ -61,7 +62,8 @@ napi_value make_device(napi_env env, std::unique_ptr<Instance> instance) {
   napi_create_object(env, &object);
   std::vector<napi_value> functions;
   for (const auto& entries :
-       {machine_entries, product_entries, layer_entries, half_entries, training_entries, optimizer_entries}) {
+       {machine_entries, product_entries, layer_entries, half_entries, training_entries, optimizer_entries,
+        exchange_entries}) {
     for (const Entry& entry : entries) {
       Bound& bound = *device->functions.emplace_back(new Bound{entry, *device->instance});
       napi_value function;
@@ -79,5 +81,6 @@ napi_value make_device(napi_env env, std::unique_ptr<Instance> instance) {
 
 NAPI_MODULE_INIT() {
   static_cast<void>(exports);
+  relora::return_large_memory();
   return relora::make_device(env, std::make_unique<relora::Instance>());
 }

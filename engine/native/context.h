@@ -32,7 +32,7 @@ class Context {
   const ProductKernel& product_kernel(Precision precision) const;
   Scratch& shared(Shared name) { return shared_[static_cast<size_t>(name)]; }
 
-  /// Of the pass under way; a pass begins with `reset`.
+  /// Temporaries of the pass that runs; a pass begins with `reset`.
   Arena arena;
 
   /// Packing space of one worker: a left block and a right panel block of any kernel.

@@ -7,7 +7,7 @@
 
 namespace relora {
 
-/// The models compute as amx and neonBf16 do, in plain arithmetic on any machine: there to test those, and never offered.
+/// The models compute what amx and neonBf16 do in plain arithmetic, on any machine: for tests of those two, never offered.
 enum class InstructionSet {
   amx, avx512bf16, avx512, avx2, neon_bf16, neon_dot, neon, portable, amx_model, neon_bf16_model
 };

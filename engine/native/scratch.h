@@ -11,6 +11,9 @@ namespace relora {
 void* allocate_aligned(size_t bytes);
 void free_aligned(void* memory);
 
+/// Has the allocator of the process give large memory back to the system as soon as it is freed. To be called once.
+void return_large_memory();
+
 /// What this process holds of it now.
 struct Allocations {
   size_t count, bytes;

@@ -50,7 +50,7 @@ static inline __m256i first_lanes(size_t count) {
 }
 #endif
 
-/// AddressSanitizer does not look into masked instructions: under it their last lane is read before, in plain sight.
+/// AddressSanitizer does not check masked instructions: under it a plain load reads their last lane first.
 static inline void reach([[maybe_unused]] const float* p, [[maybe_unused]] size_t count) {
 #ifdef __SANITIZE_ADDRESS__
   if (count > 0) static_cast<void>(*static_cast<const volatile float*>(p + count - 1));
@@ -148,22 +148,38 @@ static inline uint8x16_t bytes_of_words(Words index) {
 
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
-/// Sum of the lanes, as a tree: the order is fixed.
+#if defined(__AVX2__)
+/// Four lanes: what `combine` makes of each and of those half a vector, then a quarter of one, behind it. In registers, for an array of
+/// lanes goes through memory at every stage.
+template <class Combine>
+static inline __m128 fold_to_four(Vec v, const Combine& combine) {
+#if defined(__AVX512F__)
+  // The plain ones warn of their own header.
+  const __m256 eight = combine(_mm512_maskz_extractf32x8_ps(0xff, v, 0), _mm512_maskz_extractf32x8_ps(0xff, v, 1));
+#else
+  const __m256 eight = v;
+#endif
+  return combine(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
+#endif
+
+/// One value of what `combine` makes of all lanes, as a tree: the order is fixed.
+template <class Combine>
+static inline float fold(Vec v, const Combine& combine) {
+#if defined(__AVX2__)
+  const __m128 four = fold_to_four(v, combine);
+#else
+  const Vec four = v;
+#endif
+  return combine(combine(four[0], four[2]), combine(four[1], four[3]));
+}
+
 static inline float sum_lanes(Vec v) {
-  float x[lanes];
-  store(x, v);
-  for (size_t width = lanes / 2; width > 0; width /= 2) {
-    for (size_t i = 0; i < width; i++) x[i] += x[i + width];
-  }
-  return x[0];
+  return fold(v, [](auto a, auto b) { return a + b; });
 }
 
 static inline float largest_lane(Vec v) {
-  float x[lanes];
-  store(x, v);
-  float largest = x[0];
-  for (size_t i = 1; i < lanes; i++) largest = x[i] > largest ? x[i] : largest;
-  return largest;
+  return fold(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 /// Calls body(i, count) for every vector of [0, n): count is `lanes` but for the last, which may be shorter.

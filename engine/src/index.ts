@@ -1,3 +1,5 @@
+export { ExportDiffers } from './exports/exportDiffers.js';
+export { measureExport, type ExportCheck } from './exports/measureExport.js';
 export { engineVersion, tfjsVersion } from './engineVersion.js';
 export { specHash } from './plan/specHash.js';
 export { EngineError } from './engineError.js';
@@ -7,6 +9,9 @@ export * from './plan/index.js';
 export type * from './device/device.js';
 export { DeviceFault, type DeviceFaultReason } from './device/deviceFaults.js';
 export { alone, type Collective } from './device/collective.js';
+export { ExchangeCollective, MemberLost, type Exchange } from './device/exchange.js';
+export { Mpi } from './device/cpu/mpi.js';
+export { SharedMemory } from './device/cpu/sharedMemory.js';
 export { openDevice, type CardOptions, type DeviceOptions } from './openDevice.js';
 export {
   instructionSets,
@@ -19,7 +24,12 @@ export {
 export { beginRun, type BaseWeightsBefore, type BeginRunOptions } from './training/beginRun.js';
 export { trainLoop } from './training/trainLoop.js';
 export { heldOutLoss, meansOf } from './evaluation/heldOutLoss.js';
-export { evaluateChoices, scoreChoices, type ChoiceReport } from './evaluation/multipleChoice.js';
+export {
+  evaluateChoices,
+  encodeQuestions,
+  logProbabilityOf,
+  ChoiceTooLong,
+} from './evaluation/multipleChoice.js';
 export { takeDocuments, type StepRows } from './training/documentLosses.js';
 export { reasonToStop, recordAfter } from './training/earlyStop.js';
 export { disposeRun, type RunProgress, type TrainingRun } from './training/trainingRun.js';

@@ -26,12 +26,17 @@ export class ArtifactList {
 
   private item(artifact: Json<Artifact>): HTMLElement {
     const id = idOf(artifact.name);
-    const { state, format, weightType, castErrorMax, step, failure, files } = artifact;
+    const { state, format, weightType, castErrorMax, difference, step, failure, files } = artifact;
     const what = [
       word(format, 'EXPORT_FORMAT').replace('_', ' '),
       word(weightType, 'WEIGHT_TYPE'),
       `step ${whole(step)}`,
       Number(castErrorMax) > 0 ? `cast error ${figure(castErrorMax)}` : 'exact',
+      ...(difference
+        ? [
+            `logits ${figure(100 * Number(difference.logitDifferenceRatio))} % off, loss ${figure(difference.exportedLoss)} for ${figure(difference.loss)}`,
+          ]
+        : []),
     ];
     const links = files.map(({ fileName, sizeBytes, sha256 }) =>
       el(

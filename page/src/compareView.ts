@@ -1,9 +1,11 @@
 import type { CompareJobsResponse, ComparedJob } from '@relora/sdk/contract';
-import { call, messageOf, type Json } from './api.js';
+import { call, type Json } from './api.js';
 import { Chart, type Line, type Table } from './chart.js';
-import { el, fill, scrolling, setText } from './element.js';
+import { el, fill, scrolling } from './element.js';
 import { bytes, duration, figure, idOf, short, whole, word } from './format.js';
+import { evaluationText } from './jobLog.js';
 import { stateBadge } from './jobParts.js';
+import { Problem } from './problem.js';
 import { open } from './route.js';
 import { axes, placeOf, toPoint, type Axis, type MetricName } from './series.js';
 import { repeat, type View } from './view.js';
@@ -33,7 +35,7 @@ export function compareView(ids: readonly string[]): View {
   let axis: Axis = 'steps';
   let result: Json<CompareJobsResponse> | undefined;
   let charts: Chart[] = [];
-  const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
+  const problem = new Problem();
   const warnings = el('div');
   const chartPlace = el('div', { class: 'charts' });
   const table = scrolling('Results');
@@ -97,22 +99,12 @@ export function compareView(ids: readonly string[]): View {
 
   const end = repeat(async (signal) => {
     if (ids.length < 2) return;
-    try {
-      const names = ids.map((id) => `jobs/${id}`);
-      show(
-        await call(
-          'TrainingService',
-          'compareJobs',
-          { names, metrics: plots.map(({ metric }) => metric), pointsMax },
-          signal,
-        ),
-      );
-      problem.hidden = true;
-    } catch (error) {
-      if (signal.aborted) return;
-      problem.hidden = false;
-      setText(problem, messageOf(error));
-    }
+    const names = ids.map((id) => `jobs/${id}`);
+    const metrics = plots.map(({ metric }) => metric);
+    await problem.of(
+      async () => show(await call('TrainingService', 'compareJobs', { names, metrics, pointsMax }, signal)),
+      signal,
+    );
   }, pauseMs);
 
   const choice = axes.map((each) =>
@@ -137,7 +129,7 @@ export function compareView(ids: readonly string[]): View {
       'section',
       {},
       el('header', { class: 'bar' }, el('h1', {}, 'Compare'), form),
-      problem,
+      problem.element,
       ids.length < 2
         ? el(
             'p',
@@ -178,6 +170,10 @@ function columnOf(job: Json<ComparedJob>, metric: MetricName, axis: Axis): Table
   return [points.map((point) => placeOf(point, axis)), points.map(({ mean }) => mean)];
 }
 
+function evaluationNames(jobs: readonly Json<ComparedJob>[]): string[] {
+  return [...new Set(jobs.flatMap(({ evaluations }) => (evaluations ?? []).map(({ name }) => name)))];
+}
+
 function resultTable({ jobs, reference }: Json<CompareJobsResponse>): HTMLElement {
   const rows: [string, (job: Json<ComparedJob>) => string | HTMLElement][] = [
     ['State', ({ state }) => stateBadge(state)],
@@ -202,6 +198,13 @@ function resultTable({ jobs, reference }: Json<CompareJobsResponse>): HTMLElemen
           ? '–'
           : `${figure(bestEvaluationLoss)} at ${short(bestEvaluationStep)}`,
     ],
+    ...evaluationNames(jobs).map((evaluation): [string, (job: Json<ComparedJob>) => string] => [
+      evaluation,
+      ({ evaluations }) => {
+        const found = evaluations?.find(({ name }) => name === evaluation);
+        return found ? evaluationText(found) : '–';
+      },
+    ]),
     ['Tokens to the reference loss', ({ tokensToReferenceLoss }) => short(tokensToReferenceLoss)],
     ['Effective rank', ({ effectiveRank }) => figure(effectiveRank)],
     ['Restarts', ({ restartCount }) => whole(restartCount)],
@@ -253,6 +256,21 @@ function signed(value: number | string | undefined): string {
   return value === undefined ? '–' : `${Number(value) > 0 ? '+' : ''}${figure(value)}`;
 }
 
+/** A value as people write it: `["TARGET_MODULE_Q_PROJ"]` of `adapter.target_modules` as `q_proj`. */
+function settingText(field: string, value: string): string {
+  const name = field
+    .slice(field.lastIndexOf('.') + 1)
+    .replace(/s$/, '')
+    .toUpperCase();
+  return value
+    .replace(/"([A-Z][A-Z0-9_]*)"/g, (quoted, constant: string) => {
+      const short = constant.replace(new RegExp(`^(.*_)?(${name}S?|KIND)_(KIND_)?`), '');
+      return short === constant ? quoted : short.toLowerCase();
+    })
+    .replace(/^\[(.*)\]$/s, '$1')
+    .replaceAll(',', ', ');
+}
+
 function differenceTable({ jobs, differences }: Json<CompareJobsResponse>): HTMLElement {
   if (differences.length === 0) return el('p', { class: 'muted' }, 'None.');
   return el(
@@ -278,7 +296,7 @@ function differenceTable({ jobs, differences }: Json<CompareJobsResponse>): HTML
           'tr',
           {},
           el('th', { scope: 'row' }, el('code', {}, field)),
-          ...values.map((value) => el('td', { class: 'right number' }, value)),
+          ...values.map((value) => el('td', { class: 'right number long' }, settingText(field, value))),
         ),
       ),
     ),

@@ -1,40 +1,36 @@
 import type { Dataset } from '@relora/sdk/contract';
 import { call, messageOf, type Json } from './api.js';
-import { el, fill, scrolling } from './element.js';
+import { el, fill, setText, scrolling } from './element.js';
 import { age, bytes, duration, idOf, short, whole, word } from './format.js';
+import { Problem } from './problem.js';
 import { facts } from './serverView.js';
 import { repeat, type View } from './view.js';
 
 const pauseMs = 3000;
+const filesMax = 99;
 const previewTokens = 256;
 
 /** All data sets. */
 export function datasetsView(): View {
   const body = el('tbody');
-  const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
+  const problem = new Problem();
   const nothing = el(
     'p',
     { class: 'muted', hidden: true },
     'No data sets yet. `relora upload FILE --id NAME` makes one.',
   );
-  const end = repeat(async (signal) => {
-    try {
-      let datasets: Json<Dataset>[] = [];
-      let pageToken = '';
-      do {
-        const page = await call('DatasetService', 'listDatasets', { pageSize: 500, pageToken }, signal);
-        datasets = datasets.concat(page.datasets);
-        pageToken = page.nextPageToken;
-      } while (pageToken !== '' && datasets.length < 2000);
-      fill(body, ...datasets.map(row));
-      nothing.hidden = datasets.length > 0;
-      problem.hidden = true;
-    } catch (error) {
-      if (signal.aborted) return;
-      problem.hidden = false;
-      problem.textContent = messageOf(error);
-    }
-  }, pauseMs);
+  const load = async (signal: AbortSignal): Promise<void> => {
+    let datasets: Json<Dataset>[] = [];
+    let pageToken = '';
+    do {
+      const page = await call('DatasetService', 'listDatasets', { pageSize: 500, pageToken }, signal);
+      datasets = datasets.concat(page.datasets);
+      pageToken = page.nextPageToken;
+    } while (pageToken !== '' && datasets.length < 2000);
+    fill(body, ...datasets.map(row));
+    nothing.hidden = datasets.length > 0;
+  };
+  const end = repeat((signal) => problem.of(() => load(signal), signal), pauseMs);
   const heads = [
     'State',
     'Data set',
@@ -51,7 +47,7 @@ export function datasetsView(): View {
       'section',
       {},
       el('header', { class: 'bar' }, el('h1', {}, 'Data sets')),
-      problem,
+      problem.element,
       scrolling(
         'Data sets',
         el(
@@ -122,7 +118,8 @@ function row(dataset: Json<Dataset>): HTMLElement {
 /** One data set, with its first tokens as the model sees them. */
 export function datasetView(id: string): View {
   const body = el('div', {}, el('p', { class: 'muted' }, 'Asking the server …'));
-  const preview = el('div', { class: 'tokens' });
+  const fileArea = el('div');
+  const preview = el('div', { class: 'tokens' }, el('p', { class: 'muted' }, 'Asking the server …'));
   const split = el(
     'select',
     { 'aria-label': 'Part', change: () => void showPreview() },
@@ -162,10 +159,11 @@ export function datasetView(id: string): View {
       const { dataset } = await call('DatasetService', 'getDataset', { name }, signal);
       if (dataset === undefined) return;
       fill(body, ...parts(dataset));
+      if (fileArea.childElementCount === 0) fill(fileArea, ...fileList(dataset.files));
       if (dataset.state === 'DATASET_STATE_READY' && !isPreviewed) {
         isPreviewed = true;
         void showPreview();
-      }
+      } else if (!isPreviewed) setText(preview, 'There is one when the data set is ready.');
     } catch (error) {
       if (!signal.aborted) fill(body, el('p', { class: 'problem', role: 'alert' }, messageOf(error)));
     }
@@ -183,13 +181,14 @@ export function datasetView(id: string): View {
       body,
       el('header', { class: 'bar' }, el('h2', {}, 'Preview'), split),
       preview,
+      fileArea,
     ),
     end,
   };
 }
 
 function parts(dataset: Json<Dataset>): HTMLElement[] {
-  const { tokenizer, train, heldOut, files, warnings, skippedRows, failure } = dataset;
+  const { tokenizer, train, heldOut, warnings, skippedRows, failure } = dataset;
   return [
     ...(failure ? [el('p', { class: 'problem' }, `${failure.reason}: ${failure.message}`)] : []),
     ...warnings.map(({ reason, message }) => el('p', { class: 'caution' }, `${reason}: ${message}`)),
@@ -202,29 +201,22 @@ function parts(dataset: Json<Dataset>): HTMLElement[] {
       ['Manifest', dataset.manifestSha256.slice(0, 16)],
       ['Created', age(dataset.createTime)],
     ]),
-    el('h2', {}, `Files (${files.length})`),
+  ];
+}
+
+/** Of many files the first, in as many columns as there is room for. */
+function fileList(files: Json<Dataset>['files']): HTMLElement[] {
+  const shown = files.slice(0, filesMax);
+  const more = files.length - shown.length;
+  return [
+    el('h2', {}, `Files (${whole(files.length)})`),
     el(
-      'table',
-      { class: 'rows' },
-      el(
-        'thead',
-        {},
-        el('tr', {}, el('th', { scope: 'col' }, 'File'), el('th', { scope: 'col', class: 'right' }, 'Size')),
-      ),
-      el(
-        'tbody',
-        {},
-        ...files
-          .slice(0, 100)
-          .map((file) =>
-            el(
-              'tr',
-              {},
-              el('td', {}, file.fileName),
-              el('td', { class: 'right number' }, bytes(file.sizeBytes)),
-            ),
-          ),
+      'ul',
+      { class: 'names' },
+      ...shown.map((file) =>
+        el('li', {}, file.fileName, el('span', { class: 'number muted' }, bytes(file.sizeBytes))),
       ),
     ),
+    ...(more > 0 ? [el('p', { class: 'muted' }, `and ${whole(more)} more`)] : []),
   ];
 }

@@ -1,4 +1,4 @@
-import type { Job, JobEvent, Restart } from '@relora/sdk/contract';
+import type { Job, JobEvent, NamedEvaluation, Restart } from '@relora/sdk/contract';
 import type { Json } from './api.js';
 import { el, fill, scrolling } from './element.js';
 import { bytes, clock, dateTime, duration, figure, idOf, whole, word } from './format.js';
@@ -64,6 +64,7 @@ const kinds = [
   'state',
   'step',
   'evaluation',
+  'namedEvaluation',
   'restart',
   'checkpoint',
   'artifact',
@@ -92,8 +93,20 @@ function row(event: Event, kind: string): HTMLElement {
 }
 
 function describe(event: Event): (string | HTMLElement)[] {
-  const { state, evaluation, restart, checkpoint, artifact, sample, warning, plan, update, stop, documents } =
-    event;
+  const {
+    state,
+    evaluation,
+    namedEvaluation,
+    restart,
+    checkpoint,
+    artifact,
+    sample,
+    warning,
+    plan,
+    update,
+    stop,
+    documents,
+  } = event;
   if (state) {
     const why = state.failure ? `${state.failure.reason}: ${state.failure.message}` : state.reason;
     return [stateBadge(state.to), ` ${why}`];
@@ -101,6 +114,10 @@ function describe(event: Event): (string | HTMLElement)[] {
   if (evaluation)
     return [
       `step ${whole(evaluation.step)}: held-out loss ${figure(evaluation.loss)}, ${figure(evaluation.bitsPerByte)} bits per byte, in ${duration(evaluation.seconds)}`,
+    ];
+  if (namedEvaluation)
+    return [
+      `step ${whole(namedEvaluation.step)}: ${namedEvaluation.name} ${evaluationText(namedEvaluation)}, in ${duration(namedEvaluation.seconds)}`,
     ];
   if (restart)
     return [
@@ -159,7 +176,42 @@ export class SampleList {
   }
 }
 
-/** Restarts with the proof of each merge. */
+/** What an evaluation that the job names came to. */
+export function evaluationText({ dataset, choices }: Json<NamedEvaluation>): string {
+  return choices
+    ? `${figure(100 * Number(choices.accuracy))} % of ${whole(choices.questionCount)} questions right`
+    : `loss ${figure(dataset?.loss)}, perplexity ${figure(dataset?.perplexity)}`;
+}
+
+/** Each evaluation that the job names, as it came out last; null where it names none. */
+export function evaluationTable({ spec, progress }: Json<Job>): HTMLElement | null {
+  if ((spec?.evaluations ?? []).length === 0) return null;
+  const found = progress?.evaluations ?? [];
+  return el(
+    'table',
+    {},
+    el(
+      'thead',
+      {},
+      el('tr', {}, ...['Evaluation', 'Step', 'Result'].map((title) => el('th', { scope: 'col' }, title))),
+    ),
+    el(
+      'tbody',
+      {},
+      ...(spec?.evaluations ?? []).map(({ name }) => {
+        const last = found.find((each) => each.name === name);
+        return el(
+          'tr',
+          {},
+          el('td', {}, name),
+          el('td', { class: 'number' }, last ? whole(last.step) : '–'),
+          el('td', { class: 'number' }, last ? evaluationText(last) : '–'),
+        );
+      }),
+    ),
+  );
+}
+
 /** Each data set of a job at its last evaluation, with its weight in the mixture. */
 export function datasetTable({ spec, progress }: Json<Job>): HTMLElement {
   const evaluated = progress?.datasets ?? [];
@@ -192,6 +244,7 @@ export function datasetTable({ spec, progress }: Json<Job>): HTMLElement {
   );
 }
 
+/** Restarts with the proof of each merge. */
 export function restartTable(restarts: readonly Json<Restart>[]): HTMLElement {
   if (restarts.length === 0) return el('p', { class: 'muted' }, 'No restarts yet.');
   const heads = [

@@ -1,7 +1,7 @@
 import type { Job } from '@relora/sdk/contract';
 import type { Json } from './api.js';
 import { el } from './element.js';
-import { dateTime, word } from './format.js';
+import { dateTime, whole, word } from './format.js';
 import { facts } from './serverView.js';
 
 /** What was asked for, with every default filled in, and what ran it. */
@@ -23,6 +23,7 @@ export function settingsPanel(job: Json<Job>): HTMLElement {
       ? ([
           ['Backend', `${execution.backend} ${execution.instructionSet}`],
           ['Threads', String(execution.threadCount)],
+          ['Processes', whole(execution.replicas)],
           ['Precision', word(execution.precision, 'PRECISION')],
           ['Base', word(execution.basePrecision, 'PRECISION')],
           ['Engine', execution.engineVersion],

@@ -1,14 +1,15 @@
 import type { Job, JobPlan, Restart } from '@relora/sdk/contract';
-import { call, messageOf, type Json } from './api.js';
+import { call, type Json } from './api.js';
 import { ArtifactList } from './artifactList.js';
 import { el, fill, setText } from './element.js';
 import { age, duration, figure, idOf, short, whole } from './format.js';
 import { jobActions } from './jobActions.js';
 import { JobCharts } from './jobCharts.js';
-import { datasetTable, EventLog, restartTable, SampleList } from './jobLog.js';
+import { datasetTable, evaluationTable, EventLog, restartTable, SampleList } from './jobLog.js';
 import { nextList } from './jobNext.js';
 import { kindOf, modelOf, progressBar, stateBadge, titleOf } from './jobParts.js';
 import { settingsPanel } from './jobSettings.js';
+import { Problem } from './problem.js';
 import { JobSeries, metrics } from './series.js';
 import { tabs } from './tabs.js';
 import type { View } from './view.js';
@@ -48,7 +49,7 @@ export function jobView(id: string): View {
   const tiles = el('dl', { class: 'tiles' });
   const bar = el('div');
   const next = el('div');
-  const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
+  const problem = new Problem();
 
   let job: Json<Job> | undefined;
   let plan: Json<JobPlan> | undefined;
@@ -75,20 +76,11 @@ export function jobView(id: string): View {
     document.title = `${titleOf(job)} · ReLoRA`;
     fill(bar, progressBar(job, whole));
     fill(tiles, ...tilesOf(job));
-    fill(datasetPlace, datasetTable(job));
+    fill(datasetPlace, datasetTable(job), evaluationTable(job));
     fill(next, nextList(job, plan));
   };
 
-  const guard = async (action: () => Promise<void>): Promise<void> => {
-    try {
-      await action();
-      problem.hidden = true;
-    } catch (error) {
-      if (signal.aborted) return;
-      problem.hidden = false;
-      setText(problem, messageOf(error));
-    }
-  };
+  const guard = (action: () => Promise<void>): Promise<void> => problem.of(action, signal);
 
   const loadJob = async (): Promise<void> => {
     const { job: present } = await call('TrainingService', 'getJob', { name }, signal);
@@ -163,8 +155,7 @@ export function jobView(id: string): View {
     const from = sequence - Number(omittedStepEvents);
     // The journal has no gaps: what does not follow was lost on the way, and nothing is drawn over it in silence.
     if (expected !== undefined && from !== expected) {
-      setText(problem, `Events ${expected} to ${from - 1} are missing; the curves are loaded again`);
-      problem.hidden = false;
+      problem.show(`Events ${expected} to ${from - 1} are missing; the curves are loaded again`);
       void guard(loadCurves);
     }
     expected = sequence + 1;
@@ -221,7 +212,7 @@ export function jobView(id: string): View {
       'section',
       { class: 'job' },
       head,
-      problem,
+      problem.element,
       bar,
       tiles,
       el(

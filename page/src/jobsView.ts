@@ -254,11 +254,16 @@ const columns = [
 ];
 const rightColumns = new Set(['Loss', 'Held-out', 'Tokens/s', 'Left', 'Created']);
 
+function classOf(column: string): string {
+  if (rightColumns.has(column)) return 'right number';
+  return column === 'Job' ? 'what' : '';
+}
+
 function tableHead(): HTMLElement {
   const heads = columns.map((name) =>
     el(
       'th',
-      { scope: 'col', class: rightColumns.has(name) ? 'right' : '' },
+      { scope: 'col', class: rightColumns.has(name) ? 'right' : classOf(name) },
       name === '' ? el('span', { class: 'unseen' }, 'Chosen to compare') : name,
     ),
   );
@@ -268,7 +273,7 @@ function tableHead(): HTMLElement {
 function makeRow(job: Json<Job>, onCheck: () => void): Row {
   const title = titleOf(job);
   const check = el('input', { type: 'checkbox', 'aria-label': `Choose ${title}`, change: onCheck });
-  const cells = columns.map((name) => el('td', { class: rightColumns.has(name) ? 'right number' : '' }));
+  const cells = columns.map((name) => el('td', { class: classOf(name) }));
   cells[0]!.append(check);
   return { job, check, cells, drawnSequence: '', element: el('tr', { 'data-name': job.name }, ...cells) };
 }
@@ -298,9 +303,10 @@ function update(row: Row, job: Json<Job>): void {
     job.queuePosition ? el('small', { class: 'number' }, ` #${job.queuePosition}`) : null,
   );
   if (isNew) {
-    const labels = Object.entries(job.labels).map(([key, value]) =>
-      el('span', { class: 'label' }, `${key}=${value}`),
-    );
+    const texts = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
+    const labels = texts.map((text) => el('span', { class: 'label' }, text));
+    // What does not fit beside the figures is cut.
+    link.title = [titleOf(job), ...texts].join('\n');
     fill(
       link,
       el('a', { href: `/jobs/${idOf(job.name)}`, class: 'title' }, titleOf(job)),

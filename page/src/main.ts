@@ -28,7 +28,7 @@ function show(): void {
   shown?.end();
   const { pathname, searchParams } = new URL(location.href);
   const [, kind = '', id] = pathname.split('/');
-  shown = viewOf(kind, id === undefined ? undefined : decodeURIComponent(id), searchParams);
+  shown = viewOf(kind, id === undefined ? undefined : decoded(id), searchParams);
   document.title = `${shown.title} · ReLoRA`;
   fill(main, shown.element);
   for (const link of links) {
@@ -37,6 +37,15 @@ function show(): void {
     else link.removeAttribute('aria-current');
   }
   scrollTo(0, 0);
+}
+
+/** A part of the address that somebody wrote by hand may be no such code. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function viewOf(kind: string, id: string | undefined, query: URLSearchParams): View {

@@ -1,8 +1,9 @@
 import type { Job } from '@relora/sdk/contract';
-import { call, messageOf, type Json } from './api.js';
+import { call, type Json } from './api.js';
 import { el, fill, scrolling, setText } from './element.js';
 import { age, duration, idOf, short } from './format.js';
 import { kindOf, modelOf, progressBar, stateBadge, titleOf } from './jobParts.js';
+import { Problem } from './problem.js';
 import { repeat, type View } from './view.js';
 
 const pauseMs = 2000;
@@ -10,7 +11,7 @@ const pauseMs = 2000;
 /** What runs, and what waits in which order. */
 export function queueView(): View {
   const slots = el('p', { class: 'muted' });
-  const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
+  const problem = new Problem();
   const running = el('div', { class: 'cards' });
   const waiting = el('tbody');
   const nothing = el('p', { class: 'muted' }, 'Nothing waits.');
@@ -41,16 +42,7 @@ export function queueView(): View {
     fill(waiting, ...queued.map(row));
     nothing.hidden = queued.length > 0;
   };
-  const end = repeat(async (signal) => {
-    try {
-      await load(signal);
-      problem.hidden = true;
-    } catch (error) {
-      if (signal.aborted) return;
-      problem.hidden = false;
-      setText(problem, messageOf(error));
-    }
-  }, pauseMs);
+  const end = repeat((signal) => problem.of(() => load(signal), signal), pauseMs);
 
   const heads = ['Place', 'Job', 'Kind', 'Model', 'Priority', 'Progress', 'Waits since', 'Why'];
   return {
@@ -59,7 +51,7 @@ export function queueView(): View {
       'section',
       {},
       el('header', { class: 'bar' }, el('h1', {}, 'Queue'), slots),
-      problem,
+      problem.element,
       el('h2', {}, 'Running'),
       running,
       el('h2', {}, 'Waiting'),

@@ -30,7 +30,7 @@ export function serverView(): View {
           ['Memory', device.memoryBytes === 0 ? 'not known' : bytes(device.memoryBytes)],
           ['float32', speed(device.float32Flops)],
           ['bfloat16', speed(device.bfloat16Flops)],
-          ['`auto` computes in', word(device.autoPrecision, 'PRECISION')],
+          ['Auto computes in', word(device.autoPrecision, 'PRECISION')],
         ]),
       ),
     );
@@ -88,7 +88,7 @@ export function serverView(): View {
         ),
       ),
       el('h2', {}, 'Limits'),
-      facts(Object.entries(info.limits).sort()),
+      el('dl', { class: 'limits' }, ...Object.entries(info.limits).sort().map(limitOf)),
     );
   };
   const end = repeat(async (signal) => {
@@ -103,6 +103,14 @@ export function serverView(): View {
     element: el('section', {}, el('header', { class: 'bar' }, el('h1', {}, 'Server')), body),
     end,
   };
+}
+
+/** A setting as the server has it, its value so that it can be read. */
+function limitOf([name, value]: [string, string]): HTMLElement {
+  const number = Number(value);
+  const isSize = name.includes('_BYTES_');
+  const text = number < 1000 || Number.isNaN(number) ? value : isSize ? bytes(number) : whole(number);
+  return el('div', {}, el('dt', {}, name), el('dd', { class: 'number', title: value }, text));
 }
 
 /** Measured operations a second; the slow backends are not measured. */

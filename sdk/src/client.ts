@@ -14,6 +14,16 @@ import {
 import * as contract from './contract.js';
 import { callHeaders, tlsOptions, type CredentialOptions } from './credentials.js';
 import { downloadFiles, type DownloadOptions } from './download.js';
+import {
+  exportedFiles,
+  exportJobTo,
+  importJobFrom,
+  type ExportedJobFile,
+  type ExportJobCalls,
+  type ExportJobOptions,
+  type ImportJobOptions,
+  type JobFiles,
+} from './jobArchive.js';
 import { isReloraError, JobFailedError, ReloraError, type StatusName } from './errors.js';
 import type { JobEvent } from './events.js';
 import { isTerminal } from './jobState.js';
@@ -392,6 +402,59 @@ export class ReloraClient {
     const [fields, call] = split(options);
     const { artifact } = await this.services.artifacts.exportWeights({ ...identified(fields), job }, call);
     return present(artifact, 'artifact');
+  }
+
+  /**
+   * Brings a job that has ended or is paused into a folder: specification, journal, checkpoints and artifacts, each file checked, as
+   * they are at one moment. A broken export continues where it stopped. `importJob` takes the folder, on any server.
+   */
+  async exportJob(
+    name: string,
+    folder: string,
+    options: ExportJobOptions = {},
+  ): Promise<contract.JobArchive> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const patience = this.patience(`Exporting ${name}`, { ...options, signal });
+    return await exportJobTo(
+      folder,
+      this.exportCalls(name, { ...options, signal }),
+      patience,
+      options.onProgress,
+    );
+  }
+
+  /** The same files one after another, for whoever keeps them elsewhere than in a folder: as a tar, in a bucket. */
+  async *exportJobFiles(
+    name: string,
+    options: Omit<ExportJobOptions, 'onProgress'> = {},
+  ): AsyncGenerator<ExportedJobFile> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const patience = this.patience(`Exporting ${name}`, { ...options, signal });
+    yield* exportedFiles(this.exportCalls(name, { ...options, signal }), patience);
+  }
+
+  private exportCalls(name: string, options: ExportJobOptions & { signal: AbortSignal }): ExportJobCalls {
+    const { signal, withDatasets = false } = options;
+    const [, call] = split(options);
+    return {
+      open: (fileName, offsetBytes) =>
+        this.streams.read(signal, ({ training }) =>
+          training.exportJob({ name, fileName, offsetBytes, withDatasets }, call),
+        ),
+    };
+  }
+
+  /** Takes a job that `exportJob` brought into a folder, or the same files from elsewhere; a broken import continues where it stopped. */
+  async importJob(from: string | JobFiles, options: ImportJobOptions = {}): Promise<contract.Job> {
+    using stop = this.aborts.link(options.signal);
+    const { signal } = stop;
+    const [, call] = split({ ...options, signal });
+    const upload = (messages: AsyncIterable<contract.DeepPartial<contract.ImportJobRequest>>) =>
+      this.streams.write(signal, async ({ training }) => await training.importJob(messages, call));
+    const patience = this.patience('Importing a job', { ...options, signal });
+    return await importJobFrom(from, upload, patience, options);
   }
 
   async getArtifact(name: string, options: CallOptions = {}): Promise<contract.Artifact> {

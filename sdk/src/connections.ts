@@ -2,6 +2,7 @@ import { Channel, ChannelCredentials, type ChannelOptions } from '@grpc/grpc-js'
 import type { ClientFactory } from 'nice-grpc';
 import type { Address } from './address.js';
 import type { CallExtension } from './calls.js';
+import { withChunksCopiedOnce } from './chunkEncoding.js';
 import * as contract from './contract.js';
 import { listScheme, registerListScheme, takeTurns } from './serverList.js';
 
@@ -18,6 +19,9 @@ export interface StreamLimits {
 }
 
 export const defaultStreamLimits: StreamLimits = { streamsPerConnection: 100, connectionsMax: 16 };
+
+/** What may be under way to a client that has not read it yet: with 64 KiB, the default, a fast download waits for its reader again and again. */
+const flowControlWindow = 1 << 20;
 
 /** The services of the contract over one connection. */
 export type Services = ReturnType<typeof servicesOf>;
@@ -38,6 +42,7 @@ export class Connector {
         : ChannelCredentials.createInsecure();
     this.options = {
       // Found dead within 80 s; more often would annoy proxies (gRFC A8).
+      'grpc-node.flow_control_window': flowControlWindow,
       'grpc.keepalive_time_ms': 60_000,
       'grpc.keepalive_timeout_ms': 20_000,
       // A server that is started again is noticed soon.
@@ -152,13 +157,17 @@ export class StreamConnections {
   }
 }
 
+const training = withChunksCopiedOnce(contract.TrainingServiceDefinition);
+const datasets = withChunksCopiedOnce(contract.DatasetServiceDefinition);
+const weights = withChunksCopiedOnce(contract.WeightsServiceDefinition);
+
 function servicesOf(factory: ClientFactory<CallExtension>, channel: Channel) {
   return {
-    training: factory.create(contract.TrainingServiceDefinition, channel),
+    training: factory.create(training, channel),
     artifacts: factory.create(contract.ArtifactServiceDefinition, channel),
-    datasets: factory.create(contract.DatasetServiceDefinition, channel),
+    datasets: factory.create(datasets, channel),
     models: factory.create(contract.ModelServiceDefinition, channel),
-    weights: factory.create(contract.WeightsServiceDefinition, channel),
+    weights: factory.create(weights, channel),
     webhooks: factory.create(contract.WebhookServiceDefinition, channel),
     server: factory.create(contract.ServerServiceDefinition, channel),
   };

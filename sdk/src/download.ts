@@ -1,11 +1,10 @@
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { constants, mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { constants, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Artifact, ArtifactFile, DownloadArtifactResponse, ExportedWeights } from './contract.js';
 import type { CallOptions } from './callOptions.js';
 import { IntegrityError, ReloraError } from './errors.js';
-import { FileDigest } from './fileDigest.js';
+import { FileDigest, sha256Of } from './fileDigest.js';
+import { PartWriter } from './partWriter.js';
 import type { Patience } from './patience.js';
 
 export interface DownloadOptions extends CallOptions {
@@ -15,8 +14,14 @@ export interface DownloadOptions extends CallOptions {
   onProgress?: (progress: { receivedBytes: number; sizeBytes: number; fileName: string }) => void;
 }
 
+/** How often a file is fetched that does not come as it was sealed. */
+const damagedTriesMax = 2;
+
 /** Opens the stream of one file from an offset. */
-export type OpenDownload = (fileName: string, offsetBytes: number) => AsyncIterable<DownloadArtifactResponse>;
+export type OpenDownload = (
+  fileName: string,
+  offsetBytes: number,
+) => AsyncIterable<Pick<DownloadArtifactResponse, 'offsetBytes' | 'data'>>;
 
 /**
  * Brings an artifact's files into a folder. Each goes into `<name>.<hash>.part`, from where a broken download resumes, also
@@ -26,7 +31,7 @@ export type OpenDownload = (fileName: string, offsetBytes: number) => AsyncItera
  * @returns paths of the files
  */
 export async function downloadFiles(
-  artifact: Artifact,
+  artifact: Pick<Artifact, 'files' | 'sizeBytes'>,
   folder: string,
   openDownload: OpenDownload,
   patience: Patience,
@@ -42,17 +47,34 @@ export async function downloadFiles(
     const path = join(folder, fileName);
     const report = (bytes: number) =>
       onProgress?.({ receivedBytes: doneBytes + bytes, sizeBytes: artifact.sizeBytes, fileName });
-    if (!(await isComplete(path, file))) {
-      const partPath = `${path}.${file.sha256.slice(0, 12)}.part`;
-      const sha256 = await receive(file, partPath, openDownload, patience, report);
-      await finish(file, partPath, path, sha256);
-    }
+    if (!(await isComplete(path, file))) await bring(file, path, openDownload, patience, report);
     doneBytes += sizeBytes;
     report(0);
     paths.push(path);
   }
   for (const parent of new Set(paths.map((path) => dirname(path)))) await syncFolder(parent);
   return paths;
+}
+
+/** A file that does not come as it was sealed is fetched once more from its beginning: a bit may have changed on the way. */
+async function bring(
+  file: ArtifactFile,
+  path: string,
+  openDownload: OpenDownload,
+  patience: Patience,
+  report: (bytes: number) => void,
+): Promise<void> {
+  const partPath = `${path}.${file.sha256.slice(0, 12)}.part`;
+  for (let tries = 1; ; tries++) {
+    try {
+      const sha256 = await receive(file, partPath, openDownload, patience, report);
+      return await finish(file, partPath, path, sha256);
+    } catch (error) {
+      if (!(error instanceof ReloraError) || error.code !== 'DATA_LOSS') throw error;
+      await rm(partPath, { force: true }); // nothing of it can be relied on
+      if (tries === damagedTriesMax) throw error;
+    }
+  }
 }
 
 /** Fills the part from where it ends; resolves with the SHA-256 of what is in it then, undefined where it is gone. */
@@ -66,9 +88,11 @@ async function receive(
   // Not for appending: that would ignore positions.
   const part = await open(partPath, constants.O_RDWR | constants.O_CREAT, 0o666);
   const digest = file.sizeBytes >= besideBytesMin ? new FileDigest(partPath) : undefined;
+  let writer: PartWriter | undefined;
   try {
     let { size } = await part.stat();
     if (size > file.sizeBytes) await part.truncate((size = 0));
+    writer = new PartWriter(part, size, (bytes) => digest?.reached(bytes));
     while (size < file.sizeBytes) {
       try {
         for await (const { offsetBytes, data } of openDownload(file.fileName, size)) {
@@ -78,9 +102,8 @@ async function receive(
               `byte ${size} was expected, ${data.length} bytes from ${offsetBytes} came`,
             );
           }
-          await writeAll(part, data, size);
+          await writer.add(data);
           size += data.length;
-          digest?.reached(size);
           if (data.length > 0) patience.progress();
           report(size);
         }
@@ -92,10 +115,12 @@ async function receive(
         await patience.pause(error);
       }
     }
+    await writer.flush();
     // Neither waits for the other.
-    const [sha256] = await Promise.all([digest?.finish(size) ?? sha256Of(partPath), part.sync()]);
+    const [sha256] = await Promise.all([digest?.finish(size) ?? hashIfThere(partPath), part.sync()]);
     return sha256;
   } finally {
+    await writer?.idle();
     await digest?.close();
     await part.close();
   }
@@ -121,43 +146,39 @@ async function finish(
   }
   // Another download of the same file may have come first.
   if (await isComplete(path, file)) return;
-  await rm(partPath, { force: true });
   throw wrongBytes(file, `the SHA-256 of what came is not ${file.sha256}; it was removed`);
-}
-
-async function writeAll(part: FileHandle, data: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < data.length;) {
-    done += (await part.write(data, done, data.length - done, position + done)).bytesWritten;
-  }
 }
 
 /** Names must stay inside the folder on every system; the hash becomes part of one. */
 function checkDescription({ fileName, sha256 }: ArtifactFile): void {
   const isPlain =
     fileName.length <= 200 &&
-    (fileName.split('/').length <= 2 || /^base\/additional_chat_templates\/[^/]+$/.test(fileName)) &&
-    fileName.split('/').every((part) => !/^\.{0,2}$|[\\:\x00-\x1f]/.test(part));
+    fileName.split('/').length <= 5 &&
+    fileName.split('/').every((part) => !/^\.{0,2}$|[\\:\x00-\x1f]/.test(part) && !isReserved(part));
   if (isPlain && /^[0-9a-f]{64}$/.test(sha256)) return;
   const message = `The server sent ${JSON.stringify(fileName)} with the hash ${JSON.stringify(sha256)} as a file`;
   throw new IntegrityError(message, { code: 'DATA_LOSS' });
 }
 
+/** Windows takes such names for devices, or leaves out their ends. */
+function isReserved(name: string): boolean {
+  return process.platform === 'win32' && /^(con|prn|aux|nul|com\d|lpt\d)(\.|$)|[. ]$|[<>"|?*]/i.test(name);
+}
+
 async function isComplete(path: string, file: ArtifactFile): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
   if (found === undefined || !found.isFile() || found.size !== file.sizeBytes) return false;
-  return (await sha256Of(path)) === file.sha256;
+  return (await hashIfThere(path)) === file.sha256;
 }
 
 /** Undefined where another download has renamed it. */
-async function sha256Of(path: string): Promise<string | undefined> {
-  const hash = createHash('sha256');
+async function hashIfThere(path: string): Promise<string | undefined> {
   try {
-    for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+    return await sha256Of(path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   }
-  return hash.digest('hex');
 }
 
 /** Makes the new names last. Windows has no such thing. */

@@ -4,6 +4,7 @@ interface Kinds {
   state: contract.StateEvent;
   step: contract.StepEvent;
   evaluation: contract.EvaluationEvent;
+  namedEvaluation: contract.NamedEvaluation;
   restart: contract.RestartEvent;
   plan: contract.PlanEvent;
   update: contract.UpdateEvent;
@@ -47,6 +48,7 @@ const kinds = [
   'state',
   'step',
   'evaluation',
+  'namedEvaluation',
   'restart',
   'plan',
   'update',

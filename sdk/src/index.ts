@@ -10,6 +10,7 @@ export {
   type ReplayOptions,
   type ReplayReport,
 } from './replay.js';
+export type { ExportedJobFile, ExportJobOptions, ImportJobOptions, JobFiles } from './jobArchive.js';
 export type { JobEvent } from './events.js';
 export { spanOf, type WholeSpan } from './stepSpan.js';
 export type { ComparisonOptions } from './comparison.js';
@@ -75,6 +76,7 @@ export type {
   GetQuotaResponse,
   GetServerInfoResponse,
   Job,
+  JobArchive,
   JobEstimate,
   JobFailure,
   JobPlan,
@@ -84,6 +86,7 @@ export type {
   MetricSeries,
   MixturePart,
   ModuleRank,
+  NamedEvaluation,
   PreviewToken,
   QuotaUse,
   Restart,

@@ -75,7 +75,7 @@ export async function replayBundle(
   const options = signal === undefined ? {} : { signal };
   const data = await findData(client, bundle, options);
   const created = await client.createJob(
-    { ...bundle.spec, ...data },
+    { ...bundle.spec, ...data, evaluations: await evaluationsThere(client, bundle, options) },
     { displayName: `Replay of ${bundle.job}`.slice(0, 63), updates: bundle.updates, ...options },
   );
   onCreated?.(created);
@@ -96,12 +96,34 @@ async function findData(
   client: ReloraClient,
   { dataset, mixture, spec }: Bundle,
   options: { signal?: AbortSignal },
-): Promise<Pick<JobSpec, 'dataset' | 'mixture'>> {
-  if (mixture.length === 0) return { dataset: await findDataset(client, dataset, options), mixture: [] };
+): Promise<Pick<JobSpec, 'dataset' | 'mixture' | 'omittedDocuments'>> {
+  const omittedFrom = (names: ReadonlyMap<string, string>): JobSpec['omittedDocuments'] =>
+    spec.omittedDocuments.map((document) => ({
+      ...document,
+      dataset: names.get(document.dataset) ?? document.dataset,
+    }));
+  if (mixture.length === 0) {
+    const found = await findDataset(client, dataset, options);
+    return { dataset: found, mixture: [], omittedDocuments: omittedFrom(new Map([[spec.dataset, found]])) };
+  }
   const parts: JobSpec['mixture'] = [];
   for (const [index, part] of mixture.entries())
     parts.push({ ...spec.mixture[index], dataset: await findDataset(client, part, options) });
-  return { dataset: parts[0]!.dataset, mixture: parts };
+  const names = new Map(parts.map((part, index) => [spec.mixture[index]!.dataset, part.dataset]));
+  return { dataset: parts[0]!.dataset, mixture: parts, omittedDocuments: omittedFrom(names) };
+}
+
+/** Named evaluations decide nothing that is compared: one whose data set this server does not have is left out. */
+async function evaluationsThere(
+  client: ReloraClient,
+  { spec: { evaluations } }: Bundle,
+  options: { signal?: AbortSignal },
+): Promise<JobSpec['evaluations']> {
+  if (evaluations.every(({ dataset }) => dataset === '')) return evaluations;
+  const ready = new Set(['']);
+  for await (const { name, state } of client.listDatasets(options))
+    if (state === DatasetState.READY) ready.add(name);
+  return evaluations.filter(({ dataset }) => ready.has(dataset));
 }
 
 /** By content: on another server it has another name. */

@@ -1,16 +1,17 @@
 import { basename } from 'node:path';
 import {
-  DatasetSpec,
   DatasetState,
+  UploadDatasetHeader,
   type Dataset,
   type DatasetFile,
   type DatasetFormat,
+  type DatasetSpec,
   type DatasetSplit,
   type DeepPartial,
   type UploadDatasetRequest,
 } from './contract.js';
 import { sleep } from './aborts.js';
-import type { CallOptions } from './callOptions.js';
+import { split, type CallOptions } from './callOptions.js';
 import { DatasetFailedError, ReloraError } from './errors.js';
 import type { Patience } from './patience.js';
 import { checkMessage } from './requestFields.js';
@@ -65,16 +66,14 @@ export async function uploadDataset(
   patience: Patience,
   signal: AbortSignal,
 ): Promise<Dataset> {
-  const { onProgress } = options;
-  checkMessage(DatasetSpec, options.spec ?? {}, 'spec');
-  const datasetId = options.datasetId ?? newId('dataset');
-  const files = await Promise.all(options.files.map(describe));
-  const { displayName = '', labels = {}, base = '', spec } = options;
-  const header = { datasetId, displayName, labels, base, files, spec };
+  const [{ files: sources, onProgress, datasetId = newId('dataset'), ...given }] = split(options);
+  const files = await Promise.all(sources.map(describe));
+  const header = { ...given, datasetId, files };
+  checkMessage(UploadDatasetHeader, header, '');
   const total = files.reduce((sum, file) => sum + (file.sizeBytes ?? 0), 0);
   const uploaded = await resumeUpload(
     {
-      sources: options.files.map((source) => ('serverPath' in source ? null : source)),
+      sources: sources.map((source) => ('serverPath' in source ? null : source)),
       upload: async (chunks) => await calls.upload(messagesOf(header, chunks)),
       known: async () => await calls.get(`datasets/${datasetId}`),
       onSent: (bytes) => onProgress?.({ phase: 'uploading', ratio: bytes / total }),
@@ -85,11 +84,11 @@ export async function uploadDataset(
 }
 
 async function describe(source: UploadFile, index: number): Promise<Partial<DatasetFile>> {
-  const shared = { format: source.format, split: source.split };
-  // The server names it by its path.
-  if ('serverPath' in source) return { ...shared, serverPath: source.serverPath };
+  if ('serverPath' in source) return source; // the server names it by its path
   const fileName = 'path' in source ? basename(source.path) : `text-${index}.txt`;
-  return { ...shared, fileName: source.fileName ?? fileName, ...(await measure(source)) };
+  // All else as it was given, so that a field that does not exist is found.
+  const { path: _, content: __, ...given } = { path: '', content: '', ...source };
+  return { ...given, fileName: given.fileName ?? fileName, ...(await measure(source)) };
 }
 
 async function whenReady(

@@ -1,8 +1,14 @@
 import { readdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { CallOptions } from './callOptions.js';
-import type { DeepPartial, UploadWeightsRequest, Weights } from './contract.js';
+import { split, type CallOptions } from './callOptions.js';
+import {
+  UploadWeightsHeader,
+  type DeepPartial,
+  type UploadWeightsRequest,
+  type Weights,
+} from './contract.js';
 import type { Patience } from './patience.js';
+import { checkMessage } from './requestFields.js';
 import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
 
 export interface UploadWeightsOptions extends CallOptions {
@@ -35,18 +41,18 @@ export async function uploadWeights(
   options: UploadWeightsOptions,
   patience: Patience,
 ): Promise<Weights> {
-  const { from, displayName = '', labels = {}, onProgress } = options;
-  const weightsId = options.weightsId ?? newId('weights');
+  const [{ from, onProgress, weightsId = newId('weights'), ...given }] = split(options);
   const paths = typeof from === 'string' ? await filesOf(from) : from;
   const files = await Promise.all(
     paths.map(async (path) => ({ fileName: nameOf(path), ...(await measure({ path })) })),
   );
+  const header = { ...given, weightsId, files };
+  checkMessage(UploadWeightsHeader, header, '');
   const total = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   return await resumeUpload(
     {
       sources: paths.map((path) => ({ path })),
-      upload: async (chunks) =>
-        await calls.upload(messagesOf({ weightsId, displayName, labels, files }, chunks)),
+      upload: async (chunks) => await calls.upload(messagesOf(header, chunks)),
       known: async () => await calls.get(`weights/${weightsId}`),
       onSent: (bytes) => onProgress?.(bytes / total),
     },

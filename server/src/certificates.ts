@@ -71,7 +71,10 @@ export class Certificates {
       this.stamp = stamp;
     } catch (error) {
       // Looked at again in a second: the key may be written after the certificate.
-      this.log.warn({ err: error }, 'The changed certificate cannot be used yet; the one before holds');
+      this.log.warn(
+        { err: error },
+        'The changed certificate cannot be used yet; the previous one stays in use',
+      );
       return;
     }
     for (const listener of this.listeners) listener(this.present);

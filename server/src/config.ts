@@ -25,6 +25,15 @@ export const settings = {
     '127.0.0.1:50051',
     'Where gRPC is served; port 0 takes a free one.',
   ),
+  healthAddress: {
+    ...address(
+      'RELORA_HEALTH_ADDRESS',
+      'none',
+      'Where health alone is served over gRPC, in plain text and without a login, for probes that speak no TLS; none for nowhere.',
+    ),
+    range: 'host:port, port 0 to 65535, an IPv6 host in brackets; or none',
+    parse: (given: string) => (given === 'none' ? null : parseAddress(given)),
+  } satisfies Setting<Address | null>,
   httpAddress: address(
     'RELORA_HTTP_ADDRESS',
     '127.0.0.1:9464',
@@ -146,6 +155,28 @@ export const settings = {
   } satisfies Setting<readonly OpenPart[]>,
 
   slots: integer('RELORA_SLOTS', 1, 1, 64, 'Jobs that run at once; each has a trainer process of its own.'),
+  replicasMax: integer(
+    'RELORA_REPLICAS_MAX',
+    16,
+    1,
+    1024,
+    'Processes that one job may train with; each takes a slot, and they begin at once.',
+  ),
+  mpirun: text(
+    'RELORA_MPIRUN',
+    '',
+    'Program that starts the processes of a job over several servers: mpirun of Open MPI or of MPICH; without it a job stays on one.',
+  ),
+  mpiHost: text(
+    'RELORA_MPI_HOST',
+    '',
+    'Name by which that program reaches this machine from the others; by default its host name.',
+  ),
+  mpiFlags: text(
+    'RELORA_MPI_FLAGS',
+    '',
+    'Further flags of that program, with spaces between them, such as those that choose a network.',
+  ),
   queueJobsMax: integer(
     'RELORA_QUEUE_JOBS_MAX',
     1000,
@@ -198,6 +229,18 @@ export const settings = {
     ['auto', 'portable', 'avx2', 'avx512', 'avx512bf16', 'amx', 'neon', 'neonDot', 'neonBf16'],
     'Instructions of the native backend; `auto` takes the best that the processor has.',
   ),
+  native: {
+    variable: 'RELORA_NATIVE',
+    default: 'auto',
+    range: 'auto, build, prebuilt, or the absolute path of a folder',
+    reason:
+      'Native code: `build` is what was compiled here, `prebuilt` the package of binaries, `auto` the first of them that is there; a folder has such files.',
+    parse(text: string): string {
+      if (['auto', 'build', 'prebuilt'].includes(text) || (isAbsolute(text) && !text.includes('\0')))
+        return text;
+      throw new SettingProblem('auto, build, prebuilt, or the absolute path of a folder');
+    },
+  },
   trainerNice: integer(
     'RELORA_TRAINER_NICE',
     10,
@@ -351,7 +394,7 @@ export const settings = {
     64,
     1,
     10_000,
-    'Downloads open at once on the server; one that nobody reads holds half a megabyte.',
+    'Downloads open at once on the server; one that nobody reads holds up to five megabytes.',
   ),
   uploadsMax: integer(
     'RELORA_UPLOADS_MAX',
@@ -373,6 +416,13 @@ export const settings = {
     1,
     2 ** 50,
     'Longest uploaded file in bytes.',
+  ),
+  uploadPartBytes: integer(
+    'RELORA_UPLOAD_PART_BYTES',
+    32 * 2 ** 20,
+    1 << 16,
+    2 ** 30,
+    'Bytes of an upload after which other servers of the store have what arrived, and can continue it.',
   ),
   datasetBytesMax: integer(
     'RELORA_DATASET_BYTES_MAX',
@@ -442,6 +492,48 @@ export const settings = {
     2 ** 28,
     2 ** 50,
     'Memory of a process that reads files of clients (data sets, tokenizers, weights); above it the process is ended.',
+  ),
+  preparerThreads: integer(
+    'RELORA_PREPARER_THREADS',
+    0,
+    0,
+    256,
+    'Threads that encode the text of a data set; 0 for as many as there are processors. Fewer where RELORA_PREPARER_MEMORY_BYTES_MAX does not hold them.',
+  ),
+  exportCheckTokens: integer(
+    'RELORA_EXPORT_CHECK_TOKENS',
+    512,
+    0,
+    65_536,
+    'Tokens on which each export, read back from its files, is compared with the weights of its run; 0 for no comparison.',
+  ),
+  exportDifferenceFloat32Max: number(
+    'RELORA_EXPORT_DIFFERENCE_FLOAT32_MAX',
+    1e-4,
+    0,
+    10,
+    'By how much of their spread logits of an export in float32 may differ, in the root of the mean square; beyond it the export fails.',
+  ),
+  exportDifferenceFloat16Max: number(
+    'RELORA_EXPORT_DIFFERENCE_FLOAT16_MAX',
+    0.01,
+    0,
+    10,
+    'By how much of their spread logits of an export in float16 may differ, in the root of the mean square; beyond it the export fails.',
+  ),
+  exportDifferenceBfloat16Max: number(
+    'RELORA_EXPORT_DIFFERENCE_BFLOAT16_MAX',
+    0.05,
+    0,
+    10,
+    'By how much of their spread logits of an export in bfloat16 may differ, in the root of the mean square; beyond it the export fails.',
+  ),
+  exportDifferenceQ8Max: number(
+    'RELORA_EXPORT_DIFFERENCE_Q8_0_MAX',
+    0.1,
+    0,
+    10,
+    'By how much of their spread logits of an export in q8_0 may differ, in the root of the mean square; beyond it the export fails.',
   ),
   mixtureDatasetsMax: integer(
     'RELORA_MIXTURE_DATASETS_MAX',
@@ -560,6 +652,13 @@ export const settings = {
     0,
     2 ** 30,
     'Size of a file that is given up where a full disk would keep the store from being opened or closed; 0 for none.',
+  ),
+  storeCheckBytesMax: integer(
+    'RELORA_STORE_CHECK_BYTES_MAX',
+    256 * 2 ** 20,
+    0,
+    2 ** 50,
+    'Up to this size a store in a file is read whole and checked when it is opened; of a larger one all but the history of steps, so that a server starts in seconds.',
   ),
   webhooksMax: integer('RELORA_WEBHOOKS_MAX', 32, 0, 10_000, 'Webhooks of a tenant; 0 for none at all.'),
   webhookNetworks: {
@@ -741,6 +840,14 @@ function contradictionsOf(config: Config): string[] {
     problems.push(
       'RELORA_STORE_URL must be set with RELORA_DATABASE_URL: servers share checkpoints and data there',
     );
+  if (config.mpirun !== '' && databaseUrl === null)
+    problems.push('RELORA_MPIRUN needs RELORA_DATABASE_URL: a job spans the servers of one store');
+  if (config.mpirun !== '' && config.sandbox === 'required')
+    problems.push(
+      'RELORA_MPIRUN needs RELORA_SANDBOX=auto or off: processes that exchange sums with other machines need the network',
+    );
+  if (config.pageBytesMax > config.messageBytesMax)
+    problems.push('RELORA_PAGE_BYTES_MAX must be at most RELORA_MESSAGE_BYTES_MAX: a page is one message');
   return problems;
 }
 
@@ -875,15 +982,17 @@ function address(variable: Setting<Address>['variable'], value: string, reason: 
     default: value,
     range: 'host:port, port 0 to 65535, an IPv6 host in brackets',
     reason,
-    parse(text) {
-      const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})$/.exec(text);
-      const host = match?.[1] ?? match?.[2];
-      const port = Number(match?.[3]);
-      if (host === undefined || !(port <= 65_535))
-        throw new SettingProblem('host:port with a port from 0 to 65535');
-      return { host, port };
-    },
+    parse: parseAddress,
   };
+}
+
+function parseAddress(text: string): Address {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  if (host === undefined || !(port <= 65_535))
+    throw new SettingProblem('host:port with a port from 0 to 65535');
+  return { host, port };
 }
 
 function text(variable: Setting<string>['variable'], value: string, reason: string): Setting<string> {
@@ -944,10 +1053,14 @@ function url(variable: Setting<string>['variable'], reason: string): Setting<str
 
 /** As it was written: an issuer is compared letter by letter. */
 function parseUrl(text: string): string {
-  const { protocol, hostname } = URL.canParse(text) ? new URL(text) : { protocol: '', hostname: '' };
-  if (protocol !== 'https:' && !(protocol === 'http:' && isLoopback(hostname)))
-    throw new SettingProblem('an https:// address (http:// on this machine alone)');
+  if (!isSafeAddress(text)) throw new SettingProblem('an https:// address (http:// on this machine alone)');
   return text;
+}
+
+/** Whether nobody on the way can change what is read from an address. */
+export function isSafeAddress(text: string): boolean {
+  const { protocol, hostname } = URL.canParse(text) ? new URL(text) : { protocol: '', hostname: '' };
+  return protocol === 'https:' || (protocol === 'http:' && isLoopback(hostname));
 }
 
 /** Whether only this machine reaches an address. */

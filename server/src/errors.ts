@@ -194,7 +194,9 @@ export const serviceErrors = {
     status: Status.INVALID_ARGUMENT,
     text: ({ message }) => `The weights cannot be used and were dropped: ${message}`,
     fix: 'The message names file, key or tensor, what was expected and what was found. Correct the files and upload them again.',
-    fields: ({ message }) => [{ field: 'header.files', expected: 'a Llama model', got: message }],
+    fields: ({ message }) => [
+      { field: 'header.files', expected: 'a model that is computed here', got: message },
+    ],
   }),
   WEIGHTS_IN_USE: entry<{ name: string; job: string }>({
     status: Status.FAILED_PRECONDITION,
@@ -207,6 +209,17 @@ export const serviceErrors = {
     text: ({ jobId }) => `A job ${jobId} exists already`,
     fix: 'Choose another job_id or leave it empty. To make a retry safe, send a request_id.',
     resource: ({ jobId }) => ({ type: 'relora.v1.Job', name: `jobs/${jobId}` }),
+  }),
+  JOB_ARCHIVE_INVALID: entry<{ problem: string }>({
+    status: Status.INVALID_ARGUMENT,
+    text: ({ problem }) => `The archive of the job cannot be used and was dropped: expected that ${problem}`,
+    fix: 'Export the job again, and import it without changing a file. The message says what did not agree.',
+  }),
+  JOB_ARCHIVE_DATA: entry<{ dataset: string; expected: string; found: string }>({
+    status: Status.FAILED_PRECONDITION,
+    text: ({ dataset, expected, found }) =>
+      `The job reads ${dataset} with the manifest of SHA-256 ${expected}; here it is ${found}`,
+    fix: 'Upload the same files with the same preparation under that name, then import the job again: what arrived of it is kept.',
   }),
   DATASET_EXISTS: entry<{ datasetId: string }>({
     status: Status.ALREADY_EXISTS,
@@ -285,7 +298,7 @@ export const serviceErrors = {
   STORE_CHANGED: entry<{ storeId: string }>({
     status: Status.FAILED_PRECONDITION,
     text: () =>
-      'The store is not the one that the place to watch from is of: it was restored from a backup, or its database failed over',
+      'The place to watch from belongs to another store: this one was restored from a backup, or its database failed over',
     fix: 'Watch again from the beginning, without after_sequence or cursor: numbers of the other store may stand for other events.',
     precondition: ({ storeId }) => ({ type: 'STORE', subject: storeId }),
   }),
@@ -367,6 +380,12 @@ export const serviceErrors = {
     status: Status.FAILED_PRECONDITION,
     text: ({ message }) => message,
     fix: 'Give the user of the server the right to write there, or mount it for writing; then try again. Nothing that was acknowledged is lost.',
+  }),
+  DISK_BROKEN: entry<Record<never, never>>({
+    status: Status.UNAVAILABLE,
+    text: () => 'The disk of the server cannot be read or written',
+    fix: 'Try again; nothing that was acknowledged is lost. If it lasts, see to the disk: its errors are in the log of the server and of the machine.',
+    retrySeconds: 5,
   }),
   STORE_AWAY: entry<Record<never, never>>({
     status: Status.UNAVAILABLE,
@@ -451,7 +470,7 @@ export const serviceErrors = {
   }),
   DEADLINE_EXCEEDED: entry<{ seconds: number }>({
     status: Status.DEADLINE_EXCEEDED,
-    text: ({ seconds }) => `The call was not done after ${seconds} s`,
+    text: ({ seconds }) => `The call did not finish within ${seconds} s`,
     fix: 'What was asked for stands and may still happen: read the resource, or repeat the call with the same request_id.',
   }),
   DEADLINE_PASSED: entry<Record<never, never>>({
@@ -536,6 +555,8 @@ export const engineFailures = {
   TRAINING_DIVERGED:
     'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate, or look at the data.',
   EXPORT_IMPOSSIBLE: 'A layout cannot say what the model is. The message names what stands in the way.',
+  EXPORT_DIFFERS:
+    'The files of an export, read back, do not compute what the weights of the run do within the bound of their type (RELORA_EXPORT_DIFFERENCE_*_MAX), or describe another model. The message has the figures.',
   MERGE_NOT_FINITE:
     'A merge would have written weights that are not finite. Lower the learning rate or alpha.',
   MERGE_DRIFT:
@@ -550,6 +571,8 @@ export const engineFailures = {
   CHECKPOINT_UNKNOWN_FORMAT: 'A later version wrote the checkpoint. Use that version.',
   CHECKPOINT_NO_SPACE: 'The disk has no room for a checkpoint. Jobs are paused by it and lose nothing.',
   COMPRESSION_INVALID: 'A packed file cannot be unpacked, or gives more than RELORA_DATASET_BYTES_MAX.',
+  CHAT_INVALID: 'A row is no chat that the template can render. The message names the row and the problem.',
+  CHAT_TEMPLATE_INVALID: 'The template of chats is no Jinja that can be read.',
   CSV_INVALID:
     'CSV is malformed, or a row has another number of columns than the first. The message has its number.',
   DATASET_CORRUPT: 'Prepared tokens are not what was written. Register the data set again.',
@@ -565,6 +588,10 @@ export const engineFailures = {
   DEVICE_OUT_OF_MEMORY:
     'The card has no memory left. Ask for smaller micro-batches, recomputation or moments in eight bits.',
   DEVICE_LOST: 'The card stopped, was reset or fell off the bus. The job resumes when it is back.',
+  MPI_MISSING:
+    'The engine was to join other processes by MPI, and no mpirun started it, or the library of that cannot be loaded. Of the engine alone: the server starts its processes itself.',
+  RANK_LOST:
+    'A process of a job of several ended, or did not hold the same weights as the others. All of them are ended, and the job resumes from its checkpoint.',
   DOCUMENT_TOO_LONG: 'A single document is longer than can be tokenized. Split it.',
   FIELD_MISSING: 'A line or row has no text where it should. The message names it.',
   FILE_CHANGED: 'A file on the server changed while it was read.',
@@ -580,7 +607,7 @@ export const engineFailures = {
   ROWS_INVALID:
     'More rows cannot be read than skip_invalid_count or skip_invalid_share allows. The message has the first.',
   TEXT_LOST:
-    'The tokenizer makes no tokens, or nearly none, of text that is not blank. Take the tokenizer of that language, or look at its vocabulary.',
+    'The tokenizer does not know most of the text, or drops it: more than half of all characters, or more than 1 % in documents of which it knows less than 1 %. Take the tokenizer of that language, or look at its vocabulary.',
   TOKENIZER_INVALID: 'A tokenizer.json is malformed or cannot be used.',
   TOKENIZER_TIMED_OUT:
     'A tokenizer.json took more processor time than RELORA_TOKENIZER_CPU_SECONDS for a line of text. The same request tries it again.',
@@ -595,12 +622,16 @@ export const engineWarnings = {
     'The graphs that the plan chose for the adapted layers were timed to be slower than separate paths; they stay.',
   RESUMED_ON_OTHER_BACKEND:
     'The run resumed on another backend or instruction set than it began on: its numbers no longer repeat those of an uninterrupted run bit for bit.',
+  RESUMED_WITH_OTHER_REPLICAS:
+    'The run resumed with another number of processes than its checkpoint was computed by: sums are made in another order from there on.',
   TOKENIZER_DIFFERS:
     'The base weights come with another tokenizer than the data set has: what they learned of its ids does not apply.',
   END_OF_TEXT_DIFFERS:
     'The data set ends texts with another token than the base weights do: exports name the one of the data set.',
   HEAD_NOT_TIED:
     'config.json calls the head tied, but the weights have another: the model is loaded untied, with that head.',
+  TEXT_UNKNOWN:
+    'The tokenizer does not know 1 % or more of the characters of the text, or drops them: nothing is learned of them. The data set says so, too, when it is prepared.',
   SEQUENCES_IDLE:
     'A share of the sequences has nothing to learn, since prompts are longer than a sequence. Take a longer sequence_length, or shorter prompts.',
 } as const;
@@ -620,6 +651,8 @@ export const specWarnings = {
     'AUTO became BLOCKS: without recomputation the job would need more memory than it may have.',
   MEMORY_ABOVE_LIMIT:
     'From EstimateJob alone: the job needs more memory than it may have, and CreateJob would refuse it.',
+  TASKS_TOO_LARGE:
+    'A job on a card has a model of which exports, texts and scores need more memory on the processors than a job may have there.',
   MEMORY_SCARCE: 'Other programs leave less memory than the job will need, though the machine has enough.',
 } as const;
 

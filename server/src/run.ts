@@ -1,8 +1,9 @@
 import { setLogger } from '@grpc/grpc-js';
 import type { Logger } from 'pino';
 import { CertificateInvalid } from './certificates.js';
-import { backupCommand, backupCommands, backupUsage } from './backup/backupCommands.js';
+import { backupCommand, backupCommands, backupUsage, BackupUsage } from './backup/backupCommands.js';
 import { ConfigInvalid, readConfig, settings, type Config } from './config.js';
+import { buildUsage, compileNative } from './buildCommand.js';
 import { doctorUsage } from './doctor/usage.js';
 import { createLog } from './log.js';
 import { startServer, type RunningServer } from './server.js';
@@ -20,13 +21,14 @@ export async function run(signals: Signals): Promise<void> {
   const [argument, ...rest] = process.argv.slice(2);
   if (argument === '--help') process.stdout.write(help());
   else if (argument === '--version') process.stdout.write(`${version}\n`);
+  else if (argument === 'build') buildNative(rest);
   else if (argument === 'token') await changeTokens(readSettings(), rest);
   else if (argument === 'doctor') await examine(readSettings(), rest);
   else if (argument !== undefined && backupCommands.has(argument))
     await moveStore(readSettings(), argument, rest);
   else if (argument !== undefined)
     exitWith(2, [
-      `${argument} is not known; there are doctor, token, migrate, backup, restore, health, --help and --version`,
+      `${argument} is not known; there are doctor, build, token, migrate, backup, restore, health, --help and --version`,
     ]);
   else await serve(readSettings(), signals);
 }
@@ -39,6 +41,11 @@ async function examine(config: Config, args: readonly string[]): Promise<never> 
   const diagnosis = await diagnose(config);
   process.stdout.write(format === '--json' ? `${JSON.stringify(diagnosis, null, 2)}\n` : textOf(diagnosis));
   process.exit(diagnosis.ok ? 0 : 1);
+}
+
+function buildNative(args: readonly string[]): never {
+  if (args.length > 0) exitWith(2, [`Expected ${buildUsage}`]);
+  process.exit(compileNative() ? 0 : 1);
 }
 
 async function changeTokens(config: Config, args: readonly string[]): Promise<void> {
@@ -57,7 +64,7 @@ async function moveStore(config: Config, command: string, args: readonly string[
   try {
     await backupCommand(config, command, args, (text) => process.stderr.write(`${text}\n`));
   } catch (error) {
-    exitWith(1, [explain(error)]);
+    exitWith(error instanceof BackupUsage ? 2 : 1, [explain(error)]);
   }
   process.exit(0);
 }
@@ -74,10 +81,10 @@ async function serve(config: Config, signals: Signals): Promise<void> {
     if (error instanceof ConfigInvalid) exitWith(2, error.problems);
     exitWith(1, [explain(error)]);
   }
-  const { grpcAddress, httpAddress } = server;
+  const { grpcAddress, httpAddress, healthAddress } = server;
   const { dataFolder } = config;
   log.info(
-    { grpcAddress, httpAddress, dataFolder, version },
+    { grpcAddress, httpAddress, ...(healthAddress !== null && { healthAddress }), dataFolder, version },
     `Serving gRPC on ${grpcAddress} and HTTP on ${httpAddress}`,
   );
 
@@ -135,6 +142,6 @@ function help(): string {
   );
   return (
     `relora-server ${version}\n\nServes training jobs over gRPC. Everything is set by environment variables, for these commands ` +
-    `too:\n\nrelora-server\nrelora-server --help | --version\nrelora-server health\n${doctorUsage}\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
+    `too:\n\nrelora-server\nrelora-server --help | --version\nrelora-server health\n${doctorUsage}\n${buildUsage}\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
   );
 }

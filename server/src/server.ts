@@ -5,11 +5,14 @@ import { Certificates } from './certificates.js';
 import type { Config } from './config.js';
 import { Ends } from './ends.js';
 import { machineMemoryBytes } from './machineMemory.js';
+import { mpiHostOf, requireMpi } from './trainer/mpirun.js';
+import { requireNative } from './trainer/requireNative.js';
 import { createMetrics } from './metrics/metrics.js';
 import { makeServerParts, type ServerParts } from './serverParts.js';
 import { openAdmin, openPorts, type Ground } from './serverPorts.js';
 import { Quotas } from './quotas/quotas.js';
 import { openStore } from './store/openStore.js';
+import { standbyWarning } from './store/standby.js';
 import { version } from './version.js';
 
 export interface ServerOptions {
@@ -22,8 +25,12 @@ export interface RunningServer {
   /** host:port as bound: where port 0 was asked for, the one that was free. */
   grpcAddress: string;
   httpAddress: string;
+  /** Null where health has no address of its own. */
+  healthAddress: string | null;
   /** Process of a running job's trainer. */
   trainerPid(jobId: string): number | undefined;
+  /** Processes of all ranks of a running job, the trainer first. */
+  rankPids(jobId: string): number[];
   /**
    * Ends within config.shutdownSeconds: watches end with SERVER_STOPPING, calls under way are answered, trainers save a
    * checkpoint and their jobs are queued. A second call waits for the first.
@@ -69,7 +76,9 @@ export async function startServer(
     return {
       grpcAddress: ports.grpcAddress,
       httpAddress: ports.httpAddress,
+      healthAddress: ports.healthAddress,
       trainerPid: (jobId) => parts.supervisor.trainerPid(jobId),
+      rankPids: (jobId) => parts.supervisor.rankPids(jobId),
       stop: async () => await (stopped ??= stop()),
     };
   } catch (error) {
@@ -92,6 +101,8 @@ async function openGround(config: Config, log: Logger, ends: Ends): Promise<Grou
     onStatement: (seconds) => metrics.storeDuration.observe(seconds),
   });
   ends.add(async () => await store.close());
+  const warning = config.databaseUrl === null ? undefined : await standbyWarning(store.db);
+  if (warning !== undefined) log.warn(warning);
   return { config, log, access, certificates, quotas, metrics, store, stopping: new AbortController() };
 }
 
@@ -111,6 +122,8 @@ async function openParts(
     onStoreFailure,
   });
   const { tasks, devices, journal } = parts;
+  requireNative(config);
+  await requireMpi(config);
   parts.confinement.report(log);
   ends.add(async () => await tasks.stop());
   // Every job would fail by it: better the start does.
@@ -125,7 +138,7 @@ async function openParts(
 /** From now on this server stands in the table of those that share the store, and its leases hold. */
 async function joinServers(
   { config, store, stopping }: Ground,
-  { devices, startTimeMs }: ServerParts,
+  { devices, slots, startTimeMs }: ServerParts,
   address: string,
 ): Promise<void> {
   await store.leases.start(() => ({
@@ -134,6 +147,8 @@ async function joinServers(
     devices: JSON.stringify(devices.lastMeasured),
     memoryBytes: machineMemoryBytes(),
     slots: stopping.signal.aborted ? 0 : config.slots,
+    cardSlots: stopping.signal.aborted ? 0 : slots.cardSlotCount,
+    mpiHost: mpiHostOf(config),
     startTimeMs,
   }));
 }

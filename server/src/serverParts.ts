@@ -21,9 +21,11 @@ import { HistoryFolding } from './jobs/historyFolding.js';
 import { JobAttempts } from './jobs/jobAttempts.js';
 import { JobDeletion } from './jobs/jobDeletion.js';
 import { JobExplainer } from './jobs/explainJob.js';
+import type { OwnMachine } from './jobs/queueSnapshot.js';
 import { JobControl } from './jobs/jobControl.js';
 import { JobJournal } from './jobs/jobJournal.js';
 import { JobQueue } from './jobs/jobQueue.js';
+import { GangPlaces } from './jobs/gangPlaces.js';
 import { JournalReaders } from './jobs/journalReaders.js';
 import { JobStore } from './jobs/jobStore.js';
 import { CardMetrics } from './metrics/cardMetrics.js';
@@ -36,6 +38,8 @@ import { Scrubber } from './scrub/scrubber.js';
 import type { Store } from './store/openStore.js';
 import { Confinement } from './trainer/confinement.js';
 import { trainerEntry } from './trainer/trainerProcess.js';
+import type { DeviceDescription } from './jobs/jobDevices.js';
+import { UploadParts } from './uploads/uploadParts.js';
 import { Slots } from './trainer/slots.js';
 import { Supervisor } from './trainer/supervisor.js';
 import { TaskRunner } from './trainer/taskRunner.js';
@@ -46,6 +50,7 @@ import { WebhookSender } from './webhooks/webhookSender.js';
 import { WebhookStore } from './webhooks/webhookStore.js';
 import { version } from './version.js';
 import { WeightsStore } from './weights/weightsStore.js';
+import { JobImports } from './archive/jobImports.js';
 import { WeightsUploads } from './weights/weightsUploads.js';
 
 export interface ServerParts extends ApiParts {
@@ -91,6 +96,7 @@ export function makeServerParts(options: ServerPartsOptions): ServerParts {
     tasks,
     devices,
     slots,
+    explainer: makeExplainer(options, slots, devices),
     confinement,
     version,
     startTimeMs: Date.now(),
@@ -110,8 +116,9 @@ function makeRecords({
   const { dataFolder, freeDiskBytesMin } = config;
   const journal = new JobJournal(db, feed, () => leases.now());
   const store = new JobStore(db);
-  const datasets = new DatasetStore(db, dataFolder, feed, leases, quotas);
-  const weights = new WeightsStore(db, dataFolder, stage, quotas);
+  const parts = stage.isShared ? new UploadParts(db, blobs, config.uploadPartBytes) : null;
+  const datasets = new DatasetStore(db, dataFolder, feed, leases, quotas, parts);
+  const weights = new WeightsStore(db, dataFolder, stage, quotas, parts);
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
   return {
     journal,
@@ -125,16 +132,17 @@ function makeRecords({
       },
       quotas,
     ),
+    gangPlaces: new GangPlaces(db, leases),
     control: new JobControl(store, journal),
-    explainer: new JobExplainer(db, leases, config, quotas),
     attempts: new JobAttempts(journal, dataFolder),
     checkpoints: new CheckpointStore(db, dataFolder, stage),
     artifacts: new ArtifactStore(db, dataFolder, stage),
     exports: new ArtifactExports(db, dataFolder, feed, leases, blobs, stage, quotas),
     datasets,
-    uploads: new DatasetUploads(datasets, stage, { freeDiskBytesMin }),
+    uploads: new DatasetUploads(datasets, stage, { freeDiskBytesMin }, parts),
     weights,
-    weightsUploads: new WeightsUploads(weights, { freeDiskBytesMin }),
+    weightsUploads: new WeightsUploads(weights, { freeDiskBytesMin }, parts),
+    imports: new JobImports(dataFolder, { freeDiskBytesMin }),
     jobDeletion: new JobDeletion(db, journal, undelete),
     datasetDeletion: new DatasetDeletion(db, feed, undelete),
     disk: new DiskReader(db, dataFolder),
@@ -158,10 +166,29 @@ function makeDevices(
   trainings: () => { running: number; begun: number },
 ): DeviceCatalog {
   const load = { loadRatio: machineLoadRatio, trainings };
-  const devices = new DeviceCatalog(tasks, log, stopping, load, new ReachedSpeedStore(store.db));
+  const elsewhere = async (): Promise<DeviceDescription[]> => {
+    const servers = (await store.leases.servers()) ?? [];
+    return servers.flatMap((server) => JSON.parse(server.devices) as DeviceDescription[]);
+  };
+  const speeds = new ReachedSpeedStore(store.db);
+  const devices = new DeviceCatalog(tasks, log, stopping, load, speeds, elsewhere);
   const cardMetrics = new CardMetrics(metrics, tasks, log, stopping);
   devices.onFound(() => cardMetrics.watch(devices.cards() ?? []));
   return devices;
+}
+
+function makeExplainer(
+  { config, quotas, store: { db, leases } }: ServerPartsOptions,
+  slots: Slots,
+  devices: DeviceCatalog,
+): JobExplainer {
+  const machine: OwnMachine = {
+    places: () => ({ processorSlots: config.slots, cardSlots: slots.cardSlotCount }),
+    devices: () => devices.lastMeasured,
+    resolve: (spec) => slots.resolve(spec),
+    secondsOf: (spec, device) => devices.secondsOf(spec, device),
+  };
+  return new JobExplainer(db, leases, config, machine, quotas);
 }
 
 /** What reads the journals to their ends, and says elsewhere what happened. */

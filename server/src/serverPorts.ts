@@ -2,7 +2,7 @@ import type { Logger } from 'pino';
 import type { Access } from './access/access.js';
 import { tokenHandlers } from './access/tokenCommands.js';
 import { AdminServer } from './admin/adminServer.js';
-import { contractMethods, serveApi, serviceNames } from './api/serveApi.js';
+import { contractMethods, serveApi, serveHealth, serviceNames } from './api/serveApi.js';
 import { backupHandlers } from './backup/backupCommands.js';
 import type { Certificates } from './certificates.js';
 import type { Address, Config } from './config.js';
@@ -40,7 +40,12 @@ export interface Ports {
   /** host:port as bound. */
   grpcAddress: string;
   httpAddress: string;
+  /** Null where there is none. */
+  healthAddress: string | null;
 }
+
+/** How long a probe that waits has to hear that the server stops. */
+const probesMs = 1000;
 
 /** Both ports answer when this resolves; health says that it serves later. */
 export async function openPorts(ground: Ground, parts: ServerParts, ends: Ends): Promise<Ports> {
@@ -55,11 +60,20 @@ export async function openPorts(ground: Ground, parts: ServerParts, ends: Ends):
   ends.add(async () => await http.close());
   const grpcPort = await grpc.listen(config.grpcAddress);
   ends.add(() => grpc.close());
+  const { healthAddress } = config;
+  let healthPort = 0;
+  if (healthAddress !== null) {
+    const probes = serveHealth(parts, health);
+    healthPort = await probes.listen(healthAddress);
+    // Only when all work has ended: until then it says that the server stops.
+    ends.add(async () => await probes.drain(probesMs));
+  }
   return {
     grpc,
     health,
     grpcAddress: hostPort(config.grpcAddress, grpcPort),
     httpAddress: hostPort(config.httpAddress, http.port),
+    healthAddress: healthAddress === null ? null : hostPort(healthAddress, healthPort),
   };
 }
 
@@ -92,6 +106,7 @@ async function listenHttp(
     call: grpc.call.bind(grpc),
     authenticate,
     bodyBytesMax: config.messageBytesMax,
+    readerSilenceSeconds: config.readerSilenceSeconds,
   };
   const web = {
     authenticate,
@@ -107,7 +122,11 @@ async function listenHttp(
 }
 
 /** What commands on this machine ask the running server; see askServer.ts. */
-export async function openAdmin(ground: Ground, { devices, audit }: ServerParts, ends: Ends): Promise<void> {
+export async function openAdmin(
+  ground: Ground,
+  { devices, audit, confinement }: ServerParts,
+  ends: Ends,
+): Promise<void> {
   const { config, log, access, store, stopping } = ground;
   const { tokens } = access;
   const commands = {
@@ -115,10 +134,12 @@ export async function openAdmin(ground: Ground, { devices, audit }: ServerParts,
       const found = await devices.list();
       const readiness = await readReadiness(store.db, config, stopping.signal);
       return {
+        native: devices.nativeCode(),
         devices: [...found],
         problems: [...devices.problems()],
         libraries: [...devices.libraries()],
         problem: readiness.ready ? null : readiness.problem,
+        unconfinedCards: confinement.unconfinedCards,
       };
     },
     health: async () => 'alive',

@@ -1,10 +1,12 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { compileLibrary } from '../../engine/compileLibrary.mjs';
 import { nativeUnits, root } from '../../engine/native/units.mjs';
+import { goldenSpec } from '../golden/goldenRun.js';
+import { licenseDataset, temporaryFolders } from '../engine/tinyRun.js';
 import { operate } from './operations.mjs';
 
 // The addon for ARM under emulation, where there is a cross compiler, qemu for programs and a Node.js for arm64 (RELORA_ARM64_NODE, or
@@ -15,6 +17,10 @@ const isThere = (tool: string) => spawnSync(tool, ['--version']).status === 0;
 const canEmulate = process.arch === 'x64' && existsSync(node) && isThere(command) && isThere('qemu-aarch64');
 const script = fileURLToPath(new URL('operations.mjs', import.meta.url));
 const target = join(root, 'build', 'arm64', 'relora.node');
+const newFolder = temporaryFolders();
+const license = licenseDataset(newFolder);
+
+type Runs = Record<string, { losses: number[]; weights: string; isResumedEqual: boolean }>;
 
 describe.skipIf(!canEmulate)(
   'native operations on emulated ARM processors (needs qemu and a cross compiler)',
@@ -32,7 +38,7 @@ describe.skipIf(!canEmulate)(
       const compiler = { command, args: [], version };
       const units = nativeUnits({ arch: 'arm64', compiler });
       await compileLibrary({ root, target, compiler, units, what: 'The native addon for ARM' });
-    }, 900_000);
+    }, 3_600_000);
 
     it.each([
       { cpu: 'cortex-a72', sets: ['neon', 'portable'], model: 'Cortex-A72' },
@@ -54,6 +60,8 @@ describe.skipIf(!canEmulate)(
       };
       if (sets.includes('neonBf16')) predicted('neonBf16', /bfloat16 product|int8 base/);
       if (sets.includes('neonDot')) predicted('neonDot', /int8 base/);
+      const vnni = here.digests['avx512'];
+      if (vnni !== undefined) expect(modeled['int8 base']).toBe(vnni['int8 base']);
       // What does not multiply matrices by units of its own is the same code in every set of ARM.
       for (const set of sets.filter((name) => name.startsWith('neon')))
         for (const name of [
@@ -64,5 +72,50 @@ describe.skipIf(!canEmulate)(
         ])
           expect([set, name, there.digests[set]![name]]).toEqual([set, name, there.digests['neon']![name]]);
     });
+
+    // Two processors, so that it ends in a minute: what the third has lies between them.
+    it.each([
+      { cpu: 'cortex-a72', sets: ['neon', 'portable'] },
+      { cpu: 'max', sets: ['neonBf16', 'neonDot', 'neon', 'portable'] },
+    ])(
+      '$cpu repeats the golden losses, and resumes to the same bits',
+      async ({ cpu, sets }) => {
+        const precisions = ['float32', 'bfloat16'];
+        const request = join(newFolder(), 'request.json');
+        const { folder } = await license();
+        writeFileSync(
+          request,
+          JSON.stringify({
+            spec: { ...goldenSpec, precision: 'auto' },
+            dataset: folder,
+            precisions,
+            stopAfter: 9,
+          }),
+        );
+        const runs = fileURLToPath(new URL('runs.mjs', import.meta.url));
+        const run = (command: string, args: string[], native: string): Runs =>
+          JSON.parse(
+            execFileSync(command, [...args, runs, request], {
+              ...{ encoding: 'utf8', env: { ...process.env, RELORA_NATIVE: dirname(native) } },
+            }),
+          ) as Runs;
+        const there = run('qemu-aarch64', ['-L', '/usr/aarch64-linux-gnu', '-cpu', cpu, node], target);
+        expect(Object.keys(there)).toEqual(
+          sets.flatMap((set) => precisions.map((precision) => `${set} ${precision}`)),
+        );
+        const golden = JSON.parse(
+          readFileSync(new URL('../golden/losses.json', import.meta.url), 'utf8'),
+        ) as { losses: number[] };
+        for (const [name, { losses, isResumedEqual }] of Object.entries(there)) {
+          expect([name, isResumedEqual]).toEqual([name, true]);
+          const off = Math.max(...losses.map((loss, step) => Math.abs(loss - golden.losses[step]!)));
+          expect(off).toBeLessThan(name.endsWith('float32') ? 1e-5 : 5e-3);
+        }
+        const here = run(process.execPath, [], join(root, 'build', 'relora.node'));
+        for (const precision of precisions)
+          expect(there[`portable ${precision}`]).toEqual(here[`portable ${precision}`]);
+      },
+      3_600_000,
+    );
   },
 );

@@ -70,7 +70,7 @@ describe.each(compilers)('loops for ARM as compiled by $name', ({ command, args 
       );
       expect([status, stderr], unit).toEqual([0, '']); // without a warning, too
     }
-  }, 300_000);
+  }, 3_600_000);
 
   it.each(loops)('keep the sums of $what in registers', (loop) => {
     const found = loopsOf(folder, loop);

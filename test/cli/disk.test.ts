@@ -60,10 +60,14 @@ test('data sets are listed, things deleted and brought back, and what is stored 
   const deleted = await relora(['delete', 'jobs/job-one', 'datasets/other-text']);
   expect(deleted.code).toBe(0);
   expect(deleted.output).toMatch(
-    /^jobs\/job-one is deleted; [\d.]+ \wB are free from \S+Z on\. Until then `relora undelete jobs\/job-one` brings it back\.$/m,
+    /^jobs\/job-one is deleted\. Its [\d.]+ \wB are freed at \S+Z; until then `relora undelete jobs\/job-one` brings it back\.$/m,
   );
   expect(deleted.errors).toMatch(/^[\d.]+ \wB in all\.\n$/);
   expect((await relora(['list'])).output).toBe('No jobs.\n');
+  expect((await relora(['list', '--deleted'])).output).toMatch(/^jobs\/job-one +deleted /m);
+  expect((await relora(['describe', 'job-one'])).output).toMatch(
+    /^deleted +\S+Z; gone for good from \S+Z on$/m,
+  );
   expect((await relora(['datasets'])).output).not.toContain('other-text');
   expect((await relora(['datasets', '--deleted'])).output).toMatch(/^datasets\/other-text +DELETED /m);
   const back = await relora(['undelete', 'jobs/job-one', 'datasets/other-text']);

@@ -59,4 +59,77 @@ test('relora evaluate scores a job and its artifact on data sets and questions, 
     "datasets/other-tokens was prepared with a tokenizer that gives other tokens than the model's",
   );
   expect(await relora(['evaluate', 'one-run', '--dataset', 'nobody'])).toMatchObject({ code: 3, output: '' });
+
+  // What calls found stays with the job, the newest first, however the calls were made.
+  const { evaluations } = await client.getJob('jobs/one-run');
+  expect(evaluations.map(({ model, step }) => [model, step])).toEqual([
+    ['jobs/one-run', 210],
+    ['jobs/one-run/artifacts/merged-model-1', 210],
+    ['jobs/one-run', 210],
+  ]);
+  expect(evaluations[1]).toMatchObject({ datasets: found.datasets, choices: undefined });
+  expect(evaluations[0]!.choices).toMatchObject({ questionCount: 8, accuracy: 1 });
+  const described = (await relora(['describe', 'one-run'])).output;
+  expect(described).toMatch(
+    /\nevaluated +8 questions: 100\.0 % right, .*\(jobs\/one-run after 210 steps, \d{4}-/,
+  );
+  expect(described).toMatch(
+    /\nevaluated +datasets\/tiny-text: loss .*\(jobs\/one-run\/artifacts\/merged-model-1 /,
+  );
+});
+
+test('a job is scored under the names that it gives, which events, description, comparison and metrics show', async () => {
+  const { address, client, httpAddress } = await realServer();
+  const folder = temporaryFolder();
+  const relora = cli(folder, address);
+  writeFileSync(join(folder, 'tiny.txt'), tinyText());
+  writeFileSync(
+    join(folder, 'other.txt'),
+    'What nobody trains on, though its bytes are the same.\n'.repeat(50),
+  );
+  writeFileSync(join(folder, 'spec.json'), JSON.stringify(tinySpec(20)));
+  const question = { question: 'The quick brown ', choices: ['fox jumps', 'zqx vvkkw'], answer: 0 };
+  writeFileSync(join(folder, 'questions.jsonl'), JSON.stringify(question));
+  for (const name of ['tiny', 'other'])
+    expect((await relora(['upload', `${name}.txt`, '--held-out', '0.1', '--id', `${name}-text`])).code).toBe(
+      0,
+    );
+
+  const asked = ['--evaluation', 'other=datasets/other-text@5', '--evaluation', 'foxes=questions.jsonl@2h'];
+  expect(await relora(['run', '--spec', 'spec.json', '--id', 'named-run', ...asked])).toMatchObject({
+    code: 0,
+  });
+  expect(await relora(['run', '--spec', 'spec.json', '--id', 'plain-run'])).toMatchObject({ code: 0 });
+
+  const seen: [string, number][] = [];
+  const files = async (id: string) => (await client.listArtifacts(`jobs/${id}`))[0]!.files;
+  for await (const event of client.watch('jobs/named-run'))
+    if (event.kind === 'namedEvaluation') seen.push([event.namedEvaluation.name, event.namedEvaluation.step]);
+  expect(seen.filter(([name]) => name === 'other').map(([, step]) => step)).toEqual([
+    0, 5, 10, 15, 20, 25, 30,
+  ]);
+  // A time alone stands beside the steps that are usual.
+  const foxes = seen.filter(([name]) => name === 'foxes').map(([, step]) => step);
+  expect(foxes).toEqual([0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30]);
+  // Nothing of the run depends on it.
+  const weights = async (id: string) =>
+    (await files(id)).find(({ fileName }) => fileName === 'model.safetensors');
+  expect(await weights('named-run')).toEqual(await weights('plain-run'));
+
+  const { progress } = await client.getJob('jobs/named-run');
+  expect(progress!.evaluations.map(({ name, step }) => [name, step])).toEqual([
+    ['other', 30],
+    ['foxes', 30],
+  ]);
+  expect(progress!.evaluations[0]!.dataset).toMatchObject({ dataset: 'datasets/other-text' });
+  const described = (await relora(['describe', 'named-run'])).output;
+  expect(described).toMatch(/\nother +loss \d+\.\d{4}, perplexity .* bits\/byte, after 30 steps\n/);
+  expect((await relora(['compare', 'named-run', 'plain-run'])).output).toMatch(
+    /\nfoxes +(100\.0|0\.0) % +–\n/,
+  );
+  const metrics = await (await fetch(`http://${httpAddress}/metrics`)).text();
+  expect(metrics).toMatch(/relora_job_named_evaluation_loss\{job_id="named-run",evaluation="other"\} \d/);
+  expect(metrics).toMatch(
+    /relora_job_named_evaluation_accuracy\{job_id="named-run",evaluation="foxes"\} [01]/,
+  );
 });

@@ -30,6 +30,13 @@ test('relora explain --step names the documents that made the loss of a step, an
   expect(index).toBeGreaterThanOrEqual(0);
   expect(found.places[index]).toMatchObject({ dataset: 'datasets/tiny-text', file: 'train-00000.bin' });
   expect(odd).toContain(found.places[index]!.text);
+  // One file, of which all is trained on: its number there is that in the training part.
+  expect(found.places[index]).toMatchObject({ sourceFile: 'lines.jsonl', sourceDocument: 123 });
+  const before = lines.slice(0, 123).reduce((sum, line) => sum + Buffer.byteLength(line) + 1, 0);
+  expect(found.places[index]).toMatchObject({
+    documentFirstToken: before,
+    documentTokenCount: Buffer.byteLength(odd) + 1,
+  });
   expect(found.documents!.worst[index]!.loss).toBeGreaterThan(1);
 
   const shown = await relora(['explain', 'one-run', '--step', String(step)]);
@@ -40,6 +47,32 @@ test('relora explain --step names the documents that made the loss of a step, an
   expect(Number(omitted)).toBeGreaterThan(0);
   const fork = ['fork', 'one-run', '--omit-steps', '205', '--steps', '210', '--id', 'without-it'];
   expect(await relora(fork)).toMatchObject({ code: 0 });
+
+  // Without the documents that it names, all else in its place.
+  expect(shown.output).toMatch(new RegExp(`relora fork one-run --omit-documents-of-step ${step}$`, 'm'));
+  const without = [
+    'fork',
+    'one-run',
+    '--omit-documents-of-step',
+    String(step),
+    '--steps',
+    '240',
+    '--id',
+    'no-odd',
+  ];
+  expect(await relora(without)).toMatchObject({ code: 0 });
+  await client.waitForJob('jobs/no-odd');
+  const { spec: forked } = await client.getJob('jobs/no-odd');
+  expect(forked!.omittedDocuments).toContainEqual({
+    dataset: 'datasets/tiny-text',
+    firstToken: before,
+    tokenCount: Buffer.byteLength(odd) + 1,
+  });
+  const wrong = { omittedDocuments: [{ dataset: 'datasets/other', firstToken: 0, tokenCount: 1e9 }] };
+  await expect(client.forkJob('jobs/one-run', wrong)).rejects.toMatchObject({
+    reason: 'JOB_SPEC_INVALID',
+    message: expect.stringContaining('a data set that the job trains on'),
+  });
 
   const beyond = await relora(['explain', 'one-run', '--step', '9999']);
   expect(beyond.code).toBe(3);

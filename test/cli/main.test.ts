@@ -1,6 +1,8 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http2';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
 import { cli } from './commandLine.js';
@@ -119,11 +121,15 @@ test('every command against a server, for people and for programs', async () => 
     'spec.json',
     '--steps',
     '100000',
+    '--mask-documents',
     '--id',
     'job-long',
     '--json',
   ]);
   expect(long.json()[0]).toMatchObject({ name: 'jobs/job-long' });
+  expect((await relora(['describe', 'job-long'])).output).toMatch(
+    /^batch +4 sequences of 32 tokens, documents masked$/m,
+  );
   expect((await relora(['pause', 'job-long'])).code).toBe(0);
   expect((await relora(['resume', 'job-long'])).output).toMatch(/^jobs\/job-long is /);
   const interrupted = await relora(['watch', 'job-long'], { interruptAt: 'step ' });
@@ -231,6 +237,22 @@ test('a server that is not there is waited for as long as asked, and it is said'
   expect(errors).toMatch(
     /^\S+ListJobs failed and is repeated: .*ECONNREFUSED.*\. Trying again; --timeout says for how long, Ctrl-C ends it\.\nNo server answers at 127\.0\.0\.1:1: .*\nStart one with/,
   );
+});
+
+test('every command is as patient as the SDK unless asked', async () => {
+  const timeouts: unknown[] = [];
+  const server = createServer().on('stream', (stream, headers) => {
+    timeouts.push(headers['grpc-timeout']);
+    const grpcStatus = { 'content-type': 'application/grpc', 'grpc-status': 5 };
+    stream.respond({ ':status': 200, ...grpcStatus }, { endStream: true });
+  });
+  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
+  onTestFinished(() => void server.close());
+  const relora = cli(temporaryFolder(), `127.0.0.1:${(server.address() as AddressInfo).port}`);
+  expect((await relora(['describe', 'jobs/job-1'])).code).toBe(3);
+  const leftMs = Number(/^(\d+)m$/.exec(String(timeouts[0]))?.[1]);
+  expect(leftMs).toBeGreaterThan(30_000);
+  expect(leftMs).toBeLessThanOrEqual(60_000);
 });
 
 test('files on the server become a data set', async () => {

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { beginRun, disposeRun, openDevice, type Device } from '@relora/engine';
 import { Bench as HalfBench, casesOf, largestDifference } from '@relora/engine/conformance';
 import { openCuda } from '@relora/engine/cuda';
+import { openE4m3Cpu } from '../../bench/sides/e4m3Device.mjs';
 import { goldenSpec } from '../golden/goldenRun.js';
 import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeReference.js';
 import {
@@ -172,6 +173,27 @@ describe.each(sides)('a base in FP8 by $name', ({ name, libraries }) => {
     const kernel = name === 'cuBLASLt' ? 'cublaslt_e4m3' : 'product_e4m3';
     expect(device.kernelCounts().has(kernel)).toBe(isJoined);
     device.close();
+  });
+});
+
+describe('the device that bench/fp8Band.mjs trains on without a card', () => {
+  const wanted = ['separate', 'separate, B alone', 'frozen, its gradient looked at'];
+  const cases = casesOf('larger').filter((one) =>
+    wanted.some((variant) => one.name.endsWith(`Half ${variant} larger`)),
+  );
+
+  it.each(cases)('$name has the codes and scales of the card', async (one) => {
+    const reference = await openDevice({ device: 'reference', precision: 'float32' });
+    const definitions = await one.run(new HalfBench(reference));
+    const card = await one.run(new HalfBench(open()));
+    const found = await one.run(new HalfBench(openE4m3Cpu({ threads: 1 })));
+    for (const [result, of] of found) {
+      if (of.length === 1) continue;
+      // Some values lie so near between two codes that the rounding before decides; the codes' own rounding is several times as much.
+      const apart = largestDifference(of, card.get(result)!);
+      expect(apart, result).toBeLessThan(0.05);
+      expect(apart, result).toBeLessThan(0.7 * largestDifference(of, definitions.get(result)!));
+    }
   });
 });
 

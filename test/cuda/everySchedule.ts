@@ -38,6 +38,10 @@ export class Bench {
     }
     return address;
   }
+  /** Rounded, one after the other. */
+  bf16(values: Float32Array): number {
+    return this.upload(words(values));
+  }
   emptyActivations(rows: number, stride: number): number {
     return this.empty(rows * stride * this.activationBytes);
   }
@@ -82,7 +86,7 @@ export class Bench {
 
   private encode(values: Float32Array): ArrayBufferView {
     if (this.activation === 'float') return values.slice();
-    return Uint16Array.from(new Uint32Array(roundToBfloat16(values).buffer), (word) => word >>> 16);
+    return words(values);
   }
   private upload(values: ArrayBufferView): number {
     const address = this.empty(values.byteLength);
@@ -94,6 +98,9 @@ export class Bench {
     return to;
   }
 }
+
+const words = (values: Float32Array) =>
+  Uint16Array.from(new Uint32Array(roundToBfloat16(values).buffer), (word) => word >>> 16);
 
 export function fromBfloat16(words: Uint16Array): Float32Array {
   return new Float32Array(Uint32Array.from(words, (word) => word << 16).buffer);

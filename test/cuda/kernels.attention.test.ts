@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeReference.js';
-import { onEverySchedule, unitOf } from './everySchedule.js';
+import { onEverySchedule, unitOf, type Bench } from './everySchedule.js';
 
 interface Shape {
   batch: number;
@@ -9,11 +9,26 @@ interface Shape {
   heads: number;
   kvHeads: number;
   dim: number;
+  /** Where documents begin in each sequence; one at 0 without. */
+  begins?: readonly (readonly number[])[];
 }
 
 const unit = unitOf('bf16');
 const tileBytes = (rows: number, dim: number) => rows * (Math.ceil(dim / 16) * 16 + 8) * 2;
 const scaleOf = ({ dim }: Shape) => 1 / Math.sqrt(dim);
+
+/** [batch * queries], as kernels read them: where the document of each position begins, and where it ends. */
+function documentsOf({ batch, queries, begins }: Shape): { begins: Int32Array; ends: Int32Array } | null {
+  if (begins === undefined) return null;
+  const [own, ends] = [new Int32Array(batch * queries), new Int32Array(batch * queries)];
+  for (let b = 0; b < batch; b++)
+    for (const [index, begin] of begins[b]!.entries()) {
+      const end = begins[b]![index + 1] ?? queries;
+      own.fill(begin, b * queries + begin, b * queries + end);
+      ends.fill(end, b * queries + begin, b * queries + end);
+    }
+  return { begins: own, ends };
+}
 
 /** In float64, with the sums of magnitudes that rounding errors are proportional to. */
 function reference(shape: Shape, q: Float32Array, k: Float32Array, v: Float32Array, dout: Float32Array) {
@@ -28,17 +43,19 @@ function reference(shape: Shape, q: Float32Array, k: Float32Array, v: Float32Arr
   };
   const size = { out: zeros(q), dq: zeros(q), dk: zeros(k), dv: zeros(v) };
   const group = heads / kvHeads;
+  const documents = documentsOf(shape);
   for (let b = 0; b < batch; b++)
     for (let h = 0; h < heads; h++)
       for (let i = 0; i < queries; i++) {
         const qAt = ((b * queries + i) * heads + h) * dim;
-        const kAt = (j: number) => ((b * keys + j) * kvHeads + Math.floor(h / group)) * dim;
+        const first = documents?.begins[b * queries + i] ?? 0;
+        const kAt = (j: number) => ((b * keys + first + j) * kvHeads + Math.floor(h / group)) * dim;
         const dot = (x: Float32Array, at: number, y: Float32Array, other: number) => {
           let sum = 0;
           for (let d = 0; d < dim; d++) sum += x[at + d]! * y[other + d]!;
           return sum;
         };
-        const seen = i + keys - queries + 1;
+        const seen = i + keys - queries + 1 - first;
         const scores = Array.from({ length: seen }, (_, j) => scaleOf(shape) * dot(q, qAt, k, kAt(j)));
         const most = Math.max(...scores);
         const total = scores.reduce((sum, s) => sum + Math.exp(s - most), 0);
@@ -69,6 +86,14 @@ function reference(shape: Shape, q: Float32Array, k: Float32Array, v: Float32Arr
         });
       }
   return { result, size };
+}
+
+/** Addresses of zero where there are none. */
+function givenDocuments(bench: Bench, shape: Shape): { begins: number; ends: number } {
+  const found = documentsOf(shape);
+  return found === null
+    ? { begins: 0, ends: 0 }
+    : { begins: bench.ints([...found.begins]), ends: bench.ints([...found.ends]) };
 }
 
 function attend(shape: Shape, isTrained: boolean) {
@@ -102,13 +127,14 @@ function attend(shape: Shape, isTrained: boolean) {
     const out = bench.emptyActivations(batch * queries, qWidth);
     const lse = bench.empty(batch * heads * queries * 4);
     const tiles = Math.ceil(queries / 64);
+    const { begins, ends } = givenDocuments(bench, shape);
     bench.launch(
       'attention',
       'attention_forward',
       [tiles, heads, batch],
       {
         ...{ out, log_sum_exp: lse, q: qs, k: kAt, v: vAt, queries, keys, heads, group },
-        ...{ q_stride: stride, kv_stride: stride, out_stride: qWidth, scale },
+        ...{ q_stride: stride, kv_stride: stride, out_stride: qWidth, begins, scale },
       },
       { definitions, dynamicSharedBytes: 5 * tileBytes(64, dim) },
     );
@@ -129,7 +155,18 @@ function attend(shape: Shape, isTrained: boolean) {
     const d = bench.emptyActivations(batch * keys, stride);
     const parameters = {
       ...{ dq: d, dk: d + 2 * qWidth, dv: d + 2 * (qWidth + kWidth), q: qs, k: kAt, v: vAt, dout: douts },
-      ...{ log_sum_exp: lse, delta, time: queries, heads, group, stride, out_stride: qWidth, scale },
+      ...{
+        log_sum_exp: lse,
+        delta,
+        begins,
+        ends,
+        time: queries,
+        heads,
+        group,
+        stride,
+        out_stride: qWidth,
+        scale,
+      },
     };
     bench.launch('attention', 'attention_backward_q', [tiles, heads, batch], parameters, {
       definitions,
@@ -172,6 +209,19 @@ const whole = (batch: number, time: number, heads: number, kvHeads: number, dim:
   ...{ batch, queries: time, keys: time, heads, kvHeads, dim },
 });
 
+/** Documents of one position and over several tiles, that begin and end at their edges and within, other ones in each sequence. */
+const masked: Shape[] = [
+  { ...whole(2, 5, 2, 1, 8), begins: [[0], [0, 1, 2, 4]] },
+  {
+    ...whole(2, 140, 2, 1, 16),
+    begins: [
+      [0, 1, 63, 64, 65, 100, 139],
+      [0, 128],
+    ],
+  },
+  { ...whole(1, 200, 1, 1, 24), begins: [[0, 10, 70, 133, 134, 197]] },
+];
+
 describe('causal attention agrees with float64, forward and backward', () => {
   it.each([
     whole(1, 1, 1, 1, 8),
@@ -181,6 +231,7 @@ describe('causal attention agrees with float64, forward and backward', () => {
     whole(1, 65, 4, 2, 16),
     whole(1, 33, 2, 1, 80),
     whole(1, 130, 1, 1, 16),
+    ...masked,
   ])('$batch x $queries, $heads heads ($kvHeads) of $dim', (shape) => {
     expectAgreement(shape, true);
   });
@@ -199,6 +250,7 @@ describe('attention in true float32 agrees with float64', () => {
     { ...whole(2, 3, 2, 1, 10) },
     { ...whole(1, 33, 4, 2, 16) },
     { ...whole(1, 65, 1, 1, 80) },
+    ...masked,
     { batch: 1, queries: 2, keys: 40, heads: 2, kvHeads: 1, dim: 34 },
   ])('$batch x $queries of $keys, $heads heads ($kvHeads) of $dim', (shape) => {
     const { batch, queries, keys, heads, kvHeads, dim } = shape;
@@ -224,7 +276,8 @@ describe('attention in true float32 agrees with float64', () => {
       const ends = { ...common, out_stride: qWidth, scale: scaleOf(shape) };
       const launch = (kernel: string, count: number, parameters: Record<string, number>) =>
         bench.launch('attention_float', kernel, [Math.ceil(queries / 4), count, batch], parameters);
-      launch('attention_float_forward', heads, { ...ends, queries, keys });
+      const { begins, ends: documentEnds } = givenDocuments(bench, shape);
+      launch('attention_float_forward', heads, { ...ends, begins, queries, keys });
       const made = {
         out: bench.readFloats(out, q.length),
         lse: bench.readFloats(lse, batch * heads * queries),
@@ -232,7 +285,17 @@ describe('attention in true float32 agrees with float64', () => {
       if (queries < keys) return { ...made, dq: null, dk: null, dv: null };
       const [dq, dk, dv] = [q, k, v].map((of) => bench.empty(4 * of.length)) as [number, number, number];
       const delta = bench.empty(4 * batch * heads * queries);
-      const back = { ...ends, dq, dk, dv, delta, dout: bench.floats(dout), time: queries };
+      const back = {
+        ...ends,
+        begins,
+        ends: documentEnds,
+        dq,
+        dk,
+        dv,
+        delta,
+        dout: bench.floats(dout),
+        time: queries,
+      };
       launch('attention_float_backward_q', heads, back);
       launch('attention_float_backward_kv', kvHeads, back);
       const read = (at: number, of: Float32Array) => bench.readFloats(at, of.length);

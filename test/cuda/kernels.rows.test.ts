@@ -15,7 +15,10 @@ const sum = (length: number, term: (i: number) => number) => {
   return total;
 };
 
-describe.each(activations)('RMSNorm that makes %s', (activation) => {
+/** What goes in as it flows, and as the state of a half keeps it. */
+const inputs = activations.flatMap((activation) => activations.map((input) => [input, activation] as const));
+
+describe.each(inputs)('RMSNorm of %s that makes %s', (input, activation) => {
   it.each([
     [1, 1],
     [3, 17],
@@ -23,7 +26,8 @@ describe.each(activations)('RMSNorm that makes %s', (activation) => {
     [17, 264],
   ])('%d rows of %d agree with float64, forward and backward', (rows, dim) => {
     const stride = strideOf(dim);
-    const x = seededArray(rows * dim, 1, 3);
+    const x = held(seededArray(rows * dim, 1, 3), input);
+    const options = { definitions: [`INPUT=${input}`] };
     const dy = held(seededArray(rows * dim, 2), activation);
     const residual = seededArray(rows * dim, 3);
     const gain = seededArray(dim, 4, 2);
@@ -31,7 +35,9 @@ describe.each(activations)('RMSNorm that makes %s', (activation) => {
     const sliceRows = 4;
     const slices = Math.ceil(rows / sliceRows);
     const result = onEverySchedule((bench) => {
-      const [xAt, dyAt] = [bench.floats(x), bench.activations(dy, rows, dim, stride)];
+      const xAt = input === 'bf16' ? bench.bf16(x) : bench.floats(x);
+      const dyAt = bench.activations(dy, rows, dim, stride);
+      const kept = bench.empty(rows * dim * 2);
       const [y, dx, rstd] = [
         bench.emptyActivations(rows, stride),
         bench.empty(rows * dim * 4),
@@ -40,22 +46,20 @@ describe.each(activations)('RMSNorm that makes %s', (activation) => {
       const norm = { x: xAt, rstd, rows, dim };
       const gainAt = bench.floats(gain);
       const grid = [Math.ceil(rows / 8)] as const;
-      bench.launch('rms_norm', 'rms_norm_forward', grid, {
-        ...{ ...norm, y, gain: gainAt, y_stride: stride, epsilon: eps, ...noCodes },
-      });
-      bench.launch('rms_norm', 'rms_norm_backward', grid, {
-        ...{ ...norm, dx, dy: dyAt, residual: bench.floats(residual), gain: gainAt, dy_stride: stride },
-      });
+      const forward = { ...norm, kept, y, gain: gainAt, y_stride: stride, epsilon: eps, ...noCodes };
+      bench.launch('rms_norm', 'rms_norm_forward', grid, forward, options);
+      const backward = { ...norm, dx, dy: dyAt, residual: bench.floats(residual), gain: gainAt };
+      bench.launch('rms_norm', 'rms_norm_backward', grid, { ...backward, dy_stride: stride }, options);
       const partial = bench.empty(slices * dim * 4);
       const dgain = bench.empty(dim * 4);
-      bench.launch('rms_norm', 'rms_norm_gain', [Math.ceil(dim / 128), slices], {
-        ...{ ...norm, partial, dy: dyAt, dy_stride: stride, slice_rows: sliceRows },
-      });
+      const ofGain = { ...norm, partial, dy: dyAt, dy_stride: stride, slice_rows: sliceRows };
+      bench.launch('rms_norm', 'rms_norm_gain', [Math.ceil(dim / 128), slices], ofGain, options);
       const sums = { to: dgain, partial, slices, columns: dim };
       bench.launch('sums', 'sum_slices', [Math.ceil(dim / 32)], { ...sums, adds: 0 });
       const once = bench.readFloats(dgain, dim);
       bench.launch('sums', 'sum_slices', [Math.ceil(dim / 32)], { ...sums, adds: 1 });
       const apart = {
+        kept: fromBfloat16(bench.read(new Uint16Array(rows * dim), kept)),
         y: bench.readActivations(y, rows, dim, stride),
         dx: bench.readFloats(dx, rows * dim),
         dgain: once,
@@ -79,7 +83,7 @@ describe.each(activations)('RMSNorm that makes %s', (activation) => {
           },
           ...{ gain: gainAt, dy_stride: stride, rounded_stride: dim + 8, slice_rows: sliceRows, ...noCodes },
         },
-        { dynamicSharedBytes: 8 * dim * 4 },
+        { ...options, dynamicSharedBytes: 8 * dim * 4 },
       );
       const bothSums = { to: bothGain, partial: bothPartial, slices, columns: dim, adds: 0 };
       bench.launch('sums', 'sum_slices', [Math.ceil(dim / 32)], bothSums);
@@ -92,6 +96,7 @@ describe.each(activations)('RMSNorm that makes %s', (activation) => {
       return { ...apart, both };
     }, activation);
 
+    expect(result.kept).toEqual(roundToBfloat16(x));
     const rstd = Float64Array.from(
       { length: rows },
       (_, row) => 1 / Math.sqrt(sum(dim, (i) => x[row * dim + i]! ** 2) / dim + eps),
@@ -128,9 +133,11 @@ describe.each(activations)('RMSNorm that makes %s', (activation) => {
 
 describe.each(activations)('rotary embedding of %s', (activation) => {
   it.each([
-    [3, 2, 2, 0],
-    [17, 3, 10, 5],
-  ])('%d rows of %d heads of %d turn, and turn back', (rows, heads, headDim, firstPosition) => {
+    [3, 2, 2, 0, 'without documents'],
+    [17, 3, 10, 5, 'without documents'],
+    [17, 3, 10, 0, 'from where their documents begin'],
+  ])('%d rows of %d heads of %d turn, and turn back, from %d on, %s', (...shape) => {
+    const [rows, heads, headDim, firstPosition, documents] = shape;
     const width = heads * headDim;
     const stride = strideOf(width + 3); // as beside other columns
     const time = 5;
@@ -139,10 +146,14 @@ describe.each(activations)('rotary embedding of %s', (activation) => {
     const angles = seededArray((firstPosition + time) * half, 6, 3);
     const cos = angles.map(Math.cos);
     const sin = angles.map(Math.sin);
+    const begins = Int32Array.from({ length: rows }, (_, row) =>
+      documents === 'without documents' || row % time < 2 ? 0 : 2,
+    );
     const [turned, back] = onEverySchedule((bench) => {
       const at = bench.activations(x, rows, width, stride);
       const parameters = {
         x: at,
+        begins: documents === 'without documents' ? 0 : bench.ints([...begins]),
         cosines: bench.floats(cos),
         sines: bench.floats(sin),
         rows,
@@ -161,7 +172,7 @@ describe.each(activations)('rotary embedding of %s', (activation) => {
     const expected = Float64Array.from(x, (v, i) => {
       const row = Math.floor(i / width);
       const inHead = i % headDim;
-      const at = (firstPosition + (row % time)) * half + (inHead % half);
+      const at = (firstPosition + (row % time) - begins[row]!) * half + (inHead % half);
       return inHead < half ? v * cos[at]! - x[i + half]! * sin[at]! : v * cos[at]! + x[i - half]! * sin[at]!;
     });
     const unit = unitOf(activation);

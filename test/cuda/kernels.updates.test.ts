@@ -158,21 +158,16 @@ describe('dropout', () => {
     [2, 5, 3],
     [3, 4, 8],
   ])('of %d sequences of %d x %d draws the mask that the host draws', (sequences, time, features) => {
-    const dropout = {
-      share: 0.3,
-      version: 2,
-      seed: 2 ** 40 + 7,
-      step: 11,
-      micro: 0,
-      firstSequence: 5,
-    } as const;
+    const place = { version: 2, seed: 2 ** 40 + 7, step: 11, micro: 0, firstSequence: 5 } as const;
+    const dropout = { share: 0.3, place };
     const length = sequences * time * features;
     const expected = new Float32Array(length);
     dropoutMask(expected, dropout, { index: 3, inFeatures: features, name: 'layer' } as Layer, time);
     const mask = onEverySchedule((bench) => {
       const at = bench.empty(4 * length);
       bench.launch('elementwise', 'dropout_mask', [1], {
-        ...{ mask: at, length, sequence_length: time * features, first_sequence: 5, step: 11, layer: 3 },
+        ...{ mask: at, place: bench.ints([5, 11]), length },
+        ...{ sequence_length: time * features, layer: 3 },
         ...{ key_low: 7, key_high: 256, threshold: Math.ceil(0.3 * 2 ** 32), kept: 1 / 0.7 },
       });
       return bench.readFloats(at, length);

@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { BlasProducts } from '../../engine/dist/device/cuda/blasProducts.js';
-import { CardMemory, Scope } from '../../engine/dist/device/cuda/cardMemory.js';
+import { CardMemory } from '../../engine/dist/device/cuda/cardMemory.js';
+import { Scope } from '../../engine/dist/device/cuda/scope.js';
 import { columnsOf, newMatrix, rowsOf, type Matrix } from '../../engine/dist/device/cuda/matrix.js';
 import { MatrixCalls } from '../../engine/dist/device/cuda/matrixCalls.js';
 import {

@@ -117,6 +117,6 @@ test('a backup that is not whole, or not as it was written, is not restored', as
   expect(command(['restore', folder], target).stderr).toMatch(/jobs.jsonl has SHA-256 [0-9a-f]+, not /);
   rmSync(join(folder, 'backup.json'));
   expect(command(['restore', folder], target).stderr).toContain('is no whole backup');
-  expect(command(['restore'], target)).toMatchObject({ status: 1 });
+  expect(command(['restore'], target)).toMatchObject({ status: 2 });
   expect(existsSync(join(target, 'jobs'))).toBe(false);
 });

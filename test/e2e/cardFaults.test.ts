@@ -1,3 +1,5 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { JobSpec, JobState, ServerServiceDefinition, type JobEvent } from '@relora/sdk/contract';
 import { createChannel, createClient } from 'nice-grpc';
 import { expect, onTestFinished, test } from 'vitest';
@@ -65,6 +67,51 @@ test(
     const undisturbed = await create(after);
     await watchUntil(after, undisturbed, [], () => false);
     expect(await weightsSha256(after, name)).toBe(await weightsSha256(after, undisturbed));
+  },
+  patienceMs,
+);
+
+test(
+  'a card whose memory another program has taken ends the attempt with figures, and the job resumes when it is free again',
+  async () => {
+    const others = join(temporaryFolder(), 'others');
+    const settings = {
+      ...modelSettings(),
+      CUDA_MODEL_OTHERS_FILE: others,
+      // What others hold stands in a file here, which a confined trainer cannot read; a real driver asks the card.
+      RELORA_SANDBOX: 'off',
+      RELORA_RETRY_DELAY_SECONDS: '0.2',
+      RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1000',
+    };
+    const server = await startServerProcess(temporaryFolder(), settings);
+    const clients = clientsOf(server.grpcAddress);
+    await uploadTinyText(clients);
+    const name = await create(clients);
+    const events: JobEvent[] = [];
+    await watchUntil(clients, name, events, ({ checkpoint }) => checkpoint !== undefined);
+    await clients.training.pauseJob({ name });
+    await watchUntil(clients, name, events, ({ state }) => state?.to === JobState.PAUSED);
+    const savedStep = events.findLast(({ checkpoint }) => checkpoint !== undefined)!.checkpoint!.step;
+
+    // Of 8 GiB: what is left has room for the library of products, and not for the run.
+    writeFileSync(others, String(2 ** 33 - 2 ** 25 - 2 ** 21));
+    await clients.training.resumeJob({ name });
+    const figures = /needs [\d.]+ GiB of the card's memory, of which [\d.]+ GiB are free/;
+    const isRefused = ({ state }: JobEvent) => figures.test(state?.reason ?? '');
+    await watchUntil(clients, name, events, isRefused);
+    await watchUntil(clients, name, events, isRefused);
+    const { state } = events.at(-1)!;
+    expect(state!.to, 'it waits for the next attempt').toBe(JobState.QUEUED);
+
+    writeFileSync(others, '0');
+    const again = events.length;
+    await watchUntil(clients, name, events, () => false);
+    expect(statesOf(events).at(-1)).toBe(JobState.SUCCEEDED);
+    const firstStep = events.slice(again).find(({ step }) => step !== undefined)!.step!.step;
+    expect(firstStep, 'it resumes where it was paused').toBe(savedStep);
+    const undisturbed = await create(clients);
+    await watchUntil(clients, undisturbed, [], () => false);
+    expect(await weightsSha256(clients, name)).toBe(await weightsSha256(clients, undisturbed));
   },
   patienceMs,
 );

@@ -1,56 +1,17 @@
-import { pathToFileURL } from 'node:url';
-import { JobState, parseJobSpec, ReloraClient, type JobEvent } from '@relora/sdk';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { JobState, parseJobSpec, type JobEvent } from '@relora/sdk';
+import pg from 'pg';
+import { describe, expect, test } from 'vitest';
 import { freshDatabase, hasPostgres } from '../server/postgres.js';
 import { freshBucket, hasS3 } from '../server/s3.js';
+import { blobStores, clientOf, fleet, runnerOf, uploaded, weightsOf } from './serverFleet.js';
 import { startServerProcess, type ServerProcess } from './serverProcess.js';
-import { temporaryFolder, tinySpec, tinyText } from './tinyJob.js';
+import { temporaryFolder, tinySpec } from './tinyJob.js';
 
-const leaseSeconds = 1;
 // Far more than a trainer can take before the end of its server is noticed.
 const stepCount = 300;
-
-const blobStores = [
-  { name: 'a folder', url: async () => pathToFileURL(temporaryFolder()).href, skip: !hasPostgres },
-  { name: 'S3', url: freshBucket, skip: !hasPostgres || !hasS3 },
-].filter(({ skip }) => !skip);
-
-/** Servers of one store, each with a data folder of its own as on a machine of its own, and a client of all. */
-async function fleet(count: number, blobsUrl: string, changes: Record<string, string> = {}) {
-  const settings = {
-    RELORA_DATABASE_URL: await freshDatabase(),
-    RELORA_STORE_URL: blobsUrl,
-    RELORA_LEASE_SECONDS: String(leaseSeconds),
-    AWS_ACCESS_KEY_ID: process.env.AWS_ACCESS_KEY_ID!,
-    AWS_SECRET_ACCESS_KEY: process.env.AWS_SECRET_ACCESS_KEY!,
-    ...changes,
-  };
-  const servers: ServerProcess[] = [];
-  const folders = Array.from({ length: count }, temporaryFolder);
-  for (const folder of folders) servers.push(await startServerProcess(folder, settings));
-  const client = new ReloraClient({ address: servers.map(({ grpcAddress }) => grpcAddress).join(',') });
-  onTestFinished(() => client.close());
-  return { settings, servers, folders, client };
-}
-
-/** The server that runs a job: its log says when it started a trainer. */
-function runnerOf(servers: readonly ServerProcess[], job: string): ServerProcess {
-  const runners = servers.filter(({ logged }) =>
-    logged.some(({ msg, jobId }) => msg === 'A trainer is started' && `jobs/${String(jobId)}` === job),
-  );
-  return runners.at(-1)!;
-}
-
-async function uploaded(client: ReloraClient): Promise<void> {
-  const files = [{ content: tinyText(), fileName: 'tiny.txt' }];
-  await client.uploadDataset({ datasetId: 'tiny-text', files });
-}
-
-async function weightsOf(client: ReloraClient, job: string): Promise<string> {
-  const [artifact] = await client.listArtifacts(job);
-  await client.downloadArtifact(artifact!.name, temporaryFolder()); // checks every hash
-  return artifact!.files.find(({ fileName }) => fileName.endsWith('.safetensors'))!.sha256;
-}
 
 describe.each(blobStores)('three servers over PostgreSQL and $name', ({ url }) => {
   test('a job whose server is killed is finished by another with the same weights, seen through without a gap', async () => {
@@ -95,8 +56,7 @@ describe.each(blobStores)('three servers over PostgreSQL and $name', ({ url }) =
       .poll(async () => (await client.getJob(name)).progress?.checkpointStep ?? 0)
       .toBeGreaterThan(0);
     const runner = runnerOf(servers, name);
-    const other = new ReloraClient({ address: servers.find((server) => server !== runner)!.grpcAddress });
-    onTestFinished(() => other.close());
+    const other = clientOf(servers.find((server) => server !== runner)!.grpcAddress);
 
     let text = '';
     for await (const piece of other.generate(name, { prompt: 'Line', tokenCountMax: 4 })) text += piece.text;
@@ -113,7 +73,10 @@ describe.each(blobStores)('three servers over PostgreSQL and $name', ({ url }) =
 
 test.skipIf(!hasPostgres)('a fleet does not start on what is not its own, or not to be had', async () => {
   const blobs = pathToFileURL(temporaryFolder()).href;
-  const { settings, folders } = await fleet(1, blobs);
+  const { settings, folders, servers } = await fleet(1, blobs);
+  expect(servers[0]!.logged.map(({ msg }) => msg)).toContainEqual(
+    expect.stringMatching(/^PostgreSQL has no synchronous standby/),
+  );
   const start = async (changes: Record<string, string>): Promise<ServerProcess> =>
     await startServerProcess(temporaryFolder(), { ...settings, ...changes });
   await expect(start({ RELORA_DATABASE_URL: await freshDatabase() })).rejects.toThrow(
@@ -125,8 +88,15 @@ test.skipIf(!hasPostgres)('a fleet does not start on what is not its own, or not
   await expect(start({ RELORA_STORE_URL: 'http://bucket' })).rejects.toThrow(
     /RELORA_STORE_URL must be file:\/\/\/folder, or s3/,
   );
-  await expect(start({ RELORA_DATABASE_URL: 'mysql://host/db' })).rejects.toThrow(
-    /RELORA_DATABASE_URL must be postgres/,
+  for (const url of ['mysql://host/db', 'postgres:/host/db', '::'])
+    await expect(start({ RELORA_DATABASE_URL: url })).rejects.toThrow(
+      `RELORA_DATABASE_URL must be postgres://user@host:port/database, not "${url}"`,
+    );
+  const clock = join(temporaryFolder(), 'clock');
+  writeFileSync(clock, '3600000');
+  const preload = fileURLToPath(new URL('../faults/clockOffset.cjs', import.meta.url));
+  await expect(start({ NODE_OPTIONS: `--require ${preload}`, TEST_CLOCK_FILE: clock })).rejects.toThrow(
+    /clock of this machine is 3600 s ahead of that of the database: set it right/,
   );
   await expect(start({ RELORA_DATABASE_URL: 'postgres://nobody@127.0.0.1:1/x' })).rejects.toThrow(
     /cannot be used/,
@@ -138,11 +108,23 @@ test.skipIf(!hasPostgres)('a fleet does not start on what is not its own, or not
   await expect(startServerProcess(folders[0]!, settings)).rejects.toThrow(
     /is in use by the server with pid \d+: each server needs a RELORA_DATA_FOLDER of its own/,
   );
+  const newer = new pg.Client({ connectionString: settings.RELORA_DATABASE_URL });
+  await newer.connect();
+  await newer.query('update schema_version set version = version + 1');
+  await newer.end();
+  await expect(start({})).rejects.toThrow(
+    /database has schema \d+, this server knows \d+: use the newer server that wrote it/,
+  );
   if (!hasS3) return;
   const bucket = await freshBucket();
+  await fleet(1, bucket);
+  await expect(
+    start({ RELORA_STORE_URL: bucket, RELORA_DATABASE_URL: await freshDatabase() }),
+  ).rejects.toThrow(/belongs to another database .*: name another RELORA_STORE_URL/);
   const other = bucket.replace('//bucket-', '//missing-');
-  await expect(start({ RELORA_STORE_URL: other })).rejects.toThrow(/NoSuchBucket/);
-  await expect(start({ RELORA_STORE_URL: bucket, AWS_SECRET_ACCESS_KEY: 'wrong' })).rejects.toThrow(
+  const alone = { RELORA_DATABASE_URL: await freshDatabase() };
+  await expect(start({ ...alone, RELORA_STORE_URL: other })).rejects.toThrow(/NoSuchBucket/);
+  await expect(start({ ...alone, RELORA_STORE_URL: bucket, AWS_SECRET_ACCESS_KEY: 'wrong' })).rejects.toThrow(
     /SignatureDoesNotMatch|AccessDenied/,
   );
 });

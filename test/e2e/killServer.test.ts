@@ -48,6 +48,26 @@ test('a job whose server is killed resumes when it is started again and ends wit
   expect(await weightsSha256(after, name)).toBe(expected);
 });
 
+test('a job that was heard to have finished is finished, with its files, whatever ends the server that instant', async () => {
+  const folder = temporaryFolder();
+  let server = await startServerProcess(folder);
+  let clients = clientsOf(server.grpcAddress);
+  await uploadTinyText(clients);
+  for (let round = 0; round < 3; round++) {
+    const name = await createTinyJob(clients, 20);
+    await watchUntil(clients, name, [], ({ final }) => final);
+    server.process.kill('SIGKILL');
+    await server.exited;
+    server = await startServerProcess(folder);
+    clients = clientsOf(server.grpcAddress);
+    expect((await clients.training.getJob({ name })).job).toMatchObject({
+      state: JobState.SUCCEEDED,
+      attempt: 1,
+    });
+    expect(await weightsSha256(clients, name)).toMatch(/^[0-9a-f]{64}$/);
+  }
+});
+
 test('a server that gets SIGTERM saves its job and exits with 0, and the job resumes without repeating a step', async () => {
   const folder = temporaryFolder();
   const first = await startServerProcess(folder);

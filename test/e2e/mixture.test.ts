@@ -1,23 +1,12 @@
 import { JobSpec, type JobEvent } from '@relora/sdk/contract';
 import { ReloraClient, createBundle, replayBundle } from '@relora/sdk';
-import { createLog, readConfig, startServer } from '@relora/server';
 import { expect, onTestFinished, test } from 'vitest';
-import { patientSettings } from '../patience.mjs';
-import { temporaryFolder, tinySpec } from './tinyJob.js';
+import { realServer } from '../sdk/realServer.js';
+import { tinySpec } from './tinyJob.js';
 import { clientsOf, uploadText, watchUntil, weightsSha256, type Clients } from './watchedJob.js';
 
 async function mixtureServer() {
-  const config = readConfig({
-    RELORA_DATA_FOLDER: temporaryFolder(),
-    RELORA_GRPC_ADDRESS: '127.0.0.1:0',
-    RELORA_HTTP_ADDRESS: '127.0.0.1:0',
-    RELORA_FREE_DISK_BYTES_MIN: '0',
-    RELORA_RETRY_DELAY_SECONDS: '0.01',
-    RELORA_LOG_LEVEL: 'silent',
-    ...patientSettings,
-  });
-  const server = await startServer(config, { log: createLog(config) });
-  onTestFinished(async () => await server.stop());
+  const { server } = await realServer({ RELORA_RETRY_DELAY_SECONDS: '0.01' });
   const clients = clientsOf(server.grpcAddress);
   const lines = (word: string, count: number) =>
     Array.from({ length: count }, (_, index) => `${word} ${index * 7919} ${word}.\n`).join('');

@@ -1,26 +1,14 @@
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { ReloraClient, parseJobSpec } from '@relora/sdk';
 import { expect, it, onTestFinished } from 'vitest';
+import { trainerPeak } from '../../bench/sides/trainerPeak.mjs';
 import { temporaryFolder } from '../server/parts.js';
 import { startServerProcess } from './serverProcess.js';
 
-/** The most that each child of a process has held so far, by its pid. */
-function childPeaks(pid: number): Map<string, number> {
-  const peaks = new Map<string, number>();
-  for (const thread of readdirSync(`/proc/${pid}/task`)) {
-    for (const child of readFileSync(`/proc/${pid}/task/${thread}/children`, 'utf8').trim().split(' ')) {
-      try {
-        const status = readFileSync(`/proc/${child}/status`, 'utf8');
-        peaks.set(child, 1024 * Number(/^VmHWM:\s*(\d+) kB$/m.exec(status)?.[1] ?? 0));
-      } catch {
-        // It has ended.
-      }
-    }
-  }
-  return peaks;
-}
-
-it.skipIf(process.platform !== 'linux').each(['PRECISION_INT8_BASE'])(
+// Each precision by a server of its own, so that the children of another job cannot count.
+it
+  .skipIf(process.platform !== 'linux')
+  .each(['PRECISION_FLOAT32', 'PRECISION_BFLOAT16', 'PRECISION_INT8_BASE', 'PRECISION_NF4_BASE'])(
   'a trainer takes what was estimated over two restarts, within a twentieth: %s',
   async (precision) => {
     const server = await startServerProcess(temporaryFolder(), { RELORA_THREADS: '2' });
@@ -40,16 +28,8 @@ it.skipIf(process.platform !== 'linux').each(['PRECISION_INT8_BASE'])(
       evaluation: { tokenCount: 256, finalTokenCount: 256 },
     });
     const { estimate } = await client.estimateJob(spec);
-    const before = childPeaks(server.process.pid!);
-    let peak = 0;
-    const timer = setInterval(() => {
-      for (const [pid, bytes] of childPeaks(server.process.pid!))
-        if (!before.has(pid)) peak = Math.max(peak, bytes);
-    }, 20);
-    onTestFinished(() => clearInterval(timer));
-    const { name } = await client.createJob(spec);
-    await client.waitForJob(name);
-    const ratio = estimate!.peakMemoryBytes / peak;
+    const { peakBytes } = await trainerPeak(client, server.process.pid!, spec);
+    const ratio = estimate!.peakMemoryBytes / peakBytes;
     expect(ratio).toBeGreaterThan(0.95);
     expect(ratio).toBeLessThan(1.05);
   },

@@ -13,7 +13,8 @@ import {
   weightsSha256,
 } from './watchedJob.js';
 
-const stepCount = 60;
+// A trainer is 64 messages ahead of the server at most: it cannot be done before it is paused and killed.
+const stepCount = 300;
 
 async function serverWithThreads(threads: number) {
   const dataFolder = temporaryFolder();
@@ -70,6 +71,7 @@ test('the same spec and seed give the same weights with one thread, with two, ov
   const restartsOf = async ({ training }: typeof one.clients, job: string) =>
     (await training.listRestarts({ parent: job })).restarts.map(({ event }) => ({ ...event!, seconds: 0 }));
   const restarts = await restartsOf(two.clients, name);
-  expect(restarts.map(({ restart }) => restart)).toEqual([1, 2, 3, 4, 5]);
+  expect(restarts.map(({ restart }) => restart)).toEqual(restarts.map((_, index) => index + 1));
+  expect(restarts.length).toBeGreaterThan(5);
   expect(restarts).toEqual(await restartsOf(one.clients, undisturbed));
 });

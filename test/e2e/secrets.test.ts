@@ -6,6 +6,7 @@ import { parseJobSpec, ReloraClient } from '@relora/sdk';
 import { expect, onTestFinished, test } from 'vitest';
 import { hasOpenssl, makeAuthority } from '../server/certificateFiles.js';
 import { freshDatabase, hasPostgres } from '../server/postgres.js';
+import { startReceiver } from '../server/webhookReceiver.js';
 import { startServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec, tinyText } from './tinyJob.js';
 
@@ -63,6 +64,7 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
       RELORA_TLS_CERTIFICATE: certificateFile,
       RELORA_TLS_KEY: keyFile,
       RELORA_LOG_LEVEL: 'trace',
+      RELORA_WEBHOOK_NETWORKS: '127.0.0.1',
       AWS_ACCESS_KEY_ID: 'planted',
       AWS_SECRET_ACCESS_KEY: secrets.s3Key,
     };
@@ -75,6 +77,11 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
     const address = `https://localhost:${server.grpcAddress.split(':')[1]}`;
     const client = new ReloraClient({ address, token, tls: { rootCertificates: authority.ca } });
     onTestFinished(() => client.close());
+    // A receiver that takes nothing: what is said of each failure is written too.
+    const receiver = await startReceiver();
+    receiver.answer = () => 503;
+    const { secret: webhookSecret } = await client.createWebhook(receiver.url, { webhookId: 'tales-hook' });
+    expect(webhookSecret).toMatch(/^whsec_/);
     await client.uploadDataset({
       datasetId: 'tiny-text',
       files: [{ content: tinyText(), fileName: 'tiny.txt' }],
@@ -108,6 +115,11 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
     for await (const entry of client.listAuditEntries()) audit.push(entry);
     written.push(['audit log', JSON.stringify(audit)]);
     written.push(['info', JSON.stringify(await client.serverInfo())]);
+    await receiver.until((received) => received.length > 0);
+    for await (const webhook of client.listWebhooks()) written.push(['a webhook', JSON.stringify(webhook)]);
+    for await (const delivery of client.listWebhookDeliveries('webhooks/tales-hook'))
+      written.push(['a message', JSON.stringify(delivery)]);
+    written.push(['what a receiver gets', JSON.stringify(receiver.received)]);
 
     // Clients that are refused, in the words of each.
     const caFile = { RELORA_CA_FILE: authority.caFile, RELORA_ADDRESS: address };
@@ -152,5 +164,9 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
         .map(([what]) => `${what} in ${where}`),
     );
     expect(found).toEqual([]);
+
+    // A restored server signs as before, so this one is in a backup, and in nothing else.
+    const places = written.filter(([, text]) => text.includes(webhookSecret)).map(([where]) => where);
+    expect(places).toEqual([join(work, 'backup', 'tables', 'webhooks.jsonl')]);
   },
 );

@@ -5,7 +5,7 @@ import { onTestFinished } from 'vitest';
 import { patientSettings } from '../patience.mjs';
 import { storeSettings } from '../server/testStore.js';
 
-const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
+export const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
 /** The server as users run it: a process of its own, which can be killed. */
 export interface ServerProcess {
@@ -14,17 +14,24 @@ export interface ServerProcess {
   httpAddress: string;
   /** Lines of standard output that are JSON. */
   logged: Record<string, unknown>[];
+  /** What it has written to standard error. */
+  errors(): string;
   /** Resolves with how the process ended. */
   exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
 
-/** Starts the server on a data folder and resolves with its addresses; it is killed after the test, or when `atEnd` says. */
+/**
+ * Starts the server on a data folder, as another user where one is given, and resolves with its addresses; it is killed after the test,
+ * or when `atEnd` says.
+ */
 export async function startServerProcess(
   dataFolder: string,
   settings: Record<string, string> = {},
   atEnd: (stop: () => Promise<void>) => void = onTestFinished,
+  user: { uid?: number; gid?: number } = {},
 ): Promise<ServerProcess> {
   const child = spawn(process.execPath, [main], {
+    ...user,
     env: {
       PATH: process.env.PATH,
       RELORA_DATA_FOLDER: dataFolder,
@@ -51,6 +58,9 @@ export async function startServerProcess(
   const logged: Record<string, unknown>[] = [];
   const addresses = new Promise<{ grpcAddress: string; httpAddress: string }>((resolve, reject) => {
     createInterface({ input: child.stdout }).on('line', (line) => {
+      // A reader of JSON keeps one of them, and which is chance.
+      if (/"(pid|hostname|time|jobId|artifactId|datasetId)":[^]*,"\1":/.test(line))
+        throw new Error(`A line of the log has one key twice: ${line}`);
       const entry = JSON.parse(line) as Record<string, unknown>;
       logged.push(entry);
       const { grpcAddress, httpAddress } = entry;
@@ -59,5 +69,5 @@ export async function startServerProcess(
     });
     void exited.then(({ code }) => reject(new Error(`The server ended with code ${code}: ${errors}`)));
   });
-  return { process: child, logged, exited, ...(await addresses) };
+  return { process: child, logged, errors: () => errors, exited, ...(await addresses) };
 }

@@ -6,7 +6,12 @@ import { startServerProcess } from './serverProcess.js';
 import { temporaryFolder } from './tinyJob.js';
 import { clientsOf, createTinyJob, uploadTinyText } from './watchedJob.js';
 
-const settings = { RELORA_WEBHOOK_NETWORKS: '127.0.0.1', RELORA_WEBHOOK_RETRY_SECONDS: '0.05' };
+const settings = {
+  RELORA_WEBHOOK_NETWORKS: '127.0.0.1',
+  RELORA_WEBHOOK_RETRY_SECONDS: '0.05',
+  // The kills come by what was received, which may be before any checkpoint.
+  RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '20',
+};
 const sequenceOf = ({ message }: Received): number => Number(message.data.sequence);
 const isFinal = ({ message }: Received): boolean => (message.data.event as { final: boolean }).final;
 
@@ -37,6 +42,7 @@ test('a receiver hears of every event at least once under one id, whatever dies 
       'sample',
       'warning',
       'plan',
+      'documents',
     ],
   });
   channel.close();

@@ -61,6 +61,17 @@ async function lossesOf(device: Device, spec: RunSpec): Promise<number[]> {
   return steps.map(({ loss }) => loss);
 }
 
+const resumedSpecs: [name: string, spec: RunSpec][] = [
+  ['with dropout', tinySpec({ adapter: { dropout: 0.1 }, batch: { microBatchSequenceCount: 2 } })],
+  [
+    'by Muon, then LoRA-Muon, and APOLLO-Mini between cycles',
+    tinySpec({
+      warmStart: { optimizer: 'muon' },
+      adapter: { adapterOptimizer: 'loraMuon', fullRankStepCount: 2, fullRankOptimizer: 'apolloMini' },
+    }),
+  ],
+];
+
 /** A card's model takes a hundred times as long as a card. */
 const patienceMs = 300_000;
 
@@ -82,11 +93,10 @@ for (const { name, open, tolerance, isMissing = false } of devices)
       patienceMs,
     );
 
-    it(
-      'has the same bits again, and when it is resumed within a cycle',
-      async () => {
+    it.each(resumedSpecs)(
+      'has the same bits again, and when it is resumed within a cycle: %s',
+      async (_name, spec) => {
         const device = await open();
-        const spec = tinySpec({ adapter: { dropout: 0.1 }, batch: { microBatchSequenceCount: 2 } });
         const whole = await begin(device)(spec);
         const events = await runLoop(whole);
         const resumed = await interrupted(begin(await open()), spec, 9);

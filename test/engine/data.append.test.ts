@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { appendDataset, Dataset } from '@relora/engine/data';
 import { dataFolder, failure, sentences } from './dataFixtures.js';
 
-const { source, prepare } = dataFolder();
+const { source, prepare, path } = dataFolder();
 const limits = { shardBytesMax: 1000 };
 
 describe('a data set that appends to another', () => {
@@ -37,10 +37,11 @@ describe('a data set that appends to another', () => {
     const texts = [base, added].map((folder) => readFileSync(join(folder, 'held-out.txt'), 'utf8'));
     await Promise.all([one.close(), two.close()]);
 
-    await appendDataset(base, added);
-    const whole = await Dataset.open(added, { verify: true });
+    const both = path('both');
+    await appendDataset(base, added, both);
+    const whole = await Dataset.open(both, { verify: true });
     expect(tokensOf(whole)).toEqual(ofOne.map((tokens, index) => [...tokens, ...ofTwo[index]!]));
-    expect(readFileSync(join(added, 'held-out.txt'), 'utf8')).toBe(texts.join(''));
+    expect(readFileSync(join(both, 'held-out.txt'), 'utf8')).toBe(texts.join(''));
     expect(whole.manifest).toMatchObject({
       tokenizer: one.manifest.tokenizer,
       train: { documents: one.manifest.train.documents + two.manifest.train.documents },
@@ -51,7 +52,7 @@ describe('a data set that appends to another', () => {
     expect(tokensOf(again)).toEqual(ofOne);
     // What did not change is not on the disk twice.
     const shard = again.manifest.train.shards[0]!.file;
-    expect(statSync(join(added, shard)).ino).toBe(statSync(join(base, shard)).ino);
+    expect(statSync(join(both, shard)).ino).toBe(statSync(join(base, shard)).ino);
     await Promise.all([whole.close(), again.close()]);
   });
 
@@ -71,8 +72,8 @@ describe('a data set that appends to another', () => {
       return [...targets];
     };
     const both = [...(await trainedOf(base)), ...(await trainedOf(added))];
-    const { train } = await appendDataset(base, added);
-    expect(await trainedOf(added)).toEqual(both);
+    const { train } = await appendDataset(base, added, path('both-pairs'));
+    expect(await trainedOf(path('both-pairs'))).toEqual(both);
     expect(train.trained!.tokens).toBe(both.filter((target) => target !== -1).length);
   });
 
@@ -81,7 +82,7 @@ describe('a data set that appends to another', () => {
     const added = await prepare([source('bpe.txt', sentences(30), 'text')], {
       tokenizer: { kind: 'trainedBpe', vocabularySize: 300 },
     });
-    const error = await failure(appendDataset(base, added), 'DATASET_CORRUPT');
+    const error = await failure(appendDataset(base, added, path('none')), 'DATASET_CORRUPT');
     expect(error.message).toContain('expected tokenizer');
   });
 });

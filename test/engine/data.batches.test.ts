@@ -45,7 +45,7 @@ describe('training batches', () => {
   it('hold each token of an epoch once as target, shifted by one from its input', async () => {
     const text = Array.from({ length: 60 }, (_, index) => String.fromCharCode(48 + index)).join('');
     const { train, close } = await opened(text); // 61 tokens with the end of the text, no two alike
-    const batches = new Batches(train, { sequenceLength: 7, seed: 3, cut: 1 });
+    const batches = new Batches(train, { sequenceLength: 7, seed: 3, cut: 1, endOfTextId: 256 });
     expect(batches.sequencesPerEpoch).toBe(8);
     for (const epoch of [0, 1]) {
       const { inputs, targets, epoch: found } = await batches.read(8 * epoch, 8);
@@ -63,7 +63,7 @@ describe('training batches', () => {
     async (tokenCount) => {
       const letters = Array.from({ length: tokenCount - 1 }, (_, index) => String.fromCharCode(48 + index));
       const { train, close } = await opened(letters.join(''));
-      const options = { sequenceLength: 7, seed: 3 };
+      const options = { sequenceLength: 7, seed: 3, endOfTextId: 256 };
       const [fixed, moving] = [1, 2].map((cut) => new Batches(train, { ...options, cut })) as [
         Batches,
         Batches,
@@ -92,13 +92,32 @@ describe('training batches', () => {
 
   it('are the same from wherever one begins', async () => {
     const { train, close } = await opened(sentences(30));
-    const of = () => new Batches(train, { sequenceLength: 16, seed: 5, cut: 2 });
+    const of = () => new Batches(train, { sequenceLength: 16, seed: 5, cut: 2, endOfTextId: 256 });
     const whole = await of().read(0, 200); // several epochs
     for (const first of [0, 1, 57, 130, 199]) {
       const part = await of().read(first, 200 - first);
       expect(part.inputs).toEqual(whole.inputs.slice(first * 16));
       expect(part.targets).toEqual(whole.targets.slice(first * 16));
+      expect(part.documents).toEqual(whole.documents.slice(first * 16));
     }
+    await close();
+  });
+
+  it('know documents to begin with the token that ends the one before them, and with each sequence', async () => {
+    const { train, close } = await opened('56978995678567899');
+    const endOfTextId = '9'.charCodeAt(0);
+    const batches = new Batches(train, { sequenceLength: 5, seed: 1, cut: 1, endOfTextId });
+    const { inputs, documents } = await batches.read(0, batches.sequencesPerEpoch);
+    const found = new Map<string, number[]>();
+    for (let first = 0; first < inputs.length; first += 5) {
+      const text = String.fromCharCode(...inputs.subarray(first, first + 5));
+      found.set(text, [...documents.subarray(first, first + 5)]);
+    }
+    expect(Object.fromEntries(found)).toEqual({
+      56978: [0, 0, 2, 2, 2],
+      99567: [0, 1, 1, 1, 1],
+      85678: [0, 0, 0, 0, 0],
+    });
     await close();
   });
 
@@ -114,9 +133,13 @@ describe('training batches', () => {
 
   it('need one whole sequence', async () => {
     const { train, close } = await opened('12345678'); // 9 tokens
-    expect(new Batches(train, { sequenceLength: 8, seed: 1, cut: 2 }).sequencesPerEpoch).toBe(1);
+    expect(
+      new Batches(train, { sequenceLength: 8, seed: 1, cut: 2, endOfTextId: 256 }).sequencesPerEpoch,
+    ).toBe(1);
     const error = await failure(
-      Promise.resolve().then(() => new Batches(train, { sequenceLength: 9, seed: 1, cut: 2 })),
+      Promise.resolve().then(
+        () => new Batches(train, { sequenceLength: 9, seed: 1, cut: 2, endOfTextId: 256 }),
+      ),
       'DATASET_TOO_SHORT',
     );
     expect(error.message).toBe('Expected at least 10 tokens, one sequence of 9 and its last target, got 9');

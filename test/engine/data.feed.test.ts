@@ -59,8 +59,8 @@ describe('the thread that reads for a run', () => {
     ] as const) {
       const batch = await feed.read(first, count);
       feed.prepare(next, count);
-      const { inputs, targets } = await data.batches().read(first, count);
-      expect(batch).toEqual({ inputs, targets });
+      const { inputs, targets, documents } = await data.batches().read(first, count);
+      expect(batch).toEqual({ inputs, targets, documents });
     }
   });
 
@@ -86,6 +86,13 @@ describe('the thread that reads for a run', () => {
     // Another time, and it is checked again.
     utimesSync(path, time, new Date(time.getTime() + 5000));
     await failure(feedOf(data, checked).read(0, 200), 'DATASET_CORRUPT');
+  });
+
+  it('reports what the disk refuses as the system does, with code and path', async () => {
+    const { data } = await opened();
+    const path = join(newFolder(), 'missing', 'checked.json');
+    const refused = feedOf(data, path).read(0, 4);
+    await expect(refused).rejects.toMatchObject({ code: 'ENOENT', syscall: 'open', path: `${path}.tmp` });
   });
 
   it('finds a data set that is written into, or cut off, under a run', async () => {

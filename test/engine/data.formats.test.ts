@@ -143,6 +143,23 @@ describe('a file of any name', () => {
       Buffer.from([0xff, 0xd8, 0xff]),
     ])
       await failure(read(written('program', content)), 'FORMAT_UNKNOWN');
+    // Whose files it knows, it says so, under whatever name they come.
+    const tar = Buffer.alloc(512);
+    tar.write('ustar', 257);
+    const foreign: [content: Buffer, got: string][] = [
+      [Buffer.from('BZh91AY&SY\0'), 'bzip2'],
+      [Buffer.from('\xfd7zXZ\0', 'latin1'), 'xz'],
+      [gzipSync(gzipSync('{"text":"x"}')), 'gzip inside of what was unpacked'],
+      [gzipSync(tar), 'a tar archive'],
+      [Buffer.from('PK\x03\x04\0'), 'a zip archive'],
+      [Buffer.from('ARROW1\0\0'), 'Arrow'],
+    ];
+    for (const [content, got] of foreign)
+      for (const name of ['data.jsonl', 'data'])
+        expect((await failure(read(written(name, content)), 'FORMAT_UNKNOWN')).message).toContain(
+          `got ${got}`,
+        );
+    expect(await read(written('ORC', 'ORC is a format.'))).toMatchObject({ format: 'text' });
   });
 
   it.runIf('createZstdDecompress' in zlib)('is unpacked from zstd', async () => {
@@ -303,6 +320,9 @@ describe('a malformed file', () => {
       (await failure(read(written('bad.csv', content)), 'CSV_INVALID')).message;
     expect(await table('text\n"a"b\n')).toContain('bad.csv, row 1: ');
     expect(await table('text\n"a')).toContain('bad.csv, row 1: ');
+    expect(
+      (await failure(read(written('twice.csv', 'text,text\n1,2\n')), 'FIELD_MISSING')).message,
+    ).toContain('got 2 columns of that name');
     expect((await failure(read(written('bad.csv', 'a,b\n1,2\n')), 'FIELD_MISSING')).message).toBe(
       'bad.csv, the first row: expected text in "text", got columns a, b',
     );

@@ -166,7 +166,7 @@ async function inPieces(tokenizer: Tokenizer, whole: string, length: number): Pr
     const piece = whole.slice(start, end);
     const endsText = end === whole.length;
     const parts = { text: piece, textBytes: 0, endsDocument: endsText, endsText, isTrained: true };
-    for (const id of Array.from((await encoder.encode([parts]))[0]!)) ids.push(id);
+    for (const id of Array.from((await encoder.encode([parts]))[0]!.ids)) ids.push(id);
     start = end;
   }
   return ids;

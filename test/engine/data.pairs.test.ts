@@ -56,7 +56,7 @@ describe('pairs of prompt and completion', () => {
       const preview = await dataset.preview('train', 12);
       expect(preview.map(({ trained }) => trained)).toEqual(expected.slice(0, 12).map((id) => id !== -1));
 
-      const batches = new Batches(train, { sequenceLength: 9, seed: 4, cut: 2 });
+      const batches = new Batches(train, { sequenceLength: 9, seed: 4, cut: 2, endOfTextId: 256 });
       const used = batches.sequencesPerEpoch * 9;
       // The second pass goes over the end of the data and on at its beginning.
       for (const epoch of [0, 1]) {
@@ -107,7 +107,9 @@ describe('pairs of prompt and completion', () => {
         )
       ).message;
     expect(await bad({ prompt: 'x', completion: '' })).toContain('expected text in "completion", got ""');
-    expect(await bad({ messages: [] })).toContain('the "messages" of a chat are not read');
+    expect(await bad({ messages: [] })).toContain(
+      'the "messages" of a chat are read where messages_field names them',
+    );
     await failure(prepare([source('t.txt', 'text', 'text')], { pairFields }), 'OPTIONS_INVALID');
   });
 });
@@ -158,7 +160,7 @@ describe('prompts that are longer than a sequence', () => {
   it('leave sequences without anything to learn, whose share is reported for every length', async () => {
     const dataset = await Dataset.open(await prepare([file()], { pairFields }), { verify: true });
     for (const sequenceLength of [16, 64, 100, 301, 4000]) {
-      const batches = new Batches(dataset.train, { sequenceLength, seed: 1, cut: 1 });
+      const batches = new Batches(dataset.train, { sequenceLength, seed: 1, cut: 1, endOfTextId: 256 });
       const { targets } = await batches.read(0, batches.sequencesPerEpoch);
       let idle = 0;
       for (let first = 0; first < targets.length; first += sequenceLength)

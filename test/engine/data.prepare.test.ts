@@ -80,6 +80,7 @@ describe('a prepared data set', () => {
       'held-out-00000.bin',
       'held-out.txt',
       'manifest.json',
+      'sources.json',
       'tokenizer.json',
       'train-00000.bin',
     ]);

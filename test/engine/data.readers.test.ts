@@ -98,14 +98,14 @@ describe('JSONL files', () => {
       return (await failure(prepare([file]), reason)).message;
     };
     expect(await bad('{"text":', 'JSONL_LINE_INVALID')).toContain(
-      'bad.jsonl, line 2 at byte 14: expected a JSON object, got ',
+      'bad.jsonl, line 2 at byte 14: expected a JSON object, got what is not JSON: ',
     );
     expect(await bad('["text"]', 'JSONL_LINE_INVALID')).toContain(
       'line 2 at byte 14: expected a JSON object, got a list of 1',
     );
     expect(await bad('{"text":"\\ud800"}', 'JSONL_LINE_INVALID')).toContain('half of a surrogate pair');
     expect(await bad('{"body":"x"}', 'FIELD_MISSING')).toBe(
-      'bad.jsonl, line 2 at byte 14: expected text in "text", got nothing',
+      'bad.jsonl, line 2 at byte 14: expected text in "text", got fields body',
     );
     expect(await bad('{"text":null}', 'FIELD_MISSING')).toContain('got null');
     expect(await bad(Buffer.from([0x22, 0xff, 0x22]), 'UTF8_INVALID')).toContain('line 2, byte 15');

@@ -274,37 +274,8 @@ describe('generated tokens as a stream', () => {
   });
 });
 
-describe('a tokenizer that does not know the text', () => {
-  const words = (text: string, unknown: string | null, options = {}) =>
-    prepare([source('words.txt', text, 'text'), source('more.txt', 'the river', 'text')], {
-      tokenizer: {
-        kind: 'huggingFace',
-        tokenizerJson: changed((copy) => {
-          copy.model = { type: 'WordPiece', vocab: { '</s>': 0, '<unk>': 1, the: 2, river: 3 }, merges: [] };
-          Object.assign(copy.model, {
-            unk_token: unknown,
-            continuing_subword_prefix: '##',
-            max_input_chars_per_word: 100,
-          });
-        }, wordJson),
-      },
-      ...options,
-    });
-
-  it('and makes nearly nothing of it is refused, with the document', async () => {
-    // One unknown token for a word, however long.
-    const error = await failure(words('x'.repeat(5000), '<unk>'), 'TEXT_LOST');
-    expect(error.message).toBe(
-      'words.txt, document 1: its 5000 bytes of text gave 1 tokens, as did 100 % of all text: the tokenizer does not know it',
-    );
-    await failure(
-      words('the river', '<unk>').then(() => words('x'.repeat(600), '<unk>')),
-      'TEXT_LOST',
-    );
-    await words(`${'the river '.repeat(20_000)}${'x'.repeat(900)}`, '<unk>'); // a little is no reason to stop
-  });
-
-  it('because it has no tokens is refused', async () => {
+describe('a tokenizer without tokens', () => {
+  it('is refused', async () => {
     const text = changed(({ model }) => (model.vocab = {}), wordJson);
     expect((await failure(jsonTokenizer(text, 'huggingFace'), 'TOKENIZER_INVALID')).message).toContain(
       'model.vocab: expected at least one token, got 0',

@@ -1,15 +1,20 @@
 import { describe, expect, it } from 'vitest';
 import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
-import type { Dropout, Layer } from '../../engine/dist/device/device.js';
+import type { DropoutPlace, Layer } from '../../engine/dist/device/device.js';
 import { dropoutMask, philox } from '../../engine/dist/device/dropout.js';
 
-const place: Dropout = { share: 0.25, version: 2, seed: 2 ** 40 + 7, step: 3, micro: 0, firstSequence: 9 };
+const share = 0.25;
+const place: DropoutPlace = { version: 2, seed: 2 ** 40 + 7, step: 3, micro: 0, firstSequence: 9 };
 const layer = { name: 'layer', index: 5, inFeatures: 7 } as Layer;
 const time = 5; // 35 elements a sequence: the last counter is cut
 
-function maskOf(sequences: number, changes: Partial<Dropout> = {}, of: Partial<Layer> = {}): Float32Array {
+function maskOf(
+  sequences: number,
+  changes: Partial<DropoutPlace> = {},
+  of: Partial<Layer> = {},
+): Float32Array {
   const mask = new Float32Array(sequences * time * layer.inFeatures);
-  dropoutMask(mask, { ...place, ...changes }, { ...layer, ...of }, time);
+  dropoutMask(mask, { share, place: { ...place, ...changes } }, { ...layer, ...of }, time);
   return mask;
 }
 
@@ -46,11 +51,11 @@ describe('counted masks of dropout', () => {
       [2, 40_003],
     ] as const) {
       const wanted = new Float32Array(sequences * sequenceLength);
-      dropoutMask(wanted, place, { ...layer, inFeatures: sequenceLength }, 1);
+      dropoutMask(wanted, { share, place }, { ...layer, inFeatures: sequenceLength }, 1);
       for (const threads of [1, 3]) {
         const addon = loadNativeAddon().open({ instructionSet: 'portable', threads });
         const mask = new Float32Array(wanted.length).fill(NaN);
-        addon.dropoutMask(mask, { ...place, layer: 5, sequenceLength });
+        addon.dropoutMask(mask, { share, ...place, layer: 5, sequenceLength });
         expect(Buffer.from(mask.buffer).equals(Buffer.from(wanted.buffer))).toBe(true);
       }
     }

@@ -1,4 +1,4 @@
-import { evaluateChoices, Llama, openDevice, scoreChoices } from '@relora/engine';
+import { encodeQuestions, evaluateChoices, Llama, logProbabilityOf, openDevice } from '@relora/engine';
 import { bytesTokenizer } from '@relora/engine/data';
 import { ChoiceLineInvalid, parseChoiceQuestions } from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
@@ -46,6 +46,18 @@ describe('choices', () => {
     return Llama.create(opened, tinyConfig({ vocabSize: 257, maxPositionEmbeddings: 32 }), 5);
   }
 
+  async function score(
+    model: Llama,
+    questions: Parameters<typeof encodeQuestions>[1],
+    signal = new AbortController().signal,
+  ) {
+    const result = model.device.newResult(0);
+    const encoded = await encodeQuestions(tokenizer, questions, model.config.maxPositionEmbeddings);
+    const report = await evaluateChoices(model, result, encoded, signal);
+    model.device.releaseResult(result);
+    return report;
+  }
+
   /** Log-probability of the tokens of a text behind another, from float64 logits. */
   async function expected(model: Llama, question: string, choice: string): Promise<number> {
     const before = Array.from(await tokenizer.encode(question));
@@ -74,12 +86,18 @@ describe('choices', () => {
         'A question that is longer than the model has positions: ',
       ]) {
         const choices = ['blue', 'a rather long choice', 'é'];
-        const scores = await scoreChoices(model, tokenizer, { question, choices, answer: 0 });
+        const [encoded] = await encodeQuestions(tokenizer, [{ question, choices, answer: 0 }], 32);
+        const result = model.device.newResult(0);
         for (const [index, choice] of choices.entries()) {
-          const { logProbability, tokenCount, byteCount } = scores[index]!;
-          expect(logProbability).toBeCloseTo(await expected(model, question, choice), 3);
-          expect([tokenCount, byteCount]).toEqual([Buffer.byteLength(choice), Buffer.byteLength(choice)]);
+          const tokens = encoded!.choices[index]!;
+          expect(await logProbabilityOf(model, result, tokens)).toBeCloseTo(
+            await expected(model, question, choice),
+            3,
+          );
+          const bytes = Buffer.byteLength(choice);
+          expect([tokens.targets.filter((id) => id !== -1).length, tokens.byteCount]).toEqual([bytes, bytes]);
         }
+        model.device.releaseResult(result);
       }
       model.dispose();
     },
@@ -91,40 +109,32 @@ describe('choices', () => {
       { question, choices: ['a', 'many more bytes'], answer: 0 },
       { question, choices: ['a', 'many more bytes'], answer: 1 },
     ]);
-    const seen: number[] = [];
-    const report = await evaluateChoices(model, tokenizer, questions, {
-      onQuestion: (done) => seen.push(done),
-    });
+    const report = await score(model, questions);
     // Each pair has the same question with both answers: one of them is right, whatever the model says.
     expect(report).toMatchObject({ questionCount: 8, accuracy: 0.5, normalizedAccuracy: 0.5 });
     // A model that was not trained finds each byte about as likely: the short choice always wins by its sum.
-    const short = await evaluateChoices(
+    const short = await score(
       model,
-      tokenizer,
       questions.filter(({ answer }) => answer === 0),
     );
-    expect(short.accuracy).toBe(1);
+    expect(short!.accuracy).toBe(1);
     const logs = await Promise.all(
       questions.map(
         async ({ question, choices, answer }) => await expected(model, question, choices[answer]!),
       ),
     );
-    expect(report.logProbability).toBeCloseTo(logs.reduce((sum, value) => sum + value, 0) / 8, 3);
-    expect(seen).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    expect(report!.logProbability).toBeCloseTo(logs.reduce((sum, value) => sum + value, 0) / 8, 3);
     model.dispose();
   });
 
-  it('that alone do not fit, and a call that is given up, end with an error', async () => {
+  it('that alone do not fit end with an error, and a call that is given up with nothing', async () => {
     const model = await tinyModel('native');
     const long = { question: 'q', choices: ['a'.repeat(33), 'b'], answer: 1 };
-    await expect(scoreChoices(model, tokenizer, long)).rejects.toThrow(
-      /A choice of 33 tokens does not fit the model's 32 positions/,
+    await expect(encodeQuestions(tokenizer, [long], 32)).rejects.toThrow(
+      /A choice of 33 tokens does not fit in the 32 that are read at once/,
     );
-    await expect(
-      evaluateChoices(model, tokenizer, [{ question: 'q', choices: ['a', 'b'], answer: 0 }], {
-        signal: AbortSignal.abort(new Error('given up')),
-      }),
-    ).rejects.toThrow('given up');
+    const short = [{ question: 'q', choices: ['a', 'b'], answer: 0 }];
+    expect(await score(model, short, AbortSignal.abort())).toBeNull();
     model.dispose();
   });
 });

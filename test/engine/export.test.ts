@@ -189,7 +189,30 @@ describe('a folder that is not a model we read is refused, with tensor, expected
       name: 'another architecture',
       config: { architectures: ['GPT2LMHeadModel'] },
       message:
-        /architectures: expected one of LlamaForCausalLM, Qwen2ForCausalLM, MistralForCausalLM, found \["GPT2LMHeadModel"\]/,
+        /architectures: expected one of LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, SmolLM3ForCausalLM, found \["GPT2LMHeadModel"\]/,
+    },
+    {
+      name: 'a class that is known to compute more',
+      config: { architectures: ['Gemma3ForCausalLM'] },
+      message: /not computed of Gemma3ForCausalLM: norms behind attention and MLP, .* found/,
+    },
+    {
+      name: 'what only another class has',
+      config: { attn_logit_softcapping: 50 },
+      message: /attn_logit_softcapping: expected null or none, found 50/,
+    },
+    {
+      name: 'heads that cannot turn',
+      config: { head_dim: 7 },
+      message: /head_dim: expected an even number of at most 128, found 7/,
+    },
+    {
+      name: 'layers without rotary embedding at no interval',
+      config: {
+        ...{ architectures: ['SmolLM3ForCausalLM'], model_type: 'smollm3' },
+        no_rope_layers: [0, 1],
+      },
+      message: /no_rope_layers: expected 2 entries, 1 but for each n-th, which is 0, found \[0,1\]/,
     },
     {
       name: 'scaled rotary embedding',

@@ -30,7 +30,7 @@ export function lossAndGradients(
   targets: Int32Array,
   batch: number,
   time: number,
-  options: GradientOptions = {},
+  { documents = null, ...options }: GradientOptions & { documents?: Int32Array | null } = {},
 ): { loss: number; gradients: Map<string, Float32Array> } {
   const { device } = model;
   const parameters = model.trainable();
@@ -40,7 +40,7 @@ export function lossAndGradients(
   const result = device.newResult(0);
   try {
     const target = { parameters, parts, whole, of } as unknown as GradientBuffer;
-    model.differentiate({ inputs, targets, batch, time }, target, result, options);
+    model.differentiate({ inputs, targets, batch, time, documents }, target, result, options);
     const copies = parameters.map(({ name }, index): [string, Float32Array] => [
       name,
       valuesIn(device, { buffer: parts[index]! }),

@@ -120,6 +120,9 @@ describe.skipIf(typeof open === 'string')('llama.cpp', () => {
     ['the rotary embedding of Llama 3.1', { ropeScaling: scaledRotary }],
     ['biases on queries, keys and values', { attentionBias: true }],
     ['both of these', { attentionBias: true, ropeScaling: scaledRotary }],
+    ['heads of a size of their own', { headDim: 12 }],
+    ['norms of heads', { headDim: 12, qkNorm: true }],
+    ['layers without a rotary embedding', { numHiddenLayers: 5, noRopeInterval: 4 }],
   ])('computes a model with %s', async (_, changes) => {
     const run = await trainedRun({ model: changes }, await bytesDataset());
     const { path } = await exported(run, 'float32');
@@ -130,6 +133,15 @@ describe.skipIf(typeof open === 'string')('llama.cpp', () => {
       expect(Math.abs(value - theirs[i]!)).toBeLessThan(1e-4),
     );
     await model.dispose();
+    disposeRun(run);
+  });
+
+  it.each([
+    ['another interval than 4', { noRopeInterval: 2 }, /a no_rope_interval of 4, as llama.cpp's smollm3 has/],
+    ['norms of heads and scaled frequencies', { qkNorm: true, ropeScaling: scaledRotary }, /no rope_scaling/],
+  ])('is given no model that it would compute otherwise: %s', async (_, model, message) => {
+    const run = await trainedRun({ model }, await bytesDataset(), 0);
+    await expect(exported(run, 'float32')).rejects.toThrow(message);
     disposeRun(run);
   });
 

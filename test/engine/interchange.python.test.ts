@@ -94,6 +94,9 @@ describe.skipIf(isMissing)('transformers on PyTorch', () => {
     ['a head that is the embedding', { model: { tieWordEmbeddings: true } }],
     ['the rotary embedding of Llama 3.1', { model: { ropeScaling: scaledRotary } }],
     ['biases on queries, keys and values', { model: { attentionBias: true } }],
+    ['heads of a size of their own', { model: { headDim: 12 } }],
+    ['norms of heads', { model: { headDim: 12, qkNorm: true } }],
+    ['a layer without a rotary embedding', { model: { noRopeInterval: 2 } }],
   ])(
     'computes our logits from the merged model, here with %s, and reads our tokenizer',
     async (_, changes) => {
@@ -119,6 +122,8 @@ describe.skipIf(isMissing)('PEFT', () => {
   it.each([
     ['a constant scale', {}],
     ['biases beside it', { model: { attentionBias: true } }],
+    ['norms of heads beside it', { model: { headDim: 12, qkNorm: true } }],
+    ['a layer without a rotary embedding', { model: { noRopeInterval: 2 } }],
     ['a trainable scale', { adapter: { trainableScale: true } }],
     ['dropout and two modules', { adapter: { dropout: 0.1, targetModules: ['q_proj', 'down_proj'] } }],
   ] as const)('loads the adapter of a cycle on its base, here with %s', async (_, changes) => {

@@ -19,6 +19,9 @@ export function tinyConfig(changes: Partial<LlamaConfig> = {}): LlamaConfig {
     tieWordEmbeddings: false,
     ropeScaling: null,
     attentionBias: false,
+    headDim: 0,
+    qkNorm: false,
+    noRopeInterval: 0,
     ...changes,
   };
 }
@@ -30,7 +33,7 @@ export function tinyConfig(changes: Partial<LlamaConfig> = {}): LlamaConfig {
 export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0): Float64Array {
   const { config } = model;
   const weight = (name: string) => matrixOf(model, name);
-  const headDim = config.hiddenSize / config.numAttentionHeads;
+  const headDim = config.headDim === 0 ? config.hiddenSize / config.numAttentionHeads : config.headDim;
   const effective = (index: number, parent: string, module: string) => {
     const name = `model.layers.${index}.${parent}.${module}`;
     const w = weight(`${name}.weight`);
@@ -49,16 +52,28 @@ export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0)
       const bias = weight(`model.layers.${index}.self_attn.${module}.bias`)[0]!;
       return rows.map((row) => row.map((value, i) => value + bias[i]!));
     };
-    const [q, k, v] = [projected('q_proj'), projected('k_proj'), projected('v_proj')];
+    const v = projected('v_proj');
+    /** Each head with its own norm, where the model has those, and turned, where the layer turns. */
+    const heads = (name: 'q' | 'k') =>
+      projected(`${name}_proj`).map((row, position) =>
+        Array.from({ length: row.length / headDim }, (_, head) => {
+          const made = slice(row, head, headDim);
+          const gain = config.qkNorm && weight(`model.layers.${index}.self_attn.${name}_norm.weight`)[0]!;
+          const normed = gain ? norm([made], gain, config.rmsNormEps)[0]! : made;
+          const turns = config.noRopeInterval === 0 || (index + 1) % config.noRopeInterval > 0;
+          return turns ? turn(normed, position, config) : normed;
+        }),
+      );
+    const [q, k] = [heads('q'), heads('k')];
     const attended = x.map((_, row) => {
-      const out = new Float64Array(config.hiddenSize);
+      const out = new Float64Array(headDim * config.numAttentionHeads);
       for (let head = 0; head < config.numAttentionHeads; head++) {
         const group = config.numAttentionHeads / config.numKeyValueHeads;
         const keyHead = Math.floor(head / group);
-        const query = turn(slice(q[row]!, head, headDim), row, config);
+        const query = q[row]![head]!;
         const scores: number[] = [];
         for (let past = 0; past <= row; past++) {
-          scores.push(dot(query, turn(slice(k[past]!, keyHead, headDim), past, config)) / Math.sqrt(headDim));
+          scores.push(dot(query, k[past]![keyHead]!) / Math.sqrt(headDim));
         }
         const exponentials = scores.map((score) => Math.exp(score - Math.max(...scores)));
         const total = exponentials.reduce((sum, value) => sum + value);

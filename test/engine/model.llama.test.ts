@@ -71,6 +71,21 @@ const variants: Variant[] = [
     config: tinyConfig(),
     adapter: { ...settings, targetModules: ['q_proj', 'down_proj'] },
   },
+  {
+    name: 'head norms, heads of a size of their own',
+    config: tinyConfig({ numKeyValueHeads: 2, headDim: 10, qkNorm: true }),
+    adapter: null,
+  },
+  {
+    name: 'adapters beside head norms',
+    config: tinyConfig({ numKeyValueHeads: 1, headDim: 10, qkNorm: true }),
+    adapter: settings,
+  },
+  {
+    name: 'a layer without a rotary embedding',
+    config: tinyConfig({ numKeyValueHeads: 2, noRopeInterval: 2 }),
+    adapter: settings,
+  },
   { name: 'B alone', config: tinyConfig(), adapter: { ...settings, trainedFactors: 'bOnly' } },
   {
     name: 'trainable scale and dropout',

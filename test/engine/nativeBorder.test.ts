@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync } from 'node:fs';
+import { mkdirSync, openSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -39,6 +39,7 @@ const matrices = (length: number) => ({
 });
 const shared = f(12);
 const newFolder = temporaryFolders();
+const oneMember = openShared();
 const missingFolder = '/no/such/folder';
 
 type Changed = Record<string, unknown>;
@@ -47,7 +48,7 @@ type Changed = Record<string, unknown>;
 const adapted = (base: PackedBase, inFeatures: number, outFeatures: number): NativeLayer => ({
   base,
   weight: null,
-  adapter: { rank: 1, a: f(inFeatures), b: f(outFeatures), scale: 1, graph: 'separate' },
+  adapter: { rank: 1, a: f(inFeatures), b: f(outFeatures), scale: 1, graph: 'separate', mask: null },
   bias: null,
 });
 const trained = (inFeatures: number, outFeatures: number): NativeLayer => ({
@@ -60,6 +61,7 @@ const gradientsOf = ({ weight, adapter, bias }: NativeLayer): NativeLayerGradien
   weight: weight && f(weight.length),
   a: adapter && f(adapter.a.length),
   b: adapter && f(adapter.b.length),
+  scale: null,
   bias: bias && f(bias.length),
 });
 /** The layer with other fields in its adapter. */
@@ -74,7 +76,7 @@ const downBase = addon.packBase(f(6), 3, 2, 'float32');
 /** Hidden size 2 and intermediate size 3, two rows; `gate` is adapted, `up` trained whole. */
 const gate = adapted(base, 2, 3);
 const mlpLayers = { gate, up: trained(2, 3), down: adapted(downBase, 3, 2) };
-const common = { gain: f(2), epsilon: 1e-5, precision: 'float32', compact: false } as const;
+const common = { gain: f(2), epsilon: 1e-5, precision: 'float32', compact: false, apart: false } as const;
 const mlpHalf = { shape: { rows: 2, hidden: 2, intermediate: 3 }, ...common, ...mlpLayers };
 const mlpLength = addon.mlpHalfStateLength(mlpHalf);
 
@@ -108,7 +110,10 @@ const attentionLayers = {
   o: trained(4, 2),
 };
 const attentionShape = { batch: 1, time: 2, hidden: 2, heads: 2, kvHeads: 1, headDim: 2 };
-const attentionHalf = { shape: attentionShape, ...common, cos: f(2), sin: f(2), ...attentionLayers };
+const attentionHalf = {
+  ...{ shape: attentionShape, ...common, cos: f(2), sin: f(2), headNorms: null, documents: null },
+  ...attentionLayers,
+};
 const attentionLength = addon.attentionHalfStateLength(attentionHalf);
 
 function attentionForward(changes: Changed = {}): void {
@@ -120,7 +125,8 @@ function attentionBackward(changes: Changed = {}, gradients: Changed = {}): void
   const { q, k, v, o } = attentionLayers;
   const given = { dy: f(4), state: f(attentionLength), ...changes } as Record<string, Float32Array>;
   const all = {
-    ...{ dx: f(4), gain: f(2), q: gradientsOf(q), k: gradientsOf(k), v: gradientsOf(v), o: gradientsOf(o) },
+    ...{ dx: f(4), gain: f(2), headNorms: null },
+    ...{ q: gradientsOf(q), k: gradientsOf(k), v: gradientsOf(v), o: gradientsOf(o) },
     ...gradients,
   };
   addon.attentionHalfBackward({ ...attentionHalf, ...changes }, f(4), given['state']!, given['dy']!, all);
@@ -128,6 +134,13 @@ function attentionBackward(changes: Changed = {}, gradients: Changed = {}): void
 
 /** Each call has one mistake, and the message names function, argument, what was expected and what came. */
 const dropout = { share: 0.5, seed: 1, step: 0, firstSequence: 0, layer: 0, sequenceLength: 3 };
+
+/** The memory of a run of one member. */
+function openShared() {
+  const path = join(newFolder(), 'shared');
+  writeFileSync(path, Buffer.alloc(2 * 65_536));
+  return addon.openSharedMemory(openSync(path, 'r+'), 0, 1);
+}
 
 const mistakes: [call: () => unknown, message: string][] = [
   [() => (addon.matmul as (...args: unknown[]) => void)(f(1), f(1)), 'matmul: expected 5 arguments, got 2'],
@@ -308,7 +321,7 @@ const mistakes: [call: () => unknown, message: string][] = [
         f(6),
         f(3),
         { q: f(6), k: f(4), v: f(4) },
-        { batch: 1, time: 1, heads: 3, kvHeads: 2, headDim: 2, scale: 1 },
+        { batch: 1, time: 1, heads: 3, kvHeads: 2, headDim: 2, scale: 1, documents: null },
         'float32',
       ),
     'attentionForward: heads must be a multiple of kvHeads, got 3 and 2',
@@ -321,7 +334,7 @@ const mistakes: [call: () => unknown, message: string][] = [
         { q: f(4), k: f(2), v: f(2) },
         f(4),
         f(1),
-        { batch: 1, time: 1, heads: 2, kvHeads: 1, headDim: 2, scale: 1 },
+        { batch: 1, time: 1, heads: 2, kvHeads: 1, headDim: 2, scale: 1, documents: null },
         'float32',
       ),
     'attentionBackward: logSumExp must hold batch * heads * time = 2 elements, got 1',
@@ -409,6 +422,30 @@ const mistakes: [call: () => unknown, message: string][] = [
     () => mlpForward({ precision: 'int8' }),
     "mlpHalfForward: half.precision must be 'float32' or 'bfloat16', got 'int8'",
   ],
+  [
+    () => mlpForward({ gate: withAdapter(gate, { mask: f(4) }) }),
+    'mlpHalfForward: gate.adapter.mask must be null in a half that is not apart',
+  ],
+  [
+    () => mlpForward({ apart: true, gate: withAdapter(gate, { mask: f(3) }) }),
+    'mlpHalfForward: half.gate.adapter.mask must hold rows * inFeatures = 4 elements, got 3',
+  ],
+  [
+    () => mlpForward({ apart: true, gate: withAdapter(gate, { graph: 'merged' }) }),
+    'mlpHalfForward: gate.adapter.graph must be separate in a half that is apart',
+  ],
+  [
+    () => mlpForward({ apart: true, compact: true }),
+    'mlpHalfForward: half.compact must be false in a half that is apart',
+  ],
+  [
+    () => mlpBackward({}, { gate: { ...gradientsOf(gate), scale: f(1) } }),
+    'mlpHalfBackward: gradients.gate.scale must be null but beside an adapter of a half that is apart',
+  ],
+  [
+    () => mlpBackward({ apart: true }, { gate: { ...gradientsOf(gate), scale: f(2) } }),
+    'mlpHalfBackward: gradients.gate.scale must hold 1 = 1 elements, got 2',
+  ],
   [() => mlpForward({ compact: 1 }), 'mlpHalfForward: half.compact must be a boolean, got number'],
   [
     () => mlpForward({ y: shared.subarray(0, 4), x: shared.subarray(3, 7) }),
@@ -468,6 +505,27 @@ const mistakes: [call: () => unknown, message: string][] = [
   [
     () => attentionForward({ sin: f(1) }),
     'attentionHalfForward: half.sin must hold at least time * headDim / 2 = 2 elements, got 1',
+  ],
+  [
+    () => attentionForward({ sin: null }),
+    'attentionHalfForward: half.cos and half.sin must both be null, or neither',
+  ],
+  [
+    () => attentionForward({ documents: Int32Array.of(0) }),
+    'attentionHalfForward: half.documents must hold batch * time = 2 elements, got 1',
+  ],
+  [
+    () => attentionForward({ documents: Int32Array.of(0, 2) }),
+    'attentionHalfForward: half.documents[1] must be 0, as before it, or 1, got 2',
+  ],
+  [() => attentionForward({ documents: f(2) }), 'attentionHalfForward: half.documents must be an Int32Array'],
+  [
+    () => attentionForward({ headNorms: { q: f(2), k: f(3) } }),
+    'attentionHalfForward: half.headNorms.k must hold headDim = 2 elements, got 3',
+  ],
+  [
+    () => attentionBackward({}, { headNorms: { q: f(2), k: f(2) } }),
+    'attentionHalfBackward: gradients.headNorms must be null where the half has none, and only there',
   ],
   [
     () => attentionForward({ shape: { ...attentionShape, kvHeads: 3 } }),
@@ -692,6 +750,29 @@ const mistakes: [call: () => unknown, message: string][] = [
   [
     () => addon.configure({ instructionSet: 'portable', threads: 0 }),
     'configure: options.threads must be an integer from 1 to 1024, got 0',
+  ],
+  [() => addon.openSharedMemory(0, 2, 2), 'openSharedMemory: rank must be below size 2, got 2'],
+  [() => addon.openSharedMemory(0, 0, 0), 'openSharedMemory: size must be an integer of at least 1, got 0'],
+  [() => addon.openMpi(3 as never), 'openMpi: library must be a string, got number'],
+  [
+    () => addon.openMpi('/nowhere/libmpi.so'),
+    'openMpi: /nowhere/libmpi.so: cannot open shared object file: No such file or directory',
+  ],
+  [
+    () => void addon.exchangeSum({} as never, f(4)),
+    'exchangeSum: exchange must be a handle made by openSharedMemory, got object',
+  ],
+  [
+    () => void addon.exchangeSum(oneMember, [1] as never),
+    'exchangeSum: values must be a Float32Array, got object',
+  ],
+  [
+    () => void addon.exchangeGather(oneMember, new Uint8Array(3), new Uint8Array(4)),
+    'exchangeGather: all must hold size * own.length = 4 elements, got 3',
+  ],
+  [
+    () => addon.exchangeLeave({} as never),
+    'exchangeLeave: exchange must be a handle made by openSharedMemory, got object',
   ],
 ];
 

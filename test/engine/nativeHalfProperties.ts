@@ -30,7 +30,9 @@ class DrawnLayer {
   readonly base: PackedBase | null;
   readonly args: NativeLayer;
   readonly gradients: NativeLayerGradients;
-  private readonly effective: Float64Array;
+  private readonly weight: Float64Array;
+  /** scale A B; apart from the weight, for its input may be masked. */
+  private readonly delta: Float64Array;
 
   constructor(
     private readonly addon: NativeAddon,
@@ -40,10 +42,12 @@ class DrawnLayer {
     private readonly outFeatures: number,
     basePrecision: BasePrecision,
     bias: Float32Array | null,
+    /** Of the half. */
+    of: { rows: number; apart: boolean },
   ) {
     // Separate paths twice as often: they alone keep something in the state.
     const kinds = ['trained', 'frozen', 'separate', 'separate', 'merged', 'weightGradient'] as const;
-    const kind = draw.say(name, draw.of(kinds));
+    const kind = draw.say(name, draw.of(of.apart ? kinds.slice(0, 3) : kinds));
     const hasAdapter = kind !== 'trained' && kind !== 'frozen';
     const rank = hasAdapter ? draw.say('of rank', draw.of([1, 2, 3, 8, 17])) : 0;
     const scale = hasAdapter ? draw.of([0.5, 2]) : 1;
@@ -51,14 +55,19 @@ class DrawnLayer {
     const a = draw.floats(inFeatures * rank, boundOf(inFeatures));
     const b = draw.floats(rank * outFeatures, boundOf(rank));
     const delta = multiply(matrix(a, inFeatures, rank), matrix(b, rank, outFeatures)).value;
-    this.effective = delta.map((value, i) => w[i]! + scale * value);
+    this.weight = Float64Array.from(w);
+    this.delta = delta.map((value) => scale * value);
+    const isMasked = of.apart && hasAdapter && draw.of([false, true]);
+    const mask = isMasked
+      ? draw.floats(of.rows * inFeatures).map((value) => (value < -0.5 ? 0 : 1.25))
+      : null;
     this.base = kind === 'trained' ? null : addon.packBase(w, inFeatures, outFeatures, basePrecision);
     const graph = hasAdapter ? kind : 'separate';
     if (this.base !== null && graph !== 'separate') addon.packMerged(this.base, w, a, b, scale, rank);
     this.args = {
       base: this.base,
       weight: kind === 'trained' ? w : null,
-      adapter: hasAdapter ? { rank, a, b, scale, graph } : null,
+      adapter: hasAdapter ? { rank, a, b, scale, graph, mask } : null,
       bias,
     };
     const output = (gradient: string, length: number) => draw.output(`${gradient} of ${name}`, length);
@@ -66,18 +75,22 @@ class DrawnLayer {
       weight: kind === 'trained' ? output('dweight', w.length) : null,
       a: hasAdapter ? output('da', a.length) : null,
       b: hasAdapter ? output('db', b.length) : null,
+      scale: null,
       bias: bias && output('dbias', bias.length),
     };
   }
 
   forward(x: ArrayLike<number>): Float64Array {
-    return multiply(this.rowsOf(x, this.inFeatures), this.weight).value;
+    const through = multiply(this.rowsOf(this.seen(x), this.inFeatures), this.matrixOf(this.delta)).value;
+    return multiply(this.rowsOf(x, this.inFeatures), this.matrixOf(this.weight)).value.map(
+      (value, i) => value + through[i]!,
+    );
   }
 
   /** Holds the gradients of the weights against the definition and gives that of x. */
   backward(x: ArrayLike<number>, dy: ArrayLike<number>, relative: number): Float64Array {
     const upstream = this.rowsOf(dy, this.outFeatures);
-    const dense = multiply(transposed(this.rowsOf(x, this.inFeatures)), upstream).value;
+    const dense = multiply(transposed(this.rowsOf(this.seen(x), this.inFeatures)), upstream).value;
     const { adapter } = this.args;
     const agree = (
       gradient: string,
@@ -103,15 +116,24 @@ class DrawnLayer {
       );
       agree('db', this.gradients.b!, multiply(transposed(matrix(a, this.inFeatures, rank)), gradient), scale);
     }
-    return multiply(upstream, transposed(this.weight)).value;
+    const through = this.seen(multiply(upstream, transposed(this.matrixOf(this.delta))).value);
+    return multiply(upstream, transposed(this.matrixOf(this.weight))).value.map(
+      (value, i) => value + through[i]!,
+    );
   }
 
   release(): void {
     if (this.base !== null) this.addon.releaseBase(this.base);
   }
 
-  private get weight() {
-    return matrix(this.effective, this.inFeatures, this.outFeatures);
+  /** What its adapter sees of its input. */
+  private seen(x: ArrayLike<number>): Float64Array {
+    const mask = this.args.adapter?.mask;
+    return Float64Array.from(x, (value, i) => (mask ? value * mask[i]! : value));
+  }
+
+  private matrixOf(values: Float64Array) {
+    return matrix(values, this.inFeatures, this.outFeatures);
   }
 
   private rowsOf(values: ArrayLike<number>, width: number) {
@@ -124,6 +146,7 @@ class DrawnHalf {
   readonly precision: ProductPrecision;
   readonly basePrecision: BasePrecision;
   readonly compact: boolean;
+  readonly apart: boolean;
   readonly x: Float32Array;
   readonly gain: Float32Array;
   readonly dy: Float32Array;
@@ -132,7 +155,7 @@ class DrawnHalf {
   constructor(
     private readonly addon: NativeAddon,
     private readonly draw: Draw,
-    private readonly rows: number,
+    readonly rows: number,
     private readonly hidden: number,
   ) {
     // Half of them exact, where the tolerance is small enough to see any mistake.
@@ -140,18 +163,29 @@ class DrawnHalf {
     this.precision = isExact ? 'float32' : draw.precision();
     const bases = isExact ? ([this.precision] as const) : ([this.precision, 'int8'] as const);
     this.basePrecision = draw.say('base', draw.of<BasePrecision>(bases));
-    this.compact = draw.say('compact', !isExact && draw.of([false, true]));
+    this.apart = draw.say('apart', draw.of([false, false, true]));
+    this.compact = draw.say('compact', !isExact && !this.apart && draw.of([false, true]));
     [this.x, this.dy] = [draw.floats(rows * hidden), draw.floats(rows * hidden)];
     this.gain = draw.floats(hidden);
     this.normed = rmsNorm(this.x, this.gain, this.dy, rows, hidden, normEpsilon).y;
   }
 
   layer(name: string, inFeatures: number, outFeatures: number, bias: Float32Array | null = null): DrawnLayer {
-    return new DrawnLayer(this.addon, this.draw, name, inFeatures, outFeatures, this.basePrecision, bias);
+    return new DrawnLayer(
+      this.addon,
+      this.draw,
+      name,
+      inFeatures,
+      outFeatures,
+      this.basePrecision,
+      bias,
+      this,
+    );
   }
 
   get common() {
-    return { gain: this.gain, epsilon: normEpsilon, precision: this.precision, compact: this.compact };
+    const { gain, precision, compact, apart } = this;
+    return { gain, epsilon: normEpsilon, precision, compact, apart };
   }
 
   /**
@@ -265,11 +299,19 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   const angles = draw.floats(time * (headDim / 2), 4);
   const [cos, sin] = [angles.map(Math.cos), angles.map(Math.sin)];
   const scale = 1 / Math.sqrt(headDim);
+  const hasHeadNorms = draw.say('head norms', draw.of([true, false]));
+  const isTurned = draw.say('turned', draw.of([true, true, false]));
+  const documents = draw.say('documents masked', draw.of([true, false]))
+    ? drawnDocuments(draw, batch, time)
+    : null;
+  const gains = hasHeadNorms ? { q: draw.floats(headDim), k: draw.floats(headDim) } : null;
   const native = {
     shape: { batch, time, hidden, heads, kvHeads, headDim },
     ...half.common,
-    cos,
-    sin,
+    cos: isTurned ? cos : null,
+    sin: isTurned ? sin : null,
+    headNorms: gains,
+    documents,
     q: q.args,
     k: k.args,
     v: v.args,
@@ -279,9 +321,11 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
     addon.attentionHalfForward(native, half.x, y, state),
   );
   const [dx, dgain] = [draw.output('dx', half.x.length), draw.output('dgain', hidden)];
+  const dgains = gains && { q: draw.output('dgain of q', headDim), k: draw.output('dgain of k', headDim) };
   addon.attentionHalfBackward(native, half.x, state, half.dy, {
     dx,
     gain: dgain,
+    headNorms: dgains,
     q: q.gradients,
     k: k.gradients,
     v: v.gradients,
@@ -290,32 +334,51 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   const biasGradients = [q, k, v].map(({ gradients }) => gradients.bias!);
 
   /** Each pair of one head turned by the angle of its position, or turned back. */
-  const turn = (values: Float64Array, headCount: number, sign: 1 | -1) =>
-    values.map((value, index) => {
+  const turn = (values: Float64Array, headCount: number, sign: 1 | -1) => {
+    if (!isTurned) return values;
+    return values.map((value, index) => {
       const i = index % headDim;
-      const t = Math.floor(index / (headCount * headDim)) % time;
-      const angle = t * (headDim / 2) + (i % (headDim / 2));
+      const row = Math.floor(index / (headCount * headDim));
+      const position = (row % time) - (documents?.[row] ?? 0);
+      const angle = position * (headDim / 2) + (i % (headDim / 2));
       const isFirst = i < headDim / 2;
       const other = values[isFirst ? index + headDim / 2 : index - headDim / 2]!;
       return value * cos[angle]! + (isFirst ? -sign : sign) * other * sin[angle]!;
     });
+  };
   const n = half.normed;
   const withBias = (rows: Float64Array, bias: Float32Array) =>
     rows.map((value, i) => value + bias[i % bias.length]!);
-  const [queries, keys] = [
-    turn(withBias(q.forward(n), biases[0]), heads, 1),
-    turn(withBias(k.forward(n), biases[1]), kvHeads, 1),
-  ];
+  const made = { q: withBias(q.forward(n), biases[0]), k: withBias(k.forward(n), biases[1]) };
+  /** The norm of each head by itself, and its gradients. */
+  const headNorm = (of: 'q' | 'k', d: Float64Array) =>
+    rmsNorm(made[of], gains![of], d, d.length / headDim, headDim, normEpsilon);
+  const normed = (of: 'q' | 'k') => (gains === null ? made[of] : headNorm(of, made[of]).y);
+  const [queries, keys] = [turn(normed('q'), heads, 1), turn(normed('k'), kvHeads, 1)];
   const values = withBias(v.forward(n), biases[2]);
   // An error of a score is a relative one of its probability; of headDim terms it grows with the root, as the scale falls.
   const score = Math.max(1, largest(queries) * largest(keys));
-  const relative = score * half.relative(rows + hidden + width + headDim + 20);
-  const shape = { batch, time, heads, kvHeads, headDim, scale };
+  // A norm makes the error of a short head as large as it makes the head.
+  const stretchOf = (of: 'q' | 'k') => Math.max(1, largest(made[of])) * largest(headNorm(of, made[of]).rstd);
+  const stretch = gains === null ? 1 : Math.max(1, stretchOf('q'), stretchOf('k'));
+  const relative = stretch * score * half.relative(rows + hidden + width + headDim + 20);
+  const shape = { batch, time, heads, kvHeads, headDim, scale, documents };
   const { out } = attention(shape, queries, keys, values, queries);
   half.agree(y, o.forward(out), relative);
   const dout = o.backward(out, half.dy, relative);
   const { dq, dk, dv } = attention(shape, queries, keys, values, dout);
-  const upstream = [turn(dq, heads, -1), turn(dk, kvHeads, -1), dv] as const;
+  const back = (of: 'q' | 'k', turned: Float64Array) => {
+    if (gains === null) return turned;
+    const { dx, dgain } = headNorm(of, turned);
+    draw.agree(
+      `dgain of ${of}`,
+      dgains![of],
+      dgain,
+      () => relative * Math.max(1, largest(turned) * turned.length),
+    );
+    return dx;
+  };
+  const upstream = [back('q', turn(dq, heads, -1)), back('k', turn(dk, kvHeads, -1)), dv] as const;
   upstream.forEach((rows, i) => {
     // Near zero where terms cancel: the error is that of the terms.
     const magnitude = largest(rows) * (rows.length / biases[i]!.length);
@@ -329,6 +392,18 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   ].reduce((sum, part) => sum.map((value, i) => value + part[i]!));
   half.agreeGradients(dx, dgain, dn, relative);
   [q, k, v, o].forEach((layer) => layer.release());
+}
+
+/** Of every length, from one position to whole sequences. */
+function drawnDocuments(draw: Draw, batch: number, time: number): Int32Array {
+  const share = draw.of([0.01, 0.1, 0.7]);
+  let begin = 0;
+  return Int32Array.from({ length: batch * time }, (_, row) => {
+    const position = row % time;
+    if (position === 0) begin = 0;
+    else if (draw.below(1000) < 1000 * share) begin = position;
+    return begin;
+  });
 }
 
 function columnSums(rows: Float64Array, columns: number): Float64Array {

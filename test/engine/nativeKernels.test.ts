@@ -370,7 +370,7 @@ describe.each(cases)(
       { batch: 1, time: 131, heads: 2, kvHeads: 1, headDim: 64 },
     ])('attend causally: $time positions, $heads heads on $kvHeads, of $headDim', (sizes) => {
       const { batch, time, heads, kvHeads, headDim } = sizes;
-      const shape = { ...sizes, scale: 1 / Math.sqrt(headDim) };
+      const shape = { ...sizes, scale: 1 / Math.sqrt(headDim), documents: null };
       const queries = batch * time * heads * headDim;
       const keys = batch * time * kvHeads * headDim;
       const [q, k, v, dout] = [

@@ -402,7 +402,8 @@ function attend(draw: Draw): void {
   const time = draw.size('time', Math.min(most, 200), [127, 128, 129]);
   const batch = draw.size('batch', 2);
   const precision = draw.precision();
-  const shape = { batch, time, heads: kvHeads * group, kvHeads, headDim, scale: 1 / Math.sqrt(headDim) };
+  const heads = kvHeads * group;
+  const shape = { batch, time, heads, kvHeads, headDim, scale: 1 / Math.sqrt(headDim), documents: null };
   const queries = batch * time * shape.heads * headDim;
   const keys = batch * time * kvHeads * headDim;
   const [q, dout, k, v] = [draw.floats(queries), draw.floats(queries), draw.floats(keys), draw.floats(keys)];
@@ -484,6 +485,11 @@ it('every function with a numeric result is drawn for', () => {
     'configure',
     'describe',
     'freeBuffer',
+    'exchangeGather', // these five are tried between processes in ranks.test.ts
+    'exchangeLeave',
+    'exchangeSum',
+    'openMpi',
+    'openSharedMemory',
     'dropoutMask', // held to device/dropout.ts in conformance/
     'loraMuonInPlace', // these two there, and to float64 in training.muon.test.ts
     'muonInPlace',

@@ -108,6 +108,7 @@ export function rmsNorm(
 }
 
 export interface AttentionShape {
+  documents: Int32Array | null;
   batch: number;
   time: number;
   heads: number;
@@ -124,7 +125,7 @@ export function attention(
   v: ArrayLike<number>,
   dout: ArrayLike<number>,
 ) {
-  const { batch, time, heads, kvHeads, headDim, scale } = shape;
+  const { batch, time, heads, kvHeads, headDim, scale, documents } = shape;
   const out = new Float64Array(q.length);
   const logSumExp = new Float64Array(batch * heads * time);
   const dq = new Float64Array(q.length);
@@ -141,7 +142,10 @@ export function attention(
         return sum;
       };
       for (let t = 0; t < time; t++) {
-        const scores = Array.from({ length: t + 1 }, (_, s) => scale * dot(q, queryAt(t), k, keyAt(s)));
+        const begin = documents?.[b * time + t] ?? 0;
+        const scores = Array.from({ length: t + 1 }, (_, s) =>
+          s < begin ? -Infinity : scale * dot(q, queryAt(t), k, keyAt(s)),
+        );
         const most = Math.max(...scores);
         const sum = scores.reduce((total, score) => total + Math.exp(score - most), 0);
         logSumExp[(b * heads + h) * time + t] = most + Math.log(sum);

@@ -1,6 +1,7 @@
 import { beginRun, disposeRun, openDevice, saveCheckpoint, type BeginRunOptions } from '@relora/engine';
 import { Schedule, SteeredSchedule, type GivenSpec, type RunUpdate } from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
+import { Steering } from '../../engine/dist/training/steering.js';
 import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -76,6 +77,29 @@ describe('duties by time', () => {
     expect(ofKind(later, 'evaluation')).toEqual([]);
     expect(ofKind(later, 'sample').map(({ step }) => step)).toEqual([1]);
     disposeRun(next);
+  });
+
+  it('get on although the process is killed more often than a checkpoint is due', () => {
+    // A step a second; killed every 180 seconds, a checkpoint every 300.
+    const spec = tinySpec({ checkpoint: { everyStepCount: 0, everySeconds: 300 } });
+    let clock = 0;
+    let saved = { step: 0, doneMs: 0 };
+    const gains: number[] = [];
+    for (let attempt = 1; attempt <= 10; attempt++) {
+      const { doneMs } = saved;
+      const options = { doneMs: { checkpoint: doneMs }, isResumed: saved.step > 0, now: () => clock };
+      const steering = new Steering(spec, options);
+      const from = saved.step;
+      for (let taken = 1; taken <= 180; taken++) {
+        clock += 1000;
+        if (!steering.isDue('checkpoint', from + taken)) continue;
+        steering.done('checkpoint');
+        saved = { step: from + taken, doneMs: clock };
+      }
+      gains.push(saved.step - from);
+    }
+    // The first is killed before it saves; the second saves what is due since; each later one keeps most of what it did.
+    expect(gains).toEqual([0, 120, ...Array.from({ length: 8 }, () => 132)]);
   });
 });
 

@@ -120,6 +120,17 @@ export async function weightsOf(run: TrainingRun): Promise<Map<string, Float32Ar
 
 const license = fileURLToPath(new URL('../../LICENSE', import.meta.url));
 
+/** The same texts, whose "documents" end at a letter, so that many begin in each sequence. */
+export function endedByLetters(dataset: Dataset): Dataset {
+  return new Proxy(dataset, {
+    get(target, key) {
+      if (key === 'tokenizer') return { ...target.tokenizer, endOfTextId: 'e'.charCodeAt(0) };
+      const value: unknown = Reflect.get(target, key, target);
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+    },
+  });
+}
+
 /**
  * A data set of bytes made from English that is always there, a tenth of it held out; one for a test file.
  * @param length characters that it is made from; default all

@@ -60,6 +60,7 @@ describe('training on completions', () => {
         seed: 1,
         dropoutVersion: 1 as const,
         recompute: false,
+        maskDocuments: false,
       };
       const found = await accumulateGradients(run, batch, shape, new AbortController().signal);
       if (found === 'empty' || found === 'aborted') throw new Error(found);

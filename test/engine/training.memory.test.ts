@@ -91,10 +91,10 @@ describe('float32 weights of a frozen base, with a folder for them', () => {
     expect(mappedIn(folder).resident).toBeLessThanOrEqual(residentMax);
     for await (const [name] of use(model))
       expect(mappedIn(folder).resident, name).toBeLessThanOrEqual(residentMax);
-    // What is read and not let go of does count.
+    // What is read and not let go of does count, but for single pages, which the system may take back at any time.
     for (const { weight } of model.layers)
       (device as CpuDevice).floats(weight.buffer).reduce((sum, value) => sum + value);
-    expect(mappedIn(folder).resident).toBeGreaterThanOrEqual(baseBytes);
+    expect(mappedIn(folder).resident).toBeGreaterThanOrEqual(0.95 * baseBytes);
     model.dispose();
   });
 

@@ -7,6 +7,7 @@ import {
   type Device,
   type RunSpec,
 } from '@relora/engine';
+import { openCuda } from '@relora/engine/cuda';
 import { GradientBuffer } from '../../engine/dist/model/gradientBuffer.js';
 import { makeParameter, type Parameter } from '../../engine/dist/model/parameter.js';
 import { defaultRunSpec } from '../../engine/dist/plan/index.js';
@@ -14,6 +15,7 @@ import { methodsOf } from '../../engine/dist/training/optimizerMethods.js';
 import { Optimizer } from '../../engine/dist/training/optimizer.js';
 import { spanStart, turned } from '../../engine/dist/training/oldSpan.js';
 import { Random } from '../../engine/dist/random.js';
+import { modelOptions } from '../cuda/modelPaths.js';
 import { largest, matrix, multiply, seededArray } from './nativeReference.js';
 import {
   interrupted,
@@ -29,7 +31,11 @@ import {
 const newFolder = temporaryFolders();
 const dataset = licenseDataset(newFolder);
 
-const deviceNames = ['native', 'reference'] as const;
+const devices: [name: string, open: () => Promise<Device>][] = [
+  ['native', () => openDevice({ device: 'native', precision: 'float32' })],
+  ['reference', () => openDevice({ device: 'reference', precision: 'float32' })],
+  ['cuda on its model', () => Promise.resolve(openCuda({ ...modelOptions, precision: 'float32' }))],
+];
 
 async function begin(
   spec: RunSpec,
@@ -143,8 +149,7 @@ function optimizerOf(device: Device, adapterOptimizer: 'adamw' | 'loraMuon', par
 
 const read = async (device: Device, { buffer }: Parameter) => wide(await device.download(buffer));
 
-describe.each(deviceNames)('ten steps agree with float64 within a millionth on %s', (name) => {
-  const open = () => openDevice({ device: name, precision: 'float32' });
+describe.each(devices)('ten steps agree with float64 within a millionth on %s', (_name, open) => {
   const layer = 'model.layers.0.self_attn.q_proj';
 
   function update(

@@ -1,9 +1,10 @@
 import { type ChildProcess } from 'node:child_process';
-import { chmodSync, chownSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { freePort, runPostgres, spawnPostgres, postgresUser } from '../server/postgres.js';
+import { childrenOf } from './processes.js';
 import { tcpProxy, type TcpProxy } from './tcpProxy.js';
 
 interface Node {
@@ -101,8 +102,23 @@ export class PostgresPair {
     }
   }
 
-  private async query(statement: string): Promise<pg.QueryResult> {
-    return await ask(this.primary.port, statement);
+  /** Connections of clients with a database. */
+  async connectionsOf(database: string): Promise<number> {
+    const { rows } = await this.query(
+      `select count(*)::int as count from pg_stat_activity where datname = '${database}'`,
+    );
+    return (rows[0] as { count: number }).count;
+  }
+
+  /** How many there are in all of these tables. */
+  async rowsOf(database: string, tables: readonly string[]): Promise<number> {
+    const counts = tables.map((table) => `(select count(*) from ${table})`).join(' + ');
+    const { rows } = await this.query(`select (${counts})::int as count`, database);
+    return (rows[0] as { count: number }).count;
+  }
+
+  private async query(statement: string, database?: string): Promise<pg.QueryResult> {
+    return await ask(this.primary.port, statement, database);
   }
 }
 
@@ -127,8 +143,8 @@ async function startNode(folder: string, port?: number): Promise<Node> {
   }
 }
 
-async function ask(port: number, statement: string): Promise<pg.QueryResult> {
-  const client = new pg.Client({ connectionString: `postgres://relora@127.0.0.1:${port}/postgres` });
+async function ask(port: number, statement: string, database = 'postgres'): Promise<pg.QueryResult> {
+  const client = new pg.Client({ connectionString: `postgres://relora@127.0.0.1:${port}/${database}` });
   client.on('error', () => {});
   await client.connect();
   try {
@@ -140,12 +156,7 @@ async function ask(port: number, statement: string): Promise<pg.QueryResult> {
 
 /** A process and its children. */
 function family(pid: number): number[] {
-  try {
-    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
-    return [pid, ...(children === '' ? [] : children.split(' ').map(Number))];
-  } catch {
-    return [];
-  }
+  return [pid, ...childrenOf(pid)];
 }
 
 function tryKill(pid: number, signal: NodeJS.Signals = 'SIGKILL'): void {

@@ -1,70 +1,13 @@
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { expect } from 'vitest';
-import { hasPostgres } from '../server/postgres.js';
-import { hasS3 } from '../server/s3.js';
-import { PostgresPair } from './postgresPair.js';
+import { Clocks } from './clocks.js';
+import { diskScenarios } from './diskScenarios.js';
 import { pick, type Random } from './random.js';
 import type { S3Fault } from './s3Proxy.js';
-import { leaseMs, wholeWay, World, type Ends, type Result } from './world.js';
-
-/** One trial: throws where a promise is broken, and answers how many faults it made. */
-export interface Scenario {
-  /** As in the table of the report. */
-  name: string;
-  what: string;
-  /** Faults that the report is to reach. */
-  target: number;
-  needs: 'nothing' | 'fleet';
-  /** Whether the short form, within the tests, has it. */
-  isShort: boolean;
-  run(random: Random, ends: Ends, expected: Result, faults: number): Promise<number>;
-}
-
-export const canRunFleet = hasPostgres && hasS3;
-
-const clockPreload = fileURLToPath(new URL('./clockOffset.cjs', import.meta.url));
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** Does something at random moments while jobs go their whole way, one after another until enough was done; gives how often. */
-async function meanwhile(
-  way: () => Promise<unknown>,
-  random: Random,
-  { everyMs, faults }: { everyMs: number; faults: number },
-  fault: () => Promise<number>,
-): Promise<number> {
-  let isDone = false;
-  let count = 0;
-  const disturbing = (async () => {
-    while (!isDone && count < faults) {
-      await pause(2 * everyMs * random());
-      if (!isDone) count += await fault();
-    }
-  })();
-  try {
-    do await way();
-    while (count < faults);
-  } finally {
-    isDone = true;
-    await disturbing;
-  }
-  return count;
-}
-
-async function fleetWithDatabase(
-  ends: Ends,
-  random: Random,
-  count: number,
-  settings: Record<string, string> = {},
-): Promise<{ world: World; postgres: PostgresPair }> {
-  const postgres = await PostgresPair.start();
-  ends.push(async () => await postgres.stop());
-  return { world: await World.fleet(ends, random, count, postgres, settings), postgres };
-}
+import { fleetWithDatabase, meanwhile, pause, type Scenario } from './scenario.js';
+import { soak } from './soak.js';
+import { watchers } from './watchers.js';
+import { wholeWay } from './wholeWay.js';
+import { leaseMs, World } from './world.js';
 
 /** Kills trainers, servers, or both. */
 function killer(world: World, random: Random): () => Promise<number> {
@@ -98,7 +41,8 @@ function s3Scenario(fault: S3Fault, what: string, isShort: boolean): Scenario {
     name: `s3-${fault}`,
     what,
     target: 100,
-    needs: 'fleet',
+    perTrial: 50,
+    needs: ['fleet'],
     isShort,
     run: async (random, ends, expected, faults) => {
       const { world } = await fleetWithDatabase(ends, random, 2);
@@ -117,7 +61,8 @@ export const scenarios: Scenario[] = [
     name: 'kill-1',
     what: 'kill -9 of trainers and of the one server, at random moments of upload, create, train, export, download',
     target: 250,
-    needs: 'nothing',
+    perTrial: 25,
+    needs: [],
     isShort: true,
     run: async (random, ends, expected, faults) => {
       const world = await World.alone(ends);
@@ -133,7 +78,8 @@ export const scenarios: Scenario[] = [
     name: 'kill-3',
     what: 'the same with three servers over PostgreSQL and S3',
     target: 250,
-    needs: 'fleet',
+    perTrial: 25,
+    needs: ['fleet'],
     isShort: true,
     run: async (random, ends, expected, faults) => {
       const { world } = await fleetWithDatabase(ends, random, 3);
@@ -149,7 +95,8 @@ export const scenarios: Scenario[] = [
     name: 'frozen',
     what: 'a server frozen past its lease and woken while another has its job',
     target: 50,
-    needs: 'fleet',
+    perTrial: 13,
+    needs: ['fleet'],
     isShort: false,
     run: async (random, ends, expected, faults) => {
       const { world } = await fleetWithDatabase(ends, random, 3);
@@ -174,7 +121,8 @@ export const scenarios: Scenario[] = [
     name: 'database',
     what: 'PostgreSQL crashed and restarted, its connections cut, hung for up to 30 s',
     target: 35,
-    needs: 'fleet',
+    perTrial: 15,
+    needs: ['fleet'],
     isShort: false,
     run: async (random, ends, expected, faults) => {
       const { world, postgres } = await fleetWithDatabase(ends, random, 2);
@@ -192,7 +140,8 @@ export const scenarios: Scenario[] = [
     name: 'failover',
     what: 'PostgreSQL gone for good, its synchronous standby promoted',
     target: 15,
-    needs: 'fleet',
+    perTrial: 4,
+    needs: ['fleet'],
     isShort: false,
     run: async (random, ends, expected, faults) => {
       const { world, postgres } = await fleetWithDatabase(ends, random, 2);
@@ -205,7 +154,7 @@ export const scenarios: Scenario[] = [
       return await meanwhile(
         () => wholeWay(world, ends, expected),
         random,
-        { everyMs: 1500, faults: Math.min(faults, 3) },
+        { everyMs: 1500, faults },
         failover,
       );
     },
@@ -219,18 +168,17 @@ export const scenarios: Scenario[] = [
     name: 'clock',
     what: 'clocks of servers jump by up to an hour either way, while leases hold',
     target: 50,
-    needs: 'fleet',
+    perTrial: 40,
+    needs: ['fleet'],
     isShort: false,
     run: async (random, ends, expected, faults) => {
-      const files: string[] = [];
+      const clocks = new Clocks();
       const { world } = await fleetWithDatabase(ends, random, 3, {
-        NODE_OPTIONS: `--require ${clockPreload}`,
-        TEST_CLOCK_FILE: '{folder}/clock',
+        ...clocks.settings,
         RELORA_LEASE_SECONDS: '10',
       });
-      for (const { folder } of world.servers) files.push(join(folder, 'clock'));
       const jump = async (): Promise<number> => {
-        writeFileSync(pick(random, files), String(Math.round((random() * 2 - 1) * 3_600_000)));
+        clocks.set(pick(random, world.servers).folder, Math.round((random() * 2 - 1) * 3_600_000));
         return 1;
       };
       const jobs: string[] = [];
@@ -245,4 +193,7 @@ export const scenarios: Scenario[] = [
       return count;
     },
   },
+  ...diskScenarios,
+  watchers,
+  soak,
 ];

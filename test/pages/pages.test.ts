@@ -8,6 +8,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
@@ -22,8 +23,11 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 
 /** In the order in which a newcomer reads them: later ones use what earlier ones made. */
 const firstPages = ['README.md', 'docs/weights.md', 'docs/finetune.md', 'docs/compare.md'];
+/** Of the packages, as whoever installs one of them reads it. */
+const packagePages = ['cli', 'sdk', 'server', 'engine', 'page'].map((name) => `${name}/README.md`);
 const pages = [
   ...firstPages,
+  ...packagePages,
   ...['CONTRIBUTING.md', ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)].filter(
     (page) => page.endsWith('.md') && !firstPages.includes(page),
   ),
@@ -69,10 +73,15 @@ afterAll(async () => {
   if (keptFolder === undefined) rmSync(clone, { recursive: true, force: true, maxRetries: 5 });
 });
 
-/** The stand-in lies where the modules that it needs are found. */
-function installGrpcurl(): void {
+/** What pages have in the path: the programs of the packages, as an installation puts them there, and a stand-in for grpcurl. */
+function installPrograms(): void {
   const bin = join(clone, '.pages-bin');
   mkdirSync(bin, { recursive: true });
+  for (const program of ['relora', 'relora-server']) {
+    rmSync(join(bin, program), { force: true });
+    symlinkSync(join(clone, 'node_modules/.bin', program), join(bin, program));
+  }
+  // The stand-in lies where the modules that it needs are found.
   for (const name of ['pages/grpcurl.ts', 'e2e/reflectedClient.ts']) {
     const source = readFileSync(join(root, 'test', name), 'utf8');
     const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
@@ -132,7 +141,7 @@ async function stopServer(server: ChildProcess): Promise<void> {
 }
 
 /** A block takes seconds, the installation a minute; a machine with other work takes its time. */
-const blockMsMax = 900_000;
+const blockMsMax = 3_600_000;
 
 async function run({ text }: Block): Promise<{ status: number | null; stdout: string; stderr: string }> {
   let script = text;
@@ -179,7 +188,7 @@ describe('in a fresh checkout, page after page', () => {
           output: expect.any(String) as string,
         });
         // What was installed by this block is there for the stand-in.
-        if (block.text.includes('npm run setup')) installGrpcurl();
+        if (block.text.includes('npm run setup')) installPrograms();
         const next = blocks[index + 1];
         if (next?.language !== 'text' || next.notRun !== undefined) continue;
         if (!isShown(next.text, block.isRefused ? stderr : stdout))

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { DownloadArtifactRequest } from '@relora/sdk/contract';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import { temporaryFolder } from '../e2e/tinyJob.js';
 import { artifactOf, brokenServer, reset, unavailable } from './brokenServer.js';
 
@@ -94,6 +94,22 @@ test('wrong bytes are refused and removed', async () => {
   expect(readdirSync(folder)).toEqual([]);
 });
 
+test('a file that came wrong once is fetched again, from its beginning', async () => {
+  const wrong = Buffer.from(bytes);
+  wrong[50_000]! ^= 1;
+  const sent = { ...contents, 'a.bin': wrong };
+  const opened: number[] = [];
+  const client = await serve((offset, { fileName, offsetBytes }) => {
+    if (fileName !== 'a.bin') return;
+    if (offset === offsetBytes) opened.push(offset);
+    sent['a.bin'] = bytes; // for the next stream
+  }, sent);
+  const folder = temporaryFolder();
+  await client.downloadArtifact('jobs/job-1', folder);
+  expect(opened).toEqual([0, 0]);
+  expectWhole(folder);
+});
+
 /** Long enough to be hashed beside the transfer, in a thread. */
 const long = randomBytes(9 << 20);
 
@@ -161,7 +177,25 @@ test('a server that sends nothing is given up', async () => {
   expect(calls).toBeGreaterThan(5);
 });
 
-test.each(['../evil', 'a/../b', 'a/b/c', '/a', 'C:evil', '..', '', 'line\nbreak'])(
+test.each(['con', 'aux.txt', 'LPT1', 'what?.bin', 'weights. '])(
+  'a file named %j, which Windows takes for something else, is refused there',
+  async (fileName) => {
+    const { platform } = process;
+    onTestFinished(() => void Object.defineProperty(process, 'platform', { value: platform }));
+    Object.defineProperty(process, 'platform', { value: 'win32' });
+    const file = { ...artifact.files[0]!, fileName };
+    const client = await brokenServer({
+      listArtifacts: async () => ({ artifacts: [{ ...artifact, files: [file] }] }),
+    });
+    const folder = temporaryFolder();
+    await expect(client.downloadArtifact('jobs/job-1', folder)).rejects.toMatchObject({
+      name: 'IntegrityError',
+    });
+    expect(readdirSync(folder)).toEqual([]);
+  },
+);
+
+test.each(['../evil', 'a/../b', 'a/b/c/d/e/f', '/a', 'C:evil', '..', '', 'line\nbreak'])(
   'a file named %j is refused before anything is written',
   async (fileName) => {
     const file = { ...artifact.files[0]!, fileName };

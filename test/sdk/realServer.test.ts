@@ -71,8 +71,10 @@ test('a job from the text to the words, over the SDK', async () => {
   expect(received[0]).toBeGreaterThan(1000);
   const spoilt = temporaryFolder();
   writeFileSync(join(spoilt, basename(part)), Buffer.alloc(1000, 7));
-  await expect(client.downloadArtifact(artifact!.name, spoilt)).rejects.toMatchObject({ code: 'DATA_LOSS' });
-  expect(readdirSync(spoilt).filter((name) => name.startsWith('model.'))).toEqual([]);
+  // What was there before is wrong, which the hash shows; the file is fetched again.
+  await client.downloadArtifact(artifact!.name, spoilt);
+  expect(sha256(join(spoilt, weights.fileName))).toBe(weights.sha256);
+  expect(readdirSync(spoilt).filter((name) => name.endsWith('.part'))).toEqual([]);
 
   const pieces = [];
   for await (const piece of client.generate(job.name, { prompt: 'Line ', tokenCountMax: 8, seed: 1 }))

@@ -25,5 +25,6 @@ export async function realServer(settings: Record<string, string> = {}) {
     client.close();
     await server.stop();
   });
-  return { client, address: server.grpcAddress };
+  const { dataFolder: folder } = config;
+  return { server, client, address: server.grpcAddress, httpAddress: server.httpAddress, dataFolder: folder };
 }

@@ -20,6 +20,8 @@ test('every method holds while the server is away for three seconds and started 
   await client.waitForJob(done);
   const model = temporaryFolder();
   await client.downloadArtifact(done, model);
+  const moved = temporaryFolder();
+  await client.exportJob(done, moved);
   const { name: weights } = await client.uploadWeights({ from: model, weightsId: 'first' });
   const { name: oldWeights } = await client.uploadWeights({ from: model });
   const [artifact] = await client.listArtifacts(done);
@@ -80,6 +82,11 @@ test('every method holds while the server is away for three seconds and started 
     scrub: () => collected(client.scrub({ name: done })),
     listArtifacts: () => client.listArtifacts(done),
     downloadArtifact: () => client.downloadArtifact(artifact!.name, temporaryFolder()),
+    exportJob: () => client.exportJob(done, temporaryFolder()),
+    exportJobFiles: async () => {
+      for await (const { content } of client.exportJobFiles(done)) await collected(content);
+    },
+    importJob: () => client.importJob(moved, { jobId: 'moved-job' }),
     uploadDataset: () => client.uploadDataset({ files }),
     uploadWeights: () => client.uploadWeights({ from: model }),
     getWeights: () => client.getWeights(weights),
@@ -106,7 +113,7 @@ test('every method holds while the server is away for three seconds and started 
   };
   // A method that is added is tried here too.
   const methods = Object.getOwnPropertyNames(ReloraClient.prototype);
-  const internal = ['constructor', 'close', 'findArtifact', 'patience', 'repeatedUntilBegun'];
+  const internal = ['constructor', 'close', 'findArtifact', 'patience', 'repeatedUntilBegun', 'exportCalls'];
   expect(Object.keys(calls).sort()).toEqual(methods.filter((name) => !internal.includes(name)).sort());
 
   // What is under way when the server dies, and what is begun while it is away.

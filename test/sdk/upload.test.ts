@@ -4,7 +4,8 @@ import { Status, type CallContext } from 'nice-grpc';
 import { expect, test } from 'vitest';
 import { brokenServer, refusal, unavailable } from './brokenServer.js';
 
-const content = randomBytes(20 * (256 << 10));
+const chunkBytes = 256 << 10;
+const content = randomBytes(20 * chunkBytes);
 
 /** A server that keeps what it receives; `fault` may throw at the beginning of a call and after each chunk. */
 async function serve(
@@ -69,13 +70,38 @@ test('waits for the server to notice that the first connection broke', async () 
   expect(calls()).toBe(9);
 });
 
+test('continues behind what a server stored of an earlier try after it was looked at', async () => {
+  const late = content.subarray(3 * chunkBytes, 4 * chunkBytes);
+  const { upload, received, calls } = await serve((call, chunks, context) => {
+    if (call === 1 && chunks === 3) throw unavailable();
+    if (call !== 2 || chunks > 0) return;
+    received.push(late);
+    throw refusal(context, Status.OUT_OF_RANGE, 'UPLOAD_OFFSET_WRONG');
+  });
+  expect(await upload()).toMatchObject({ state: DatasetState.READY });
+  expect(Buffer.concat(received).equals(content)).toBe(true);
+  expect(calls()).toBe(3);
+});
+
+test('an offset that is refused although nothing came meanwhile is an error', async () => {
+  const { upload, calls } = await serve((call, chunks, context) => {
+    if (chunks === 3) throw refusal(context, Status.OUT_OF_RANGE, 'UPLOAD_OFFSET_WRONG');
+    if (call === 2) throw refusal(context, Status.OUT_OF_RANGE, 'UPLOAD_OFFSET_WRONG');
+  });
+  await expect(upload()).rejects.toMatchObject({ reason: 'UPLOAD_OFFSET_WRONG' });
+  expect(calls()).toBe(2);
+});
+
 test('gives up when nothing gets through', async () => {
   const fault = () => {
     throw unavailable();
   };
-  const { upload, calls } = await serve(fault, {}, { deadlineMs: 200 });
+  const tries = { attemptsMax: 7, initialDelayMs: 1 };
+  const { upload, calls } = await serve(fault, {}, { retries: tries });
   await expect(upload()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-  expect(calls()).toBeGreaterThan(5);
+  expect(calls()).toBe(7);
+  const hurried = await serve(fault, {}, { deadlineMs: 200 });
+  await expect(hurried.upload()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
 });
 
 test('a data set that cannot be prepared is an error with the reason', async () => {

@@ -35,12 +35,13 @@ import { WebhookSender } from '../../server/dist/webhooks/webhookSender.js';
 import { WebhookStore } from '../../server/dist/webhooks/webhookStore.js';
 import { serveApi, serviceNames } from '../../server/dist/api/serveApi.js';
 import { Health } from '../../server/dist/grpc/health.js';
+import { JobImports } from '../../server/dist/archive/jobImports.js';
 import { WeightsUploads } from '../../server/dist/weights/weightsUploads.js';
 import { AllowedFolders } from '../../server/dist/datasets/allowedFolders.js';
 import { DatasetUploads } from '../../server/dist/datasets/datasetUploads.js';
 import { createMetrics } from '../../server/dist/metrics/metrics.js';
 import { Slots } from '../../server/dist/trainer/slots.js';
-import type { DeviceDescription } from '../../server/dist/trainer/messages.js';
+import type { DeviceDescription } from '../../server/dist/jobs/jobDevices.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { openParts, readyDataset, scriptedTrainer, type Parts } from './parts.js';
 
@@ -63,7 +64,12 @@ export async function openApi(
   const quiet = { loadRatio: () => 0, trainings: () => ({ running: 0, begun: 0 }) };
   const reached = { read: async () => [], write: async () => {} };
   const found = {
-    describeDevices: async () => ({ devices: options.devices ?? [device], problems: [], libraries: [] }),
+    describeDevices: async () => ({
+      native: '',
+      devices: options.devices ?? [device],
+      problems: [],
+      libraries: [],
+    }),
     compileKernels: async () => null,
   };
   const devices = new DeviceCatalog(found, log, stopping.signal, quiet, reached);
@@ -86,6 +92,7 @@ export async function openApi(
     confinement: new Confinement(config),
     uploads: new DatasetUploads(parts.datasets, parts.stage, config),
     weightsUploads: new WeightsUploads(parts.weights, config),
+    imports: new JobImports(config.dataFolder, config),
     allowedFolders: new AllowedFolders(config.allowedFolders),
     audit: new AuditLog(parts.db, log, config.auditFile),
     metrics,
@@ -107,6 +114,7 @@ export async function openApi(
   });
   return {
     parts,
+    metrics,
     webhookSender,
     stopping,
     grpc: server,

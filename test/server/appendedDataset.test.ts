@@ -1,9 +1,13 @@
 import { ReloraClient } from '@relora/sdk';
 import { expect, onTestFinished, test } from 'vitest';
+import { readConfig } from '../../server/dist/config.js';
+import { Confinement } from '../../server/dist/trainer/confinement.js';
 import { runServer } from './runningServer.js';
 
 test('files are appended to a data set as a new version, which outlives it', async () => {
-  const { server } = await runServer({});
+  // Its child reads the base from beside the folder that it writes; where the kernel can confine it, it does.
+  const isConfined = new Confinement(readConfig({})).means !== null;
+  const { server } = await runServer({ RELORA_SANDBOX: isConfined ? 'required' : 'off' });
   const client = new ReloraClient({ address: server.grpcAddress });
   onTestFinished(() => client.close());
   const text = (word: string) =>

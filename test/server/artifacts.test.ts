@@ -16,18 +16,22 @@ const sealedAs = {
   cycle: 1,
 } as const;
 
-async function sealed(parts: Parts, ...artifactIds: string[]): Promise<{ jobId: string; folder: string }> {
+async function sealed(
+  parts: Parts,
+  artifactIds: string[],
+  bytes = content,
+): Promise<{ jobId: string; folder: string }> {
   const { id } = await submit(parts);
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
   const folder = join(parts.dataFolder, 'jobs', id, 'artifacts');
   for (const artifactId of artifactIds) {
     mkdirSync(join(folder, artifactId), { recursive: true });
     const files = ['config.json', 'model.safetensors'].map((fileName) => {
-      writeFileSync(join(folder, artifactId, fileName), content);
+      writeFileSync(join(folder, artifactId, fileName), bytes);
       return {
         fileName,
-        sizeBytes: content.length,
-        sha256: createHash('sha256').update(content).digest('hex'),
+        sizeBytes: bytes.length,
+        sha256: createHash('sha256').update(bytes).digest('hex'),
       };
     });
     await sealArtifact(parts.attempts, key, { ...sealedAs, id: artifactId, step: 20, files });
@@ -52,14 +56,14 @@ async function read(parts: Parts, jobId: string, offset: number): Promise<Buffer
 describe('an artifact', () => {
   it('is read from any offset on', async () => {
     const parts = await openParts();
-    const { jobId } = await sealed(parts, 'merged-model-1');
+    const { jobId } = await sealed(parts, ['merged-model-1']);
     for (const offset of [0, 1, 64, 999, 1000])
       expect((await read(parts, jobId, offset)).equals(content.subarray(offset))).toBe(true);
   });
 
   it('that is missing, cut, lengthened or replaced by a link is lost data, the others are served', async () => {
     const parts = await openParts();
-    const { jobId, folder } = await sealed(parts, 'merged-model-1', 'merged-model-2');
+    const { jobId, folder } = await sealed(parts, ['merged-model-1', 'merged-model-2']);
     const path = join(folder, 'merged-model-1', 'model.safetensors');
     const open = async (artifactId: string, fileName = 'model.safetensors') => {
       const file = await opened(parts, jobId, artifactId, fileName);
@@ -88,7 +92,11 @@ describe('an artifact', () => {
 
   it('that is cut while it is read ends with an error, not short', async () => {
     const parts = await openParts();
-    const { jobId, folder } = await sealed(parts, 'merged-model-1');
+    const { jobId, folder } = await sealed(
+      parts,
+      ['merged-model-1'],
+      Buffer.alloc(7 * 2 ** 20, 'longer than is read ahead'),
+    );
     const file = await opened(parts, jobId, 'merged-model-1', 'config.json');
     if (typeof file === 'string') throw new Error(file);
     const reading = file.read(0, 64);
@@ -158,7 +166,7 @@ describe('an artifact', () => {
   it('is listed oldest first, page by page, and is sealed once', async () => {
     const parts = await openParts();
     const ids = ['merged-model-1', 'merged-model-2', 'merged-model-3'];
-    const { jobId } = await sealed(parts, ...ids, 'merged-model-2');
+    const { jobId } = await sealed(parts, [...ids, 'merged-model-2']);
     const first = await parts.artifacts.list(jobId, { afterId: null, artifactsMax: 2 });
     const second = await parts.artifacts.list(jobId, { afterId: first.next, artifactsMax: 2 });
     expect([...first.artifacts, ...second.artifacts].map(({ id }) => id)).toEqual(ids);

@@ -53,6 +53,26 @@ describe('the audit log', () => {
     expect(entries.map(({ resource }) => resource)).toEqual(['jobs/\ufffd', `${'x'.repeat(255)}…`]);
   });
 
+  it('has one line for each change, whatever a call says, so that nobody can write entries of their own', async () => {
+    const auditFile = join(temporaryFolder(), 'audit.jsonl');
+    const { server, training } = await openApi({ RELORA_AUDIT_FILE: auditFile });
+    const forged = '{"time":"2026-01-01T00:00:00.000Z","caller":"root","result":"OK"}';
+    const names = ['\n', '\r\n', '\r', '\u2028', '\u0085', '\u001b[1A\u001b[2K', '"}\n', '\0'].map(
+      (separator) => `jobs/x${separator}${forged}`,
+    );
+    for (const name of names) await training.cancelJob({ name, requestId: `${name}` }).catch(() => {});
+    const lines = readFileSync(auditFile, 'utf8').split('\n');
+    expect(lines.pop()).toBe('');
+    expect(lines.map((line) => (JSON.parse(line) as { caller: string }).caller)).toEqual(
+      names.map(() => 'anyone'),
+    );
+    const { entries } = await server.listAuditEntries({});
+    expect(entries.map(({ caller }) => caller)).toEqual(names.map(() => 'anyone'));
+    expect(entries.map(({ resource }) => resource).reverse()).toEqual(
+      names.map((name) => name.replaceAll('\0', '\ufffd')),
+    );
+  });
+
   it('comes in pages, for one tenant or one caller', async () => {
     const { server, training } = await openApi();
     const as = (tenant: string): CallOptions => ({ metadata: Metadata({ 'relora-tenant': tenant }) });

@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   existsSync,
@@ -10,17 +11,21 @@ import {
 } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { expect, it, onTestFinished } from 'vitest';
-import { chunkBytes, FolderBlobs } from '../../server/dist/store/blobStore.js';
+import { chunkBytes, FolderBlobs, type BlobStore } from '../../server/dist/store/blobStore.js';
+import { openBlobs } from '../../server/dist/store/openBlobs.js';
 import { S3Blobs } from '../../server/dist/store/s3Blobs.js';
 import { parseStoreUrl } from '../../server/dist/store/storeUrl.js';
+import { s3Proxy } from '../faults/s3Proxy.js';
 import { temporaryFolder } from './parts.js';
+import { addS3User, freshBucket, hasS3, s3Server } from './s3.js';
 
 async function* pieces(...texts: (string | Buffer)[]): AsyncGenerator<Uint8Array> {
   for (const text of texts) yield Buffer.from(text);
 }
 
-async function textOf(blobs: FolderBlobs, name: string, start: number, end: number): Promise<string> {
+async function textOf(blobs: BlobStore, name: string, start: number, end: number): Promise<string> {
   const blob = (await blobs.openRead(name))!;
   const read: Uint8Array[] = [];
   for await (const piece of blob.read(start, end, 3)) read.push(piece);
@@ -119,3 +124,70 @@ it('an S3 server that takes a request and never answers is given up', async () =
   await expect(blobs.put('jobs/one/a', pieces('a'))).rejects.toThrow();
   expect(requestCount).toBeGreaterThan(1);
 });
+
+it.skipIf(!hasS3)('a blob whose bytes were changed on the way to S3 is sent again', async () => {
+  const { port } = await s3Server();
+  const proxy = await s3Proxy(port, () => (proxy.count < 2 ? 0 : 1));
+  onTestFinished(async () => await proxy.close());
+  proxy.fault = 'wrong';
+  const url = parseStoreUrl((await freshBucket()).replace(`:${port}`, `:${proxy.port}`))!;
+  if (url.kind !== 's3') throw new Error('It names S3');
+  const blobs = await S3Blobs.open(url);
+  onTestFinished(() => blobs.close());
+  await blobs.put('jobs/one/a', pieces('what is sent'));
+  expect(proxy.count).toBe(2);
+  proxy.fault = null;
+  expect(await textOf(blobs, 'jobs/one/a', 0, 12)).toBe('what is sent');
+});
+
+it('of two stores that take one empty place for their own at the same moment at most one gets it', async () => {
+  for (let round = 0; round < 20; round++) {
+    const url = { kind: 'folder', path: temporaryFolder() } as const;
+    const opened = await Promise.allSettled(['one', 'two'].map(async (name) => await openBlobs(url, name)));
+    const got = opened.filter(({ status }) => status === 'fulfilled').length;
+    expect(got).toBeLessThanOrEqual(1);
+    for (const result of opened)
+      if (result.status === 'rejected')
+        expect(String(result.reason)).toMatch(
+          /belongs to another database \(store (one|two), not (one|two)\)/,
+        );
+    // Whoever comes later gets a place that neither has, and only that.
+    if (got === 0) await openBlobs(url, 'three');
+    await expect(openBlobs(url, 'four')).rejects.toThrow(/belongs to another database/);
+  }
+});
+
+it.skipIf(!hasS3)('an S3 server whose clock is an hour off is spoken with by its own clock', async () => {
+  const clock = join(temporaryFolder(), 'clock');
+  writeFileSync(clock, '3600000');
+  const preload = fileURLToPath(new URL('../faults/clockOffset.cjs', import.meta.url));
+  const opened = import.meta.resolve('../../server/dist/store/openBlobs.js');
+  const parsed = import.meta.resolve('../../server/dist/store/storeUrl.js');
+  const program = `
+    const { openBlobs } = await import('${opened}');
+    const { parseStoreUrl } = await import('${parsed}');
+    await openBlobs(parseStoreUrl('${await freshBucket()}'), 'store');
+    process.stdout.write(String(Date.now()));
+    process.exit();`;
+  const child = spawn(process.execPath, ['--require', preload, '--input-type=module', '--eval', program], {
+    env: { ...process.env, TEST_CLOCK_FILE: clock },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let said = '';
+  for await (const text of child.stdout) said += String(text);
+  expect(Number(said)).toBeGreaterThan(Date.now() + 3_000_000);
+});
+
+it.skipIf(!hasS3)(
+  'a bucket in which its user may not write is refused with what it has to be allowed',
+  async () => {
+    const url = parseStoreUrl(await freshBucket())!;
+    const { AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY } = process.env;
+    onTestFinished(() => void Object.assign(process.env, { AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY }));
+    await addS3User('stranger', 'stranger-secret');
+    Object.assign(process.env, { AWS_ACCESS_KEY_ID: 'stranger', AWS_SECRET_ACCESS_KEY: 'stranger-secret' });
+    await expect(openBlobs(url, 'store')).rejects.toThrow(
+      /AccessDenied, HTTP 403: .*check that it exists, and that this server may write, read, list and delete there/,
+    );
+  },
+);

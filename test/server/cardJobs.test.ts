@@ -49,6 +49,20 @@ describe('a job for a card', () => {
     expect(kept.spec!.batch!.microBatchSequenceCount).toBe(2);
   });
 
+  it('is warned of where exports and texts of its model have no room on the processors, on which they run', async () => {
+    const warningsWith = async (settings: object) => {
+      const { training } = await open({}, settings);
+      const { warnings } = await training.estimateJob({ spec: { ...large, device: 'cuda' } });
+      return warnings.filter(({ reason }) => reason === 'TASKS_TOO_LARGE').map(({ message }) => message);
+    };
+    expect(await warningsWith({})).toEqual([]);
+    expect(await warningsWith({ RELORA_JOB_MEMORY_BYTES_MAX: String(2 ** 26) })).toEqual([
+      expect.stringMatching(
+        /need 0\.\d+ GiB of memory; 0\.06 GiB are allowed here \(RELORA_JOB_MEMORY_BYTES_MAX\)$/,
+      ),
+    ]);
+  });
+
   it('that was not measured has a time that is not known', async () => {
     const { training } = await open({ bfloat16Flops: 0, float32Flops: 0, memoryBytesPerSecond: 0 });
     const { estimate } = await training.estimateJob({ spec: { ...large, device: 'cuda' } });

@@ -63,6 +63,8 @@ test('a tokenizer that multiplies its text ends its own process at the limit, wi
       },
       baseFolder: null,
       outputFolder: join(dataFolder, 'prepared'),
+      progressFolder: join(dataFolder, 'progress'),
+      ...{ threads: 1, memoryBytesMax: 2 ** 32 },
       unpackedBytesMax: 2 ** 30,
       tokenizerCpuSeconds: config.tokenizerCpuSeconds,
     },

@@ -33,6 +33,17 @@ describe('settings', () => {
     expect(1000 * stepWindowSeconds).toBeGreaterThanOrEqual(stepIntervalMsMax);
   });
 
+  it('do not let a job span servers that share no store, or whose trainers the kernel keeps from the network', () => {
+    const shared = { RELORA_DATABASE_URL: 'postgres://u@h:1/d', RELORA_STORE_URL: 'file:///blobs' };
+    expect(problemsOf({ RELORA_MPIRUN: 'mpirun' })).toEqual([
+      'RELORA_MPIRUN needs RELORA_DATABASE_URL: a job spans the servers of one store',
+    ]);
+    expect(problemsOf({ ...shared, RELORA_MPIRUN: 'mpirun', RELORA_SANDBOX: 'required' })).toEqual([
+      expect.stringMatching(/^RELORA_MPIRUN needs RELORA_SANDBOX=auto or off/),
+    ]);
+    expect(problemsOf({ ...shared, RELORA_MPIRUN: 'mpirun' })).toEqual([]);
+  });
+
   it('are read from the environment', () => {
     const config = readConfig({
       RELORA_GRPC_ADDRESS: '[::1]:0',

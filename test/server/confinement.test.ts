@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo, type Server } from 'node:net';
 import { getPriority } from 'node:os';
@@ -8,6 +9,7 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { readConfig } from '../../server/dist/config.js';
 import { sandboxFinding } from '../../server/dist/doctor/machine.js';
 import { Confinement } from '../../server/dist/trainer/confinement.js';
+import { trainerEntry } from '../../server/dist/trainer/trainerProcess.js';
 import { allEvents, jobWhen, openParts, readyDataset, submit, temporaryFolder } from './parts.js';
 
 const hostile = fileURLToPath(new URL('./hostileTrainer.mjs', import.meta.url));
@@ -80,7 +82,7 @@ describe('a hostile job', () => {
     expect(getPriority()).toBe(priority);
     // Named variables alone: none of them is a secret, whatever the server was started with.
     const allowed =
-      /^(PATH|HOME|TZ|TMPDIR|LANG|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|CUDA_\w+|NVIDIA_\w+|TF_\w+|NODE_CHANNEL_\w+)$/;
+      /^(PATH|HOME|TZ|TMPDIR|LANG|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|RELORA_NATIVE|CUDA_\w+|NVIDIA_\w+|TF_\w+|NODE_CHANNEL_\w+)$/;
     expect((environment as string[]).filter((name) => !allowed.test(name))).toEqual([]);
   });
 
@@ -89,6 +91,32 @@ describe('a hostile job', () => {
     for (const what of ['read the store', 'change another job', 'call another machine', 'signal the server'])
       expect(results[what], what).toBe('done');
   });
+});
+
+/** As a container leaves it: a plain user, no capability, and none to be had. */
+const bare = ['--bounding-set=-all', '--inh-caps=-all', '--clear-groups', '--no-new-privs'];
+const setpriv = (...words: string[]) => spawnSync('setpriv', [...bare, ...words], { encoding: 'utf8' });
+const hasSetpriv = process.getuid?.() === 0 && setpriv('true').status === 0;
+
+it.skipIf(means === null || !hasSetpriv)('children are confined without any capability, too', () => {
+  const { execPath, execArgv } = new Confinement(readConfig({ RELORA_SANDBOX: 'required' })).launch(
+    trainerEntry,
+    { read: [], write: [], cards: false },
+  );
+  expect(setpriv('--reuid=65534', '--regid=65534', execPath, '--probe').stdout.trim()).toBe(means);
+  const run = setpriv(
+    '--reuid=65534',
+    '--regid=65534',
+    execPath,
+    ...execArgv,
+    '-e',
+    `
+    const { readFileSync } = require('node:fs');
+    try { readFileSync('/etc/passwd'); } catch ({ code }) { console.log(code); }
+    require('node:net').connect(1, '127.0.0.1').on('error', ({ code }) => console.log(code));
+  `,
+  );
+  expect(run.stdout.split('\n')).toEqual(['EACCES', 'EACCES', '']);
 });
 
 describe('where children cannot be confined', () => {

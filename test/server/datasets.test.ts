@@ -11,6 +11,7 @@ import { DatasetUploads, type DatasetUpload } from '../../server/dist/datasets/d
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { releasedFolder } from '../golden/releasedFolder.js';
 import { openParts, scriptedTrainer, temporaryFolder, type Parts } from './parts.js';
+import { ofFileAlone, releasedFolderReason } from './testStore.js';
 
 const spec = (textField = 'text'): DatasetSpec => ({
   tokenizer: { kind: 'bytes' },
@@ -62,28 +63,25 @@ describe('the content of a tokenizer', () => {
     expect((await parts.datasets.nextToPrepare())?.spec).toEqual(withTokenizer);
   });
 
-  // A folder of that release has its store in SQLite.
-  it.skipIf(process.env.TEST_STORE === 'PostgreSQL')(
-    'of 0.1.0 is found, which had it in the specification',
-    async () => {
-      const { dataFolder, remove } = releasedFolder();
-      onTestFinished(remove);
-      // In a process that ends without closing: libsql keeps the lock of a file that it has closed.
-      const script = `
+  it('of 0.1.0 is found, which had it in the specification', async (context) => {
+    ofFileAlone(context, releasedFolderReason);
+    const { dataFolder, remove } = releasedFolder();
+    onTestFinished(remove);
+    // In a process that ends without closing: libsql keeps the lock of a file that it has closed.
+    const script = `
       const [file, spec] = process.argv.slice(1);
       new (require('libsql'))(file).prepare("update datasets set spec = ? where id = 'text'").run(spec);
       process.kill(process.pid, 'SIGKILL');`;
-      const file = join(dataFolder, 'store.db');
-      spawnSync(process.execPath, ['-e', script, file, JSON.stringify(withTokenizer)], {
-        cwd: import.meta.dirname,
-      });
-      const parts = await openParts({}, dataFolder);
-      const dataset = (await parts.datasets.find('text'))!;
-      expect(dataset.spec).toEqual({ ...withTokenizer, tokenizer: { kind: 'huggingFace' } });
-      const again = { datasetId: 'text', displayName: '', files: dataset.files, spec: withTokenizer };
-      expect(await parts.datasets.register(again)).toMatchObject({ id: 'text', state: 'ready' });
-    },
-  );
+    const file = join(dataFolder, 'store.db');
+    spawnSync(process.execPath, ['-e', script, file, JSON.stringify(withTokenizer)], {
+      cwd: import.meta.dirname,
+    });
+    const parts = await openParts({}, dataFolder);
+    const dataset = (await parts.datasets.find('text'))!;
+    expect(dataset.spec).toEqual({ ...withTokenizer, tokenizer: { kind: 'huggingFace' } });
+    const again = { datasetId: 'text', displayName: '', files: dataset.files, spec: withTokenizer };
+    expect(await parts.datasets.register(again)).toMatchObject({ id: 'text', state: 'ready' });
+  });
 });
 
 describe('an upload', () => {

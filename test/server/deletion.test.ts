@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Status } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import type { JobOrigin } from '../../server/dist/jobs/job.js';
+import { DiskReader } from '../../server/dist/retention/diskUse.js';
 import { Janitor } from '../../server/dist/retention/janitor.js';
 import { surplusOf } from '../../server/dist/retention/retentionRule.js';
 import { jobSpec, openApiWithArtifact, refusalOf } from './apiServer.js';
@@ -221,6 +222,12 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(existsSync(join(prepared, 'train-00000.bin'))).toBe(false);
       expect(existsSync(join(prepared, 'tokenizer.json'))).toBe(true);
       expect(await clean(parts)).toEqual([]);
+      // What stays with the jobs is not about to go.
+      const use = await new DiskReader(parts.db, parts.dataFolder).read();
+      expect(use).toMatchObject({ deletedBytes: 0 });
+      expect(use.entries).toContainEqual(
+        expect.objectContaining({ name: 'datasets/text', purgeTimeMs: null }) as object,
+      );
       await parts.jobDeletion.delete(id);
       await clean(parts);
       await clean(parts);
@@ -387,6 +394,7 @@ it('a job that has ended can be exported when nothing but the tokenizer is left 
       checkpoint: { path: checkpoint.folder, manifestSha256: checkpoint.manifestSha256 },
       datasetFolder: parts.datasets.preparedFolder('text'),
       outputFolder: join(parts.dataFolder, 'exported'),
+      sequenceLength: 16,
       format: 'huggingFace',
       weightType: 'float32',
       shardBytesMax: 1e9,

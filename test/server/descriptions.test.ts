@@ -2,7 +2,9 @@ import * as plan from '@relora/engine/plan';
 import {
   datasetEvaluation,
   bestEvaluation,
+  choiceEvaluation,
   documentLoss,
+  exportDifference,
   layerRank,
   plannedGraph,
   restartModule,
@@ -28,6 +30,8 @@ describe('what a trainer reports', () => {
     ['Spread', spread],
     ['EvaluationEvent', trainingEvents.evaluation],
     ['DatasetEvaluation', datasetEvaluation],
+    ['ChoiceEvaluation', choiceEvaluation],
+    ['NamedEvaluation', trainingEvents.namedEvaluation],
     ['RestartEvent', trainingEvents.restart],
     ['RestartModule', restartModule],
     ['LayerRank', layerRank],
@@ -44,6 +48,7 @@ describe('what a trainer reports', () => {
     ['Execution', execution],
     ['ExecutionGraph', plannedGraph],
     ['ExecutionDataset', executionDataset],
+    ['ExportDifference', exportDifference],
   ];
 
   it.each(messages)('%s has the fields of its table, and no other', (message, table) => {
@@ -95,7 +100,16 @@ describe('a setting of a job', () => {
           'warmStart',
           'adapter',
         ],
-        ...['learningRate', 'optimizer', 'batch', 'evaluation', 'checkpoint', 'sample', 'export', 'stop'],
+        ...[
+          'learningRate',
+          'optimizer',
+          'batch',
+          'evaluation',
+          'evaluations',
+          'checkpoint',
+          'omittedDocuments',
+        ],
+        ...['sample', 'export', 'stop'],
       ],
     ],
     ['StreamVersions', plan.streamSettings, []],
@@ -106,6 +120,7 @@ describe('a setting of a job', () => {
     ['OptimizerSpec', plan.optimizerSettings, []],
     ['BatchSpec', plan.batchSettings, []],
     ['EvaluationSpec', plan.evaluationSettings, []],
+    ['NamedEvaluationSpec', plan.namedEvaluationSettings, ['name', 'dataset', 'questions']],
     ['CheckpointSpec', plan.checkpointSettings, []],
     ['StopSpec', plan.stopSettings, []],
     ['SampleSpec', plan.sampleSettings, []],

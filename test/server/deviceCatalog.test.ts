@@ -4,7 +4,7 @@ import { expect, it, vi } from 'vitest';
 import { DeviceCatalog } from '../../server/dist/api/deviceCatalog.js';
 import type { Job, JobEvent } from '../../server/dist/jobs/job.js';
 import type { ReachedRow } from '../../server/dist/api/reachedSpeed.js';
-import type { DeviceDescription } from '../../server/dist/trainer/messages.js';
+import type { DeviceDescription } from '../../server/dist/jobs/jobDevices.js';
 
 const described: DeviceDescription = {
   backend: 'native',
@@ -31,6 +31,7 @@ function open(rows = new Map<string, ReachedRow>()) {
   };
   const describeDevices = async () => ({
     devices: [{ ...described, float32Flops: ++count * 1e10 }],
+    native: '',
     problems: [],
     libraries: [],
   });

@@ -108,12 +108,13 @@ describe('a job that ends early', () => {
 
 it('the best checkpoint stays beside the newest, over a kill, and its weights are exported and written from', async () => {
   const parts = await trainingParts();
-  // At this rate the loss soon rises.
-  const rate = { ...spec().learningRate, peak: 0.5, schedule: 'constant' as const, warmupStepCount: 1 };
+  // The rate grows to the end: soon the loss rises, and stays high.
+  const rate = { ...spec().learningRate, peak: 2, schedule: 'constant' as const, warmupStepCount: 264 };
   const changes = {
     kind: 'fullRank' as const,
     adapter: null,
-    stepCount: 64,
+    // A trainer is 64 messages ahead of the server at most: it cannot be done before it is killed.
+    stepCount: 264,
     learningRate: rate,
     evaluation: often,
     checkpoint: { everyStepCount: 5, keepCount: 2, everySeconds: 0, keepBest: true },
@@ -130,12 +131,12 @@ it('the best checkpoint stays beside the newest, over a kill, and its weights ar
   const lowest = Math.min(...compared.map(({ loss }) => loss));
   const { best } = ended.progress;
   expect(best).toEqual({ step: compared.find(({ loss }) => loss === lowest)!.step, loss: lowest });
-  expect(best!.step).toBeLessThan(50);
+  expect(best!.step).toBeLessThan(200);
   const steps = async () => (await parts.checkpoints.list(id)).map(({ step }) => step);
-  await expect.poll(steps, { timeout: patienceMs }).toEqual([64, 60, best!.step]);
+  await expect.poll(steps, { timeout: patienceMs }).toEqual([264, 260, best!.step]);
   // Nor does anything else that throws checkpoints away take it.
   await parts.checkpoints.remove(id, (await parts.checkpoints.list(id)).slice(1));
-  expect(await steps()).toEqual([64, best!.step]);
+  expect(await steps()).toEqual([264, best!.step]);
 
   const { artifacts } = await parts.artifacts.list(id, { afterId: null, artifactsMax: 10 });
   expect(artifacts).toMatchObject([{ state: 'ready', step: best!.step, format: 'huggingFace' }]);

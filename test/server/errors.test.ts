@@ -65,6 +65,13 @@ async function rawRefusal(call: {
   return readRefusal(code, message, details);
 }
 
+/** The import of a job without checkpoints and artifacts. */
+function importOf(job: string, record: Buffer) {
+  const file = { fileName: 'job.jsonl', sizeBytes: record.length, sha256: sha256(record) };
+  const archive = { formatVersion: 1, job, files: [file], sizeBytes: record.length };
+  return [{ header: { archive } }, { chunk: { fileIndex: 0, offsetBytes: 0, data: record } }];
+}
+
 /** One way to each reason, over the wire. */
 const provocations: Record<
   Exclude<ErrorReason, 'CALL_CANCELLED' | 'CLIENT_NOT_READING'>,
@@ -273,6 +280,23 @@ const provocations: Record<
     await training.createJob({ jobId: 'my-job', spec: jobSpec() });
     return await refusalOf((options) => training.createJob({ jobId: 'my-job', spec: jobSpec() }, options));
   },
+  JOB_ARCHIVE_INVALID: async () => {
+    const { training } = await openApi();
+    const upload = importOf('jobs/no-record', Buffer.from('{}\n'));
+    return await refusalOf((options) => training.importJob(messagesOf(upload), options));
+  },
+  JOB_ARCHIVE_DATA: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    const { job } = await training.createJob({ jobId: 'my-job', spec: jobSpec() });
+    await training.cancelJob({ name: job!.name });
+    const pieces: Uint8Array[] = [];
+    for await (const { data } of training.exportJob({ name: job!.name })) pieces.push(data!);
+    const record = Buffer.concat(pieces).toString();
+    const other = record.replace(/"manifestSha256":"[0-9a-f]{64}"/, `"manifestSha256":"${'0'.repeat(64)}"`);
+    const upload = importOf('jobs/other-job', Buffer.from(other));
+    return await refusalOf((options) => training.importJob(messagesOf(upload), options));
+  },
   DATASET_EXISTS: async () => {
     const { datasets } = await openApi();
     await datasets.uploadDataset(uploadOf(text));
@@ -399,6 +423,13 @@ const provocations: Record<
     makeReadOnly(join(parts.dataFolder, 'datasets'));
     return await refusalOf((options) => datasets.uploadDataset(uploadOf(text), options));
   },
+  DISK_BROKEN: async () => {
+    const { training, parts } = await openApi();
+    parts.store.find = async () => {
+      throw Object.assign(new Error('disk I/O error'), { code: 'SQLITE_IOERR_READ' });
+    };
+    return await refusalOf((options) => training.getJob({ name: 'jobs/nobody' }, options));
+  },
   STORE_AWAY: async () => {
     const url = await freshDatabase();
     const { training } = await openApi({}, { parts: await openParts({}, temporaryFolder(), undefined, url) });
@@ -487,7 +518,7 @@ const provocations: Record<
     await readyDataset(parts);
     await parts.supervisor.start();
     // Not by a call, which might take as long on a busy machine.
-    const { id } = await submit(parts, { spec: runSpec('deaf') });
+    const { id } = await submit(parts, { spec: runSpec('deaf', { stepCount: 100_000 }) });
     await jobWhen(parts, id, ({ state }) => state === 'running');
     return await refusalOf((options) => training.pauseJob({ name: `jobs/${id}` }, options));
   },

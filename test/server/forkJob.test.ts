@@ -1,6 +1,25 @@
+import {
+  adapterSettings,
+  batchSettings,
+  checkpointSettings,
+  defaultRunSpec,
+  evaluationSettings,
+  exportSettings,
+  learningRateSettings,
+  modelSettings,
+  optimizerSettings,
+  runSettings,
+  sampleSettings,
+  stopSettings,
+  streamSettings,
+  warmStartSettings,
+  type Settings,
+} from '@relora/engine/plan';
 import { JobState, MomentType, Recomputation, type Job } from '@relora/sdk/contract';
 import { Status } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
+import { problemsOfFork } from '../../server/dist/api/forkSpec.js';
+import { fieldName } from '../../server/dist/api/settings.js';
 import { jobSpec, openApi, refusalOf, type Api } from './apiServer.js';
 import { jobWhen, readyDataset } from './parts.js';
 
@@ -104,6 +123,39 @@ describe('ForkJob', () => {
     expect(finished.message).toContain('spec.step_count: expected at least 21, one more than the checkpoint');
   });
 
+  it('refuses another value of every setting that its table says checkpoints keep, and of no other', () => {
+    const before = { ...defaultRunSpec({ kind: 'relora' }), stepCount: 100 };
+    const groups: [string, Settings][] = [
+      ['', runSettings],
+      ...Object.entries({
+        model: modelSettings,
+        batch: batchSettings,
+        adapter: adapterSettings,
+        warmStart: warmStartSettings,
+        learningRate: learningRateSettings,
+        optimizer: optimizerSettings,
+        evaluation: evaluationSettings,
+        checkpoint: checkpointSettings,
+        stop: stopSettings,
+        sample: sampleSettings,
+        export: exportSettings,
+        streams: streamSettings,
+      }),
+    ];
+    for (const [group, table] of groups)
+      for (const [key, setting] of Object.entries(table)) {
+        const place = (spec: object) => (group === '' ? spec : (spec as Record<string, object>)[group]!);
+        const after = structuredClone(before);
+        const value = (place(after) as Record<string, unknown>)[key];
+        Object.assign(place(after), {
+          [key]: typeof value === 'number' ? value + 1 : `not ${String(value)}`,
+        });
+        const fields = problemsOfFork(before, after, 1).map(({ field }) => field);
+        const field = ['spec', group, key].filter(Boolean).map(fieldName).join('.');
+        expect(fields.includes(field), field).toBe(setting.isKept === true);
+      }
+  });
+
   it('refuses all that the checkpoint holds or counts by, at once', async () => {
     const { api, failed } = await openWithFailedJob();
     const spec = {
@@ -117,8 +169,8 @@ describe('ForkJob', () => {
     const refusal = await refusalOf((options) => api.training.forkJob({ name: failed.name, spec }, options));
     expect(refusal).toMatchObject({ code: Status.INVALID_ARGUMENT, info: { reason: 'JOB_SPEC_INVALID' } });
     expect(refusal.fields).toEqual([
-      'spec.warm_start.step_count',
       'spec.seed',
+      'spec.warm_start.step_count',
       'spec.streams.data_cut',
       'spec.adapter.rank',
       'spec.optimizer.beta1',

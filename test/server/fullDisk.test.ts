@@ -5,7 +5,7 @@ import { sql } from 'kysely';
 import { Status } from 'nice-grpc';
 import { expect, test } from 'vitest';
 import { jobSpec, openApi, refusalOf } from './apiServer.js';
-import { isOnPostgres } from './testStore.js';
+import { ofFileAlone } from './testStore.js';
 import { allEvents, claim, jobWhen, openParts, readyDataset, runSpec, submit, type Parts } from './parts.js';
 
 /** Of a store in a file. Lets it grow by nothing, which fails as a full disk does, and uses up what room its pages have. */
@@ -22,32 +22,33 @@ async function fillDisk(parts: Parts): Promise<void> {
   await expect(untilRefused()).rejects.toMatchObject({ code: 'SQLITE_FULL' });
 }
 
+const limitReason = 'the room of a store in a file is limited from inside';
+
 async function makeRoom({ db }: Parts): Promise<void> {
   await sql`pragma max_page_count = 1000000`.execute(db);
 }
 
-test.skipIf(isOnPostgres)(
-  'on a full disk a job is refused with a code to retry, reads work, and room is all it takes',
-  async () => {
-    const api = await openApi();
-    await readyDataset(api.parts);
-    await fillDisk(api.parts);
-    const create = { spec: jobSpec(), requestId: randomUUID() };
-    const refusal = await refusalOf(async (options) => {
-      // The first ones may find room in pages that are begun.
-      for (;;)
-        await api.training.createJob({ ...create, requestId: (create.requestId = randomUUID()) }, options);
-    });
-    expect(refusal).toMatchObject({ code: Status.RESOURCE_EXHAUSTED, info: { reason: 'DISK_FULL' } });
-    expect(refusal.retry).toBeDefined();
-    const { jobs } = await api.training.listJobs({});
-    await makeRoom(api.parts);
-    await api.training.createJob(create);
-    expect((await api.training.listJobs({})).jobs).toHaveLength(jobs.length + 1);
-  },
-);
+test('on a full disk a job is refused with a code to retry, reads work, and room is all it takes', async (context) => {
+  ofFileAlone(context, limitReason);
+  const api = await openApi();
+  await readyDataset(api.parts);
+  await fillDisk(api.parts);
+  const create = { spec: jobSpec(), requestId: randomUUID() };
+  const refusal = await refusalOf(async (options) => {
+    // The first ones may find room in pages that are begun.
+    for (;;)
+      await api.training.createJob({ ...create, requestId: (create.requestId = randomUUID()) }, options);
+  });
+  expect(refusal).toMatchObject({ code: Status.RESOURCE_EXHAUSTED, info: { reason: 'DISK_FULL' } });
+  expect(refusal.retry).toBeDefined();
+  const { jobs } = await api.training.listJobs({});
+  await makeRoom(api.parts);
+  await api.training.createJob(create);
+  expect((await api.training.listJobs({})).jobs).toHaveLength(jobs.length + 1);
+});
 
-test.skipIf(isOnPostgres)('a full disk holds up a running job and harms nothing', async () => {
+test('a full disk holds up a running job and harms nothing', async (context) => {
+  ofFileAlone(context, limitReason);
   const parts = await openParts();
   await readyDataset(parts);
   await parts.supervisor.start();
@@ -66,27 +67,26 @@ test.skipIf(isOnPostgres)('a full disk holds up a running job and harms nothing'
   expect(parts.storeFailures).toEqual([]);
 });
 
-test.skipIf(isOnPostgres)(
-  'a full disk does not hold up the end of the server; the job resumes when there is room',
-  async () => {
-    const parts = await openParts();
-    await readyDataset(parts);
-    await parts.supervisor.start();
-    const { id } = await submit(parts, { spec: runSpec('slow', { stepCount: 1000 }) });
-    await jobWhen(parts, id, ({ progress }) => progress.step >= 3);
-    await fillDisk(parts);
-    await parts.supervisor.stop(200);
-    expect(parts.storeFailures).toEqual([]);
-    await makeRoom(parts);
-    await parts.close();
+test('a full disk does not hold up the end of the server; the job resumes when there is room', async (context) => {
+  ofFileAlone(context, limitReason);
+  const parts = await openParts();
+  await readyDataset(parts);
+  await parts.supervisor.start();
+  const { id } = await submit(parts, { spec: runSpec('slow', { stepCount: 1000 }) });
+  await jobWhen(parts, id, ({ progress }) => progress.step >= 3);
+  await fillDisk(parts);
+  await parts.supervisor.stop(200);
+  expect(parts.storeFailures).toEqual([]);
+  await makeRoom(parts);
+  await parts.close();
 
-    const again = await openParts({}, parts.dataFolder);
-    await again.supervisor.start();
-    await jobWhen(again, id, ({ attempt, state }) => attempt === 2 && state === 'running');
-  },
-);
+  const again = await openParts({}, parts.dataFolder);
+  await again.supervisor.start();
+  await jobWhen(again, id, ({ attempt, state }) => attempt === 2 && state === 'running');
+});
 
-test.skipIf(isOnPostgres)('jobs wait while no claim can be stored', async () => {
+test('jobs wait while no claim can be stored', async (context) => {
+  ofFileAlone(context, limitReason);
   const parts = await openParts();
   await readyDataset(parts);
   const { id } = await submit(parts, { spec: runSpec() });
@@ -116,20 +116,18 @@ test('a job whose trainer the machine cannot start goes back to the queue and ha
   expect(parts.storeFailures).toEqual([]);
 });
 
-test.skipIf(isOnPostgres)(
-  'a server that starts on a full disk answers, and puts right what a dead one left when there is room',
-  async () => {
-    const parts = await openParts();
-    await readyDataset(parts);
-    const { id } = await submit(parts, { spec: runSpec() });
-    await claim(parts); // by a server that is gone
-    await fillDisk(parts);
-    await parts.supervisor.start();
-    expect((await parts.store.find(id))?.state).toBe('starting');
-    expect(parts.supervisor.runningCount).toBe(0);
-    await makeRoom(parts);
-    await submit(parts); // has the supervisor look again, which it does by itself after some seconds
-    expect(await jobWhen(parts, id, ({ state }) => state === 'succeeded')).toMatchObject({ attempt: 2 });
-    expect(parts.storeFailures).toEqual([]);
-  },
-);
+test('a server that starts on a full disk answers, and puts right what a dead one left when there is room', async (context) => {
+  ofFileAlone(context, limitReason);
+  const parts = await openParts();
+  await readyDataset(parts);
+  const { id } = await submit(parts, { spec: runSpec() });
+  await claim(parts); // by a server that is gone
+  await fillDisk(parts);
+  await parts.supervisor.start();
+  expect((await parts.store.find(id))?.state).toBe('starting');
+  expect(parts.supervisor.runningCount).toBe(0);
+  await makeRoom(parts);
+  await submit(parts); // has the supervisor look again, which it does by itself after some seconds
+  expect(await jobWhen(parts, id, ({ state }) => state === 'succeeded')).toMatchObject({ attempt: 2 });
+  expect(parts.storeFailures).toEqual([]);
+});

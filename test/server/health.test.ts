@@ -1,6 +1,7 @@
-import { ClientError, Status } from 'nice-grpc';
-import { expect, test } from 'vitest';
-import { runServer } from './runningServer.js';
+import { ServerServiceDefinition } from '@relora/sdk/contract';
+import { ClientError, createChannel, createClient, Status } from 'nice-grpc';
+import { expect, onTestFinished, test } from 'vitest';
+import { healthService, runServer } from './runningServer.js';
 
 const serving = 1;
 const notServing = 2;
@@ -40,4 +41,23 @@ test('a watch of health hears that the server is about to stop before its connec
   } finally {
     expect(seen).toEqual([serving, notServing]);
   }
+});
+
+test('health alone is served in plain text at an address of its own, until the server has ended', async () => {
+  const { server } = await runServer({ RELORA_HEALTH_ADDRESS: '127.0.0.1:0', RELORA_SHUTDOWN_SECONDS: '2' });
+  const channel = createChannel(server.healthAddress!);
+  onTestFinished(() => channel.close());
+  const probe = createClient(healthService, channel);
+  expect((await probe.check({ service: '' })).status).toBe(serving);
+  const refused = await createClient(ServerServiceDefinition, channel)
+    .getServerInfo({})
+    .catch((error: unknown) => error);
+  expect((refused as ClientError).code).toBe(Status.UNIMPLEMENTED);
+  const seen: number[] = [];
+  for await (const { status } of probe.watch({ service: '' })) {
+    seen.push(status);
+    if (status === serving) void server.stop();
+    if (status === notServing) break;
+  }
+  expect(seen).toEqual([serving, notServing]);
 });

@@ -1,6 +1,6 @@
 import { spanOf } from '@relora/engine/plan';
 import type { WatchJobResponse } from '@relora/sdk/contract';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { JobEvent, JobEventBody } from '../../server/dist/jobs/job.js';
 import { HistoryFolding } from '../../server/dist/jobs/historyFolding.js';
 import type { NewEvent } from '../../server/dist/jobs/jobChange.js';
@@ -79,6 +79,33 @@ async function curve(parts: Parts, id: string, bucket: number) {
 
 describe.each(stores)('history on $name', ({ url, skip }) => {
   const open = async () => await openParts({}, undefined, undefined, await url());
+
+  it.skipIf(skip)(
+    'a start looks at the jobs that have something left to fold, and at no others',
+    async () => {
+      const parts = await open();
+      const [done, left] = [await longRun(parts), await longRun(parts)];
+      await foldingOf(parts).fold(done);
+      const folding = foldingOf(parts);
+      onTestFinished(async () => await folding.stop());
+      const looked: string[] = [];
+      vi.spyOn(folding, 'fold').mockImplementation((id) => Promise.resolve(void looked.push(id)));
+      folding.start();
+      await expect.poll(() => looked).toEqual([left]);
+      // What is spanned and was not removed yet is left, too: the start sets the time for it.
+      const timers = vi.spyOn(globalThis, 'setTimeout');
+      const monthMs = 30 * 86_400_000;
+      await foldingOf(parts, { windowMs: monthMs, eventsKept }).fold(left);
+      // A longer timer would be over at once.
+      expect(Math.max(...timers.mock.calls.map(([, ms = 0]) => ms))).toBe(2 ** 31 - 1);
+      timers.mockRestore();
+      const again = foldingOf(parts);
+      onTestFinished(async () => await again.stop());
+      vi.spyOn(again, 'fold').mockImplementation((id) => Promise.resolve(void looked.push(id)));
+      again.start();
+      await expect.poll(() => looked).toEqual([left, left]);
+    },
+  );
 
   it.skipIf(skip)('folds old step events: every number stays, other events stay as they are', async () => {
     const parts = await open();

@@ -17,7 +17,7 @@ if (newJobText === undefined) {
   setInterval(() => {}, 1000);
 } else {
   await queue.submit(JSON.parse(newJobText));
-  const { job } = await queue.claimNext({ free: ['native'], resolve: () => 'native' });
+  const { job } = await queue.claimNext({ free: ['native'], pins: null, resolve: () => 'native' });
   const key = { jobId: job.id, attempt: job.attempt };
   for (let step = 0; ; step++) {
     const after = await attempts.append(key, [

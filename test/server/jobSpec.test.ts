@@ -107,6 +107,17 @@ describe('a job that stops at the end of its data', () => {
       'fewer steps than fit',
     );
   });
+
+  it('is refused at once where the data have no whole sequence, which no number of steps reads twice', () => {
+    const changes = { ...stop, stepCount: 50, adapter: { rank: 16, cycleStepCount: 10 } };
+    expect(parse(changes, { dataset: dataset(512) }).problems).toEqual([
+      {
+        field: 'spec.batch.sequence_length',
+        expected: 'less than 512, the tokens in the training part of datasets/tales',
+        got: '512',
+      },
+    ]);
+  });
 });
 
 describe('a minimal specification', () => {
@@ -213,6 +224,21 @@ describe('a recipe', () => {
     expect(warnings.map(({ reason }) => reason)).not.toContain('WARM_START_MISSING');
   });
 
+  it('has a warm start by Muon for a fifth of all steps', () => {
+    const { spec } = accept({ recipe: 'muon-warm', stepCount: 800 });
+    expect(spec).toMatchObject({
+      recipe: 'muon-warm',
+      warmStart: { stepCount: 200, learningRate: 3e-3, optimizer: 'muon' },
+      learningRate: { peak: 3e-3 },
+      adapter: { rank: 16, alpha: 16, adapterOptimizer: 'adamw' },
+    });
+    expect(
+      accept({ recipe: 'muon-warm', warmStart: { optimizer: FullRankOptimizer.ADAMW } }).spec,
+    ).toMatchObject({
+      warmStart: { stepCount: 100, learningRate: 3e-3, optimizer: 'adamw' },
+    });
+  });
+
   it('is a chain of three adapters for fine-tuning', () => {
     expect(accept({ recipe: 'chain-of-lora', adapter: undefined, stepCount: 100 }).spec).toMatchObject({
       warmStart: { stepCount: 0 },
@@ -273,6 +299,7 @@ describe('what a job shows of its specification', () => {
     'an older stream': { streams: { dataCut: 1, dropout: 1, fullRankWarmup: 1 } },
     'gradient-svd': { recipe: 'gradient-svd' },
     'chain-of-lora': { recipe: 'chain-of-lora', adapter: undefined },
+    'muon-warm': { recipe: 'muon-warm' },
     explicit: { model: { config: { ...config, tieWordEmbeddings: true, vocabSize: 300 } } },
   };
   for (const [name, changes] of Object.entries(cases)) {
@@ -532,10 +559,16 @@ describe('a wrong field is named with what was expected and what came', () => {
     ['a momentum of no optimizer', { optimizer: { momentum: 0.9 } }, 'spec.optimizer.momentum', /LORA_MUON/],
     ['a momentum of one', { optimizer: { momentum: 1 } }, 'spec.optimizer.momentum', /below 1/],
     [
-      'an optimizer that the device has no kernels of',
-      { device: 'cuda', warmStart: { optimizer: FullRankOptimizer.MUON } },
-      'spec.device',
-      /another device with MUON, which cuda has no kernels of yet, got cuda/,
+      'norms of heads beside biases',
+      { model: { config: { ...config, qkNorm: true, attentionBias: true } } },
+      'spec.model.config.qk_norm',
+      /one at most of attention_bias, qk_norm and no_rope_interval/,
+    ],
+    [
+      'an odd size of heads',
+      { model: { config: { ...config, headDim: 33 } } },
+      'spec.model.config.head_dim',
+      /an even number/,
     ],
     [
       'a trained scale with LoRA-Muon',
@@ -724,10 +757,42 @@ describe('a wrong field is named with what was expected and what came', () => {
     ['a priority above 100', { priority: 101 }, 'spec.priority'],
     ['an unknown device', { device: 'gpu' }, 'spec.device', /"gpu"/],
     [
-      'an accepted device that is the device',
-      { device: 'cuda', acceptedDevices: ['cuda'] },
+      'replicas that do not divide the batch',
+      { replicas: 3 },
+      'spec.replicas',
+      /a divisor of batch.sequence_count 16, got 3/,
+    ],
+    ['more replicas than a setting allows', { replicas: 17 }, 'spec.replicas', /from 1 to 16, got 17/],
+    [
+      'more replicas at least than at most',
+      { replicas: 2, replicasMin: 4 },
+      'spec.replicas_min',
+      /at most replicas, 2, got 4/,
+    ],
+    [
+      'a least number of replicas that does not divide the batch',
+      { replicas: 4, replicasMin: 3 },
+      'spec.replicas_min',
+      /a divisor of batch.sequence_count 16, or 0, got 3/,
+    ],
+    ['replicas on a card', { replicas: 2, device: 'cuda' }, 'spec.replicas', /1 on cuda.*got 2/],
+    [
+      'replicas on several kinds of device',
+      { replicas: 2, device: 'native', acceptedDevices: ['native', 'cuda'] },
       'spec.accepted_devices',
-      /each of native, tensorflow, reference once, got "cuda"/,
+      /one kind of device for 2 replicas, got native, cuda/,
+    ],
+    [
+      'replicas with masks that are drawn by micro-batch',
+      { replicas: 2, streams: { dropout: 1 }, adapter: { dropout: 0.1 } },
+      'spec.replicas',
+      /1 with streams.dropout 1/,
+    ],
+    [
+      'an accepted device twice',
+      { device: 'cuda', acceptedDevices: ['native', 'native'] },
+      'spec.accepted_devices',
+      /each of native, cuda, tensorflow, reference once, got "native"/,
     ],
     [
       'accepted devices beside auto',
@@ -832,7 +897,9 @@ describe('base weights', () => {
     ['a window', { model_type: 'mistral', num_key_value_heads: 4 }, 'sliding_window'],
     ['windows in some layers', { layer_types: ['full_attention', 'sliding_attention'] }, 'layer_types'],
     ['two minds', { architectures: ['Qwen2ForCausalLM'], model_type: 'llama' }, 'model_type'],
-    ['heads of another size', { head_dim: 128 }, 'head_dim'],
+    ['heads of an odd size', { head_dim: 127 }, 'head_dim'],
+    ['heads larger than any device computes', { head_dim: 256 }, 'head_dim'],
+    ['a soft cap of another class', { final_logit_softcapping: 30 }, 'final_logit_softcapping'],
     ['another architecture', { model_type: 'gpt2' }, 'model_type'],
     ['a width that is text', { hidden_size: '64' }, 'hidden_size'],
     ['a fractional layer count', { num_hidden_layers: 1.5 }, 'num_hidden_layers'],

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { JobEvent } from '../../server/dist/jobs/job.js';
+import type { AttemptKey } from '../../server/dist/jobs/jobAttempts.js';
 import { patienceMs } from '../patience.mjs';
 import { claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
 import { stores } from './postgres.js';
@@ -179,6 +180,33 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect((await parts.journal.readAfter(key.jobId, 0)).events.map(({ sequence }) => sequence)).toEqual([
         1, 2, 3, 4,
       ]);
+    });
+
+    it('has a message of a trainer once that is stored again, as its answer was lost', async () => {
+      const parts = await open();
+      const { id } = await submit(parts);
+      const key = { jobId: id, attempt: (await claim(parts)).attempt };
+      const kinds = async () =>
+        (await parts.journal.readAfter(id, 0)).events.map(({ body }) => ('to' in body ? body.to : body.kind));
+      const twice = async (message: number, store: (numbered: AttemptKey) => Promise<unknown>) => {
+        const first = await store({ ...key, message });
+        expect(await store({ ...key, message })).toEqual(first);
+      };
+      await twice(1, async (numbered) => await parts.attempts.started(numbered, execution, 0));
+      await twice(3, async (numbered) => await parts.attempts.append(numbered, [stepEvent(0), stepEvent(1)]));
+      await twice(4, async (numbered) => await parts.attempts.append(numbered, [stepEvent(2)]));
+      await twice(5, async (numbered) => await parts.attempts.succeeded(numbered));
+      expect(await kinds()).toEqual(['queued', 'starting', 'running', 'step', 'step', 'step', 'succeeded']);
+    });
+
+    it('counts the messages of each attempt from the first', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      await parts.attempts.append({ ...key, message: 7 }, [stepEvent(0)]);
+      await parts.attempts.crashed(key, 'It was killed', { attemptsWithoutProgressMax: 3, retryDelayMs: 0 });
+      const next = { jobId: key.jobId, attempt: (await claim(parts)).attempt };
+      await parts.attempts.started({ ...next, message: 1 }, execution, 0);
+      expect((await parts.store.find(key.jobId))?.state).toBe('running');
     });
 
     it('follows a run in its progress', async () => {

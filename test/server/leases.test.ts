@@ -1,7 +1,9 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
+import { sql } from 'kysely';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
+import { isStoreAway } from '../../server/dist/store/storeError.js';
 import { livingServers } from '../../server/dist/store/servers.js';
 import type { NewExport } from '../../server/dist/artifacts/artifactExports.js';
 import {
@@ -256,6 +258,18 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     const block = performance.now() + 2 * leaseMs;
     while (performance.now() < block); // frozen
     expect(one.leases.mayTakeOver).toBe(false);
+  });
+
+  it('one whose connection ends within a transaction undoes it, and stays', async () => {
+    const [one] = (await servers(1)) as [Parts];
+    const refused = one.db.transaction().execute(async (trx) => {
+      const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(trx);
+      await sql`select pg_terminate_backend(${rows[0]!.pid})`.execute(one.db);
+      await pause(100); // nobody waits for a statement when the end is heard
+      await sql`select 1`.execute(trx);
+    });
+    expect(isStoreAway(await refused.catch((error: unknown) => error))).toBe(true);
+    expect((await submit(one)).state).toBe('queued');
   });
 });
 

@@ -176,3 +176,16 @@ describe('docs/api.md', () => {
     expect(text).toContain('docs/errors.md');
   });
 });
+
+describe('every promise to an operator', () => {
+  it.each(['durability.md', 'operations.md'])('of docs/%s names tests that are there', (file) => {
+    const text = readFileSync(join(root, 'docs', file), 'utf8');
+    const tables = text.split(/\n\n/).filter((part) => /^\|.*\| test +\|/.test(part));
+    expect(tables.length).toBeGreaterThan(0);
+    for (const row of tables.flatMap((table) => table.split('\n').slice(2))) {
+      const named = [...row.matchAll(/`(test\/[\w./]+)`/g)].map((match) => match[1]!);
+      expect(named.length, row).toBeGreaterThan(0);
+      for (const path of named) expect(existsSync(join(root, path)), path).toBe(true);
+    }
+  });
+});

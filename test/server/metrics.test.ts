@@ -182,7 +182,7 @@ describe('calls', () => {
     };
     const call = { method, context };
     const answers = async function* () {
-      yield Buffer.from('answer');
+      yield [Buffer.from('answer')];
     };
     const refuses = (): never => {
       throw new ServiceError('JOB_NOT_FOUND', { jobId: 'no' });

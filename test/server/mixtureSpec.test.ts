@@ -54,6 +54,26 @@ function part(name: string, weight?: number) {
   return weight === undefined ? { dataset: `datasets/${name}` } : { dataset: `datasets/${name}`, weight };
 }
 
+describe('masked documents', () => {
+  const chats = dataset('chats', 100_000, 900);
+  chats.prepared!.train.endsWithinCount = 12;
+  known.set('datasets/chats', chats);
+
+  it('are refused where the token that ends a text stands within chats, and not where nothing of them is read', () => {
+    const batch = { maskDocuments: true };
+    expect(parse({ mixture: [part('tales'), part('chats')], batch }).problems).toEqual([
+      expect.objectContaining({
+        field: 'spec.batch.mask_documents',
+        expected: expect.stringMatching(/^false with datasets\/chats, .*\(12 times\)/),
+        got: 'true',
+      }),
+    ]);
+    expect(parse({ dataset: 'datasets/chats', batch }).problems).toHaveLength(1);
+    expect(parse({ mixture: [part('tales'), part('chats', 0)], batch }).problems).toEqual([]);
+    expect(parse({ mixture: [part('tales'), part('chats')] }).problems).toEqual([]);
+  });
+});
+
 describe('a mixture', () => {
   it('has its first data set as the one that decides the tokenizer, and comes back as it is', () => {
     const { spec, problems } = parse({ mixture: [part('tales', 3), part('news'), part('tests', 0)] });

@@ -1,4 +1,4 @@
-import { JobState, type Job } from '@relora/sdk/contract';
+import { JobState, ListJobsResponse, type Job } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { nobody } from '../../server/dist/access/principal.js';
 import { compareJobs } from '../../server/dist/api/compareJobs.js';
@@ -36,6 +36,31 @@ describe('a list', () => {
     expect(new Set(names).size).toBe(70);
     expect(names).toHaveLength(70);
     expect(Math.max(...sizes)).toBeLessThan(8);
+  });
+
+  it('ends a page in time for a client of gRPC where pages are as long as messages', async () => {
+    const bytesMax = String(1 << 20);
+    const { training, parts } = await openApi({
+      RELORA_PAGE_BYTES_MAX: bytesMax,
+      RELORA_MESSAGE_BYTES_MAX: bytesMax,
+    });
+    // Many lengths, so that one page at least would end just at the limit.
+    for (let count = 0; count < 400; count++)
+      await submit(parts, { spec: runSpec('x'.repeat(3000 + 7 * count)) });
+    let count = 0;
+    for (let pageToken = ''; ;) {
+      const page: { jobs: Job[]; nextPageToken: string } = await training.listJobs({
+        pageSize: 500,
+        pageToken,
+      });
+      const sizeBytes = ListJobsResponse.encode(ListJobsResponse.fromPartial(page)).finish().length;
+      expect(sizeBytes).toBeLessThanOrEqual(1 << 20);
+      expect(page.nextPageToken.length).toBeLessThan(4096);
+      count += page.jobs.length;
+      pageToken = page.nextPageToken;
+      if (pageToken === '') break;
+    }
+    expect(count).toBe(400);
   });
 
   it('gives an object that is longer than a page a page of its own', async () => {

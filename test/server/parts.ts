@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { defaultRunSpec, type GivenSpec, type RunSpec } from '@relora/engine/plan';
+import { defaultRunSpec, unmeasured, type GivenSpec, type RunSpec } from '@relora/engine/plan';
 import { pino } from 'pino';
 import { onTestFinished } from 'vitest';
 import { ArtifactExports } from '../../server/dist/artifacts/artifactExports.js';
@@ -17,9 +17,11 @@ import { DatasetDeletion } from '../../server/dist/datasets/datasetDeletion.js';
 import { JobDeletion } from '../../server/dist/jobs/jobDeletion.js';
 import { Scrubber } from '../../server/dist/scrub/scrubber.js';
 import { DiskReader } from '../../server/dist/retention/diskUse.js';
+import type { OwnMachine } from '../../server/dist/jobs/queueSnapshot.js';
 import { JobExplainer } from '../../server/dist/jobs/explainJob.js';
 import { JobControl } from '../../server/dist/jobs/jobControl.js';
 import { JobJournal } from '../../server/dist/jobs/jobJournal.js';
+import { GangPlaces } from '../../server/dist/jobs/gangPlaces.js';
 import { JobQueue, type NewJob } from '../../server/dist/jobs/jobQueue.js';
 import { JobStore } from '../../server/dist/jobs/jobStore.js';
 import { openStore } from '../../server/dist/store/openStore.js';
@@ -29,6 +31,7 @@ import { Quotas } from '../../server/dist/quotas/quotas.js';
 import { UsageStore } from '../../server/dist/usage/usageStore.js';
 import { WeightsStore } from '../../server/dist/weights/weightsStore.js';
 import { Slots } from '../../server/dist/trainer/slots.js';
+import type { DeviceDescription } from '../../server/dist/jobs/jobDevices.js';
 import { Supervisor } from '../../server/dist/trainer/supervisor.js';
 import { patienceMs, patientSettings } from '../patience.mjs';
 import { storeUrlOf } from './testStore.js';
@@ -55,8 +58,19 @@ const description = {
   devices: '[]',
   memoryBytes: 0,
   slots: 1,
+  cardSlots: 0,
+  mpiHost: null,
   startTimeMs: 0,
 };
+
+/** A processor, as a server that measured nothing knows it. */
+export const processor = (backend: DeviceDescription['backend'], instructionSet = ''): DeviceDescription => ({
+  ...unmeasured({ name: backend, instructionSet: null, threadCount: 1, precision: 'float32' }),
+  ...{ backend, instructionSet, isDefault: false, model: 'A processor' },
+  ...{ memoryBytes: 2 ** 34, uuid: '', computeCapability: '' },
+});
+
+const processors = (['native', 'tensorflow', 'reference'] as const).map((name) => processor(name));
 
 /** The durable half of a server on a data folder, with short times. */
 export async function openParts(
@@ -65,6 +79,7 @@ export async function openParts(
   entry: string = scriptedTrainer,
   storeUrl?: string,
   blobsUrl: string | null = null,
+  ownMachine: Partial<OwnMachine> = {},
 ) {
   const config: Config = readConfig({
     RELORA_DATA_FOLDER: dataFolder,
@@ -101,7 +116,14 @@ export async function openParts(
   const limits = { jobsMax: config.queueJobsMax, ownerRunningMax: config.ownerRunningMax };
   const queue = new JobQueue(journal, leases, limits, quotas);
   const control = new JobControl(store, journal);
-  const explainer = new JobExplainer(db, leases, config, quotas);
+  const machine: OwnMachine = {
+    places: () => ({ processorSlots: config.slots, cardSlots: 0 }),
+    devices: () => [],
+    resolve: () => 'native',
+    secondsOf: () => null,
+    ...ownMachine,
+  };
+  const explainer = new JobExplainer(db, leases, config, machine, quotas);
   const attempts = new JobAttempts(journal, dataFolder);
   const checkpoints = new CheckpointStore(db, dataFolder, stage);
   const artifacts = new ArtifactStore(db, dataFolder, stage);
@@ -114,11 +136,12 @@ export async function openParts(
   const disk = new DiskReader(db, dataFolder);
   const scrubber = new Scrubber(db, stage);
   const storeFailures: unknown[] = [];
-  const slots = new Slots(config, { cards: () => [], problems: () => [] });
+  const slots = new Slots(config, { devices: () => processors, cards: () => [], problems: () => [] });
   const supervisor = new Supervisor({
     config,
     store,
     queue,
+    gangPlaces: new GangPlaces(db, leases),
     feed,
     leases,
     stage,
@@ -191,6 +214,7 @@ export const execution: Execution = {
   deviceModel: 'A processor',
   cardUuid: '',
   libraries: [],
+  replicas: 1,
 };
 
 /** A small specification; `script` is what the scripted trainer does. */
@@ -287,6 +311,7 @@ export async function registerFiles(parts: Parts, fileCount: number, datasetId =
 /** What a server without cards can start jobs on. */
 export const onProcessors: FreeDevices = {
   free: ['native', 'tensorflow', 'reference'],
+  pins: null,
   resolve: () => 'native',
 };
 

@@ -1,12 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import type { SealedArtifact } from '../../server/dist/artifacts/artifact.js';
 import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
+import type { FreeDevices } from '../../server/dist/jobs/jobDevices.js';
 import type { JobState } from '../../server/dist/jobs/job.js';
 import {
   execution,
   claim,
   newJob,
   openParts,
+  processor,
   runSpec,
   statesOf,
   stepEvent,
@@ -152,26 +154,102 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       });
       const key = { jobId: id, attempt };
       await parts.attempts.started(key, execution, 0);
-      const before = Date.now();
       await parts.attempts.append(key, [stepEvent(0)]);
-      const { remainingSeconds } = (await parts.store.find(id))!.progress;
+      const { progress, updateTimeMs } = (await parts.store.find(id))!;
       const { estimatedStartMs } = await explain(next);
-      const countedFromMs = estimatedStartMs! - remainingSeconds! * 1000;
-      // From the step that it rests on; whole milliseconds beside seconds that are no whole number.
-      expect(countedFromMs).toBeGreaterThanOrEqual(before - 2);
-      expect(countedFromMs).toBeLessThanOrEqual(Date.now() + 2);
+      // From the step that it rests on, by the clock of the store; whole milliseconds beside seconds that are no whole number.
+      expect(estimatedStartMs! - updateTimeMs).toBeCloseTo(progress.remainingSeconds! * 1000, -1);
       expect(await explain(last)).toMatchObject({ queuePosition: 2, estimatedStartMs: null });
       await parts.attempts.crashed(key, 'The trainer ended', {
         attemptsWithoutProgressMax: 3,
         retryDelayMs: 60_000,
       });
-      expect(await explain(id)).toMatchObject({ reason: 'backingOff' });
-      expect((await explain(id)).estimatedStartMs).toBeGreaterThan(Date.now() + 50_000);
+      // Two others take the slot before, for nobody knows how long.
+      const waiting = await explain(id);
+      expect(waiting).toMatchObject({ reason: 'backingOff', estimatedStartMs: null });
+      expect(waiting.notBeforeMs).toBeGreaterThan(Date.now() + 50_000);
       await parts.control.pause(id);
       expect(await explain(id)).toMatchObject({
         reason: 'notWaiting',
         message: 'The job is paused: resume it',
       });
+    });
+
+    it('foresees the start by what is left of those before it: by their own rate, or by their plan', async () => {
+      const planned = 3600; // of every job, by its plan
+      const machine = { devices: () => [processor('native')], secondsOf: () => planned };
+      const parts = await openParts({ RELORA_SLOTS: '1' }, undefined, undefined, await url(), null, machine);
+      // Several servers know of each other what they have; one alone knows it of itself.
+      await parts.db
+        .updateTable('servers')
+        .set({ devices: JSON.stringify([processor('native')]) })
+        .execute();
+      const first = await submit(parts);
+      const key = { jobId: first.id, attempt: (await claim(parts)).attempt };
+      const others = [await submit(parts), await submit(parts), await submit(parts)];
+      const afterMs = async (id: string, fromMs: number): Promise<number> => {
+        const { estimatedStartMs, reason } = await parts.explainer.explain((await parts.store.find(id))!);
+        expect(reason).toBe('slotsBusy');
+        return estimatedStartMs! - fromMs;
+      };
+      const startMs = (await parts.store.find(first.id))!.updateTimeMs;
+      expect(await afterMs(others[0]!.id, startMs)).toBeCloseTo(planned * 1000, -1);
+      expect(await afterMs(others[2]!.id, startMs)).toBeCloseTo(3 * planned * 1000, -1);
+
+      // The first reports its own rate, and one that was interrupted halfway has half of its way behind it.
+      await parts.attempts.started(key, execution, 0);
+      await parts.attempts.append(key, [stepEvent(0)]);
+      const { progress, updateTimeMs } = (await parts.store.find(first.id))!;
+      const leftMs = progress.remainingSeconds! * 1000;
+      expect(await afterMs(others[0]!.id, updateTimeMs)).toBeCloseTo(leftMs, -1);
+      expect(await afterMs(others[1]!.id, updateTimeMs)).toBeCloseTo(leftMs + planned * 1000, -1);
+      await parts.db
+        .updateTable('jobs')
+        .set({ progress: JSON.stringify({ ...progress, tokensPerSecond: null, checkpointStep: 10 }) })
+        .where('id', '=', others[0]!.id)
+        .execute();
+      expect(await afterMs(others[1]!.id, updateTimeMs)).toBeCloseTo(leftMs + (planned / 2) * 1000, -1);
+    });
+
+    it('keeps free places for a job that needs several at once, and says so', async () => {
+      const parts = await open();
+      const gang = await submit(parts, { spec: runSpec('', { replicas: 2, device: 'native' }) });
+      const small = await submit(parts, { spec: runSpec('', { device: 'native' }) });
+      const onCard = await submit(parts, { spec: runSpec('', { device: 'cuda' }) });
+      const claimOn = async (free: number, count = 2, names: FreeDevices['free'] = ['native']) => {
+        const claimed = await parts.queue.claimNext({
+          ...onProcessors,
+          free: names,
+          places: { free, count },
+        });
+        return 'job' in claimed ? claimed.job.id : null;
+      };
+      expect(await claimOn(1)).toBeNull();
+      expect((await parts.store.find(gang.id))!.stateReason).toBe(
+        'Waits for 2 slots at once, of which 1 is free and kept for it',
+      );
+      // A card is no place of its.
+      expect(await claimOn(1, 2, ['cuda', 'native'])).toBe(onCard.id);
+      // A server that has not so many leaves it to others.
+      expect(await claimOn(1, 1)).toBe(small.id);
+      expect(await claimOn(2)).toBe(gang.id);
+    });
+
+    it('gives a job that resumes fewer places where it says so', async () => {
+      const parts = await open();
+      const changes = { replicas: 2, replicasMin: 1, device: 'native' } as const;
+      const { id } = await submit(parts, { spec: runSpec('', changes) });
+      const on = async (free: number) =>
+        await parts.queue.claimNext({ ...onProcessors, places: { free, count: 2 } });
+      expect(await on(1)).not.toHaveProperty('job'); // it begins with all
+      const claimed = await on(2);
+      if (!('job' in claimed)) throw new Error('Nothing to claim');
+      expect(claimed.processes).toBe(2);
+      await parts.attempts.crashed({ jobId: id, attempt: claimed.job.attempt }, 'The trainer ended', {
+        attemptsWithoutProgressMax: 3,
+        retryDelayMs: 0,
+      });
+      expect(await on(1)).toMatchObject({ job: { id, attempt: 2 }, processes: 1 });
     });
 
     it('leaves a job that crashed alone until its delay is over', async () => {

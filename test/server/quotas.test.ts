@@ -59,10 +59,10 @@ describe.each(stores)('quotas on $name', ({ url, skip }) => {
       const parts = await open(quotaFile({ default: { deviceHours: 2, windowDays: 1 } }).path);
       const nowMs = parts.leases.now();
       const hours = (count: number): number => count * 3_600_000;
-      // Half of the first lies before the window: 1 hour counts of it, and 1.5 of the second.
-      for (const [attempt, startMs, endMs] of [
-        [1, nowMs - hours(25), nowMs - hours(23)],
-        [2, nowMs - hours(3), nowMs - hours(1.5)],
+      // Half of the first lies before the window: 1 hour counts of it, and 1.5 of the second, whose two processes held a device each.
+      for (const [attempt, processes, startMs, endMs] of [
+        [1, 1, nowMs - hours(25), nowMs - hours(23)],
+        [2, 2, nowMs - hours(3), nowMs - hours(2.25)],
       ] as const)
         await parts.db
           .insertInto('attempts')
@@ -73,6 +73,7 @@ describe.each(stores)('quotas on $name', ({ url, skip }) => {
             tenant: 'default',
             labels: '{}',
             device: 'native',
+            processes,
             start_time_ms: startMs,
             end_time_ms: endMs,
           })

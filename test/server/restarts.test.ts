@@ -7,6 +7,7 @@ import { JobMetrics } from '../../server/dist/metrics/jobMetrics.js';
 import { createMetrics } from '../../server/dist/metrics/metrics.js';
 import { openApi, refusalOf } from './apiServer.js';
 import { claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
+import { ofFileAlone } from './testStore.js';
 
 function restartEvent(restart: number, seconds: number) {
   const body: JobEventBody = {
@@ -106,7 +107,8 @@ describe('the restarts of a job', () => {
     expect(swapped.info.reason).toBe('PAGE_TOKEN_INVALID');
   });
 
-  it('are found by their index, not by reading the journal', async () => {
+  it('are found by their index, not by reading the journal', async (context) => {
+    ofFileAlone(context, 'the plan of the file is looked at');
     const { dataFolder, close } = await openParts();
     await close();
     const raw = new Libsql(join(dataFolder, 'store.db'));

@@ -9,7 +9,7 @@ import { temporaryFolder } from './parts.js';
 import { storeSettings } from './testStore.js';
 
 const { Check, Watch } = standardService('grpc.health.v1.Health');
-const healthService = { check: Check, watch: Watch } as unknown as ServiceDefinition & {
+export const healthService = { check: Check, watch: Watch } as unknown as ServiceDefinition & {
   check: MethodDefinition<{ service: string }, { status: number }> & {
     requestStream: false;
     responseStream: false;

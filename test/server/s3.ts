@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { homedir, tmpdir } from 'node:os';
@@ -13,11 +13,13 @@ const program = [...(process.env.PATH ?? '').split(delimiter), join(homedir(), '
 
 export const hasS3 = program !== undefined;
 
+const rootSecret = 'test-secret';
 process.env.AWS_ACCESS_KEY_ID = 'test';
-process.env.AWS_SECRET_ACCESS_KEY = 'test-secret';
+process.env.AWS_SECRET_ACCESS_KEY = rootSecret;
 
 interface S3Server {
   port: number;
+  adminPort: number;
   /** Its buckets are folders here. */
   folder: string;
   stop(): Promise<void>;
@@ -38,18 +40,34 @@ export async function s3Server(): Promise<S3Server> {
   return await (server ??= startS3());
 }
 
+/** Somebody who may log in, and has no right to any bucket. */
+export async function addS3User(access: string, secret: string): Promise<void> {
+  const { adminPort } = await s3Server();
+  const admin = ['admin', '--access', 'test', '--secret', rootSecret];
+  const at = ['--endpoint-url', `http://127.0.0.1:${adminPort}`];
+  const user = ['create-user', '--access', access, '--secret', secret, '--role', 'user'];
+  const { status, stderr } = spawnSync(program!, [...admin, ...at, ...user], { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`No user could be made: ${stderr}`);
+}
+
 async function startS3(): Promise<S3Server> {
   const root = mkdtempSync(join(tmpdir(), 'relora-s3-'));
   const folder = join(root, 'buckets');
   mkdirSync(folder);
   mkdirSync(join(root, 'meta'));
+  mkdirSync(join(root, 'users'));
   const port = await freePort();
+  const adminPort = await freePort();
   const child = spawn(
     program!,
-    ['--port', `127.0.0.1:${port}`, '--quiet', 'posix', '--sidecar', join(root, 'meta'), folder],
+    [
+      ...['--port', `127.0.0.1:${port}`, '--admin-port', `127.0.0.1:${adminPort}`],
+      ...['--iam-dir', join(root, 'users'), '--quiet'],
+      ...['posix', '--sidecar', join(root, 'meta'), folder],
+    ],
     {
       stdio: 'ignore',
-      env: { ROOT_ACCESS_KEY: 'test', ROOT_SECRET_KEY: 'test-secret', PATH: process.env.PATH },
+      env: { ROOT_ACCESS_KEY: 'test', ROOT_SECRET_KEY: rootSecret, PATH: process.env.PATH },
     },
   );
   const stop = async (): Promise<void> => {
@@ -66,7 +84,7 @@ async function startS3(): Promise<S3Server> {
       socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
       socket.unref();
     });
-    if (isListening) return { port, folder, stop };
+    if (isListening) return { port, adminPort, folder, stop };
     await new Promise((resolve) => setTimeout(resolve, 20)); // nothing says when it listens
   }
 }

@@ -24,6 +24,7 @@ const execution = {
   deviceModel: 'A processor',
   cardUuid: '',
   libraries: [],
+  replicas: 1,
 };
 let number = 0;
 let acknowledged = 0;
@@ -96,7 +97,10 @@ async function train(order) {
     if (script === 'slow' || script === 'deaf') await new Promise((resolve) => setTimeout(resolve, 20));
     if ((at + 1) % order.spec.checkpoint.everyStepCount === 0) await checkpoint(order, at + 1);
   }
-  if (script === 'crashInExport' && !order.exportedFormats.includes('gguf')) {
+  // Twice before the export, once in it, and once more before it.
+  if (script === 'crashAroundExport' && [1, 2, 4].includes(attempt)) process.kill(process.pid, 'SIGSEGV');
+  const isCrashing = script === 'crashInExport' || (script === 'crashAroundExport' && attempt === 3);
+  if (isCrashing && !order.exportedFormats.includes('gguf')) {
     const artifact = { id: `gguf-${attempt}`, format: 'gguf', weightType: 'float16', cycle: 1, step: at };
     await say({ type: 'exporting', artifact });
     while (acknowledged < number) await changed();
@@ -131,6 +135,10 @@ async function misbehave(script, order) {
   const event = { type: 'event', timeMs: Date.now() };
   if (script.startsWith('fail ')) {
     await say({ type: 'failed', reason: script.slice('fail '.length), message: 'It is so; mend it' });
+    return await leave();
+  }
+  if (script.startsWith('failOnce ') && order.attempt === 1) {
+    await say({ type: 'failed', reason: script.slice('failOnce '.length), message: 'It is so; mend it' });
     return await leave();
   }
   switch (script) {
@@ -239,9 +247,11 @@ async function task(order) {
   const script = order.prompt ?? order.preparedFolder ?? order.spec?.textField ?? '';
   if (script === 'crash') process.kill(process.pid, 'SIGSEGV');
   if (script === 'hang') await hang();
-  if (script === 'loseCheckpoint' && order.source.kind === 'checkpoint') {
+  const go = order.source === undefined ? '' : join(order.source.folder, '..', '..', 'go');
+  // The first time alone: a later one may be given the last checkpoint of the job, which stays.
+  if (script === 'loseCheckpoint' && order.source.kind === 'checkpoint' && !existsSync(go)) {
     // Has the job continue, which removes the checkpoint before it is read.
-    writeFileSync(join(order.source.folder, '..', '..', 'go'), '');
+    writeFileSync(go, '');
     while (existsSync(order.source.folder)) await new Promise((resolve) => setTimeout(resolve, 10));
     process.send({ type: 'failed', reason: 'CHECKPOINT_CORRUPT', message: 'It is not there' });
   } else if (script === 'fail')

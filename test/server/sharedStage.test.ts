@@ -11,10 +11,22 @@ import {
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { isTerminal } from '../../server/dist/jobs/job.js';
 import { BlobDamaged, giveThen, type Maker } from '../../server/dist/store/stage.js';
 import { doPurges } from '../../server/dist/store/purges.js';
 import { removeStrays } from '../../server/dist/store/strays.js';
-import { claim, newJob, openParts, scriptedTrainer, submit, temporaryFolder, type Parts } from './parts.js';
+import {
+  claim,
+  jobWhen,
+  newJob,
+  openParts,
+  readyDataset,
+  runSpec,
+  scriptedTrainer,
+  submit,
+  temporaryFolder,
+  type Parts,
+} from './parts.js';
 import { freshDatabase, hasPostgres } from './postgres.js';
 import { freshBucket, hasS3 } from './s3.js';
 
@@ -84,6 +96,30 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       release();
     });
 
+    it('that a job found to be wrong here are read whole, and brought again', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const folder = 'datasets/text/prepared';
+      const tokens = Buffer.alloc(3 * 2 ** 20, 'tokens ');
+      write(one, folder, { 'train-00000.bin': tokens, 'manifest.json': '{}' });
+      await give(one, folder);
+      await readyDataset(one);
+      (await two.stage.take(folder))();
+      const path = join(two.dataFolder, folder, 'train-00000.bin');
+      const flipped = Buffer.from(tokens);
+      flipped[5]! ^= 4;
+      writeFileSync(path, flipped);
+      await two.supervisor.start();
+      const { id } = await submit(one, { spec: runSpec('failOnce DATASET_CORRUPT') });
+      const ended = await jobWhen(one, id, ({ state }) => isTerminal(state));
+      expect(ended).toMatchObject({ state: 'succeeded', attempt: 2 });
+      expect(readFileSync(path).equals(tokens)).toBe(true);
+
+      // One that is wrong wherever it is brought from fails with what the trainer says.
+      const wrong = await submit(one, { spec: runSpec('fail DATASET_CORRUPT') });
+      const failed = await jobWhen(one, wrong.id, ({ state }) => isTerminal(state));
+      expect(failed).toMatchObject({ state: 'failed', failure: { reason: 'DATASET_CORRUPT' } });
+    });
+
     it('send what did not change once, and keep it until the last that has it is forgotten', async () => {
       const [one, two] = (await servers(url, 2)) as [Parts, Parts];
       const [first, second] = ['jobs/job-1/checkpoints/step-1-1', 'jobs/job-1/checkpoints/step-2-2'];
@@ -151,6 +187,28 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       expect(readdirSync(join(two.dataFolder, 'staging'))).toEqual([]);
     });
 
+    it('are read again where a bit changed on the way', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const folder = 'jobs/job-1/checkpoints/step-1-1';
+      write(one, folder, { a: 'right' });
+      await give(one, folder);
+      const { openRead } = two.blobs;
+      let reads = 0;
+      two.blobs.openRead = async (name) => {
+        const blob = (await openRead.call(two.blobs, name))!;
+        const { read } = blob;
+        blob.read = async function* (...range) {
+          const isWrong = reads++ < 2;
+          for await (const piece of read(...range)) yield isWrong ? piece.map((byte) => byte ^ 4) : piece;
+        };
+        return blob;
+      };
+      const release = await two.stage.take(folder);
+      expect(readFileSync(join(two.dataFolder, folder, 'a'), 'utf8')).toBe('right');
+      expect(reads).toBe(3);
+      release();
+    });
+
     it('replace what a lost attempt left under their name', async () => {
       const [one, two] = (await servers(url, 2)) as [Parts, Parts];
       write(one, 'datasets/text/prepared', { 'manifest.json': 'the right one' });
@@ -180,6 +238,48 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       keepD();
       await one.stage.take(folder('b'));
       expect(readdirSync(join(one.dataFolder, 'jobs')).sort()).toEqual(['b', 'd']);
+    });
+
+    it('are no strays while their job names them and ends', async () => {
+      const [one] = (await servers(url, 1)) as [Parts];
+      const { id } = await submit(one, newJob());
+      const { attempt } = await claim(one);
+      const folder = `jobs/${id}/artifacts/model-1`;
+      write(one, folder, { 'model.safetensors': 'weights' });
+      const name = await one.stage.give(folder, { kind: 'run', fence: attempt });
+      let isEnded = false;
+      // After the first look at the store.
+      const db = one.db.withPlugin({
+        transformQuery: ({ node }) => node,
+        transformResult: async ({ result }) => {
+          if (isEnded) return result;
+          isEnded = true;
+          await one.attempts.append({ jobId: id, attempt }, [], name);
+          await one.attempts.failed({ jobId: id, attempt }, { reason: 'TRAINING_DIVERGED', message: '' });
+          return result;
+        },
+      });
+      expect(await removeStrays(db, one.blobs)).toBe(0);
+      expect(isEnded).toBe(true);
+      expect(await blobNames(one)).toHaveLength(1);
+    });
+
+    it('are kept by who names them again while another forgets them', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const [before, after] = ['jobs/job-1/checkpoints/step-1-1', 'jobs/job-1/artifacts/export-1'];
+      for (const folder of [before, after]) write(one, folder, { 'tokenizer.json': '{}' });
+      await give(one, before);
+      const name = await one.stage.give(after, { kind: 'exports', fence: 1 });
+      let forgotten: Promise<void> | undefined;
+      await one.db.transaction().execute(async (trx) => {
+        await name(trx);
+        forgotten = two.db.transaction().execute(async (other) => await two.stage.forget(other, before));
+        await Promise.race([forgotten, new Promise((resolve) => setTimeout(resolve, 500))]);
+      });
+      await forgotten;
+      await doPurges(two.db, two.blobs);
+      (await two.stage.take(after))();
+      expect(readFileSync(join(two.dataFolder, after, 'tokenizer.json'), 'utf8')).toBe('{}');
     });
 
     it('leave strays where nobody names them, which are thrown away once nobody can', async () => {

@@ -1,9 +1,9 @@
 import { defaultRunSpec, unmeasured, type GivenSpec } from '@relora/engine/plan';
 import { describe, expect, it } from 'vitest';
 import { lockCard } from '../../server/dist/trainer/cardLock.js';
-import type { DeviceDescription } from '../../server/dist/trainer/messages.js';
+import type { DeviceDescription } from '../../server/dist/jobs/jobDevices.js';
 import { Slots, type KnownDevices } from '../../server/dist/trainer/slots.js';
-import { openParts, runSpec, submit } from './parts.js';
+import { execution, openParts, processor, runSpec, submit } from './parts.js';
 import { stores } from './postgres.js';
 
 const device = { name: 'cuda', instructionSet: 'sm_90a', threadCount: 1, precision: 'bfloat16' } as const;
@@ -19,7 +19,8 @@ const card = (uuid: string, memoryBytes = 2 ** 36): DeviceDescription => ({
   },
 });
 const known = (cards: DeviceDescription[] | null): KnownDevices => ({
-  cards: () => cards,
+  devices: () => cards,
+  cards: () => cards?.filter(({ backend }) => backend === 'cuda') ?? null,
   problems: () => [],
 });
 const settings = { slots: 1, gpuSlots: 1, device: 'auto', cudaFolder: '/libraries' } as const;
@@ -78,6 +79,18 @@ describe('places of a server', () => {
   });
 });
 
+describe('a server of several', () => {
+  it('takes jobs for the devices that it has, and those that began with its instructions', async () => {
+    const slots = (devices: DeviceDescription[] | null) => new Slots(settings, known(devices)).ofFleet();
+    expect(await slots([processor('native', 'avx512')])).toMatchObject({
+      free: ['native'],
+      pins: ['native avx512'],
+    });
+    // What it has nobody knows yet: jobs that began elsewhere wait.
+    expect(await slots(null)).toMatchObject({ free: ['native', 'tensorflow', 'reference'], pins: [] });
+  });
+});
+
 describe('auto', () => {
   const resolve = (spec = largeSpec(), cards: DeviceDescription[] | null = [card('a')], more = {}) =>
     new Slots({ ...settings, ...more }, known(cards)).resolve(spec);
@@ -107,6 +120,7 @@ describe.each(stores)('jobs in the queue, on $name', ({ url, skip }) => {
   const claim = async ({ queue }: Awaited<ReturnType<typeof open>>, ...free: ('cuda' | 'native')[]) => {
     const claimed = await queue.claimNext({
       free,
+      pins: null,
       resolve: (spec) => (spec.priority > 0 ? 'cuda' : 'native'),
     });
     return 'job' in claimed ? { id: claimed.job.id, device: claimed.device } : null;
@@ -132,16 +146,51 @@ describe.each(stores)('jobs in the queue, on $name', ({ url, skip }) => {
     const why = 'Waits for a card: it is away';
     expect(await parts.queue.explainWait(['cuda'], why)).toBe(true);
     expect((await parts.store.find(id))!.stateReason).toBe(why);
-    const resolved = await parts.queue.claimNext({ free: ['cuda'], resolve: () => 'native' });
+    const resolved = await parts.queue.claimNext({ free: ['cuda'], pins: null, resolve: () => 'native' });
     expect(resolved).toMatchObject({ device: 'cuda', job: { id } });
     expect(await parts.queue.explainWait(['cuda'], why)).toBe(false);
   });
+
+  it.skipIf(skip)(
+    'that began with some instructions are left to a server that has them, unless they accept others',
+    async () => {
+      const parts = await open();
+      const claimWith = async (...pins: string[]) => {
+        const claimed = await parts.queue.claimNext({ free: ['native'], pins, resolve: () => 'native' });
+        return 'job' in claimed ? claimed.job : null;
+      };
+      const begin = async (acceptedDevices: 'native'[]) => {
+        await submit(parts, { spec: runSpec('', { device: 'native', acceptedDevices }) });
+        const { id: jobId, attempt } = (await claimWith('native avx512'))!;
+        const ran = { ...execution, backend: 'native', instructionSet: 'avx512' };
+        await parts.attempts.started({ jobId, attempt }, ran, 0);
+        await parts.attempts.stopped({ jobId, attempt }, 'The server stops');
+        return jobId;
+      };
+      const pinned = await begin([]);
+      expect(await claimWith('native avx2')).toBeNull();
+      expect(await claimWith()).toBeNull();
+      // One with auto behind it is not kept waiting.
+      const later = (await submit(parts)).id;
+      expect((await claimWith('native avx2'))!.id).toBe(later);
+      const { id, attempt } = (await claimWith('native avx2', 'native avx512'))!;
+      expect(id).toBe(pinned);
+      await parts.attempts.failed({ jobId: id, attempt }, { reason: 'TASK_ERROR', message: '' });
+
+      const free = await begin(['native']);
+      expect((await claimWith('native avx2'))!.id).toBe(free);
+    },
+  );
 
   it.skipIf(skip)('with auto that cannot be resolved yet let others pass', async () => {
     const parts = await open();
     await submit(parts, { spec: runSpec('', { priority: 1 }) });
     const { id } = await submit(parts, { spec: runSpec('', { device: 'native' }) });
-    const claimed = await parts.queue.claimNext({ free: ['cuda', 'native'], resolve: () => null });
+    const claimed = await parts.queue.claimNext({
+      free: ['cuda', 'native'],
+      pins: null,
+      resolve: () => null,
+    });
     expect(claimed).toMatchObject({ device: 'native', job: { id } });
   });
 });

@@ -13,13 +13,16 @@ import type { Change } from '../../server/dist/store/changeFeed.js';
 import { openDatabase } from '../../server/dist/store/database.js';
 import { applicationId, migrations } from '../../server/dist/store/migrations.js';
 import { openStore } from '../../server/dist/store/openStore.js';
+import { standbyWarning } from '../../server/dist/store/standby.js';
 import { freshDatabase, hasPostgres } from './postgres.js';
 import { allEvents, newJob, openParts, runSpec, submit, temporaryFolder } from './parts.js';
+import { ofFileAlone } from './testStore.js';
 
 const holdStore = fileURLToPath(new URL('./holdStore.mjs', import.meta.url));
 
 describe('the store', () => {
-  it('loses nothing acknowledged and has no gap when its process is killed at any moment', async () => {
+  it('loses nothing acknowledged and has no gap when its process is killed at any moment', async (context) => {
+    ofFileAlone(context, 'its subject is a store in a file');
     for (let trial = 0; trial < 5; trial++) {
       const dataFolder = temporaryFolder();
       const child = spawn(
@@ -118,7 +121,37 @@ describe('the store', () => {
     );
   });
 
-  it('refuses a truncated or damaged file', async () => {
+  it('of a large store reads all but the history of steps when it is opened, and refuses what is damaged there', async (context) => {
+    ofFileAlone(context, 'its subject is a store in a file');
+    const dataFolder = temporaryFolder();
+    const parts = await openParts({}, dataFolder);
+    await submit(parts);
+    await parts.close();
+    const whole = readFileSync(join(dataFolder, 'store.db'));
+    const raw = new Libsql(join(dataFolder, 'store.db'));
+    const damagedTable = (table: string): string => {
+      const found = raw.prepare('select rootpage from sqlite_schema where name = ?').get(table);
+      const { rootpage } = found as { rootpage: number };
+      const folder = temporaryFolder();
+      const at = (rootpage - 1) * 4096;
+      const bytes = [whole.subarray(0, at), Buffer.alloc(4096, 0xa5), whole.subarray(at + 4096)];
+      writeFileSync(join(folder, 'store.db'), Buffer.concat(bytes));
+      return folder;
+    };
+    const [events, jobs, again] = ['events', 'jobs', 'events'].map(damagedTable) as [string, string, string];
+    raw.close();
+    await expect(openDatabase(events)).rejects.toThrow(/store\.db is damaged/);
+    await expect(openDatabase(jobs, { wholeCheckBytesMax: 0 })).rejects.toThrow(
+      /store\.db (is damaged|cannot be used)/,
+    );
+    const db = await openDatabase(again, { wholeCheckBytesMax: 0 });
+    // It is found when it is read.
+    await expect(db.selectFrom('events').selectAll().execute()).rejects.toThrow(/malformed/);
+    await db.destroy();
+  });
+
+  it('refuses a truncated or damaged file', async (context) => {
+    ofFileAlone(context, 'its subject is a store in a file');
     const dataFolder = temporaryFolder();
     const parts = await openParts({}, dataFolder);
     for (let count = 0; count < 50; count++) await submit(parts);
@@ -150,7 +183,8 @@ describe('the store', () => {
     await expect(openDatabase(dataFolder)).rejects.toThrow('empty');
   });
 
-  it('opens a folder of schema 5 with what it holds', async () => {
+  it('opens a folder of schema 5 with what it holds', async (context) => {
+    ofFileAlone(context, 'its subject is a store in a file');
     const dataFolder = temporaryFolder();
     const raw = new Libsql(join(dataFolder, 'store.db'));
     raw.exec(`pragma journal_mode = wal; pragma application_id = ${applicationId}; pragma user_version = 5`);
@@ -212,6 +246,22 @@ describe.skipIf(!hasPostgres)('a store in PostgreSQL', () => {
     );
     expect(rows).toEqual([{ version: migrations.length }]);
     await Promise.all(stores.map(async (store) => await store.close()));
+  });
+
+  it('warns of a database that has what was acknowledged on one disk alone', async () => {
+    const store = await openStore(temporaryFolder(), { url: await freshDatabase() });
+    expect(await standbyWarning(store.db)).toMatch(/^PostgreSQL has no synchronous standby/);
+    try {
+      // Of all databases of this PostgreSQL: nothing may be committed until it is taken back.
+      await sql`alter system set synchronous_standby_names = '*'`.execute(store.db);
+      await sql`select pg_reload_conf()`.execute(store.db);
+      await expect.poll(async () => await standbyWarning(store.db)).toBeUndefined();
+    } finally {
+      await sql`alter system reset synchronous_standby_names`.execute(store.db);
+      await sql`select pg_reload_conf()`.execute(store.db);
+    }
+    await expect.poll(async () => await standbyWarning(store.db)).toBeDefined();
+    await store.close();
   });
 
   it('refuses a newer schema, tables of another program, a database that loses commits, and a server that is not there', async () => {

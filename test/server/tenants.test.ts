@@ -43,6 +43,11 @@ async function* uploadedWeights(weightsId: string) {
   yield { header: { weightsId, files: [file, { ...file, fileName: 'model.safetensors' }] } };
 }
 
+async function* importOf(job: string) {
+  const files = [{ fileName: 'job.jsonl', sizeBytes: 2, sha256: sha256(model) }];
+  yield { header: { archive: { formatVersion: 1, job, files, sizeBytes: 2 } } };
+}
+
 /** Every method of the contract, called with names that are given: one that is missing does not compile. */
 const calls: Calls = {
   'relora.v1.TrainingService': {
@@ -63,6 +68,9 @@ const calls: Calls = {
     updateJob: ({ training }, { job: name }, options) =>
       training.updateJob({ name, labels: { a: 'b' } }, options),
     getJobLog: ({ training }, { job: name }, options) => training.getJobLog({ name }, options),
+    exportJob: ({ training }, { job: name }, options) => training.exportJob({ name }, options),
+    // As for weights: what another tenant has under the name must not be in the way.
+    importJob: ({ training }, { job }, options) => training.importJob(importOf(job), options),
     pauseJob: ({ training }, { job: name }, options) => training.pauseJob({ name }, options),
     resumeJob: ({ training }, { job: name }, options) => training.resumeJob({ name }, options),
     cancelJob: ({ training }, { job: name }, options) => training.cancelJob({ name }, options),
@@ -257,7 +265,72 @@ describe('every method of the contract', () => {
   });
 });
 
+/** Fields inside requests that take a name. */
+const namingFields: Record<string, Call> = Object.fromEntries([
+  ...Object.entries<(names: Names) => object>({
+    mixture: ({ dataset }) => ({ mixture: [{ dataset: 'datasets/text' }, { dataset, weight: 1 }] }),
+    evaluation: ({ dataset }) => ({ evaluations: [{ name: 'other', dataset }] }),
+    'omitted document': ({ dataset }) => ({
+      omittedDocuments: [{ dataset, firstToken: 0, tokenCount: 1 }],
+    }),
+    'base weights': ({ weights }) => ({ model: { baseWeights: { weights } } }),
+    'weights of an artifact': ({ artifact }) => ({ model: { baseWeights: { artifact } } }),
+  }).map(([name, fields]): [string, Call] => [
+    `${name} of a job`,
+    ({ training }, names, options) =>
+      training.createJob({ spec: jobSpec('', fields(names)), validateOnly: true }, options),
+  ]),
+  ...Object.entries<(names: Names) => object>({
+    base: ({ dataset: base }) => ({ base }),
+    tokenizer: ({ dataset }) => ({ spec: { tokenizer: { dataset } } }),
+  }).map(([name, fields]): [string, Call] => [
+    `${name} of a data set`,
+    ({ datasets }, names, options) =>
+      datasets.uploadDataset(uploadOf(Buffer.from('text'), undefined, fields(names)), options),
+  ]),
+  ['a job to evaluate', ({ model }, { job }, options) => model.evaluateModel({ model: job }, options)],
+  ['a job to write text', ({ model }, { job }, options) => model.generateText({ model: job }, options)],
+  ...(['dataset', 'weights'] as const).map((kind): [string, Call] => [
+    `${kind} to scrub`,
+    ({ server }, names, options) => server.scrub({ name: names[kind] }, options),
+  ]),
+]);
+
 describe('two tenants', () => {
+  it('cannot name anything of each other in any field', async () => {
+    const api = await apiOfAcme();
+    for (const [name, call] of Object.entries(namingFields)) {
+      const [foreign, missing] = [
+        await outcomeOf(call, api, theirs, as('trainer@other')),
+        await outcomeOf(call, api, absent, as('trainer@other')),
+      ];
+      expect(foreign, name).toBe(missing);
+      expect(foreign, name).not.toContain('acme');
+    }
+  });
+
+  it('cannot name each other by a header that comes twice, or in another spelling', async () => {
+    const api = await apiOfAcme();
+    const list = calls['relora.v1.TrainingService'].listJobs;
+    for (const tenants of [
+      ['acme'],
+      ['other', 'acme'],
+      ['acme', 'other'],
+      ['other, acme'],
+      [' acme'],
+      ['ACME'],
+    ])
+      for (const role of ['viewer', 'trainer']) {
+        const metadata = Metadata({ authorization: `Bearer ${role}@other`, 'Relora-Tenant': tenants });
+        const outcome = await outcomeOf(list, api, theirs, { metadata });
+        expect(outcome, tenants.join(' and ')).toMatch(/^"(PERMISSION_DENIED|INVALID_ARGUMENT)|"jobs":\[\]/);
+      }
+    // Of two tokens the first counts, and nobody gets the rights of both.
+    const metadata = Metadata({ authorization: ['Bearer viewer@other', 'Bearer operator@acme'] });
+    const outcome = await outcomeOf(list, api, theirs, { metadata });
+    expect(outcome).toMatch(/^"(UNAUTHENTICATED|PERMISSION_DENIED)|"jobs":\[\]/);
+  });
+
   it('may use the same names and request ids for different things', async () => {
     const api = await apiOfAcme();
     const requestId = '00000000-0000-4000-8000-000000000001';

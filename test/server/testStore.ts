@@ -2,11 +2,21 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { afterAll } from 'vitest';
+import { afterAll, type TestContext } from 'vitest';
 import { freshDatabase } from './postgres.js';
 
 /** With TEST_STORE=PostgreSQL what is tested on the file in a data folder is tested on a database of its own. */
-export const isOnPostgres = process.env.TEST_STORE === 'PostgreSQL';
+const isOnPostgres = process.env.TEST_STORE === 'PostgreSQL';
+
+/** Whether a whole server of a test shares its files with others: then what its data folder has is a copy. */
+export const sharesFiles = isOnPostgres;
+
+/** First in a test of what only a store in a file has: on PostgreSQL it is skipped, with the reason in the report. */
+export function ofFileAlone({ skip }: Pick<TestContext, 'skip'>, reason: string): void {
+  skip(isOnPostgres, reason);
+}
+
+export const releasedFolderReason = 'a folder of 0.1.0 has its store in a file';
 
 /** Databases that stand for the store of a data folder, so that a test that opens the folder again finds it. */
 const urls = new Map<string, string>();

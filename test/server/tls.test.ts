@@ -1,5 +1,5 @@
 import { copyFileSync, writeFileSync } from 'node:fs';
-import { get } from 'node:https';
+import { get, request } from 'node:https';
 import { connect as connectTcp } from 'node:net';
 import { join } from 'node:path';
 import { connect, type TLSSocket } from 'node:tls';
@@ -73,6 +73,20 @@ async function statusOf(
   });
 }
 
+/** The cookie that a login at the page sets. */
+async function cookieOf(address: string, ca: Buffer): Promise<string> {
+  return await new Promise((resolve, reject) => {
+    const headers = { 'content-type': 'application/json' };
+    const options = { method: 'POST', ca, headers, agent: false };
+    request(`https://${address}/api/session`, options, (response) => {
+      response.resume();
+      resolve(String(response.headers['set-cookie']));
+    })
+      .on('error', reject)
+      .end('{"token":"any"}');
+  });
+}
+
 describe.skipIf(!hasOpenssl)('a server with a certificate', () => {
   it('speaks TLS on both ports, and nothing else', async () => {
     const authority = makeAuthority();
@@ -80,6 +94,8 @@ describe.skipIf(!hasOpenssl)('a server with a certificate', () => {
     const client = clientOf(server, { tls: { rootCertificates: authority.ca } });
     expect((await client.serverInfo()).version).toMatch(/^\d/);
     expect(await statusOf(server.httpAddress, { ca: authority.ca })).toBe(200);
+    // No browser sends it over plain text then.
+    expect(await cookieOf(server.httpAddress, authority.ca)).toMatch(/^relora-token=any; .*; Secure$/);
     const plain = clientOf(server, { address: server.grpcAddress });
     await expect(plain.serverInfo()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     await expect(fetch(`http://${server.httpAddress}/metrics`)).rejects.toThrow();

@@ -65,7 +65,7 @@ describe('a running job', () => {
   it('keeps as many checkpoints as it was changed to, also after a kill', async () => {
     const parts = await trainingParts();
     const checkpoint = { everyStepCount: 10, keepCount: 2, everySeconds: 0 };
-    const { id } = await submit(parts, { spec: spec({ stepCount: 160, checkpoint }) });
+    const { id } = await submit(parts, { spec: spec({ stepCount: 304, checkpoint }) });
     await jobWhen(parts, id, ({ progress }) => (progress.checkpointStep ?? 0) >= 30);
     await parts.control.update(id, { ...wish, change: { checkpoint: { keepCount: 5 } } });
     await jobWhen(parts, id, ({ progress }) => (progress.checkpointStep ?? 0) >= 60);
@@ -73,7 +73,7 @@ describe('a running job', () => {
     await jobWhen(parts, id, ({ state }) => isTerminal(state));
     // Old ones are removed beside the messages.
     const kept = async () => (await parts.checkpoints.list(id)).map(({ step }) => step);
-    await expect.poll(kept, { timeout: patienceMs }).toEqual([164, 160, 150, 140, 130]);
+    await expect.poll(kept, { timeout: patienceMs }).toEqual([308, 300, 290, 280, 270]);
   });
 
   it('that is changed while it waits or is paused has it from its next step on', async () => {

@@ -8,6 +8,7 @@ import { releasedFolder } from '../golden/releasedFolder.js';
 import { openApi, type Api } from './apiServer.js';
 import { allEvents, claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
 import { stores } from './postgres.js';
+import { ofFileAlone, releasedFolderReason } from './testStore.js';
 
 const rule = { attemptsWithoutProgressMax: 3, retryDelayMs: 0 };
 const { JOB, TENANT, MONTH } = UsageDimension;
@@ -142,7 +143,8 @@ describe.each(stores)('usage on $name', ({ url, skip }) => {
     const attempt = { ...row, attempt: 1 };
     const [startMs, endMs] = [Date.UTC(2026, 9, 31, 23), Date.UTC(2027, 0, 1, 2)];
     await parts.db.transaction().execute(async (trx) => {
-      await beginAttempt(trx, attempt, 'native', startMs);
+      // Each of the two processes holds a device.
+      await beginAttempt(trx, attempt, { device: 'native', processes: 2 }, startMs);
       const inNovember = { timeMs: Date.UTC(2026, 10, 3), seconds: 2, tokens: 20 };
       await addSteps(
         trx,
@@ -159,7 +161,12 @@ describe.each(stores)('usage on $name', ({ url, skip }) => {
     const rows = await parts.usage.list({ ...question, firstMonth: null, lastMonth: null }, 0, 10);
     const hour = 3_600_000;
     expect(
-      rows.map(({ month, deviceMs, tokens, stepSeconds }) => [month, deviceMs / hour, tokens, stepSeconds]),
+      rows.map(({ month, deviceMs, tokens, stepSeconds }) => [
+        month,
+        deviceMs / 2 / hour,
+        tokens,
+        stepSeconds,
+      ]),
     ).toEqual([
       ['2026-10', 1, 10, 1],
       ['2026-11', 30 * 24, 20, 2],
@@ -169,7 +176,7 @@ describe.each(stores)('usage on $name', ({ url, skip }) => {
     const some = await parts.usage.list({ ...question, firstMonth: '2026-11', lastMonth: '2026-12' }, 0, 10);
     expect(some.map(({ month }) => month)).toEqual(['2026-11', '2026-12']);
     const [all] = await total(parts);
-    expect(all).toMatchObject({ attemptCount: 1, deviceMs: endMs - startMs, tokens: 50 });
+    expect(all).toMatchObject({ attemptCount: 1, deviceMs: 2 * (endMs - startMs), tokens: 50 });
   });
 
   it.skipIf(skip)('is added up by the labels that jobs have at last', async () => {
@@ -194,7 +201,8 @@ describe.each(stores)('usage on $name', ({ url, skip }) => {
   });
 });
 
-it('of jobs of 0.1.0 is what their journals say', async () => {
+it('of jobs of 0.1.0 is what their journals say', async (context) => {
+  ofFileAlone(context, releasedFolderReason);
   const { dataFolder, remove } = releasedFolder();
   onTestFinished(remove);
   const parts = await openParts({}, dataFolder);

@@ -1,10 +1,13 @@
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { request as httpRequest } from 'node:http';
-import { describe, expect, it } from 'vitest';
+import { connect } from 'node:net';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import type { Authenticate } from '../../server/dist/access/principal.js';
 import { readConfig } from '../../server/dist/config.js';
 import { ServiceError } from '../../server/dist/errors.js';
 import { hasPage } from '../../server/dist/web/pageRoute.js';
+import { patienceMs } from '../patience.mjs';
 import { jobSpec, openApi, openApiWithArtifact, refusalOf } from './apiServer.js';
 import { claim, execution, readyDataset, stepEvent, submit } from './parts.js';
 import { serveWeb } from './webServer.js';
@@ -154,8 +157,141 @@ describe('the API of the page', () => {
   });
 });
 
+/** What the port answers to bytes as they are, until it ends the connection. */
+async function answersTo(url: string, bytes: string): Promise<string[]> {
+  const { hostname, port } = new URL(url);
+  const socket = connect(Number(port), hostname);
+  onTestFinished(() => void socket.destroy());
+  let text = '';
+  socket.setEncoding('latin1').on('data', (piece) => (text += String(piece)));
+  socket.on('error', () => {});
+  socket.write(bytes, 'latin1');
+  await once(socket, 'close');
+  return [...text.matchAll(/HTTP\/1\.1 (\d{3})/g)].map((match) => match[1]!);
+}
+
+describe('bytes that no client sends', () => {
+  const hidden = 'GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n';
+  const call = `POST ${info} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n`;
+
+  const smuggling = [
+    ['two lengths', `${call}content-length: 2\r\ncontent-length: 40\r\n\r\n{}${hidden}`],
+    [
+      'a length and chunks',
+      `${call}content-length: 7\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n${hidden}`,
+    ],
+    [
+      'chunks and a length',
+      `${call}transfer-encoding: chunked\r\ncontent-length: 7\r\n\r\n0\r\n\r\n${hidden}`,
+    ],
+    ['a space before the colon', `${call}transfer-encoding : chunked\r\n\r\n0\r\n\r\n${hidden}`],
+    ['an encoding twice', `${call}transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n${hidden}`],
+    ['an encoding that is none', `${call}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n${hidden}`],
+    ['a length with a sign', `${call}content-length: +2\r\n\r\n{}${hidden}`],
+    ['a length that is folded', `${call}content-length:\r\n 2\r\n\r\n{}${hidden}`],
+    ['a line that ends early', `${call}x: y\rcontent-length: 2\r\n\r\n{}${hidden}`],
+    ['a zero in a header', `${call}x: a\0b\r\n\r\n${hidden}`],
+    ['chunks of a negative size', `${call}transfer-encoding: chunked\r\n\r\n-1\r\n\r\n${hidden}`],
+    ['no host', `GET /api/session HTTP/1.1\r\n\r\n${hidden}`],
+  ] as const;
+
+  it('are refused whole where two readers could part them differently', async () => {
+    const url = await serveWeb(await openApi());
+    for (const [what, bytes] of smuggling) expect(await answersTo(url, bytes), what).toEqual(['400']);
+  });
+
+  const paths = [
+    '/../../../../etc/passwd',
+    '/page/../../package.json',
+    '/page/..%2f..%2fpackage.json',
+    '/page/%2e%2e/%2e%2e/package.json',
+    '/page/..%5c..%5cpackage.json',
+    '/page/%00',
+    '/page//etc/passwd',
+    '/api/jobs/..%2f..%2fetc/artifacts/x/passwd',
+    '/api/jobs/x/artifacts/..%2f..%2f..%2f/passwd',
+    '/api/jobs/x/artifacts/weights/..%2f..%2f..%2f..%2fetc%2fpasswd',
+    '/api/jobs/x/artifacts/weights/%00',
+    '/api/jobs/%ff/events',
+    '//etc/passwd',
+    'http://localhost/etc/passwd',
+    'http://169.254.169.254/latest/meta-data',
+  ];
+
+  it('find no file by any path', async () => {
+    const url = await serveWeb(await openApi());
+    for (const path of paths) {
+      const request = `GET ${path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`;
+      const [status, ...more] = await answersTo(url, request);
+      expect(['400', '404'], path).toContain(status);
+      expect(more, path).toEqual([]);
+    }
+  });
+
+  it('have no header of theirs in an answer', async () => {
+    const url = await serveWeb(await openApi());
+    for (const name of [
+      'x%0d%0aset-cookie:%20a=b',
+      'x%0aset-cookie:%20a=b',
+      '%e5%98%8d%e5%98%8aset-cookie:a=b',
+    ])
+      for (const path of [
+        `/api/jobs/${name}/events`,
+        `/api/jobs/x/artifacts/y/${name}`,
+        `/api/${name}`,
+        `/${name}`,
+      ]) {
+        const answer = await fetch(url + path);
+        expect(['400', '404'], path).toContain(String(answer.status));
+        expect(answer.headers.get('set-cookie'), path).toBe(null);
+      }
+  });
+
+  it('that metadata cannot hold are no fault of the server', async () => {
+    const api = await openApi({}, { authenticate: loggedIn });
+    const url = await serveWeb({ ...api, authenticate: loggedIn });
+    const statusOf = async (...headers: string[]) => {
+      const lines = [
+        'host: localhost',
+        'connection: close',
+        'content-type: application/json',
+        'content-length: 2',
+        ...headers,
+      ];
+      return (await answersTo(url, `POST ${info} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n{}`)).join();
+    };
+    const known = 'authorization: Bearer reader';
+    expect(await statusOf('authorization: Bearer \xe9')).toBe('401');
+    expect(await statusOf('cookie: relora-token=a%0Ab')).toBe('401');
+    expect(await statusOf('cookie: relora-token=%C3%A9')).toBe('401');
+    expect(await statusOf(known, 'relora-tenant: \xe9')).toBe('400');
+    for (const header of ['relora-!: x', 'relora-x-bin: x', 'user-agent: \xe9', 'x-request-id: \xe9'])
+      expect(await statusOf(known, header), header).toBe('200');
+  });
+
+  it('of JSON without end are refused by their field, and the server serves on', async () => {
+    const url = await serveWeb(await openApi({ RELORA_MESSAGE_BYTES_MAX: String(1 << 20) }));
+    const deep = 200_000;
+    for (const body of [
+      '['.repeat(deep) + ']'.repeat(deep),
+      `${'{"spec":'.repeat(100_000)}{}${'}'.repeat(100_000)}`,
+      `{"spec":{"model":${'['.repeat(deep)}${']'.repeat(deep)}}}`,
+      `{"labels":{"__proto__":{"polluted":"yes"}}}`,
+      `{"spec":{"stepCount":1e400}}`,
+    ])
+      expect((await post(url, 'TrainingService/CreateJob', body)).status, body.slice(0, 40)).toBe(400);
+    expect(Object.hasOwn(Object.prototype, 'polluted')).toBe(false);
+    expect((await post(url, 'ServerService/GetServerInfo', {})).status).toBe(200);
+  });
+});
+
 /** Messages of a stream of events until the server ends it, or so many have come. */
-async function eventsOf(url: string, headers: Record<string, string> = {}, countMax = Infinity) {
+async function eventsOf(
+  url: string,
+  headers: Record<string, string> = {},
+  countMax = Infinity,
+  onEvent: (id: number) => void = () => {},
+) {
   const over = new AbortController();
   const response = await fetch(url, { headers, signal: over.signal });
   expect(response.headers.get('content-type')).toBe('text/event-stream');
@@ -172,6 +308,7 @@ async function eventsOf(url: string, headers: Record<string, string> = {}, count
         ...(JSON.parse(data!.slice('data: '.length)) as { event: never }),
       });
       text = text.slice(end + 2);
+      onEvent(found.at(-1)!.id);
       if (found.length === countMax) {
         over.abort();
         return found;
@@ -222,10 +359,33 @@ describe('the events of a job as Server-Sent Events', () => {
     for (let step = 0; step < 5; step++)
       await api.parts.attempts.append({ jobId, attempt }, [stepEvent(step)]);
     expect((await present).map(({ id }) => id)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
-    const whole = eventsOf(url);
-    await eventsOf(url, {}, 1);
+    let whole: ReturnType<typeof eventsOf> | undefined;
+    await new Promise<void>((resolve) => {
+      whole = eventsOf(url, {}, Infinity, (id) => id === 8 && resolve());
+    });
     api.stopping.abort();
-    expect((await whole).map(({ id }) => id)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    expect((await whole!).map(({ id }) => id)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+  });
+
+  it('end for a client that does not read them, which keeps its connection from nobody', async () => {
+    const api = await openApi({ RELORA_READER_SILENCE_SECONDS: '0.3' });
+    await submit(api.parts);
+    const { id: jobId, attempt } = await claim(api.parts);
+    await api.parts.attempts.started({ jobId, attempt }, execution, 0);
+    // More than the system holds of an answer by itself.
+    for (let step = 0; step < 40_000; step += 1000)
+      await api.parts.attempts.append(
+        { jobId, attempt },
+        Array.from({ length: 1000 }, (_, index) => stepEvent(step + index)),
+      );
+    const watchers = async () =>
+      (await api.metrics.registry.getSingleMetric('relora_watchers')!.get()).values[0]?.value ?? 0;
+    const { hostname, port } = new URL(await serveWeb(api));
+    const socket = connect(Number(port), hostname);
+    onTestFinished(() => void socket.destroy());
+    socket.pause().write(`GET /api/jobs/${jobId}/events HTTP/1.1\r\nhost: localhost\r\n\r\n`);
+    await expect.poll(watchers).toBe(1);
+    await expect.poll(watchers, { timeout: patienceMs }).toBe(0);
   });
 
   it('are refused as over gRPC before they begin', async () => {
@@ -341,6 +501,9 @@ describe('the login of the page', () => {
       await fetch(`${url}/api/session`, { method: 'POST', headers: json, body: JSON.stringify({ token }) });
     expect((await login('guess')).status).toBe(401);
     expect((await login('guess')).headers.get('set-cookie')).toBe(null);
+    // Another site can send a form, and must not make somebody work under its own token.
+    const form = await fetch(`${url}/api/session`, { method: 'POST', body: '{"token":"reader"}' });
+    expect([form.status, form.headers.get('set-cookie')]).toEqual([415, null]);
     const entered = await login('reader');
     const set = entered.headers.get('set-cookie')!;
     expect(await entered.json()).toEqual({ name: 'someone', tenant: 'default', role: 'viewer' });
@@ -352,6 +515,10 @@ describe('the login of the page', () => {
     expect([refused.status, refused.text]).toEqual([403, expect.stringContaining('ROLE_TOO_LOW')]);
     const other = { ...cookie, authorization: 'Bearer writer' };
     expect((await post(url, 'TrainingService/CancelJob', { name: `jobs/${id}` }, other)).status).toBe(200);
+    // Not a fault of ours, and nothing for the log.
+    const broken = { cookie: 'relora-token=%' };
+    expect((await post(url, 'TrainingService/GetJob', { name: `jobs/${id}` }, broken)).status).toBe(401);
+    expect((await fetch(`${url}/api/session`, { headers: broken })).status).toBe(401);
     const left = await fetch(`${url}/api/session`, { method: 'DELETE', headers: cookie });
     expect(left.headers.get('set-cookie')).toMatch(/^relora-token=; .*Max-Age=0$/);
     const behindProxy = await fetch(`${url}/api/session`, {

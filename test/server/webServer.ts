@@ -25,6 +25,7 @@ export async function serveWeb(
           call: (path, request, context) => grpc.call(path, request, context),
           authenticate,
           bodyBytesMax: config.messageBytesMax,
+          readerSilenceSeconds: config.readerSilenceSeconds,
         },
         hosts,
       ),

@@ -19,6 +19,8 @@ export interface Receiver {
   received: Received[];
   /** What the next messages are answered with; 200 by default. */
   answer: (message: Received) => number | undefined;
+  /** Where answers of 3xx lead. */
+  location: string;
   /** Resolves when the condition holds, looked at with each message. */
   until(condition: (received: readonly Received[]) => boolean): Promise<void>;
 }
@@ -31,6 +33,7 @@ export async function startReceiver(tls?: { cert: Buffer; key: Buffer }): Promis
     port: 0,
     received: [],
     answer: () => 200,
+    location: '/elsewhere',
     until: async (condition) => {
       while (!condition(receiver.received))
         await new Promise<void>((resolve) => waiting.add(resolve)).finally(() => {});
@@ -49,7 +52,7 @@ export async function startReceiver(tls?: { cert: Buffer; key: Buffer }): Promis
       };
       receiver.received.push(message);
       const status = receiver.answer(message);
-      if (status !== undefined) response.writeHead(status, { location: '/elsewhere' }).end('seen');
+      if (status !== undefined) response.writeHead(status, { location: receiver.location }).end('seen');
       for (const wake of waiting) wake();
       waiting.clear();
     });

@@ -1,6 +1,6 @@
 import { newMatrix, tight } from '../../../engine/dist/device/cuda/matrix.js';
 import { MatrixCalls } from '../../../engine/dist/device/cuda/matrixCalls.js';
-import { Scope } from '../../../engine/dist/device/cuda/cardMemory.js';
+import { Scope } from '../../../engine/dist/device/cuda/scope.js';
 
 export const name = 'products';
 export const title = 'Products at the sizes of the presets, entries against float64';

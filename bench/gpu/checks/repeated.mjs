@@ -5,6 +5,9 @@ export const name = 'repeated';
 export const title =
   'The same SHA-256 of all weights and moments from two runs and from one that was resumed';
 
+const cycle = { rank: 64, alpha: 64, cycleStepCount: 3, restartWarmupStepCount: 1 };
+const loraMuon = { ...cycle, adapterOptimizer: 'loraMuon' };
+
 export async function* run({ open, folder, isModel, secondsLeft }) {
   const dataset = await openText(folder);
   const small = { ...goldenSpec, adapter: { ...goldenSpec.adapter, dropout: 0.1 } };
@@ -19,6 +22,7 @@ export async function* run({ open, folder, isModel, secondsLeft }) {
           4,
         ],
         ['llama-20m, recomputed', presetSpec('llama-20m', { recomputation: 'blocks' }), 4],
+        ['llama-20m, LoRA-Muon', presetSpec('llama-20m', { adapter: loraMuon }), 4],
       ];
   for (const [what, spec, stopAfter] of specs) {
     for (const precision of isModel || what.includes(',') ? ['bfloat16'] : ['bfloat16', 'float32']) {

@@ -1,5 +1,5 @@
 import { performance } from 'node:perf_hooks';
-import { Scope } from '../../../engine/dist/device/cuda/cardMemory.js';
+import { Scope } from '../../../engine/dist/device/cuda/scope.js';
 import { newMatrix } from '../../../engine/dist/device/cuda/matrix.js';
 import { MatrixCalls } from '../../../engine/dist/device/cuda/matrixCalls.js';
 

@@ -1,4 +1,4 @@
-import { Ours } from '../ours.mjs';
+import { Ours, reservePlan } from '../ours.mjs';
 import { gigabytes, shown, sidesOf } from '../sides.mjs';
 
 export const name = 'memory';
@@ -16,14 +16,16 @@ export async function* run({ secondsLeft, open, text, ...options }) {
   };
   for (const [what, more] of Object.entries(kinds)) {
     if (secondsLeft() <= 0) return yield { what, outcome: 'not run', figures: 'the time is over' };
-    const ours = await Ours.open(open('bfloat16'), text, { ...side, ...more });
+    const device = open('bfloat16');
+    const planned = reservePlan(device, { ...side, ...more });
+    const ours = await Ours.open(device, text, { ...side, ...more });
     await ours.steps(1);
     const { seconds } = await ours.steps(options.isModel ? 1 : 3);
     const speed = (side.batch * side.time) / seconds.sort((a, b) => a - b)[seconds.length >> 1];
     yield {
       what: `${side.preset}, ${side.batch * side.time} tokens, ${what}`,
       outcome: 'measured',
-      figures: `${gigabytes(ours.peakBytes)} GB, ${shown(speed)} k tokens/s`,
+      figures: `${gigabytes(ours.peakBytes)} GB of ${gigabytes(planned)} planned, ${shown(speed)} k tokens/s`,
     };
     ours.close();
   }

@@ -1,6 +1,6 @@
 import { Metric, type CompareJobsResponse } from '@relora/sdk';
 import { costColumns, jobLabels, meanColumns, qualityColumns, settingColumns } from '../comparisonTable.js';
-import { shortValue } from '../comparisonText.js';
+import { evaluationRows, valueText } from '../comparisonText.js';
 import { figure } from '../format.js';
 import { axesOf } from '../plotScale.js';
 import { curveOf, plotAxes, type PlotAxis } from '../plottedMetrics.js';
@@ -66,18 +66,32 @@ export function comparisonReport(comparison: CompareJobsResponse, time: Date): s
       `<div class="charts">${charts.map((chart) => drawn(comparison, labels, chart)).join('\n')}</div>`,
       '<h2>What was learned</h2>',
       tableHtml(head(qualityColumns), rowsOf(qualityColumns)),
+      ...evaluationsHtml(comparison, labels),
       ...meansHtml(seedMeans(comparison)),
       '<h2>What it took</h2>',
       tableHtml(head(costColumns), rowsOf(costColumns)),
       '<h2>What was asked for</h2>',
       tableHtml(head(settingColumns), rowsOf(settingColumns)),
       '<h2>Settings that differ</h2>',
-      tableHtml(
+      `<div class="wrapped">${tableHtml(
         [{ title: 'setting' }, ...labels.map((title) => ({ title }))],
-        differences.map(({ field, values }) => ({ cells: [field, ...values.map(shortValue)] })),
-      ),
+        differences.map(({ field, values }) => ({ cells: [field, ...values.map(valueText)] })),
+      )}</div>`,
     ],
   );
+}
+
+function evaluationsHtml({ jobs }: CompareJobsResponse, labels: readonly string[]): string[] {
+  const rows = evaluationRows(jobs);
+  if (rows.length === 0) return [];
+  const heads = ['evaluation', ...labels].map((title) => ({ title }));
+  return [
+    '<h2>Evaluations by name</h2>',
+    tableHtml(
+      heads,
+      rows.map((cells) => ({ cells })),
+    ),
+  ];
 }
 
 function meansHtml(means: readonly SeedMean[]): string[] {

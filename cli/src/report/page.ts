@@ -15,7 +15,7 @@ font:15px/1.5 system-ui,'Segoe UI','DejaVu Sans',sans-serif}
 h1{font-size:24px;font-weight:600;margin:0}
 h2{font-size:17px;font-weight:600;margin:36px 0 10px}
 p{margin:4px 0 12px}.faint{color:var(--faint)}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:22px 30px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:22px 30px}
 figure{margin:0;break-inside:avoid}figcaption{font-weight:600;font-size:14px;margin:0 0 4px 4px}
 svg{display:block;width:100%;height:auto}svg text{font-size:12px;fill:var(--faint)}
 .rule{stroke:var(--rule);fill:none}.line{fill:none!important;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
@@ -25,7 +25,7 @@ circle{stroke:none}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums;white-space:nowrap}
 th,td{padding:6px 14px 6px 0;text-align:right;border-bottom:1px solid var(--rule)}
-th{font-weight:600;color:var(--faint)}th:first-child,td:first-child{text-align:left}
+th{font-weight:600;color:var(--faint)}th:first-child,td:first-child{text-align:left}.wrapped td{max-width:22em;white-space:normal;overflow-wrap:anywhere;vertical-align:top}
 td:first-child svg{display:inline-block;width:26px;height:10px;margin-right:8px;vertical-align:middle}
 .best{font-weight:600}
 .notes{margin:0 0 8px;padding:10px 16px 10px 32px;background:var(--note);border-radius:6px;font-size:14px}

@@ -1,7 +1,8 @@
 // Causal attention in tiles, forward and backward (Dao 2023): scores are never held. Queries, keys and values lie beside each other as one
 // product made them, row by row; query head h reads key head h / group. HEAD_DIM is the head size, a multiple of eight; it is padded
 // with zeros to a multiple of 16 in shared memory alone. Query i stands at position i + keys - queries. dq has a kernel of its own,
-// so that nothing is added by two blocks.
+// so that nothing is added by two blocks. Where documents are masked there are as many keys as queries: a query sees keys from the
+// begin of its document on, a key is seen by queries before the end of its own, and tiles that nobody sees are passed over.
 #include "tiles.h"
 
 #ifndef HEAD_DIM
@@ -94,6 +95,7 @@ struct AttentionForwardParameters {
   const bf16* q;  // [batch * queries, heads * head], `q_stride` apart
   const bf16* k;  // [batch * keys, kv_heads * head], `kv_stride` apart
   const bf16* v;
+  const int* begins;  // [batch, queries], or null: at 0
   int queries;
   int keys;
   int heads;
@@ -122,6 +124,17 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
   const u64 kv = static_cast<u64>(batch) * p.keys * p.kv_stride + head / p.group * HEAD_DIM;
   const int last_key = min(p.keys, before + first_query + tile_queries);  // one behind the last that is seen
   const int steps = (last_key + tile_keys - 1) / tile_keys;
+  // Of the tile, of this lane's rows, and of the warp's last row: documents begin in order.
+  int tile_begin = 0, begins[2] = {}, warp_begin = 0;
+  if (p.begins != nullptr) {
+    const int* const of = p.begins + batch * p.queries;
+    const int last = p.queries - 1;
+    tile_begin = of[first_query];
+    begins[0] = of[min(first_query + row + lane / 4, last)];
+    begins[1] = of[min(first_query + row + lane / 4 + 8, last)];
+    warp_begin = of[min(first_query + row + 15, last)];
+  }
+  const int first_step = tile_begin / tile_keys;
 
   const auto bring = [&](int step) {
     if (step < steps) {
@@ -133,16 +146,18 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
     commit_copies();
   };
   copy_tile<tile_queries, padded_dim, 128>(shared.q, q, p.q_stride, p.queries - first_query, HEAD_DIM);
-  bring(0);
+  bring(first_step);
 
-  float sums[padded_dim / 8][4] = {}, largest[2] = {-infinity, -infinity}, total[2] = {};
+  // Not of -infinity: a row whose document begins behind the tile has seen nothing, and 2^(-infinity + infinity) is no number.
+  constexpr float least = -3.402823466e38f;
+  float sums[padded_dim / 8][4] = {}, largest[2] = {least, least}, total[2] = {};
   u32 queries[padded_dim / 16][4];  // of this warp, for all steps
-  for (int step = 0; step < steps; step++) {
+  for (int step = first_step; step < steps; step++) {
     bring(step + 1);
     wait_copies<1>();
     __syncthreads();
     const auto& stage = shared.stage[step % 2];
-    if (step == 0) {
+    if (step == first_step) {
 #pragma unroll
       for (int d = 0; d < padded_dim / 16; d++) load_left(queries[d], shared.q, row, 16 * d);
     }
@@ -152,7 +167,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
     float most[2] = {largest[0], largest[1]};
     // Whether every query of the warp sees every key of the tile: most tiles have nothing to hide.
     const int behind = (step + 1) * tile_keys;
-    const bool is_whole = behind <= before + first_query + row + 1 && behind <= p.keys;
+    const bool is_whole = behind <= before + first_query + row + 1 && behind <= p.keys && step * tile_keys >= warp_begin;
 #pragma unroll
     for (int i = 0; i < tile_keys / 8; i++) {
 #pragma unroll
@@ -161,7 +176,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
         if (!is_whole) {
           const int key = step * tile_keys + 8 * i + 2 * (lane % 4) + part % 2;
           const int query = before + first_query + row + lane / 4 + part / 2 * 8;
-          if (key > query || key >= p.keys) s[i][part] = -infinity;
+          if (key > query || key >= p.keys || key < begins[part / 2]) s[i][part] = -infinity;
         }
         most[part / 2] = fmaxf(most[part / 2], s[i][part]);
       }
@@ -170,7 +185,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
     for (int half = 0; half < 2; half++) {
       most[half] = fmaxf(most[half], __shfl_xor_sync(0xffffffffu, most[half], 1));
       most[half] = fmaxf(most[half], __shfl_xor_sync(0xffffffffu, most[half], 2));
-      // A row that has seen no key yet has nothing to be scaled; every row sees its first key in the first tile.
+      // A row that has seen no key yet has nothing to be scaled: zero stays zero.
       const float shrink = power_of_two(largest[half] - most[half]);
       largest[half] = most[half];
       total[half] *= shrink;
@@ -238,6 +253,8 @@ struct AttentionBackwardParameters {
   const bf16* dout;  // [batch * time, heads * head], `out_stride` apart
   const float* log_sum_exp;  // [batch, heads, time]
   const float* delta;
+  const int* begins;  // [batch, time], or null: at 0
+  const int* ends;  // with begins
   int time;
   int heads;
   int group;
@@ -263,16 +280,22 @@ KERNEL(attention_backward_q, AttentionBackwardParameters, 128) {
                                            p.out_stride, p.time - first_query, HEAD_DIM);
   commit_copies();
   float log_sum_exp[2], delta[2];
+  int begins[2] = {}, tile_begin = 0, warp_begin = 0;  // as in the forward pass
+  if (p.begins != nullptr) {
+    tile_begin = p.begins[first_row + first_query];
+    warp_begin = p.begins[first_row + min(first_query + row + 15, p.time - 1)];
+  }
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int query = min(first_query + row + lane / 4 + 8 * half, p.time - 1);
+    if (p.begins != nullptr) begins[half] = p.begins[first_row + query];
     const u64 at = (static_cast<u64>(batch) * p.heads + head) * p.time + query;
     log_sum_exp[half] = p.log_sum_exp[at] * log2e;
     delta[half] = p.delta[at];
   }
   float sums[padded_dim / 8][4] = {};
   const int last_key = min(p.time, first_query + tile_queries);
-  for (int first_key = 0; first_key < last_key; first_key += tile_keys) {
+  for (int first_key = tile_begin / tile_keys * tile_keys; first_key < last_key; first_key += tile_keys) {
     const u64 at = (first_row + first_key) * p.stride + head / p.group * HEAD_DIM;
     copy_tile<tile_keys, padded_dim, 128>(shared.k, p.k + at, p.stride, p.time - first_key, HEAD_DIM);
     copy_tile<tile_keys, padded_dim, 128>(shared.v, p.v + at, p.stride, p.time - first_key, HEAD_DIM);
@@ -282,7 +305,7 @@ KERNEL(attention_backward_q, AttentionBackwardParameters, 128) {
     float s[tile_keys / 8][4], dp[tile_keys / 8][4];
     multiply_heads<tile_keys>(s, shared.q, row, shared.k);
     multiply_heads<tile_keys>(dp, shared.dout, row, shared.v);
-    const bool is_whole = first_key + tile_keys <= first_query + row + 1 && first_query + tile_queries <= p.time;
+    const bool is_whole = first_key + tile_keys <= first_query + row + 1 && first_query + tile_queries <= p.time && first_key >= warp_begin;
 #pragma unroll
     for (int i = 0; i < tile_keys / 8; i++) {
 #pragma unroll
@@ -292,7 +315,7 @@ KERNEL(attention_backward_q, AttentionBackwardParameters, 128) {
         if (!is_whole) {
           const int key = first_key + 8 * i + 2 * (lane % 4) + part % 2;
           const int query = first_query + row + lane / 4 + part / 2 * 8;
-          if (key > query || query >= p.time) s[i][part] = 0;
+          if (key > query || query >= p.time || key < begins[part / 2]) s[i][part] = 0;
         }
       }
     }
@@ -318,10 +341,20 @@ KERNEL(attention_backward_kv, AttentionBackwardParameters, 128) {
   copy_tile<own_keys, padded_dim, 128>(shared.k, p.k + at_key, p.stride, p.time - first_key, HEAD_DIM);
   copy_tile<own_keys, padded_dim, 128>(shared.v, p.v + at_key, p.stride, p.time - first_key, HEAD_DIM);
   commit_copies();
+  // One behind the last query that sees the last key of the tile, this lane's keys, and the warp's first: documents end in order.
+  int tile_end = p.time, ends[2] = {p.time, p.time}, warp_end = p.time;
+  if (p.ends != nullptr) {
+    const int* const of = p.ends + first_row;
+    const int last = p.time - 1;
+    tile_end = of[min(first_key + own_keys - 1, last)];
+    ends[0] = of[min(first_key + row + lane / 4, last)];
+    ends[1] = of[min(first_key + row + lane / 4 + 8, last)];
+    warp_end = of[min(first_key + row, last)];
+  }
   float dk[padded_dim / 8][4] = {}, dv[padded_dim / 8][4] = {};
   for (int head = kv_head * p.group; head < (kv_head + 1) * p.group; head++) {
     const u64 statistics = (static_cast<u64>(batch) * p.heads + head) * p.time;
-    for (int first_query = first_key; first_query < p.time; first_query += step_queries) {
+    for (int first_query = first_key; first_query < tile_end; first_query += step_queries) {
       const u64 at_row = first_row + first_query;
       copy_tile<step_queries, padded_dim, 128>(shared.q, p.q + at_row * p.stride + head * HEAD_DIM, p.stride,
                                                p.time - first_query, HEAD_DIM);
@@ -338,7 +371,7 @@ KERNEL(attention_backward_kv, AttentionBackwardParameters, 128) {
       float s[step_queries / 8][4], dp[step_queries / 8][4];
       multiply_heads<step_queries>(s, shared.k, row, shared.q);  // transposed: a row for each key
       multiply_heads<step_queries>(dp, shared.v, row, shared.dout);
-      const bool is_whole = first_key + row + 16 <= first_query + 1 && first_query + step_queries <= p.time;
+      const bool is_whole = first_key + row + 16 <= first_query + 1 && first_query + step_queries <= warp_end;
 #pragma unroll
       for (int i = 0; i < step_queries / 8; i++) {
 #pragma unroll
@@ -347,7 +380,7 @@ KERNEL(attention_backward_kv, AttentionBackwardParameters, 128) {
           s[i][part] = power_of_two(s[i][part] * (p.scale * log2e) - shared.log_sum_exp[column]);
           if (!is_whole) {
             const int query = first_query + column, key = first_key + row + lane / 4 + part / 2 * 8;
-            if (key > query || query >= p.time) s[i][part] = 0;
+            if (key > query || query >= ends[part / 2]) s[i][part] = 0;
           }
           // A weight of zero hides what is not seen; what is beyond the end is zero itself.
           dp[i][part] = s[i][part] * (dp[i][part] - shared.delta[column]) * p.scale;

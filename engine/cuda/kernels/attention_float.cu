@@ -1,6 +1,7 @@
 // Causal attention in true float32, for probes, for runs in FLOAT32 and for head sizes that are no multiple of eight: plain, a warp for each
 // query or key, and in one order. Scores are never held. Query i stands at position i + keys - queries; the backward pass has as many
-// of both.
+// of both. Where documents are masked there are as many as well: a query sees keys from the begin of its document on, a key is seen by
+// queries before the end of its own.
 #include "device.h"
 
 constexpr int most = 4;  // elements of a head in a lane: at most 128 in all
@@ -17,6 +18,7 @@ struct AttentionFloatForwardParameters {
   const float* q;  // [batch * queries, heads * dim], `q_stride` apart
   const float* k;  // [batch * keys, kv_heads * dim], `kv_stride` apart
   const float* v;
+  const int* begins;  // [batch, queries], or null: at 0
   int queries;
   int keys;
   int heads;
@@ -35,7 +37,7 @@ KERNEL(attention_float_forward, AttentionFloatForwardParameters, 128) {
   const u64 kv = static_cast<u64>(batch) * p.keys * p.kv_stride + head / p.group * p.dim;
   const int seen = p.keys - p.queries + query + 1;
   float sums[most] = {}, largest = -infinity, total = 0;
-  for (int first = 0; first < seen; first += 32) {
+  for (int first = p.begins == nullptr ? 0 : p.begins[batch * p.queries + query]; first < seen; first += 32) {
     const int key = first + lane;
     const float s = key < seen ? p.scale * dot(q, p.k + kv + static_cast<u64>(key) * p.kv_stride, p.dim) : -infinity;
     const float now = fmaxf(largest, largest_of_warp(s)), shrink = expf(largest - now);
@@ -72,6 +74,8 @@ struct AttentionFloatBackwardParameters {
   const float* out;  // [batch * time, heads * dim], `out_stride` apart
   const float* dout;
   const float* log_sum_exp;
+  const int* begins;  // [batch, time], or null: at 0
+  const int* ends;  // with begins
   int time;
   int heads;
   int group;
@@ -95,7 +99,7 @@ KERNEL(attention_float_backward_q, AttentionFloatBackwardParameters, 128) {
   if (lane == 0) p.delta[statistic] = delta;
   const float log_sum_exp = p.log_sum_exp[statistic];
   float sums[most] = {};
-  for (int first = 0; first <= query; first += 32) {
+  for (int first = p.begins == nullptr ? 0 : p.begins[row]; first <= query; first += 32) {
     const int key = first + lane;
     float ds = 0;
     if (key <= query) {
@@ -123,19 +127,20 @@ KERNEL(attention_float_backward_kv, AttentionFloatBackwardParameters, 128) {
   const int key = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, kv_head = blockIdx.y, batch = blockIdx.z;
   if (key >= p.time) return;
   const u64 first_row = static_cast<u64>(batch) * p.time, at = (first_row + key) * p.kv_stride + kv_head * p.dim;
+  const int end = p.ends == nullptr ? p.time : p.ends[first_row + key];  // one behind the last query that sees the key
   float dk[most] = {}, dv[most] = {};
   for (int head = kv_head * p.group; head < (kv_head + 1) * p.group; head++) {
-    for (int first = key; first < p.time; first += 32) {
+    for (int first = key; first < end; first += 32) {
       const int query = first + lane;
       float weight = 0, ds = 0;
-      if (query < p.time) {
+      if (query < end) {
         const u64 statistic = (static_cast<u64>(batch) * p.heads + head) * p.time + query;
         const u64 row = first_row + query;
         const float s = p.scale * dot(p.q + row * p.q_stride + head * p.dim, p.k + at, p.dim);
         weight = expf(s - p.log_sum_exp[statistic]);
         ds = p.scale * weight * (dot(p.dout + row * p.out_stride + head * p.dim, p.v + at, p.dim) - p.delta[statistic]);
       }
-      for (int j = 0; j < min(32, p.time - first); j++) {
+      for (int j = 0; j < min(32, end - first); j++) {
         const float of_weight = __shfl_sync(0xffffffffu, weight, j), of_ds = __shfl_sync(0xffffffffu, ds, j);
         const u64 row = first_row + first + j;
 #pragma unroll

@@ -72,10 +72,9 @@ KERNEL(widen_matrix, WidenMatrixParameters, 256) {
 
 struct DropoutMaskParameters {
   float* mask;  // [rows, features]: 0, or 1 / (1 - share)
+  const u32* place;  // [first sequence, step]
   u32 length;
   u32 sequence_length;  // elements of a sequence
-  u32 first_sequence;
-  u32 step;
   u32 layer;
   u32 key_low;
   u32 key_high;
@@ -87,7 +86,7 @@ KERNEL(dropout_mask, DropoutMaskParameters, 256) {
   const u32 quads = (p.sequence_length + 3) / 4;
   const u64 index = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
   const u32 sequence = static_cast<u32>(index / quads), quad = static_cast<u32>(index % quads);
-  u32 a = quad, b = p.first_sequence + sequence, c = p.step, d = p.layer, left = p.key_low, right = p.key_high;
+  u32 a = quad, b = p.place[0] + sequence, c = p.place[1], d = p.layer, left = p.key_low, right = p.key_high;
 #pragma unroll
   for (int round = 0; round < 10; round++) {
     const u32 high_a = __umulhi(0xd2511f53u, a), low_a = 0xd2511f53u * a;

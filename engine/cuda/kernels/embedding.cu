@@ -29,6 +29,7 @@ struct EmbeddingBackwardParameters {
 KERNEL(embedding_backward, EmbeddingBackwardParameters, 128) {
   const int* const segment = p.segments + 4 * blockIdx.x;
   const int begin = segment[0], end = segment[1], part = segment[3];
+  if (begin == end) return;  // as many blocks are launched as there can be segments
   float* const to = part < 0 ? p.dtable + static_cast<u64>(segment[2]) * p.hidden : p.partial + static_cast<u64>(part) * p.hidden;
   for (int i = threadIdx.x; i < p.hidden; i += 128) {
     float sum = 0;
@@ -46,6 +47,7 @@ struct EmbeddingAddPartsParameters {
 /// One block for each id that has parts.
 KERNEL(embedding_add_parts, EmbeddingAddPartsParameters, 128) {
   const int* const id = p.ids + 3 * blockIdx.x;
+  if (id[1] == id[2]) return;
   float* const to = p.dtable + static_cast<u64>(id[0]) * p.hidden;
   for (int i = threadIdx.x; i < p.hidden; i += 128) {
     float sum = 0;

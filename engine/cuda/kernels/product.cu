@@ -34,10 +34,14 @@ struct ProductShared {
   } stage[stages];
 };
 
-template <bool transposed_a, bool transposed_b>
+/// `squares`: of matrices behind each other, one for each z, with themselves; tiles above the diagonal are those below it, mirrored.
+template <bool transposed_a, bool transposed_b, bool squares = false>
 __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShared<transposed_a, transposed_b>& shared) {
+  if (squares && blockIdx.x > blockIdx.y) return;
   const int first_m = blockIdx.y * tile_m, first_n = blockIdx.x * tile_n;
-  const int begin_k = blockIdx.z * p.slice_k, end_k = min(begin_k + p.slice_k, p.k);
+  const int begin_k = squares ? 0 : blockIdx.z * p.slice_k, end_k = squares ? p.k : min(begin_k + p.slice_k, p.k);
+  const u64 matrix = squares ? static_cast<u64>(blockIdx.z) * p.m : 0;
+  const bf16 *const left = p.a + matrix * p.a_stride, *const right = p.b + matrix * p.b_stride;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int warp_m = warp / 4 * 64, warp_n = warp % 4 * 32;
   const int steps = (end_k - begin_k + tile_k - 1) / tile_k;
@@ -47,17 +51,17 @@ __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShar
       auto& stage = shared.stage[step % stages];
       const int k = begin_k + step * tile_k;
       if constexpr (transposed_a) {
-        copy_tile<tile_k, tile_m, 256>(stage.a, p.a + static_cast<u64>(k) * p.a_stride + first_m, p.a_stride, end_k - k,
+        copy_tile<tile_k, tile_m, 256>(stage.a, left + static_cast<u64>(k) * p.a_stride + first_m, p.a_stride, end_k - k,
                                        p.m - first_m);
       } else {
-        copy_tile<tile_m, tile_k, 256>(stage.a, p.a + static_cast<u64>(first_m) * p.a_stride + k, p.a_stride, p.m - first_m,
+        copy_tile<tile_m, tile_k, 256>(stage.a, left + static_cast<u64>(first_m) * p.a_stride + k, p.a_stride, p.m - first_m,
                                        end_k - k);
       }
       if constexpr (transposed_b) {
-        copy_tile<tile_n, tile_k, 256>(stage.b, p.b + static_cast<u64>(first_n) * p.b_stride + k, p.b_stride, p.n - first_n,
+        copy_tile<tile_n, tile_k, 256>(stage.b, right + static_cast<u64>(first_n) * p.b_stride + k, p.b_stride, p.n - first_n,
                                        end_k - k);
       } else {
-        copy_tile<tile_k, tile_n, 256>(stage.b, p.b + static_cast<u64>(k) * p.b_stride + first_n, p.b_stride, end_k - k,
+        copy_tile<tile_k, tile_n, 256>(stage.b, right + static_cast<u64>(k) * p.b_stride + first_n, p.b_stride, end_k - k,
                                        p.n - first_n);
       }
     }
@@ -109,6 +113,7 @@ __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShar
         float value = scale * sums[i][j][part];
         if (p.addend != nullptr) value += p.addend[static_cast<u64>(row) * p.addend_stride + column];
         if (p.bias != nullptr) value += p.bias[column];
+        if (squares && blockIdx.x < blockIdx.y) p.c_float[slice + static_cast<u64>(column) * p.c_stride + row] = value;
         if (p.c_float == nullptr) p.c_bf16[at] = rounded_to<bf16>(value);
         else p.c_float[slice + at] = p.adds != 0 ? p.c_float[slice + at] + value : value;
       }
@@ -133,4 +138,10 @@ KERNEL(product_left_transposed, ProductParameters, 256) {
   typedef ProductShared<true, false> Shared;
   DYNAMIC_SHARED(Shared, shared);
   multiply<true, false>(p, shared);
+}
+/// x x^T of several matrices, half of which is computed: c_float alone, `slice_elements` between those of two matrices.
+KERNEL(product_squares, ProductParameters, 256) {
+  typedef ProductShared<false, true> Shared;
+  DYNAMIC_SHARED(Shared, shared);
+  multiply<false, true, true>(p, shared);
 }

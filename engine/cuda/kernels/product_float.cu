@@ -85,6 +85,36 @@ KERNEL(product_float, FloatProductParameters, 256) {
   }
 }
 
+struct FloatSquaresParameters {
+  float* c;  // [matrices, m, m], `c_stride` apart
+  const float* x;  // [matrices, m, k], `x_stride` apart
+  int m;
+  int k;
+  int c_stride;
+  int x_stride;
+};
+/// x x^T of matrices behind each other, one for each z: tiles above the diagonal are those below it, mirrored.
+KERNEL(squares_float, FloatSquaresParameters, 256) {
+  __shared__ FloatTiles tiles;
+  if (blockIdx.x > blockIdx.y) return;
+  const int first_m = blockIdx.y * tile, first_n = blockIdx.x * tile;
+  const u64 matrix = static_cast<u64>(blockIdx.z) * p.m;
+  const float* const x = p.x + matrix * p.x_stride;
+  float* const c = p.c + matrix * p.c_stride;
+  float sums[4][4] = {};
+  multiply_tile(sums, tiles, x, p.x_stride, 1, x, 1, p.x_stride, p.m, p.m, p.k, first_m, first_n);
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const int row = first_m + threadIdx.x / 16 + 16 * i, column = first_n + threadIdx.x % 16 + 16 * j;
+      if (row >= p.m || column >= p.m) continue;
+      c[static_cast<u64>(row) * p.c_stride + column] = sums[i][j];
+      if (blockIdx.x < blockIdx.y) c[static_cast<u64>(column) * p.c_stride + row] = sums[i][j];
+    }
+  }
+}
+
 struct MergeParameters {
   float* merged;  // [in, out]; may be w itself; null: only looked at
   const float* w;

@@ -2,10 +2,17 @@
 // the halves, and its gradient, is float32; y and its gradient are what products read and make.
 #include "codes.h"
 
+/// x: float32 as it flows, or rounded as the state of a half keeps it.
+#ifndef INPUT
+#define INPUT float
+#endif
+typedef INPUT input;
+
 struct RmsNormForwardParameters {
   activation* y;  // [rows, dim], `y_stride` apart
   float* rstd;  // [rows]
-  const float* x;  // [rows, dim]
+  const input* x;  // [rows, dim]
+  bf16* kept;  // [rows, dim]: x rounded, for the backward pass; null for not
   const float* gain;
   u8* codes;  // [rows, codes_columns]: y in e4m3, too; null for not. Of rows of a multiple of eight
   float* scales;  // [rows] of the codes
@@ -19,7 +26,8 @@ struct RmsNormForwardParameters {
 KERNEL(rms_norm_forward, RmsNormForwardParameters, 256) {
   const int row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= p.rows) return;  // the whole warp, and no barrier follows
-  const float* const x = p.x + static_cast<u64>(row) * p.dim;
+  const u64 at = static_cast<u64>(row) * p.dim;
+  const input* const x = p.x + at;
   activation* const y = p.y + static_cast<u64>(row) * p.y_stride;
   float squares = 0;
   if (p.dim % 8 == 0) {
@@ -30,7 +38,7 @@ KERNEL(rms_norm_forward, RmsNormForwardParameters, 256) {
       for (int j = 0; j < 8; j++) squares += v[j] * v[j];
     }
   } else {
-    for (int i = lane; i < p.dim; i += 32) squares += x[i] * x[i];
+    for (int i = lane; i < p.dim; i += 32) squares += to_float(x[i]) * to_float(x[i]);
   }
   const float rstd = 1.0f / sqrtf(sum_of_warp(squares) / static_cast<float>(p.dim) + p.epsilon);
   if (lane == 0) p.rstd[row] = rstd;
@@ -40,6 +48,7 @@ KERNEL(rms_norm_forward, RmsNormForwardParameters, 256) {
       float v[8], gain[8];
       load_eight(v, x + i, 8);
       load_eight(gain, p.gain + i, 8);
+      if (p.kept != nullptr) store_eight(p.kept + at + i, v, 8);
 #pragma unroll
       for (int j = 0; j < 8; j++) {
         v[j] = v[j] * rstd * gain[j];
@@ -49,14 +58,18 @@ KERNEL(rms_norm_forward, RmsNormForwardParameters, 256) {
     }
     if (p.codes != nullptr) code_written_row(p.codes, p.scales, row, y, p.dim, p.codes_columns, largest, lane);
   } else {
-    for (int i = lane; i < p.dim; i += 32) y[i] = rounded_to<activation>(x[i] * rstd * p.gain[i]);
+    for (int i = lane; i < p.dim; i += 32) {
+      const float v = to_float(x[i]);
+      y[i] = rounded_to<activation>(v * rstd * p.gain[i]);
+      if (p.kept != nullptr) p.kept[at + i] = rounded_to<bf16>(v);
+    }
   }
 }
 
 struct RmsNormBackwardParameters {
   float* dx;  // [rows, dim]
   const activation* dy;  // [rows, dim], `dy_stride` apart
-  const float* x;
+  const input* x;
   const float* residual;  // [rows, dim], added to dx; null for none
   const float* gain;
   const float* rstd;
@@ -72,10 +85,10 @@ KERNEL(rms_norm_backward, RmsNormBackwardParameters, 256) {
   const activation* const dy = p.dy + static_cast<u64>(row) * p.dy_stride;
   const float rstd = p.rstd[row];
   float along = 0;
-  for (int i = lane; i < p.dim; i += 32) along += to_float(dy[i]) * p.gain[i] * p.x[at + i];
+  for (int i = lane; i < p.dim; i += 32) along += to_float(dy[i]) * p.gain[i] * to_float(p.x[at + i]);
   along = sum_of_warp(along) * rstd * rstd / static_cast<float>(p.dim);
   for (int i = lane; i < p.dim; i += 32) {
-    const float through = rstd * (to_float(dy[i]) * p.gain[i] - p.x[at + i] * along);
+    const float through = rstd * (to_float(dy[i]) * p.gain[i] - to_float(p.x[at + i]) * along);
     p.dx[at + i] = p.residual == nullptr ? through : through + p.residual[at + i];
   }
 }
@@ -83,7 +96,7 @@ KERNEL(rms_norm_backward, RmsNormBackwardParameters, 256) {
 struct RmsNormGainParameters {
   float* partial;  // [slices, dim]
   const activation* dy;
-  const float* x;
+  const input* x;
   const float* rstd;
   int rows;
   int dim;
@@ -98,7 +111,7 @@ KERNEL(rms_norm_gain, RmsNormGainParameters, 128) {
   float sum = 0;
   for (int row = begin; row < end; row++) {
     const float dy = to_float(p.dy[static_cast<u64>(row) * p.dy_stride + column]);
-    sum += dy * p.x[static_cast<u64>(row) * p.dim + column] * p.rstd[row];
+    sum += dy * to_float(p.x[static_cast<u64>(row) * p.dim + column]) * p.rstd[row];
   }
   p.partial[static_cast<u64>(blockIdx.y) * p.dim + column] = sum;
 }
@@ -108,7 +121,7 @@ struct RmsNormBothParameters {
   bf16* rounded;  // dx as products read it, `rounded_stride` apart; null for none
   float* partial;  // [slices, dim] of the gain's gradient
   const activation* dy;  // [rows, dim], `dy_stride` apart
-  const float* x;
+  const input* x;
   const float* residual;  // [rows, dim], added to dx; null for none
   const float* gain;
   const float* rstd;

@@ -5,11 +5,12 @@ struct RotaryParameters {
   activation* x;  // [rows, heads, head_dim] in place, rows `stride` apart
   const float* cosines;  // [position, head_dim / 2]
   const float* sines;
+  const int* begins;  // [rows]: where in its sequence the document of each row begins, to be counted from; or null
   int rows;
   int heads;
   int head_dim;
   int stride;
-  int time;  // row r stands at first_position + r % time
+  int time;  // row r stands at first_position + r % time - begins[r]
   int first_position;
   float sign;  // -1 turns back: the transposed matrix, for the backward pass
 };
@@ -20,7 +21,8 @@ KERNEL(rotary, RotaryParameters, 256) {
   if (index >= static_cast<u64>(p.rows) * pairs) return;
   const u32 row = static_cast<u32>(index / pairs), pair = static_cast<u32>(index % pairs);
   const u32 head = pair / half, i = pair % half;
-  const u64 angle = static_cast<u64>(p.first_position + row % p.time) * half + i;
+  const int begin = p.begins == nullptr ? 0 : p.begins[row];
+  const u64 angle = static_cast<u64>(p.first_position + row % p.time - begin) * half + i;
   const float cosine = p.cosines[angle], sine = p.sign * p.sines[angle];
   activation* const first = p.x + static_cast<u64>(row) * p.stride + head * p.head_dim + i;
   const float a = to_float(first[0]), b = to_float(first[half]);

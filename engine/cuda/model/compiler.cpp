@@ -42,7 +42,7 @@ std::string read_file(const fs::path& path) {
 
 void write_file(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
 
-/// Its exit status; what it says goes to `log`.
+/// Its exit status; what it says goes to `log`, and what it keeps for itself beside that.
 int run(const std::vector<std::string>& command, const fs::path& log) {
   std::vector<char*> words;
   for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
@@ -53,8 +53,14 @@ int run(const std::vector<std::string>& command, const fs::path& log) {
   // A runtime that was loaded before this process has no business in the compiler.
   std::vector<char*> variables;
   for (char** variable = environ; *variable != nullptr; variable++) {
-    if (std::strncmp(*variable, "LD_PRELOAD=", 11) != 0) variables.push_back(*variable);
+    if (std::strncmp(*variable, "LD_PRELOAD=", 11) != 0 && std::strncmp(*variable, "TMPDIR=", 7) != 0)
+      variables.push_back(*variable);
   }
+  std::string temporary = "TMPDIR=" + log.parent_path().string();
+  variables.push_back(temporary.data());
+  // Where the compiler is ccache, which refuses to work without a home that it may write into.
+  std::string home = "HOME=" + log.parent_path().string();
+  if (std::getenv("HOME") == nullptr) variables.push_back(home.data());
   variables.push_back(nullptr);
   pid_t child;
   const int error = posix_spawnp(&child, words[0], &actions, nullptr, words.data(), variables.data());
@@ -68,10 +74,15 @@ int run(const std::vector<std::string>& command, const fs::path& log) {
 
 struct Folder {
   fs::path path;
+  /// A process that is confined may write into its working folder alone. NVIDIA's compiler needs no files at all.
   Folder() {
-    std::string pattern = (fs::temp_directory_path() / "relora-model-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) std::abort();
-    path = pattern;
+    for (const fs::path& parent : {fs::temp_directory_path(), fs::current_path()}) {
+      std::string pattern = (parent / "relora-model-XXXXXX").string();
+      if (mkdtemp(pattern.data()) == nullptr) continue;
+      path = pattern;
+      return;
+    }
+    std::abort();
   }
   ~Folder() {
     std::error_code ignored;

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -115,7 +116,7 @@ class Queue {
 };
 
 struct Card {
-  Memory memory{control.memory_bytes};
+  Memory memory{control.memory_bytes, control.others_file};
   std::atomic<Status> lost = success;  // as on a card, what failed once fails for good
   std::atomic<uint64_t> launches = 0;
   std::atomic<int> contexts = 0;
@@ -164,6 +165,7 @@ const char* environment(const char* name, const char* otherwise) {
 
 Control::Control()
     : memory_bytes(std::strtoull(environment("CUDA_MODEL_MEMORY_BYTES", "8589934592"), nullptr, 10)),
+      others_file(environment("CUDA_MODEL_OTHERS_FILE", "")),
       driver_version(std::atoi(environment("CUDA_MODEL_DRIVER_VERSION", "13000"))),
       capability(std::atoi(environment("CUDA_MODEL_CAPABILITY", "90"))),
       lose_after_launches(std::strtoull(environment("CUDA_MODEL_LOSE_AFTER_LAUNCHES", "0"), nullptr, 10)),
@@ -188,7 +190,15 @@ void written_memory(const void* address, size_t bytes) { card().memory.written_b
 #define EXPORT extern "C" __attribute__((visibility("default"))) Status
 using namespace relora::model;
 
-EXPORT cuInit(unsigned) { return control.device_count == 0 ? no_device : success; }
+EXPORT cuInit(unsigned) {
+  // As a driver that a confined process cannot use: it asks for something that those are refused.
+  if (*environment("CUDA_MODEL_NEEDS_SOCKET", "") != '\0') {
+    const int opened = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (opened < 0) return no_device;
+    close(opened);
+  }
+  return control.device_count == 0 ? no_device : success;
+}
 EXPORT cuDriverGetVersion(int* version) {
   *version = control.driver_version;
   return success;
@@ -254,7 +264,8 @@ EXPORT cuDevicePrimaryCtxRelease_v2(DeviceNumber) {
 EXPORT cuCtxSetCurrent(ContextHandle) { return success; }
 EXPORT cuMemGetInfo_v2(size_t* free, size_t* total) {
   *total = card().memory.bytes_max();
-  *free = *total - card().memory.bytes_used();
+  const size_t used = card().memory.bytes_used() + card().memory.bytes_of_others();
+  *free = used < *total ? *total - used : 0;
   return success;
 }
 EXPORT cuMemAlloc_v2(DeviceAddress* address, size_t bytes) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "grid.h"
 
@@ -11,6 +12,7 @@ namespace relora::model {
 struct Control {
   Control();
   uint64_t memory_bytes;
+  std::string others_file;  // as Memory has it
   int driver_version;
   int capability;  // 90 is 9.0
   uint64_t lose_after_launches;  // 0: never

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <new>
 #include <vector>
 
@@ -14,9 +15,17 @@ std::map<const char*, Memory::Allocation>::iterator Memory::find(const void* add
   return next == allocations_.begin() ? allocations_.end() : std::prev(next);
 }
 
+size_t Memory::bytes_of_others() const {
+  if (others_file_.empty()) return 0;
+  size_t bytes = 0;
+  std::ifstream(others_file_) >> bytes;
+  return bytes;
+}
+
 void* Memory::allocate(size_t bytes) {
   const std::lock_guard lock(mutex_);
-  if (bytes == 0 || bytes_used_ > bytes_max_ || bytes > bytes_max_ - bytes_used_) return nullptr;
+  const size_t used = bytes_used_ + bytes_of_others();
+  if (bytes == 0 || used > bytes_max_ || bytes > bytes_max_ - used) return nullptr;
   const size_t rounded = (bytes + guard_bytes - 1) / guard_bytes * guard_bytes;
   char* const block = static_cast<char*>(std::aligned_alloc(guard_bytes, rounded + 2 * guard_bytes));
   if (block == nullptr) return nullptr;

@@ -15,7 +15,8 @@ namespace relora::model {
 
 class Memory {
  public:
-  explicit Memory(size_t bytes_max) : bytes_max_(bytes_max) {}
+  /// `others_file`: a file with the number of bytes that other programs hold on the card now; empty for none.
+  Memory(size_t bytes_max, std::string others_file) : others_file_(std::move(others_file)), bytes_max_(bytes_max) {}
 
   /// Null where the card has no space for it.
   void* allocate(size_t bytes);
@@ -37,6 +38,7 @@ class Memory {
 
   size_t bytes_max() const { return bytes_max_; }
   size_t bytes_used();
+  size_t bytes_of_others() const;
   size_t count();
   void limit(size_t bytes_max) { bytes_max_ = bytes_max; }
 
@@ -54,6 +56,7 @@ class Memory {
   static bool is_intact(const Allocation&);
   static ShadowRecord* records_of(Allocation&);
 
+  const std::string others_file_;
   std::mutex mutex_;
   std::map<const char*, Allocation> allocations_;
   size_t bytes_max_, bytes_used_ = 0;

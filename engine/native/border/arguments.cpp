@@ -181,7 +181,7 @@ Array<const float> Arguments::input(const char* name) {
 Array<const int32_t> Arguments::ids(const char* name) {
   size_t length = 0;
   void* data = array(name, napi_int32_array, "an Int32Array", false, length);
-  return {static_cast<const int32_t*>(data), length, name};
+  return {static_cast<const int32_t*>(data), length, full_name(name)};
 }
 
 size_t Arguments::dimension(const char* name, size_t least) {
@@ -266,7 +266,13 @@ napi_value Arguments::buffer(const char* name) {
   return value;
 }
 
-void* Arguments::external_pointer(const char* name, const napi_type_tag& tag) {
+Array<uint8_t> Arguments::bytes(const char* name, bool is_output) {
+  size_t length = 0;
+  void* data = typed_array(next(name), name, napi_uint8_array, "a Uint8Array", 1, is_output, length);
+  return {static_cast<uint8_t*>(data), length, full_name(name)};
+}
+
+void* Arguments::external_pointer(const char* name, const napi_type_tag& tag, const char* maker) {
   const napi_value value = next(name);
   napi_valuetype type;
   napi_typeof(env_, value, &type);
@@ -274,7 +280,7 @@ void* Arguments::external_pointer(const char* name, const napi_type_tag& tag) {
   void* pointer = nullptr;
   if (type == napi_object) napi_check_object_type_tag(env_, value, &tag, &is_ours);
   if (!is_ours || napi_unwrap(env_, value, &pointer) != napi_ok) {
-    wrong_type(name, "a handle made by packBase", value);
+    wrong_type(name, (std::string("a handle made by ") + maker).c_str(), value);
   }
   return pointer;
 }

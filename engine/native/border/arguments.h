@@ -62,11 +62,15 @@ class Arguments {
   napi_value object(const char* name);
   /// An ArrayBuffer.
   napi_value buffer(const char* name);
+  /// The next value as it came, for who reads it next and keeps it beyond the call.
+  napi_value upcoming() const { return values_[position_]; }
+  Array<uint8_t> bytes(const char* name, bool is_output);
+  /// @param maker the function that makes such handles
   template <class T>
-  T* external(const char* name, const napi_type_tag& tag) {
-    return static_cast<T*>(external_pointer(name, tag));
+  T* external(const char* name, const napi_type_tag& tag, const char* maker = "packBase") {
+    return static_cast<T*>(external_pointer(name, tag, maker));
   }
-  /// The next value is null; if so it is passed over.
+  /// Whether the next value is null, which is then consumed.
   bool skip_null();
 
   /// While it lives, values are the fields of the next value, an object, and are named `name.field`: a struct of the
@@ -113,7 +117,7 @@ class Arguments {
     std::string name;
   };
 
-  /// The next argument, or the field of that name, whose full name `name` becomes.
+  /// The next argument, or the field with that name. Afterwards `name` is its full name.
   napi_value next(const char*& name);
   void open_object(const char* name);
   /// Of the field that was read last.
@@ -125,7 +129,7 @@ class Arguments {
                     size_t element_bytes, bool is_output, size_t& length);
   void check_length(const char* name, size_t length, std::initializer_list<size_t> dimensions,
                     const char* formula, bool at_least) const;
-  void* external_pointer(const char* name, const napi_type_tag& tag);
+  void* external_pointer(const char* name, const napi_type_tag& tag, const char* maker);
   [[noreturn]] void wrong_type(const char* name, const char* expected, napi_value value) const;
 
   napi_env env_;

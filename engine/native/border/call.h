@@ -41,7 +41,7 @@ struct Entry {
 };
 
 extern const std::span<const Entry> machine_entries, product_entries, layer_entries, half_entries,
-    training_entries, optimizer_entries;
+    training_entries, optimizer_entries, exchange_entries;
 
 inline napi_value undefined() { return nullptr; }
 

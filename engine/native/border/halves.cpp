@@ -9,8 +9,12 @@ namespace {
 
 using Fields = Arguments::Fields;
 
+size_t rows_of(const MlpPass& pass) { return pass.rows; }
+size_t rows_of(const AttentionPass& pass) { return pass.shape.batch * pass.shape.time; }
+
 /// A layer: its packed base, or null and its trained weight; its adapter or null; its bias or null.
-LinearPass linear_pass(const Call& call, const char* name, size_t in_features, size_t out_features) {
+template <class Pass>
+LinearPass linear_pass(const Call& call, const Pass& pass, const char* name, size_t in_features, size_t out_features) {
   Arguments& in = call.arguments;
   const Fields fields(in, name);
   LinearPass l{.in = in_features, .out = out_features};
@@ -32,6 +36,11 @@ LinearPass linear_pass(const Call& call, const char* name, size_t in_features, s
     const auto a = in.input("a"), b = in.input("b");
     l.scale = static_cast<float>(in.number("scale"));
     l.graph = in.graph("graph");
+    const auto mask = in.input_or_null("mask");
+    if (pass.apart && l.graph != Graph::separate) in.refuse(std::string(name) + ".adapter.graph must be separate in a half that is apart");
+    if (!pass.apart && mask != nullptr) in.refuse(std::string(name) + ".adapter.mask must be null in a half that is not apart");
+    in.shape(mask, {rows_of(pass), l.in}, "rows * inFeatures");
+    l.mask = mask;
     in.shape(a, {l.in, l.rank}, "inFeatures * rank");
     in.shape(b, {l.rank, l.out}, "rank * outFeatures");
     l.a = a;
@@ -45,19 +54,22 @@ LinearPass linear_pass(const Call& call, const char* name, size_t in_features, s
 
 /// Gradients of a layer, null for what is not wanted: of a trained weight, or of a frozen one without an adapter; of an
 /// adapter; of a bias.
-void gradients_of(Arguments& in, const char* name, LinearPass& l) {
+void gradients_of(Arguments& in, const char* name, LinearPass& l, bool apart) {
   const Fields fields(in, name);
   const auto weight = in.output_or_null("weight"), a = in.output_or_null("a"), b = in.output_or_null("b");
-  const auto bias = in.output_or_null("bias");
+  const auto scale = in.output_or_null("scale"), bias = in.output_or_null("bias");
   const auto refuse = [&](const char* what) { in.refuse(std::string("gradients.") + name + what); };
   if (weight != nullptr && l.rank > 0) refuse(".weight must be null beside an adapter");
   if (l.rank > 0 && b == nullptr) refuse(".b must be there where there is an adapter");
   if (l.rank == 0 && (a != nullptr || b != nullptr)) refuse(".a and .b must be null without an adapter");
+  if (scale != nullptr && (l.rank == 0 || !apart)) refuse(".scale must be null but beside an adapter of a half that is apart");
   if (l.bias == nullptr && bias != nullptr) refuse(".bias must be null where there is no bias");
   in.shape(weight, {l.in, l.out}, "inFeatures * outFeatures");
   in.shape(a, {l.in, l.rank}, "inFeatures * rank");
   in.shape(b, {l.rank, l.out}, "rank * outFeatures");
+  in.shape(scale, {1}, "1");
   in.shape(bias, {l.out}, "outFeatures");
+  l.dscale = scale;
   l.dweight = weight;
   l.da = a;
   l.db = b;
@@ -75,7 +87,7 @@ InputGradients input_gradients(Arguments& in, size_t rows, size_t hidden) {
   return {dx, gain};
 }
 
-/// gain, epsilon, precision, compact
+/// gain, epsilon, precision, compact, apart
 template <class Pass>
 void common_fields(Arguments& in, Pass& pass, size_t hidden) {
   const auto gain = in.input("gain");
@@ -84,6 +96,8 @@ void common_fields(Arguments& in, Pass& pass, size_t hidden) {
   pass.epsilon = static_cast<float>(in.number("epsilon"));
   pass.precision = in.precision("precision");
   pass.compact = in.boolean("compact");
+  pass.apart = in.boolean("apart");
+  if (pass.apart && pass.compact) in.refuse("half.compact must be false in a half that is apart");
 }
 
 MlpPass mlp_pass(const Call& call) {
@@ -98,9 +112,9 @@ MlpPass mlp_pass(const Call& call) {
     inner = in.dimension("intermediate");
   }
   common_fields(in, pass, hidden);
-  pass.gate = linear_pass(call, "gate", hidden, inner);
-  pass.up = linear_pass(call, "up", hidden, inner);
-  pass.down = linear_pass(call, "down", inner, hidden);
+  pass.gate = linear_pass(call, pass, "gate", hidden, inner);
+  pass.up = linear_pass(call, pass, "up", hidden, inner);
+  pass.down = linear_pass(call, pass, "down", inner, hidden);
   return pass;
 }
 
@@ -122,36 +136,59 @@ AttentionPass attention_pass(const Call& call) {
     check_heads(in, s);
     if (s.head_dim % 2 != 0) in.refuse("half.shape.headDim must be even, got " + std::to_string(s.head_dim));
   }
+  s.documents = documents_of(in, s);
   common_fields(in, pass, hidden);
-  const auto cosines = in.input("cos"), sines = in.input("sin");
+  const auto cosines = in.input_or_null("cos"), sines = in.input_or_null("sin");
+  if ((cosines == nullptr) != (sines == nullptr)) in.refuse("half.cos and half.sin must both be null, or neither");
   in.shape(cosines, {s.time, s.head_dim / 2}, "time * headDim / 2", true);
   in.shape(sines, {s.time, s.head_dim / 2}, "time * headDim / 2", true);
   pass.cosines = cosines;
   pass.sines = sines;
+  if (!in.is_null("headNorms")) {
+    const Fields norms(in, "headNorms");
+    const auto gain_of = [&](const char* name) {
+      const auto gain = in.input(name);
+      in.shape(gain, {s.head_dim}, "headDim");
+      return gain;
+    };
+    pass.q_norm.gain = gain_of("q");
+    pass.k_norm.gain = gain_of("k");
+  }
   const size_t width = s.heads * s.head_dim, key_width = s.kv_heads * s.head_dim;
-  pass.q = linear_pass(call, "q", hidden, width);
-  pass.k = linear_pass(call, "k", hidden, key_width);
-  pass.v = linear_pass(call, "v", hidden, key_width);
-  pass.o = linear_pass(call, "o", width, hidden);
+  pass.q = linear_pass(call, pass, "q", hidden, width);
+  pass.k = linear_pass(call, pass, "k", hidden, key_width);
+  pass.v = linear_pass(call, pass, "v", hidden, key_width);
+  pass.o = linear_pass(call, pass, "o", width, hidden);
   if (pass.o.bias != nullptr) in.refuse("half.o.bias must be null: queries, keys and values alone have one");
   return pass;
 }
 
-size_t rows_of(const MlpPass& pass) { return pass.rows; }
-size_t rows_of(const AttentionPass& pass) { return pass.shape.batch * pass.shape.time; }
 size_t hidden_of(const MlpPass& pass) { return pass.gate.in; }
 size_t hidden_of(const AttentionPass& pass) { return pass.q.in; }
 
 void read_gradients(Arguments& in, MlpPass& pass) {
-  gradients_of(in, "gate", pass.gate);
-  gradients_of(in, "up", pass.up);
-  gradients_of(in, "down", pass.down);
+  gradients_of(in, "gate", pass.gate, pass.apart);
+  gradients_of(in, "up", pass.up, pass.apart);
+  gradients_of(in, "down", pass.down, pass.apart);
 }
 void read_gradients(Arguments& in, AttentionPass& pass) {
-  gradients_of(in, "q", pass.q);
-  gradients_of(in, "k", pass.k);
-  gradients_of(in, "v", pass.v);
-  gradients_of(in, "o", pass.o);
+  if (in.is_null("headNorms") != (pass.q_norm.gain == nullptr)) {
+    in.refuse("gradients.headNorms must be null where the half has none, and only there");
+  }
+  if (pass.q_norm.gain != nullptr) {
+    const Fields norms(in, "headNorms");
+    const auto gain_of = [&](const char* name) {
+      const auto gain = in.output(name);
+      in.shape(gain, {pass.shape.head_dim}, "headDim");
+      return gain;
+    };
+    pass.q_norm.dgain = gain_of("q");
+    pass.k_norm.dgain = gain_of("k");
+  }
+  gradients_of(in, "q", pass.q, pass.apart);
+  gradients_of(in, "k", pass.k, pass.apart);
+  gradients_of(in, "v", pass.v, pass.apart);
+  gradients_of(in, "o", pass.o, pass.apart);
 }
 
 template <class T>

@@ -138,7 +138,7 @@ void multiply(const Target& target, const PackedLeft& left, const uint32_t* righ
   TileUnit unit;
   for (size_t row = 0; row < rows; row += rows_max) {
     const size_t present = smaller(rows - row, rows_max);
-    tiles[present > unit_rows][width > unit_words](unit, sums, left.data + row * left.row_stride,
+    tiles[present > unit_rows][columns > unit_words](unit, sums, left.data + row * left.row_stride,
                                                    left.row_stride, first_step, width, steps);
     const Target part{target.data + row * target.stride, target.stride, target.alpha, target.accumulate};
     write_sums<Multiply>(part, sums, left.row_scales + row, right, present, columns);

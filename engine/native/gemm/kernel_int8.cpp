@@ -69,7 +69,7 @@ struct MultiplyQuads : Int8<Words, Integer::halves, 2> {
   }
 };
 
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(RELORA_NEON) && defined(__ARM_FEATURE_DOTPROD)
 
 constexpr size_t vectors = 4;
 

@@ -24,9 +24,16 @@ struct Operand {
   Operand(const Operand& same, bool transposed)
       : data(same.data), stride(same.stride), transposed(transposed), is_bfloat16(same.is_bfloat16) {}
 
+  /// Whose rows are in the cache, at a stride that keeps them out of each other's sets: what needs no conversion is read where it lies.
+  Operand in_cache() const {
+    Operand same = *this;
+    same.is_in_cache = true;
+    return same;
+  }
+
   const void* data;
   size_t stride;
-  bool transposed, is_bfloat16;
+  bool transposed, is_bfloat16, is_in_cache = false;
 };
 
 /// Where and how the result is written.

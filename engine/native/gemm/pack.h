@@ -165,6 +165,10 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
 template <Format format>
 static PackedLeft pack_left_as(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                             size_t k_count) {
+  if (format == Format::float32 && left.is_in_cache && !left.is_bfloat16 && !left.transposed) {
+    const uint32_t* const there = static_cast<const uint32_t*>(left.data) + row * left.stride + k;
+    return {there, tile_rows * left.stride, left.stride, 1};
+  }
   if (left.is_bfloat16) {
     return left.transposed ? pack_left_columns<format, uint16_t>(packed, left, row, rows, k, k_count)
                            : pack_left_rows<format, uint16_t>(packed, left, row, rows, k, k_count);

@@ -1,6 +1,7 @@
 #include "product.h"
 
 #include <algorithm>
+#include <numeric>
 #include <span>
 
 namespace relora {
@@ -13,7 +14,7 @@ size_t steps_of(const ProductKernel& kernel, size_t k) {
 }
 size_t panels_of(const ProductKernel& kernel, size_t n) { return divide_up(n, kernel.panel_columns); }
 
-/// Rows of words of k's [0, k) of a panel: the steps, and the headers of the blocks.
+/// Rows of words that the first k rows of a right operand take in a panel: their steps, and the headers of their blocks.
 size_t packed_rows_of(const ProductKernel& kernel, size_t k) {
   return steps_of(kernel, k) + divide_up(k, kernel.block_k) * kernel.header_rows;
 }
@@ -47,7 +48,7 @@ void run_outputs(uint32_t* left_block, const Operand& left_operand, std::span<co
       const size_t n = std::min(n_max, right.n), end = std::min(panels.end, panels_of(kernel, n));
       for (size_t panel = panels.begin; panel < end; panel++) {
         const size_t width = panel_width(kernel, right.n, panel);
-        const size_t inside = packed_rows_of(kernel, k) * width;
+        const size_t inside = packed_rows_of(kernel, right.k_begin + k) * width;
         const uint32_t* words = right.words + panel_offset(kernel, right.k_packed, panel) + inside;
         const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns,
                           target.stride, target.alpha, target.accumulate || k > 0};
@@ -91,8 +92,8 @@ void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& k
 
 }  // namespace
 
-/// m rows in equal blocks of whole tiles, none longer than block_rows; as many for each thread, as long as they
-/// do not get too short to stream the right operand by.
+/// Cuts m rows into equal blocks of whole tiles, none longer than block_rows: as many for each thread, unless blocks
+/// would get too short to be worth reading the right operand for.
 size_t rows_per_block(size_t m, size_t threads) {
   constexpr size_t short_block = 8 * tile_rows;
   const size_t least = divide_up(m, block_rows), even = divide_up(least, threads) * threads;
@@ -102,6 +103,17 @@ size_t rows_per_block(size_t m, size_t threads) {
 
 size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n) {
   return divide_up(n, kernel.column_quantum) * kernel.column_quantum * packed_rows_of(kernel, k);
+}
+
+size_t panels_unit(const ProductKernel& kernel) {
+  return std::lcm(kernel.panel_columns, kernel.k_per_step * kernel.step_quantum);
+}
+
+RightPanels behind_columns(const RightPanels& panels, size_t columns) {
+  RightPanels rest = panels;
+  rest.words += panel_offset(*panels.kernel, panels.k_packed, columns / panels.kernel->panel_columns);
+  rest.n -= columns;
+  return rest;
 }
 
 RightPanels pack_right_panels_here(const ProductKernel& kernel, uint32_t* words, const Operand& right,

@@ -14,7 +14,13 @@ struct RightPanels {
   const ProductKernel* kernel;
   const uint32_t* words;
   size_t k_packed, n, k;
+  size_t k_begin = 0;  // the first of those k that are summed: a multiple of the k's of the kernel's `step_quantum`
 };
+
+/// Columns, and k's, that panels can be begun at; not for int8, whose columns are scaled over all k.
+size_t panels_unit(const ProductKernel& kernel);
+/// The panels without their first columns, a multiple of `panels_unit`.
+RightPanels behind_columns(const RightPanels& panels, size_t columns);
 
 /// What becomes of a left operand: target[m, right.n] (+)= alpha op(left) right.
 struct Output {

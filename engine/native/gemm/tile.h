@@ -15,6 +15,7 @@ struct TileArguments {
   size_t row_stride, k_stride;
   const float* row_scales;  // of integers
   const uint32_t* right;
+  size_t right_stride;  // words from one step to the next
   size_t steps;
   Target target;
   size_t columns;  // valid columns of the target, in this tile
@@ -114,8 +115,8 @@ static void tile(const TileArguments& t) {
   using Sum = typename Multiply::Sum;
   Sum sums[rows * vectors] = {};
   const uint32_t* left = t.left;
-  const uint32_t* right = t.right + Multiply::header_rows * vectors * lanes;
-  const size_t row_stride = t.row_stride, k_stride = t.k_stride;
+  const size_t row_stride = t.row_stride, k_stride = t.k_stride, right_stride = t.right_stride;
+  const uint32_t* right = t.right + Multiply::header_rows * right_stride;
   // Asked for now, the target is there when the sums are: a tile that waits for it holds up the next one.
   each<rows>([&](auto i) RELORA_INLINE {
     each<vectors>([&](auto j) RELORA_INLINE {
@@ -124,14 +125,14 @@ static void tile(const TileArguments& t) {
   });
   if constexpr (Multiply::header_rows == 2) {
     each<vectors>([&](auto j) RELORA_INLINE {
-      const Words start = load(t.right + (vectors + j) * lanes);
+      const Words start = load(t.right + right_stride + j * lanes);
       each<rows>([&](auto i) RELORA_INLINE { sums[i * vectors + j] = reinterpret_cast<Sum>(start); });
     });
   }
   for (size_t s = 0; s < t.steps; s++) {
     Multiply::template step<rows, vectors>(sums, left, row_stride, k_stride, right);
     left += Multiply::left_words * k_stride;
-    right += vectors * lanes;
+    right += right_stride;
   }
   each<rows>([&](auto i) RELORA_INLINE {
     const float row_scale = Multiply::header_rows == 2 ? t.row_scales[i] : 1.0f;
@@ -168,13 +169,13 @@ struct Tiles {
   }
 };
 
-/// All rows of a packed block times one right panel.
+/// All rows of a packed block times one right panel, of which no more vectors are computed than have columns.
 template <class Multiply, size_t vectors_max>
 static void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
                      size_t columns, size_t width, size_t k_count) {
-  const size_t vectors = width / lanes;
+  const size_t vectors = (columns + lanes - 1) / lanes;
   const size_t steps = (k_count + Multiply::k_per_step - 1) / Multiply::k_per_step;
-  TileArguments t{nullptr, left.row_stride, left.k_stride, left.row_scales, right, steps, target, columns};
+  TileArguments t{nullptr, left.row_stride, left.k_stride, left.row_scales, right, width, steps, target, columns};
   const Tile full = Tiles<Multiply, vectors_max>::of(tile_rows, vectors);
   for (size_t row = 0; row < rows; row += tile_rows) {
     t.left = left.data + row / tile_rows * left.panel;
@@ -196,7 +197,7 @@ static double exercise(size_t iterations) {
   alignas(64) uint32_t right[vectors * lanes * (Multiply::header_rows + length)] = {};
   alignas(64) float result[tile_rows * vectors * lanes];
   const float row_scales[tile_rows] = {};
-  const TileArguments t{left, 1, tile_rows, row_scales, right, length, {result, vectors * lanes, 1.0f, false},
+  const TileArguments t{left, 1, tile_rows, row_scales, right, vectors * lanes, length, {result, vectors * lanes, 1.0f, false},
                         vectors * lanes};
   for (size_t done = 0; done < iterations; done += length) {
     tile<Multiply, tile_rows, vectors>(t);

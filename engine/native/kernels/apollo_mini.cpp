@@ -11,7 +11,7 @@ namespace {
 
 /// The gradient's length over that of its shadow, as the authors take it for one direction.
 const double step_scale = std::sqrt(128.0);
-/// The most that a step may be longer than the one before.
+/// A step may be at most this many times as long as the one before.
 constexpr double growth_max = 1.01;
 /// Elements of the shadow that one task sums.
 constexpr size_t shadow_block = 512;

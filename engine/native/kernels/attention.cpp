@@ -1,6 +1,6 @@
 // Causal attention in tiles of query rows, forward and backward. A tile's scores against all keys it may see
-// fit the second-level cache, so the softmax needs no rescaling; what lies above the diagonal tile is never
-// computed. The backward pass recomputes the probabilities from the kept log-sum-exp (Dao et al. 2022).
+// fit the second-level cache, so the softmax needs no rescaling; what lies above the diagonal tile, or before the
+// document of its first row, is never computed. The backward pass recomputes the probabilities from the kept log-sum-exp (Dao et al. 2022).
 //
 // q, out[batch, time, heads, head_dim]; k, v[batch, time, kv_heads, head_dim].
 // Query head h reads key head h * kv_heads / heads.
@@ -14,7 +14,11 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-constexpr size_t tile = 64;  // query rows
+/// Query rows whose share of dk and dv is summed at a time: bits depend on it.
+constexpr size_t tile = 64;
+/// Query rows that are computed against the same keys, those that the last of them sees, forward and backward. Fewer compute less
+/// beyond the diagonal, in more products.
+constexpr size_t strip = 4 * tile_rows, backward_strip = tile / 2;
 
 struct Layout {
   explicit Layout(const AttentionShape& s)
@@ -22,7 +26,6 @@ struct Layout {
         dim(s.head_dim),
         q_stride(s.heads * s.head_dim),
         kv_stride(s.kv_heads * s.head_dim),
-        tiles((s.time + tile - 1) / tile),
         score_stride((s.time + 15) / 16 * 16 + 16) {}  // a line more, so that rows do not share cache sets
 
   size_t q_at(size_t batch, size_t t, size_t head) const {
@@ -30,17 +33,16 @@ struct Layout {
   }
   size_t kv_at(size_t batch, size_t head) const { return batch * time * kv_stride + head * dim; }
 
-  size_t time, dim, q_stride, kv_stride, tiles, score_stride;
+  size_t time, dim, q_stride, kv_stride, score_stride;
 };
 
-/// Turns scores into e^(score - largest) over the first `visible` keys, zeros up to `keys`. Returns the sum.
-float exponentiate(float* scores, size_t visible, size_t keys, float& largest) {
-  Vec most = broadcast(scores[0]);
-  for (size_t i = 0; i + lanes <= visible; i += lanes) most = larger(load(scores + i), most);
-  largest = largest_lane(most);
-  for (size_t i = visible / lanes * lanes; i < visible; i++) {
-    largest = scores[i] > largest ? scores[i] : largest;
-  }
+/// Turns scores into e^(score - largest) over the keys [hidden, visible), zeros elsewhere up to `keys`. Returns the sum.
+float exponentiate(float* scores, size_t hidden, size_t visible, size_t keys, float& largest) {
+  for (size_t i = 0; i < hidden; i++) scores[i] = 0;
+  scores += hidden;
+  visible -= hidden;
+  keys -= hidden;
+  largest = largest_of(scores, visible);
 
   Vec sum = {};
   size_t i = 0;
@@ -51,8 +53,12 @@ float exponentiate(float* scores, size_t visible, size_t keys, float& largest) {
   }
   float total = sum_lanes(sum);
   if (i < visible) {
-    store(scores + i, exponential(load(scores + i, visible - i) - largest), visible - i);
-    for (; i < visible; i++) total += scores[i];
+    // Lanes that are read again must not come from a store of a part of a vector, which is slow to come back.
+    float last[lanes];
+    const Vec e = exponential(load(scores + i, visible - i) - largest);
+    store(last, e);
+    store(scores + i, e, visible - i);
+    for (size_t j = 0; i < visible; i++, j++) total += last[j];
   }
   for (; i < keys; i++) scores[i] = 0;
   return total;
@@ -60,8 +66,13 @@ float exponentiate(float* scores, size_t visible, size_t keys, float& largest) {
 
 /// Probabilities from scores, then score gradients from probability gradients, in place; zeros where nothing
 /// is visible. dscore = p * (dp - sum(dout * out)) * scale
-void differentiate_row(float* scores, float* dscores, size_t visible, size_t keys, float log_sum_exp,
-                       float dot, float scale) {
+void differentiate_row(float* scores, float* dscores, size_t hidden, size_t visible, size_t keys,
+                       float log_sum_exp, float dot, float scale) {
+  for (size_t i = 0; i < hidden; i++) scores[i] = dscores[i] = 0;
+  scores += hidden;
+  dscores += hidden;
+  visible -= hidden;
+  keys -= hidden;
   for_vectors(visible, [&](size_t i, size_t count) {
     const Vec p = exponential(load(scores + i, count) - log_sum_exp);
     store(scores + i, p, count);
@@ -81,6 +92,12 @@ float dot_product(const Element* a, const Element* b, size_t n) {
 
 size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
+/// The first key that a tile of queries is computed against: at or before the document of its first row, for documents begin in order.
+size_t first_key_of(const AttentionShape& shape, const ProductKernel& kernel, size_t batch, size_t first) {
+  const size_t unit = panels_unit(kernel);
+  return shape.document(batch, first) / unit * unit;
+}
+
 }  // namespace
 
 template <class Element>
@@ -99,27 +116,30 @@ void attend(Context& context, Element* out, float* log_sum_exp, const Element* q
                            at.time, at.dim);
   });
 
-  context.reserve_worker_memory(tile * (at.score_stride + at.dim));
-  context.pool.run(shape.batch * shape.heads * at.tiles, [&](size_t task, unsigned worker) {
-    const size_t batch = task / at.tiles / shape.heads, head = task / at.tiles % shape.heads;
-    const size_t first = task % at.tiles * tile, rows = least(tile, at.time - first), keys = first + rows;
+  const size_t strips = (at.time + strip - 1) / strip;
+  context.reserve_worker_memory(strip * (at.score_stride + at.dim));
+  context.pool.run(shape.batch * shape.heads * strips, [&](size_t task, unsigned worker) {
+    const size_t batch = task / strips / shape.heads, head = task / strips % shape.heads;
+    const size_t first = task % strips * strip, rows = least(strip, at.time - first);
+    const size_t begin = first_key_of(shape, kernel, batch, first), keys = first + rows - begin;
     const size_t key_head = batch * shape.kv_heads + head * shape.kv_heads / shape.heads;
     const size_t position = at.q_at(batch, first, head);
     float* scores = context.worker_memory(worker);
-    float* mixed = scores + tile * at.score_stride;
+    float* mixed = scores + strip * at.score_stride;
 
     const RightPanels key_panels{&kernel, keys_packed + key_head * key_words, at.dim, at.time, at.dim};
     product_of_panels_here(context, worker, {scores, at.score_stride, shape.scale, false},
-                           {q + position, at.q_stride, false}, key_panels, rows, keys);
-    float inverse_sums[tile];
+                           {q + position, at.q_stride, false}, behind_columns(key_panels, begin), rows, keys);
+    float inverse_sums[strip];
     for (size_t i = 0; i < rows; i++) {
       float largest;
-      const float sum = exponentiate(scores + i * at.score_stride, first + i + 1, keys, largest);
+      const size_t t = first + i, hidden = shape.document(batch, t) - begin;
+      const float sum = exponentiate(scores + i * at.score_stride, hidden, t + 1 - begin, keys, largest);
       inverse_sums[i] = 1.0f / sum;
       log_sum_exp[(batch * shape.heads + head) * at.time + first + i] = largest + std::log(sum);
     }
-    const RightPanels value_panels{&kernel, values_packed + key_head * value_words, at.time, at.dim, keys};
-    product_of_panels_here(context, worker, {mixed, at.dim, 1.0f, false}, {scores, at.score_stride, false},
+    const RightPanels value_panels{&kernel, values_packed + key_head * value_words, at.time, at.dim, keys, begin};
+    product_of_panels_here(context, worker, {mixed, at.dim, 1.0f, false}, Operand(scores, at.score_stride, false).in_cache(),
                            value_panels, rows, at.dim);
     for (size_t i = 0; i < rows; i++) {
       for_vectors(at.dim, [&](size_t j, size_t count) {
@@ -143,9 +163,10 @@ void differentiate_attention(Context& context, const HeadsOut<Element>& gradient
   context.reserve_worker_memory(2 * score_floats + tile * at.dim + 2 * key_floats + 2 * across_words +
                                 along_words + 2 * block_words);
   /// Rows of one head from float32 to where they are kept, turned back where they were turned.
-  const auto keep = [&](Element* to, size_t stride, float* from, size_t first, size_t rows, bool turned) {
+  const auto keep = [&](Element* to, size_t stride, float* from, size_t batch, size_t first, size_t rows,
+                        bool turned) {
     for (size_t i = 0; turned && angles.cosines != nullptr && i < rows; i++) {
-      const size_t angle = (first + i) * (at.dim / 2);
+      const size_t angle = (first + i - shape.document(batch, first + i)) * (at.dim / 2);
       rotate_head(from + i * at.dim, from + i * at.dim, angles.cosines + angle, angles.sines + angle, at.dim / 2,
                   -1.0f);
     }
@@ -174,34 +195,51 @@ void differentiate_attention(Context& context, const HeadsOut<Element>& gradient
     for (size_t head = 0; head < shape.heads; head++) {
       if (head * shape.kv_heads / shape.heads != key_head) continue;
       for (size_t first = 0; first < at.time; first += tile) {
-        const size_t rows = least(tile, at.time - first), keys = first + rows;
+        const size_t rows = least(tile, at.time - first);
+        const size_t begin = first_key_of(shape, kernel, batch, first), before = first - begin;
         const size_t position = at.q_at(batch, first, head);
-        const Operand q_tile{q + position, at.q_stride, false};
-        const Operand dout_tile{dout + position, at.q_stride, false};
-        product_of_panels_here(context, worker, {scores, at.score_stride, shape.scale, false}, q_tile,
-                               keys_across, rows, keys);
-        product_of_panels_here(context, worker, {dscores, at.score_stride, 1.0f, false}, dout_tile,
-                               values_across, rows, keys);
-        for (size_t i = 0; i < rows; i++) {
-          const size_t row = position + i * at.q_stride;
-          differentiate_row(scores + i * at.score_stride, dscores + i * at.score_stride, first + i + 1, keys,
-                            log_sum_exp[(batch * shape.heads + head) * at.time + first + i],
-                            dot_product(dout + row, out + row, at.dim), shape.scale);
+        for (size_t row = 0; row < rows; row += backward_strip) {
+          const size_t count = least(backward_strip, rows - row), keys = before + row + count;
+          const size_t from = position + row * at.q_stride;
+          float* const p = scores + row * at.score_stride;
+          float* const dp = dscores + row * at.score_stride;
+          product_of_panels_here(context, worker, {p, at.score_stride, shape.scale, false},
+                                 {q + from, at.q_stride, false}, behind_columns(keys_across, begin), count, keys);
+          product_of_panels_here(context, worker, {dp, at.score_stride, 1.0f, false},
+                                 {dout + from, at.q_stride, false}, behind_columns(values_across, begin), count, keys);
+          for (size_t i = 0; i < count; i++) {
+            const size_t t = first + row + i, at_row = from + i * at.q_stride;
+            differentiate_row(p + i * at.score_stride, dp + i * at.score_stride, shape.document(batch, t) - begin,
+                              t + 1 - begin, keys, log_sum_exp[(batch * shape.heads + head) * at.time + t],
+                              dot_product(dout + at_row, out + at_row, at.dim), shape.scale);
+          }
+          keys_along.k = keys;
+          keys_along.k_begin = begin;
+          product_of_panels_here(context, worker, {dq_tile + row * at.dim, at.dim, 1.0f, false},
+                                 Operand(dp, at.score_stride, false).in_cache(), keys_along, count, at.dim);
         }
-        keys_along.k = keys;
-        product_of_panels_here(context, worker, {dq_tile, at.dim, 1.0f, false},
-                               {dscores, at.score_stride, false}, keys_along, rows, at.dim);
-        keep(gradients.dq + position, at.q_stride, dq_tile, first, rows, true);
-        const RightPanels q_panels = pack_right_panels_here(kernel, q_words, q_tile, rows, at.dim);
-        const RightPanels dout_panels = pack_right_panels_here(kernel, dout_words, dout_tile, rows, at.dim);
-        product_of_panels_here(context, worker, {dk_sum, at.dim, 1.0f, true},
-                               {dscores, at.score_stride, true}, q_panels, keys, at.dim);
-        product_of_panels_here(context, worker, {dv_sum, at.dim, 1.0f, true},
-                               {scores, at.score_stride, true}, dout_panels, keys, at.dim);
+        keep(gradients.dq + position, at.q_stride, dq_tile, batch, first, rows, true);
+
+        RightPanels q_panels = pack_right_panels_here(kernel, q_words, {q + position, at.q_stride, false}, rows, at.dim);
+        RightPanels dout_panels =
+            pack_right_panels_here(kernel, dout_words, {dout + position, at.q_stride, false}, rows, at.dim);
+        // Keys before the tile are seen by all its rows, the others by those of their own strip and behind it.
+        for (size_t key = 0, row = 0, count = before + least(backward_strip, rows); key < before + rows;) {
+          q_panels.k_begin = dout_panels.k_begin = row;
+          q_panels.k = dout_panels.k = rows - row;
+          const size_t inside = row * at.score_stride + key, to = (begin + key) * at.dim;
+          product_of_panels_here(context, worker, {dk_sum + to, at.dim, 1.0f, true},
+                                 {dscores + inside, at.score_stride, true}, q_panels, count, at.dim);
+          product_of_panels_here(context, worker, {dv_sum + to, at.dim, 1.0f, true},
+                                 {scores + inside, at.score_stride, true}, dout_panels, count, at.dim);
+          key += count;
+          row += backward_strip;
+          count = least(backward_strip, before + rows - key);
+        }
       }
     }
-    keep(gradients.dk + kv, at.kv_stride, dk_sum, 0, at.time, true);
-    keep(gradients.dv + kv, at.kv_stride, dv_sum, 0, at.time, false);
+    keep(gradients.dk + kv, at.kv_stride, dk_sum, batch, 0, at.time, true);
+    keep(gradients.dv + kv, at.kv_stride, dv_sum, batch, 0, at.time, false);
   });
 }
 

@@ -14,7 +14,7 @@ struct HeadsOut {
   Element *dq, *dk, *dv;
 };
 
-/// Angles by which queries and keys were turned, [time, head_dim / 2]; null: they were not.
+/// Angles by which queries and keys were turned, [time, head_dim / 2], counted from the begin of each document; null: they were not.
 struct Angles {
   const float *cosines, *sines;
 };

@@ -1,10 +1,11 @@
 // The first half of a block in one: y = x + o(attention(rotate(q(n)), rotate(k(n)), v(n))), n = RMSNorm(x). Kept
 // for the backward pass are the rotated queries and keys, the values, what attention made of them and what the
-// adapters saw.
+// adapters saw. Where heads have norms, the normalized q(n) and k(n) are rotated, and q(n) and k(n) are kept as well.
 #include <algorithm>
 
-#include "../layers/linear_pass.h"
+#include "../layers/apart_sums.h"
 #include "attention.h"
+#include "head_norm.h"
 #include "kernels.h"
 #include "rows.h"
 
@@ -31,11 +32,14 @@ struct State {
     xa_k = xa(pass.k);
     xa_v = xa(pass.v);
     xa_o = xa(pass.o);
+    made_q = cut.take<Element>(pass.q_norm.gain ? rows * pass.q.out : 0);
+    made_k = cut.take<Element>(pass.k_norm.gain ? rows * pass.k.out : 0);
     bytes = cut.used();
   }
   float *rstd, *log_sum_exp;
   Element *q, *k, *v, *mixed;  // mixed: the values as attention has weighed them
   Element *xa_q, *xa_k, *xa_v, *xa_o;
+  Element *made_q, *made_k;  // queries and keys before the norms of their heads
   size_t bytes;
 };
 
@@ -43,21 +47,23 @@ size_t rank_max(const AttentionPass& pass) {
   return std::max({pass.q.rank, pass.k.rank, pass.v.rank, pass.o.rank});
 }
 
+/// Of the layer that needs most; 0 where they add to what is there.
+size_t spare_floats(const AttentionPass& pass, size_t rows) {
+  const auto floats = [&](const LinearPass& layer) { return apart_floats(layer, rows); };
+  return pass.apart ? std::max({floats(pass.q), floats(pass.k), floats(pass.v), floats(pass.o)}) : 0;
+}
+
 /// Turns the heads of rows [begin, begin + count) of a batch by their positions, in place.
 void rotate_rows(float* heads, const AttentionPass& pass, size_t width, size_t begin, size_t count) {
+  if (pass.cosines == nullptr) return;
   const size_t dim = pass.shape.head_dim, half = dim / 2;
   for (size_t i = 0; i < count; i++) {
-    const size_t angle = (begin + i) % pass.shape.time * half;
+    const size_t batch = (begin + i) / pass.shape.time, t = (begin + i) % pass.shape.time;
+    const size_t angle = (t - pass.shape.document(batch, t)) * half;
     for (float* head = heads + i * width; head < heads + (i + 1) * width; head += dim) {
       rotate_head(head, head, pass.cosines + angle, pass.sines + angle, half, 1.0f);
     }
   }
-}
-
-/// What the product with the weight is added to, when there is a bias.
-void begin_with_bias(float* rows, const LinearPass& layer, size_t count) {
-  if (layer.bias == nullptr) return;
-  for (size_t i = 0; i < count; i++) std::copy_n(layer.bias, layer.out, rows + i * layer.out);
 }
 
 /// dbias = sum over rows of dy[rows, out]. Partial sums are over a fixed number of rows, so that a long sum loses
@@ -95,7 +101,8 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
   const State<Element> size(pass, nullptr);
   const State<Element> state(pass, memory ? memory : context.arena.take<char>(size.bytes));
   const size_t block = rows_per_block(rows, context.pool.threads());
-  context.reserve_worker_memory(block * (hidden + q.out + k.out + v.out + 3 * rank));
+  const size_t taken = block * (hidden + q.out + k.out + v.out + 3 * rank);
+  context.reserve_worker_memory(taken + spare_floats(pass, block));
 
   for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     const float* const in = pass.x + begin * hidden;
@@ -109,20 +116,24 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
       state.rstd[begin + i] = rstd;
       normalize_row(n + i * hidden, in + i * hidden, pass.gain, rstd, hidden);
     }
-    begin_with_bias(queries, q, count);
-    begin_with_bias(keys, k, count);
-    begin_with_bias(values, v, count);
     const LinearRows layers[] = {
-        {q, q_panels, {queries, q.out, 1.0f, q.bias != nullptr}, xa},
-        {k, k_panels, {keys, k.out, 1.0f, k.bias != nullptr}, xa + block * rank},
-        {v, v_panels, {values, v.out, 1.0f, v.bias != nullptr}, xa + 2 * block * rank},
+        {q, q_panels, {queries, q.out, 1.0f, false}, xa},
+        {k, k_panels, {keys, k.out, 1.0f, false}, xa + block * rank},
+        {v, v_panels, {values, v.out, 1.0f, false}, xa + 2 * block * rank},
     };
-    linear_rows(context, worker, {n, hidden, false}, layers, count);
-    rotate_rows(queries, pass, q.out, begin, count);
-    rotate_rows(keys, pass, k.out, begin, count);
+    linear_rows({context, worker, begin, count, pass.apart ? n + taken : nullptr}, {n, hidden, false}, layers);
     const auto keep = [&](Element* to, const float* from, size_t width) {
       keep_rows(to + begin * width, width, from, width, count, width);
     };
+    const auto normalize = [&](const HeadNorm& norm, float* heads, Element* made, size_t width) {
+      if (norm.gain == nullptr) return;
+      keep(made, heads, width);
+      normalize_heads(heads, norm.gain, count * width / pass.shape.head_dim, pass.shape.head_dim, pass.epsilon);
+    };
+    normalize(pass.q_norm, queries, state.made_q, q.out);
+    normalize(pass.k_norm, keys, state.made_k, k.out);
+    rotate_rows(queries, pass, q.out, begin, count);
+    rotate_rows(keys, pass, k.out, begin, count);
     keep(state.q, queries, q.out);
     keep(state.k, keys, k.out);
     keep(state.v, values, v.out);
@@ -134,18 +145,17 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
   attend<Element>(context, state.mixed, state.log_sum_exp, state.q, state.k, state.v, pass.shape, kernel);
 
   if (y == nullptr && !o.has_path()) return;  // called for the state alone
-  context.reserve_worker_memory(block * rank);
+  context.reserve_worker_memory(block * rank + spare_floats(pass, block));
   for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const xa = context.worker_memory(worker);
+    const WorkerRows here{context, worker, begin, count, pass.apart ? xa + block * rank : nullptr};
     const Operand mixed{state.mixed + begin * o.in, o.in, false};
+    const LinearRows last{o, o_panels, {y ? y + begin * hidden : nullptr, hidden, 1.0f, true}, xa};
     if (y == nullptr) {
-      const Output through_a{{xa, o.rank, 1.0f, false}, o_panels.a};
-      product_stage_here(context, worker, {mixed, &through_a, 1}, count);
+      linear_through_a(here, mixed, last);
     } else {
-      float* const out = y + begin * hidden;
-      std::copy_n(pass.x + begin * hidden, count * hidden, out);
-      const LinearRows last[] = {{o, o_panels, {out, hidden, 1.0f, true}, xa}};
-      linear_rows(context, worker, mixed, last, count);
+      std::copy_n(pass.x + begin * hidden, count * hidden, last.y.data);
+      linear_rows(here, mixed, {&last, 1});
     }
     if (o.has_path()) keep_rows(state.xa_o + begin * o.rank, o.rank, xa, o.rank, count, o.rank);
   });
@@ -174,12 +184,12 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   Element* const p_o = arena.take<Element>(rows * o.rank);
   const size_t block = rows_per_block(rows, context.pool.threads());
 
-  context.reserve_worker_memory(block * (o.in + rank));
+  context.reserve_worker_memory(block * (o.in + rank) + spare_floats(pass, block));
   for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const upstream = context.worker_memory(worker);
     float* const p = upstream + block * o.in;
-    linear_rows_backward(context, worker, {upstream, o.in, 1.0f, false}, o, o_panels,
-                         {dy + begin * hidden, hidden, false}, p, count);
+    const WorkerRows here{context, worker, begin, count, pass.apart ? p + block * rank : nullptr};
+    linear_rows_backward(here, {upstream, o.in, 1.0f, false}, o, o_panels, {dy + begin * hidden, hidden, false}, p);
     keep_rows(dmixed + begin * o.in, o.in, upstream, o.in, count, o.in);
     if (o.has_p()) keep_rows(p_o + begin * o.rank, o.rank, p, o.rank, count, o.rank);
   });
@@ -187,23 +197,30 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   differentiate_attention<Element>(context, {dq, dk, dv}, dmixed, {state.q, state.k, state.v},
                                    state.mixed, state.log_sum_exp, pass.shape, kernel,
                                    {pass.cosines, pass.sines});
-  differentiate_bias(context, q, dq, rows);
-  differentiate_bias(context, k, dk, rows);
-  differentiate_bias(context, v, dv, rows);
+  differentiate_heads(context, pass.q_norm, dq, state.made_q, rows, q.out, pass);
+  differentiate_heads(context, pass.k_norm, dk, state.made_k, rows, k.out, pass);
+  if (!pass.apart) {
+    differentiate_bias(context, q, dq, rows);
+    differentiate_bias(context, k, dk, rows);
+    differentiate_bias(context, v, dv, rows);
+  }
 
-  context.reserve_worker_memory(block * rank);
+  context.reserve_worker_memory(block * rank + spare_floats(pass, block));
   for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const p = context.worker_memory(worker);
-    float* const to = dn + begin * hidden;
+    const WorkerRows here{context, worker, begin, count, pass.apart ? p + block * rank : nullptr};
     const auto add = [&](const LinearPass& layer, const BackwardPanels& panels, const Element* d, Element* p_kept,
                          bool accumulate) {
-      linear_rows_backward(context, worker, {to, hidden, 1.0f, accumulate}, layer, panels,
-                           {d + begin * layer.out, layer.out, false}, p, count);
+      linear_rows_backward(here, {dn + begin * hidden, hidden, 1.0f, accumulate}, layer, panels,
+                           {d + begin * layer.out, layer.out, false}, p);
       if (layer.has_p()) keep_rows(p_kept + begin * layer.rank, layer.rank, p, layer.rank, count, layer.rank);
     };
-    add(q, q_panels, dq, p_q, false);
+    // Apart they are added as a tape gives them back: the last first.
+    if (pass.apart) add(v, v_panels, dv, p_v, false);
+    else add(q, q_panels, dq, p_q, false);
     add(k, k_panels, dk, p_k, true);
-    add(v, v_panels, dv, p_v, true);
+    if (pass.apart) add(q, q_panels, dq, p_q, true);
+    else add(v, v_panels, dv, p_v, true);
     for (size_t i = begin; i < begin + count; i++) {
       normalize_row(n + i * hidden, pass.x + i * hidden, pass.gain, state.rstd[i], hidden);
     }
@@ -211,13 +228,13 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
 
   const LinearGradients of_mixed[] = {
       {o, {dy, hidden, false}, {p_o, o.rank, false}, {state.xa_o, o.rank, false}}};
-  linear_gradients(context, kernel, {state.mixed, o.in, false}, of_mixed, rows);
+  linear_gradients(context, kernel, {state.mixed, o.in, false}, of_mixed, rows, pass.apart);
   const LinearGradients of_n[] = {
       {q, {dq, q.out, false}, {p_q, q.rank, false}, {state.xa_q, q.rank, false}},
       {k, {dk, k.out, false}, {p_k, k.rank, false}, {state.xa_k, k.rank, false}},
       {v, {dv, v.out, false}, {p_v, v.rank, false}, {state.xa_v, v.rank, false}},
   };
-  linear_gradients(context, kernel, {n, hidden, false}, of_n, rows);
+  linear_gradients(context, kernel, {n, hidden, false}, of_n, rows, pass.apart);
   rms_norm_backward(context, dx, dgain, dn, pass.x, pass.gain, state.rstd, dy, rows, hidden);
 }
 

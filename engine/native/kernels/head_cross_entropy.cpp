@@ -10,6 +10,7 @@
 #include "../gemm/pack.h"
 #include "../gemm/product.h"
 #include "kernels.h"
+#include "rows.h"
 
 namespace relora::RELORA_ISA {
 
@@ -20,7 +21,7 @@ namespace {
 /// for each block of them.
 constexpr size_t block_columns = 384, piece_rows = 128;
 /// Rows of the head that are packed at a time for dx.
-constexpr size_t slab_rows = 4096;
+constexpr size_t slab_rows = 1024;
 /// Exponentials kept of a chunk. More rows at a time read and write dhead less often.
 constexpr size_t kept_bytes = size_t{36} << 20;
 /// The logit of the target is the reference of a row, unless a block has logits this much larger.
@@ -46,15 +47,6 @@ float dot(const float* a, const float* b, size_t n) {
     sum = multiply_add(load(a + i, count), load(b + i, count), sum);
   });
   return sum_lanes(sum);
-}
-
-float largest_of(const float* x, size_t n) {
-  Vec most = broadcast(x[0]);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) most = larger(load(x + i), most);
-  float largest = largest_lane(most);
-  for (; i < n; i++) largest = x[i] > largest ? x[i] : largest;
-  return largest;
 }
 
 /// What is known of each row of a chunk, by row, and of each block of the vocabulary in it, [blocks, rows].

@@ -14,26 +14,40 @@ struct RotaryShape {
 struct AttentionShape {
   size_t batch, time, heads, kv_heads, head_dim;
   float scale;
+  /// [batch, time]: where in its sequence the document of each position begins, which it sees nothing before; null: at 0.
+  const int32_t* documents;
+
+  size_t document(size_t batch_index, size_t t) const {
+    return documents == nullptr ? 0 : static_cast<size_t>(documents[batch_index * time + t]);
+  }
 };
 
-/// The halves of a block. `compact`: what is kept for the backward pass is kept in bfloat16.
+/// The halves of a block. `compact`: what is kept for the backward pass is kept in bfloat16. `apart`: layers are summed apart
+/// (layers/apart_sums.h), which goes with neither `compact` nor merged graphs.
 struct MlpPass {
   size_t rows = 0;
   const float *x = nullptr, *gain = nullptr;  // [rows, hidden], [hidden]
   LinearPass gate = {}, up = {}, down = {};
   float epsilon = 0;
   Precision precision = Precision::float32;
-  bool compact = false;
+  bool compact = false, apart = false;
+};
+
+/// The gain of the norm of each head of one projection, [head_dim]; null for none.
+struct HeadNorm {
+  const float* gain = nullptr;
+  float* dgain = nullptr;  // of the backward pass
 };
 
 struct AttentionPass {
   AttentionShape shape = {};
   const float *x = nullptr, *gain = nullptr;         // [batch * time, hidden], [hidden]
-  const float *cosines = nullptr, *sines = nullptr;  // [time, head_dim / 2]
+  const float *cosines = nullptr, *sines = nullptr;  // [time, head_dim / 2]; null: nothing is turned
+  HeadNorm q_norm = {}, k_norm = {};
   LinearPass q = {}, k = {}, v = {}, o = {};
   float epsilon = 0;
   Precision precision = Precision::float32;
-  bool compact = false;
+  bool compact = false, apart = false;
 };
 
 /// One parameter with what an update of AdamW needs of it. Codes: see moment_codes.h.

@@ -8,8 +8,8 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Rows whose delta is held at once, and of one partial sum of the norm: fixed, so that the norm does not
-/// depend on threads.
+/// Rows whose delta is held at once and whose squares make one partial sum of the norm: a fixed number, so that the
+/// norm does not depend on threads.
 constexpr size_t block = 48;
 
 /// to = w + scale * delta for one row; adds the squares of scale * delta to `squares`, counts elements that

@@ -3,7 +3,7 @@
 // backward pass, which makes n and h again.
 #include <algorithm>
 
-#include "../layers/linear_pass.h"
+#include "../layers/apart_sums.h"
 #include "kernels.h"
 #include "rows.h"
 
@@ -32,6 +32,11 @@ struct State {
 
 size_t rank_max(const MlpPass& pass) { return std::max({pass.gate.rank, pass.up.rank, pass.down.rank}); }
 
+/// Of the layer that needs most; 0 where they add to what is there.
+size_t spare_floats(const MlpPass& pass, size_t rows) {
+  return pass.apart ? std::max({apart_floats(pass.gate, rows), apart_floats(pass.up, rows), apart_floats(pass.down, rows)}) : 0;
+}
+
 template <class Element>
 void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
   const LinearPass &gate = pass.gate, &up = pass.up, &down = pass.down;
@@ -42,7 +47,8 @@ void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
   const ForwardPanels down_panels(context, kernel, down);
   const State<Element> state(pass, memory);
   const size_t block = rows_per_block(rows, context.pool.threads());
-  context.reserve_worker_memory(block * (hidden + 2 * inner + 2 * rank));
+  const size_t taken = block * (hidden + 2 * inner + 2 * rank);
+  context.reserve_worker_memory(taken + spare_floats(pass, block));
 
   for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     const float* const in = pass.x + begin * hidden;
@@ -51,6 +57,7 @@ void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
     float* const ups = gates + block * inner;
     float* const xa = ups + block * inner;
     float* const xa_of_up = xa + block * rank;
+    const WorkerRows here{context, worker, begin, count, pass.apart ? n + taken : nullptr};
     for (size_t i = 0; i < count; i++) {
       const float rstd = inverse_root_mean_square(in + i * hidden, hidden, pass.epsilon);
       if (memory) state.rstd[begin + i] = rstd;
@@ -58,7 +65,7 @@ void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
     }
     const LinearRows both[] = {{gate, gate_panels, {gates, inner, 1.0f, false}, xa},
                                {up, up_panels, {ups, inner, 1.0f, false}, xa_of_up}};
-    linear_rows(context, worker, {n, hidden, false}, both, count);
+    linear_rows(here, {n, hidden, false}, both);
     if (memory) {
       keep_rows(state.gate + begin * inner, inner, gates, inner, count, inner);
       keep_rows(state.up + begin * inner, inner, ups, inner, count, inner);
@@ -69,14 +76,12 @@ void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
     for_vectors(count * inner, [&](size_t i, size_t n) {
       store(gates + i, gate_with_silu(load(gates + i, n), load(ups + i, n)), n);
     });
+    const LinearRows last{down, down_panels, {y ? y + begin * hidden : nullptr, hidden, 1.0f, true}, xa};
     if (y == nullptr) {
-      const Output through_a{{xa, down.rank, 1.0f, false}, down_panels.a};
-      product_stage_here(context, worker, {{gates, inner, false}, &through_a, 1}, count);
+      linear_through_a(here, {gates, inner, false}, last);
     } else {
-      float* const out = y + begin * hidden;
-      std::copy_n(in, count * hidden, out);
-      const LinearRows last[] = {{down, down_panels, {out, hidden, 1.0f, true}, xa}};
-      linear_rows(context, worker, {gates, inner, false}, last, count);
+      std::copy_n(in, count * hidden, last.y.data);
+      linear_rows(here, {gates, inner, false}, {&last, 1});
     }
     if (memory && down.has_path()) {
       keep_rows(state.xa_down + begin * down.rank, down.rank, xa, down.rank, count, down.rank);
@@ -104,7 +109,8 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   Element* const p_up = arena.take<Element>(rows * up.rank);
   Element* const p_down = arena.take<Element>(rows * down.rank);
   const size_t block = rows_per_block(rows, context.pool.threads());
-  context.reserve_worker_memory(block * (inner + rank));
+  const size_t taken = block * (inner + rank);
+  context.reserve_worker_memory(taken + spare_floats(pass, block));
 
   for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const dh = context.worker_memory(worker);
@@ -112,24 +118,27 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
     const auto keep_p = [&](Element* to, const LinearPass& linear) {
       if (linear.has_p()) keep_rows(to + begin * linear.rank, linear.rank, p, linear.rank, count, linear.rank);
     };
-    linear_rows_backward(context, worker, {dh, inner, 1.0f, false}, down, down_panels,
-                         {dy + begin * hidden, hidden, false}, p, count);
+    const WorkerRows here{context, worker, begin, count, pass.apart ? dh + taken : nullptr};
+    linear_rows_backward(here, {dh, inner, 1.0f, false}, down, down_panels, {dy + begin * hidden, hidden, false}, p);
     keep_p(p_down, down);
     const size_t at = begin * inner;
     for_vectors(count * inner, [&](size_t i, size_t c) {
       const Vec g = load(state.gate + at + i, c), u = load(state.up + at + i, c), s = sigmoid(g);
       Vec dg, du;
       differentiate_swiglu(load(dh + i, c), g, u, s, dg, du);
-      store(h + at + i, g * s * u, c);
+      store(h + at + i, pass.apart ? gate_with_silu(g, u) : g * s * u, c);
       store(dgate + at + i, dg, c);
       store(dup + at + i, du, c);
     });
-    const Target to{dn + begin * hidden, hidden, 1.0f, false};
-    linear_rows_backward(context, worker, to, gate, gate_panels, {dgate + at, inner, false}, p, count);
-    keep_p(p_gate, gate);
-    linear_rows_backward(context, worker, {to.data, hidden, 1.0f, true}, up, up_panels,
-                         {dup + at, inner, false}, p, count);
-    keep_p(p_up, up);
+    const auto add = [&](const LinearPass& layer, const BackwardPanels& panels, const Element* d, Element* p_kept,
+                         bool accumulate) {
+      linear_rows_backward(here, {dn + begin * hidden, hidden, 1.0f, accumulate}, layer, panels, {d + at, inner, false}, p);
+      keep_p(p_kept, layer);
+    };
+    // Apart they are added as a tape gives them back: the last first.
+    if (pass.apart) add(up, up_panels, dup, p_up, false);
+    add(gate, gate_panels, dgate, p_gate, pass.apart);
+    if (!pass.apart) add(up, up_panels, dup, p_up, true);
     for (size_t i = begin; i < begin + count; i++) {
       normalize_row(n + i * hidden, pass.x + i * hidden, pass.gain, state.rstd[i], hidden);
     }
@@ -137,11 +146,11 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
 
   const LinearGradients of_h[] = {
       {down, {dy, hidden, false}, {p_down, down.rank, false}, {state.xa_down, down.rank, false}}};
-  linear_gradients(context, kernel, {h, inner, false}, of_h, rows);
+  linear_gradients(context, kernel, {h, inner, false}, of_h, rows, pass.apart);
   const LinearGradients of_n[] = {
       {gate, {dgate, inner, false}, {p_gate, gate.rank, false}, {state.xa_gate, gate.rank, false}},
       {up, {dup, inner, false}, {p_up, up.rank, false}, {state.xa_up, up.rank, false}}};
-  linear_gradients(context, kernel, {n, hidden, false}, of_n, rows);
+  linear_gradients(context, kernel, {n, hidden, false}, of_n, rows, pass.apart);
   rms_norm_backward(context, dx, dgain, dn, pass.x, pass.gain, state.rstd, dy, rows, hidden);
 }
 

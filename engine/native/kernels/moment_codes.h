@@ -11,8 +11,8 @@
 
 namespace relora::RELORA_ISA {
 
-/// Cells 2^d .. 2^(d + 1) - 1 lie in decade d. Of cell k: middle slope[d] k + offset[d]; of y: cell
-/// floor(rate[d] y + start[d]).
+/// Decade d has the cells 2^d .. 2^(d + 1) - 1. The middle of cell k is slope[d] k + offset[d]; a magnitude y lies in
+/// cell floor(rate[d] y + start[d]).
 template <size_t decades>
 struct CodeTable {
   std::array<float, 8> edge{}, slope{}, offset{}, rate{}, start{};

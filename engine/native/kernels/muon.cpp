@@ -91,7 +91,7 @@ void inverse_factor(float* inverse, double* l, double* columns, const float* gra
   }
 }
 
-/// Of one worker, for an adapter a[in, r], b[r, out].
+/// Temporaries of one worker that updates an adapter a[in, r], b[r, out].
 struct AdapterMemory {
   float *u_a, *u_b, *gram, *inverse_of_a, *inverse_of_b;
   double *l, *columns;

@@ -51,7 +51,7 @@ inline Words load_bytes(const uint8_t* bytes) {
   return __builtin_convertvector(b, Words);
 }
 
-/// Number of values that end, half-way to the next one, below x: the nearest one's code.
+/// The code of the value nearest to x: how many midpoints between neighboring values lie below x.
 inline uint8_t nearest(float x) {
   uint8_t code = 0;
   for (size_t i = 0; i + 1 < 16; i++) code += x > 0.5f * (values[i] + values[i + 1]);

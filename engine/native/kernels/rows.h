@@ -18,6 +18,18 @@ static inline float sum_row(size_t n, const Term& term) {
   return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
+/// Of n >= 1 values. The last vector may overlap the one before: a value counts once however often it is seen.
+static inline float largest_of(const float* x, size_t n) {
+  if (n < lanes) {
+    float largest = x[0];
+    for (size_t i = 1; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+  }
+  Vec most = load(x + n - lanes);
+  for (size_t i = 0; i + lanes < n; i += lanes) most = larger(load(x + i), most);
+  return largest_lane(most);
+}
+
 /// 1 / sqrt(mean(x^2) + epsilon)
 static inline float inverse_root_mean_square(const float* x, size_t dim, float epsilon) {
   const float squares = sum_row(dim, [&](Vec sum, size_t i, size_t count) {

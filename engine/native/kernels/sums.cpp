@@ -23,7 +23,7 @@ double sum_squares_of(const float* x, size_t length) {
 
 }  // namespace
 
-/// Of all arrays together: blocks by themselves, then the blocks of each array in order, then the arrays in
+/// The sum over all arrays: each block is summed alone, then the blocks of an array in order, then the arrays in
 /// order.
 double sum_squares(Context& context, std::span<const std::span<const float>> arrays) {
   const auto blocks = blocks_of_arrays(arrays.size(), [&](size_t array) { return arrays[array].size(); });

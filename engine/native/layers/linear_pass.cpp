@@ -1,5 +1,9 @@
 #include "linear_pass.h"
 
+#include <algorithm>
+
+#include "apart_sums.h"
+
 namespace relora {
 
 namespace {
@@ -32,8 +36,11 @@ BackwardPanels::BackwardPanels(Context& context, const ProductKernel& kernel, co
   if (l.has_path()) a = pack(context, kernel, {l.a, l.rank, true}, l.rank, l.in);
 }
 
-void linear_rows(Context& context, unsigned worker, const Operand& x, std::span<const LinearRows> layers,
-                 size_t rows) {
+void linear_rows(const WorkerRows& rows, const Operand& x, std::span<const LinearRows> layers) {
+  if (rows.spare != nullptr) {
+    for (const LinearRows& layer : layers) apart_forward(rows, x, layer);
+    return;
+  }
   Output outputs[2 * sharing_max];
   size_t count = 0;
   // The adapters first: they may need another kernel than the bases, and each kernel packs x for itself.
@@ -41,30 +48,47 @@ void linear_rows(Context& context, unsigned worker, const Operand& x, std::span<
     const size_t rank = layer.linear.rank;
     if (layer.linear.has_path()) outputs[count++] = {{layer.xa, rank, 1.0f, false}, layer.panels.a};
   }
-  for (const LinearRows& layer : layers) outputs[count++] = {layer.y, layer.panels.weight};
-  product_stage_here(context, worker, {x, outputs, count}, rows);
+  for (const LinearRows& layer : layers) {
+    const LinearPass& l = layer.linear;
+    Target y = layer.y;
+    for (size_t i = 0; l.bias != nullptr && i < rows.count; i++) std::copy_n(l.bias, l.out, y.data + i * y.stride);
+    y.accumulate |= l.bias != nullptr;
+    outputs[count++] = {y, layer.panels.weight};
+  }
+  product_stage_here(rows.context, rows.worker, {x, outputs, count}, rows.count);
   for (const LinearRows& layer : layers) {
     const LinearPass& l = layer.linear;
     if (!l.has_path()) continue;
     const Output through_b{{layer.y.data, layer.y.stride, l.scale, true}, layer.panels.b};
-    product_stage_here(context, worker, {{layer.xa, l.rank, false}, &through_b, 1}, rows);
+    product_stage_here(rows.context, rows.worker, {{layer.xa, l.rank, false}, &through_b, 1}, rows.count);
   }
 }
 
-void linear_rows_backward(Context& context, unsigned worker, const Target& dx, const LinearPass& l,
-                          const BackwardPanels& panels, const Operand& dy, float* p, size_t rows) {
+void linear_through_a(const WorkerRows& rows, const Operand& x, const LinearRows& layer) {
+  if (rows.spare != nullptr) return apart_through_a(rows, x, layer);
+  const Output through_a{{layer.xa, layer.linear.rank, 1.0f, false}, layer.panels.a};
+  product_stage_here(rows.context, rows.worker, {x, &through_a, 1}, rows.count);
+}
+
+void linear_rows_backward(const WorkerRows& rows, const Target& dx, const LinearPass& l, const BackwardPanels& panels,
+                          const Operand& dy, float* p) {
+  if (rows.spare != nullptr) return apart_backward(rows, dx, l, panels, dy, p);
   Output outputs[2];
   size_t count = 0;
   if (l.has_p()) outputs[count++] = {{p, l.rank, l.scale, false}, panels.b};
   outputs[count++] = {dx, panels.weight};
-  product_stage_here(context, worker, {dy, outputs, count}, rows);
+  product_stage_here(rows.context, rows.worker, {dy, outputs, count}, rows.count);
   if (!l.has_path()) return;
   const Output through_a{{dx.data, dx.stride, 1.0f, true}, panels.a};
-  product_stage_here(context, worker, {{p, l.rank, false}, &through_a, 1}, rows);
+  product_stage_here(rows.context, rows.worker, {{p, l.rank, false}, &through_a, 1}, rows.count);
 }
 
 void linear_gradients(Context& context, const ProductKernel& kernel, const Operand& x,
-                      std::span<const LinearGradients> layers, size_t rows) {
+                      std::span<const LinearGradients> layers, size_t rows, bool apart) {
+  if (apart) {
+    for (const LinearGradients& layer : layers) apart_gradients(context, kernel, x, layer, rows);
+    return;
+  }
   Output outputs[sharing_max];
   const Output* of_layer[sharing_max] = {};
   size_t count = 0;
@@ -111,7 +135,7 @@ void linear_layer_forward(Context& context, const LinearPass& l, float* y, float
   for_row_blocks(context, rows, rows_per_block(rows, context.pool.threads()),
                  [&](unsigned worker, size_t begin, size_t count) {
                    const LinearRows part{l, panels, {y + begin * l.out, l.out, 1.0f, false}, xa + begin * l.rank};
-                   linear_rows(context, worker, {x + begin * l.in, l.in, false}, {&part, 1}, count);
+                   linear_rows({context, worker, begin, count, nullptr}, {x + begin * l.in, l.in, false}, {&part, 1});
                  });
 }
 
@@ -125,8 +149,9 @@ void linear_layer_backward(Context& context, const LinearPass& l, float* dx, con
   float* const p = context.arena.take<float>(rows * l.rank);
   for_row_blocks(context, rows, rows_per_block(rows, context.pool.threads()),
                  [&](unsigned worker, size_t begin, size_t count) {
-                   linear_rows_backward(context, worker, {dx + begin * l.in, l.in, 1.0f, false}, l, panels,
-                                        {dy + begin * l.out, l.out, false}, p + begin * l.rank, count);
+                   linear_rows_backward({context, worker, begin, count, nullptr},
+                                        {dx + begin * l.in, l.in, 1.0f, false}, l, panels,
+                                        {dy + begin * l.out, l.out, false}, p + begin * l.rank);
                  });
   const LinearGradients of_adapter{l, {dy, l.out, false}, {p, l.rank, false}, {xa, l.rank, false}};
   linear_gradients(context, kernel, {x, l.in, false}, {&of_adapter, 1}, rows);

@@ -23,8 +23,10 @@ struct LinearPass {
   size_t rank = 0;
   const float *a = nullptr, *b = nullptr;  // [in, rank], [rank, out]
   float scale = 0;
+  const float* mask = nullptr;  // [rows, in] of the adapter's input: 0, or what is kept is multiplied by; null drops nothing
   const float* bias = nullptr;  // [out], added to each row; null for none. Queries, keys and values alone have one.
-  float *dweight = nullptr, *da = nullptr, *db = nullptr, *dbias = nullptr;  // of the backward pass
+  // Of the backward pass; dscale[1] is of the g that scale = tanh(g) was made of.
+  float *dweight = nullptr, *da = nullptr, *db = nullptr, *dscale = nullptr, *dbias = nullptr;
 
   bool has_path() const { return rank > 0 && graph == Graph::separate; }
   /// Whether the backward pass makes p = s dy Bᵀ: for dx of a separate path, and for dA of what is not taken from dW.
@@ -51,7 +53,7 @@ struct BackwardPanels {
   RightPanels weight, a, b;  // Wᵀ [out, in], Aᵀ [rank, in], Bᵀ [out, rank]
 };
 
-/// One layer for the rows of a worker: y (+)= x W + s (x A) B, with xa[rows, rank] = x A on the way.
+/// One layer for the rows of a worker: y (+)= x W + s (x A) B + bias, with xa[rows, rank] = x A on the way.
 struct LinearRows {
   const LinearPass& linear;
   const ForwardPanels& panels;
@@ -59,14 +61,23 @@ struct LinearRows {
   float* xa;
 };
 
+/// The rows of a worker.
+struct WorkerRows {
+  Context& context;
+  unsigned worker;
+  size_t first, count;
+  float* spare;  // of layers that are summed apart (apart_sums.h); null: all add to what is there
+};
+
 constexpr size_t sharing_max = 3;  // query, key and value
 
-void linear_rows(Context& context, unsigned worker, const Operand& x, std::span<const LinearRows> layers,
-                 size_t rows);
+void linear_rows(const WorkerRows& rows, const Operand& x, std::span<const LinearRows> layers);
+/// Only what the backward pass needs of it: xa.
+void linear_through_a(const WorkerRows& rows, const Operand& x, const LinearRows& layer);
 
-/// dx[rows, in] (+)= dy Wᵀ + p Aᵀ, p[rows, rank] = s dy Bᵀ.
-void linear_rows_backward(Context& context, unsigned worker, const Target& dx, const LinearPass& linear,
-                          const BackwardPanels& panels, const Operand& dy, float* p, size_t rows);
+/// dx[rows, in] (+)= dy Wᵀ + p Aᵀ, p[rows, rank] = s dy Bᵀ; where sums are apart p is without s.
+void linear_rows_backward(const WorkerRows& rows, const Target& dx, const LinearPass& linear, const BackwardPanels& panels,
+                          const Operand& dy, float* p);
 
 /// What the gradients of one layer's weights are made of, for all rows of a pass.
 struct LinearGradients {
@@ -74,9 +85,10 @@ struct LinearGradients {
   Operand dy, p, xa;  // [rows, out], [rows, rank], [rows, rank]; xa of a separate path, p where the layer has it
 };
 
-/// dW = xᵀ dy, or dA = xᵀ p and dB = s (x A)ᵀ dy, for layers that share x[rows, in]; of dW and dA what is asked for.
+/// dW = xᵀ dy, or dA = xᵀ p and dB = s (x A)ᵀ dy, for layers that share x[rows, in]; dW and dA only where they are asked for. Layers
+/// that are `apart` have all of their gradients made here, others not those of biases.
 void linear_gradients(Context& context, const ProductKernel& kernel, const Operand& x,
-                      std::span<const LinearGradients> layers, size_t rows);
+                      std::span<const LinearGradients> layers, size_t rows, bool apart = false);
 
 /// One frozen layer by itself, its path separate: y[rows, out], and xa[rows, rank] = x A where there is an adapter.
 void linear_layer_forward(Context& context, const LinearPass& linear, float* y, float* xa, const float* x,

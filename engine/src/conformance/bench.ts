@@ -1,9 +1,10 @@
-import type { Device, DeviceBuffer } from '../device/device.js';
+import type { Device, DeviceBuffer, Documents } from '../device/device.js';
 import { seeded } from './seeded.js';
 
 /** Makes and reads the buffers of one case on one device, and gives them back. */
 export class Bench {
   private readonly held: DeviceBuffer[] = [];
+  private readonly documents: Documents[] = [];
   private readonly outputs = new Map<string, DeviceBuffer>();
 
   constructor(
@@ -42,6 +43,13 @@ export class Bench {
     return buffer;
   }
 
+  /** Where the document of each position begins. */
+  masked(begins: Int32Array, time: number): Documents {
+    const documents = this.device.newDocuments(begins, time);
+    this.documents.push(documents);
+    return documents;
+  }
+
   /** Counts an input that a call changes among the results. */
   changes(name: string, buffer: DeviceBuffer): DeviceBuffer {
     this.outputs.set(name, buffer);
@@ -61,6 +69,7 @@ export class Bench {
     }
     for (const [name, values] of Object.entries(more)) found.set(name, Float32Array.from(values));
     for (const buffer of this.held.splice(0)) this.device.release(buffer);
+    for (const documents of this.documents.splice(0)) this.device.releaseDocuments(documents);
     return found;
   }
 

@@ -2,7 +2,7 @@ import type { AdamWOptions, LayerAdapter, Moment } from '../device/device.js';
 import { encode, zeroSigned, zeroUnsigned } from '../device/momentCodes.js';
 import { seeded } from './seeded.js';
 import type { Bench } from './bench.js';
-import { attentionCase, mlpCase, modeCases, variants } from './halfCases.js';
+import { attentionCase, attentionVariants, mlpCase, modeCases, variants } from './halfCases.js';
 
 /** One call of a device, or a forward call and its backward one, at one set of shapes. */
 export interface Case {
@@ -26,6 +26,7 @@ export function casesOf(size: Size): Case[] {
     rmsNormCase(size, false),
     rmsNormCase(size, true),
     ...variants.flatMap((variant) => [attentionCase(size, variant), mlpCase(size, variant)]),
+    ...attentionVariants.map((variant) => attentionCase(size, variant)),
     ...modeCases(size),
     headCase(size),
     logitsCase(size, 'run'),

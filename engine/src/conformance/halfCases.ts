@@ -25,6 +25,10 @@ export interface Variant {
   dropout?: 1 | 2;
   isBiased?: boolean;
   recomputes?: boolean;
+  /** Of attention alone. */
+  hasHeadNorms?: boolean;
+  isNotTurned?: boolean;
+  masksDocuments?: boolean;
 }
 
 export const variants: Variant[] = [
@@ -49,6 +53,47 @@ export const variants: Variant[] = [
     hasTrainedScale: true,
     dropout: 2,
     recomputes: true,
+  },
+];
+
+/** What attention alone has, beside each way of computing a half: plain, with a merged base, layer by layer. */
+export const attentionVariants: Variant[] = [
+  { name: 'trained, documents masked', layers: 'trained', masksDocuments: true },
+  {
+    name: 'merged, documents masked, made again',
+    ...{ layers: 'adapted', graph: 'merged', masksDocuments: true, recomputes: true },
+  },
+  {
+    name: 'trained scale, documents masked',
+    layers: 'adapted',
+    graph: 'separate',
+    hasTrainedScale: true,
+    masksDocuments: true,
+  },
+  { name: 'trained, head norms', layers: 'trained', hasHeadNorms: true },
+  { name: 'trained, not turned', layers: 'trained', isNotTurned: true },
+  {
+    name: 'separate, biased, head norms, made again',
+    ...{ layers: 'adapted', graph: 'separate', isBiased: true, hasHeadNorms: true, recomputes: true },
+  },
+  {
+    name: 'merged, head norms, not turned',
+    layers: 'adapted',
+    graph: 'merged',
+    hasHeadNorms: true,
+    isNotTurned: true,
+  },
+  { name: 'frozen, its gradient looked at, head norms', layers: 'watched', hasHeadNorms: true },
+  {
+    name: 'dropout of version 2, head norms',
+    layers: 'adapted',
+    graph: 'separate',
+    dropout: 2,
+    hasHeadNorms: true,
+  },
+  {
+    name: 'trained scale, not turned, made again',
+    ...{ layers: 'adapted', graph: 'separate', hasTrainedScale: true, isNotTurned: true, recomputes: true },
   },
 ];
 
@@ -119,7 +164,7 @@ export function attentionCase(size: Size, variant: Variant): Case {
   const { shape, rank } = attentionShapes[size];
   const rows = shape.batch * shape.time;
   return {
-    call: 'attentionHalf',
+    call: variant.masksDocuments ? 'attentionHalf of masked documents' : 'attentionHalf',
     name: `attentionHalf ${variant.name} ${size}`,
     ways: waysOf(variant),
     async run(bench) {
@@ -132,6 +177,10 @@ export function attentionCase(size: Size, variant: Variant): Case {
       const gradients = {
         dx: bench.outputStream('dx', rows * shape.hidden),
         gain: bench.output('dgain', shape.hidden),
+        headNorms: half.headNorms && {
+          q: bench.output('d q norm', shape.headDim),
+          k: bench.output('d k norm', shape.headDim),
+        },
         q: gradientsOf(bench, q, variant),
         k: gradientsOf(bench, k, variant),
         v: gradientsOf(bench, v, variant),
@@ -147,7 +196,10 @@ export function attentionCase(size: Size, variant: Variant): Case {
 export function modeCases(size: Size): Case[] {
   const { shape, rank } = attentionShapes[size];
   const one = { ...shape, batch: 1 };
-  const merged: Variant = { name: 'merged', layers: 'adapted', graph: 'merged', isBiased: true };
+  const merged: Variant = {
+    name: 'merged',
+    ...{ layers: 'adapted', graph: 'merged', isBiased: true, hasHeadNorms: true },
+  };
   const separate: Variant = { ...merged, graph: 'separate' };
   const mlp = mlpShapes[size];
   return [
@@ -237,11 +289,17 @@ function attentionHalf(
     k: layerOf(bench, 'k', 1, hidden, keyWidth, rank, variant),
     v: layerOf(bench, 'v', 2, hidden, keyWidth, rank, variant),
     o: layerOf(bench, 'o', 3, width, hidden, rank, { ...variant, isBiased: false }),
-    angles: {
-      positionCount: positions,
-      cos: bench.given('cos', table.cos),
-      sin: bench.given('sin', table.sin),
-    },
+    headNorms: variant.hasHeadNorms
+      ? { q: bench.input('q norm', headDim), k: bench.input('k norm', headDim) }
+      : null,
+    angles: variant.isNotTurned
+      ? null
+      : {
+          positionCount: positions,
+          cos: bench.given('cos', table.cos),
+          sin: bench.given('sin', table.sin),
+        },
+    documents: variant.masksDocuments ? bench.masked(documentsOf(shape), shape.time) : null,
   };
 }
 
@@ -275,13 +333,20 @@ function layerOf(
   return { ...layer, base, adapter };
 }
 
+/** Documents of one position and of more than a tile, others in each sequence. */
+function documentsOf({ batch, time }: AttentionShape): Int32Array {
+  let begin = 0;
+  return Int32Array.from({ length: batch * time }, (_, row) => {
+    const position = row % time;
+    if (position === 0) begin = 0;
+    else if ([1, 2, 34, 35].includes(position + Math.floor(row / time))) begin = position;
+    return begin;
+  });
+}
+
 const dropoutOf = (version: 1 | 2): Dropout => ({
   share: 0.3,
-  version,
-  seed: 5,
-  step: 3,
-  micro: 1,
-  firstSequence: 8,
+  place: { version, seed: 5, step: 3, micro: 1, firstSequence: 8 },
 });
 
 function gradientsOf(bench: Bench, layer: Layer, variant: Variant): LayerGradients {
@@ -299,7 +364,16 @@ function gradientsOf(bench: Bench, layer: Layer, variant: Variant): LayerGradien
 }
 
 /** Which of a device's ways of computing a half the variant takes. */
-function waysOf({ dropout, hasTrainedScale, graph }: Variant): string[] {
+function waysOf(variant: Variant): string[] {
+  const { hasHeadNorms, isNotTurned } = variant;
+  return [
+    ...waysOfLayers(variant),
+    ...(hasHeadNorms ? ['head norms'] : []),
+    ...(isNotTurned ? ['not turned'] : []),
+  ];
+}
+
+function waysOfLayers({ dropout, hasTrainedScale, graph }: Variant): string[] {
   if (dropout === 2) return ['path apart', 'dropoutMask'];
   if (dropout === 1 || hasTrainedScale) return ['path apart'];
   return graph === undefined || graph === 'separate' ? ['plain'] : ['plain', 'packMerged'];

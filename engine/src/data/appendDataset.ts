@@ -1,25 +1,33 @@
 import { createReadStream, createWriteStream } from 'node:fs';
-import { copyFile, link, open, rename, rm } from 'node:fs/promises';
+import { copyFile, link, mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { syncFolder, writeNewFile } from '../io/durableFile.js';
+import { publish, syncFolder, writeNewFile } from '../io/durableFile.js';
 import { DataError } from './dataErrors.js';
 import {
+  heldOutTextFile,
   manifestFile,
   readManifest,
+  tokenizerFile,
   type DatasetManifest,
   type ShardEntry,
   type SplitEntry,
 } from './manifest.js';
-import { heldOutTextFile } from './prepareDataset.js';
+import { unknownShareMin } from './lostText.js';
+import { joinSources } from './sourceDocuments.js';
 
 /**
- * Puts a prepared data set before another: `folder` has the tokens of both then, those of the base first. The base stays as it is, and its
- * shards are linked where the disk allows that. Both must have one tokenizer; throws DataError DATASET_CORRUPT.
+ * Makes a data set of a prepared one and what is appended to it: `folder`, which is new, has the tokens of both, those of the base
+ * first. Both stay as they are, and their shards are linked where the disk allows that. Both must have one tokenizer; throws
+ * DataError DATASET_CORRUPT.
  */
-export async function appendDataset(baseFolder: string, folder: string): Promise<DatasetManifest> {
+export async function appendDataset(
+  baseFolder: string,
+  addedFolder: string,
+  folder: string,
+): Promise<DatasetManifest> {
   const { manifest: base } = await readManifest(baseFolder);
-  const { manifest: added } = await readManifest(folder);
+  const { manifest: added } = await readManifest(addedFolder);
   for (const [what, expected, got] of [
     ['tokenizer', base.tokenizer.sha256, added.tokenizer.sha256],
     ['token after a text', base.tokenizer.endOfTextId, added.tokenizer.endOfTextId],
@@ -30,17 +38,28 @@ export async function appendDataset(baseFolder: string, folder: string): Promise
         ...{ file: manifestFile, expected: `${what} ${expected}, as the base has` },
         got: String(got),
       });
-  // Without a manifest the folder is not complete, whatever ends this on the way.
-  await rm(join(folder, manifestFile));
-  const train = await joined(baseFolder, base.train, folder, added.train);
-  const heldOut = await joined(baseFolder, base.heldOut, folder, added.heldOut);
-  await joinTexts(join(baseFolder, heldOutTextFile), join(folder, heldOutTextFile));
+  await mkdir(folder);
+  const splits = [
+    { folder: baseFolder, ...base },
+    { folder: addedFolder, ...added },
+  ] as const;
+  const train = await joined(splits, 'train', folder);
+  const heldOut = await joined(splits, 'heldOut', folder);
+  await linkOrCopy(join(addedFolder, tokenizerFile), join(folder, tokenizerFile));
+  await joinSources(baseFolder, addedFolder, folder);
+  await joinTexts(
+    splits.map((split) => join(split.folder, heldOutTextFile)),
+    join(folder, heldOutTextFile),
+  );
+  const unknown = joinedUnknown([base, added]);
   const skipped = [base.skipped, added.skipped].filter((each) => each !== undefined);
+  const { unknown: _, ...withoutUnknown } = added;
   const manifest: DatasetManifest = {
-    ...added,
+    ...withoutUnknown,
     tokenizer: base.tokenizer,
     ...{ train, heldOut },
     sources: [...base.sources, ...added.sources],
+    ...(unknown && { unknown }),
     ...(skipped.length > 0 && {
       skipped: {
         rows: skipped.reduce((sum, { rows }) => sum + rows, 0),
@@ -51,8 +70,7 @@ export async function appendDataset(baseFolder: string, folder: string): Promise
   };
   await writeNewFile(join(folder, `${manifestFile}.tmp`), `${JSON.stringify(manifest, null, 2)}\n`);
   await syncFolder(folder);
-  await rename(join(folder, `${manifestFile}.tmp`), join(folder, manifestFile));
-  await syncFolder(folder);
+  await publish(join(folder, `${manifestFile}.tmp`), join(folder, manifestFile));
   return manifest;
 }
 
@@ -60,47 +78,57 @@ const firstSkippedMax = 20;
 
 /** The shards of both in one folder, those of the base with their numbers. */
 async function joined(
-  baseFolder: string,
-  base: SplitEntry,
+  [base, added]: readonly [PreparedSplits, PreparedSplits],
+  which: 'train' | 'heldOut',
   folder: string,
-  added: SplitEntry,
 ): Promise<SplitEntry> {
-  const moved: ShardEntry[] = [];
-  // From the last on, so that none is renamed to a name that another still has.
-  for (const shard of [...added.shards].reverse()) {
-    const file = await renumber(folder, shard.file, base.shards.length);
-    const mask = shard.mask && {
-      ...shard.mask,
-      file: await renumber(folder, shard.mask.file, base.shards.length),
-    };
-    moved.unshift({ ...shard, file, ...(mask && { mask }) });
-  }
-  for (const { file, mask } of base.shards)
-    for (const name of mask === undefined ? [file] : [file, mask.file])
-      await linkOrCopy(join(baseFolder, name), join(folder, name));
-  const sum = (of: (split: SplitEntry) => number) => of(base) + of(added);
-  const duplicates = sum((split) => split.duplicates ?? 0);
+  const link = async (from: PreparedSplits, file: string, by: number): Promise<string> => {
+    const name = file.replace(/\d{5,}/, (number) => String(Number(number) + by).padStart(5, '0'));
+    await linkOrCopy(join(from.folder, file), join(folder, name));
+    return name;
+  };
+  const shards: ShardEntry[] = [];
+  for (const [from, by] of [
+    [base, 0],
+    [added, base[which].shards.length],
+  ] as const)
+    for (const shard of from[which].shards) {
+      const file = await link(from, shard.file, by);
+      const mask = shard.mask && { ...shard.mask, file: await link(from, shard.mask.file, by) };
+      const ends = shard.ends && { ...shard.ends, file: await link(from, shard.ends.file, by) };
+      shards.push({ ...shard, file, ...(mask && { mask }), ...(ends && { ends }) });
+    }
+  const [first, second] = [base[which], added[which]];
+  const duplicates = (first.duplicates ?? 0) + (second.duplicates ?? 0);
+  const endsWithin = (first.endsWithin ?? 0) + (second.endsWithin ?? 0);
   return {
-    tokens: sum((split) => split.tokens),
-    documents: sum((split) => split.documents),
-    bytes: sum((split) => split.bytes),
-    ...(base.trained &&
-      added.trained && {
+    tokens: first.tokens + second.tokens,
+    documents: first.documents + second.documents,
+    bytes: first.bytes + second.bytes,
+    ...(first.trained &&
+      second.trained && {
         trained: {
-          tokens: base.trained.tokens + added.trained.tokens,
-          bytes: base.trained.bytes + added.trained.bytes,
+          tokens: first.trained.tokens + second.trained.tokens,
+          bytes: first.trained.bytes + second.trained.bytes,
         },
       }),
     ...(duplicates > 0 && { duplicates }),
-    shards: [...base.shards, ...moved],
+    ...(endsWithin > 0 && { endsWithin }),
+    shards,
   };
 }
 
-async function renumber(folder: string, file: string, by: number): Promise<string> {
-  const name = file.replace(/\d{5,}/, (number) => String(Number(number) + by).padStart(5, '0'));
-  if (name !== file) await rename(join(folder, file), join(folder, name));
-  return name;
+/** Of all text of both. */
+function joinedUnknown(of: readonly DatasetManifest[]): DatasetManifest['unknown'] {
+  const bytesOf = ({ train, heldOut }: DatasetManifest) => train.bytes + heldOut.bytes;
+  const bytes = of.reduce((sum, each) => sum + bytesOf(each), 0);
+  const unknownBytes = of.reduce((sum, each) => sum + (each.unknown?.share ?? 0) * bytesOf(each), 0);
+  const first = of.find(({ unknown }) => unknown !== undefined)?.unknown?.first;
+  const share = unknownBytes / bytes;
+  return first !== undefined && share >= unknownShareMin ? { share, first } : undefined;
 }
+
+type PreparedSplits = Pick<DatasetManifest, 'train' | 'heldOut'> & { folder: string };
 
 async function linkOrCopy(from: string, to: string): Promise<void> {
   try {
@@ -117,12 +145,9 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   }
 }
 
-/** The held-out text of the base before that which was added. */
-async function joinTexts(base: string, added: string): Promise<void> {
-  const whole = `${added}.tmp`;
-  await pipeline(createReadStream(base), createWriteStream(whole, { flags: 'wx' }));
-  await pipeline(createReadStream(added), createWriteStream(whole, { flags: 'a' }));
+/** The held-out texts one after the other. */
+async function joinTexts(from: readonly string[], whole: string): Promise<void> {
+  for (const path of from) await pipeline(createReadStream(path), createWriteStream(whole, { flags: 'a' }));
   const file = await open(whole, 'r');
   await file.sync().finally(async () => await file.close());
-  await rename(whole, added);
 }

@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { DataError, type DataErrorDetail, type DataErrorReason } from './dataErrors.js';
-import type { Batch, BatchOptions, BatchSource } from './batches.js';
+import type { BatchOptions, BatchSource, DocumentBatch, OmittedTokens } from './batches.js';
 import type { ShardEntry } from './manifest.js';
 
 /** What the thread needs to know of a data set. */
@@ -8,7 +8,9 @@ export interface FeedPart {
   folder: string;
   tokenBytes: number;
   train: readonly ShardEntry[];
+  endOfTextId: number;
   weight: number;
+  omitted?: OmittedTokens | undefined;
 }
 
 export interface FeedOrder {
@@ -27,11 +29,13 @@ export interface FeedRequest {
 
 /** From it: a batch, or why there is none. */
 export type FeedAnswer = { id: number } & (
-  { batch: Batch } | { reason: DataErrorReason; detail: DataErrorDetail<DataErrorReason> } | { error: Error }
+  | { batch: DocumentBatch }
+  | { reason: DataErrorReason; detail: DataErrorDetail<DataErrorReason> }
+  | { error: Error; ofSystem: Record<'code' | 'syscall' | 'path', unknown> }
 );
 
 interface Waiting {
-  resolve(batch: Batch): void;
+  resolve(batch: DocumentBatch): void;
   reject(error: Error): void;
 }
 
@@ -44,11 +48,11 @@ export class BatchFeed implements BatchSource {
   private worker: Worker | undefined;
   private readonly waiting = new Map<number, Waiting>();
   private lastId = 0;
-  private ahead: { firstSequence: number; count: number; batch: Promise<Batch> } | undefined;
+  private ahead: { firstSequence: number; count: number; batch: Promise<DocumentBatch> } | undefined;
 
   constructor(private readonly order: FeedOrder) {}
 
-  async read(firstSequence: number, count: number): Promise<Batch> {
+  async read(firstSequence: number, count: number): Promise<DocumentBatch> {
     const { ahead } = this;
     if (ahead?.firstSequence !== firstSequence || ahead.count !== count)
       return await this.ask(firstSequence, count);
@@ -69,7 +73,7 @@ export class BatchFeed implements BatchSource {
     this.worker = undefined;
   }
 
-  private async ask(firstSequence: number, count: number): Promise<Batch> {
+  private async ask(firstSequence: number, count: number): Promise<DocumentBatch> {
     const worker = (this.worker ??= this.start());
     const id = ++this.lastId;
     return await new Promise((resolve, reject) => {
@@ -93,7 +97,8 @@ export class BatchFeed implements BatchSource {
     this.waiting.delete(answer.id);
     if (this.waiting.size === 0) this.worker?.unref();
     if ('batch' in answer) waiting?.resolve(answer.batch);
-    else waiting?.reject('reason' in answer ? new DataError(answer.reason, answer.detail) : answer.error);
+    else if ('reason' in answer) waiting?.reject(new DataError(answer.reason, answer.detail));
+    else waiting?.reject(Object.assign(answer.error, answer.ofSystem));
   }
 
   private failAll(error: Error): void {

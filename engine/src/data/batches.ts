@@ -10,14 +10,23 @@ export interface Batch {
   targets: Int32Array;
 }
 
-export interface TrainingBatch extends Batch {
+/** A batch that knows its documents. */
+export interface DocumentBatch extends Batch {
+  /**
+   * Where in its sequence the document of each input begins: at the last token up to it that ended the one before, which stands before a
+   * text as it does where text is written; what a sequence begins with is the rest of a document.
+   */
+  documents: Int32Array;
+}
+
+export interface TrainingBatch extends DocumentBatch {
   /** How often all sequences were read before the first of this batch. */
   epoch: number;
 }
 
 /** What gives a run its sequences, by their number in the run. */
 export interface BatchSource {
-  read(firstSequence: number, count: number): Promise<Batch>;
+  read(firstSequence: number, count: number): Promise<DocumentBatch>;
 }
 
 /** What knows where its sequences come from. */
@@ -33,9 +42,20 @@ export interface BatchOptions {
   cut: number;
 }
 
-export function newBatch(count: number, sequenceLength: number): Batch {
+/** Places of a training part that are passed over, and what stands there for the model: the end of a text. */
+export interface OmittedTokens {
+  /** In order and apart. */
+  ranges: readonly (readonly [start: number, end: number])[];
+  endOfTextId: number;
+}
+
+export function newBatch(count: number, sequenceLength: number): DocumentBatch {
   const length = count * sequenceLength;
-  return { inputs: new Int32Array(length), targets: new Int32Array(length) };
+  return {
+    inputs: new Int32Array(length),
+    targets: new Int32Array(length),
+    documents: new Int32Array(length),
+  };
 }
 
 /**
@@ -49,16 +69,23 @@ export class Batches implements PlacedSource {
   readonly sequencesPerEpoch: number;
   /** Of the sequence that is read. */
   private readonly tokens: Int32Array;
+  /** Which of them end a document. */
+  private readonly ends: Uint8Array;
   private order: { epoch: number; at(index: number): number } | undefined;
 
   /** Throws DataError DATASET_TOO_SHORT when there is not one whole sequence. */
   constructor(
     private readonly split: TokenSplit,
-    /** `part`: its index in a mixture. */
-    private readonly options: BatchOptions & { part?: number },
+    /** `part`: its index in a mixture; `endOfTextId`: what ends a document, where its shards do not say it. */
+    private readonly options: BatchOptions & {
+      endOfTextId: number;
+      part?: number;
+      omitted?: OmittedTokens | undefined;
+    },
   ) {
     const { sequenceLength } = options;
     this.tokens = new Int32Array(sequenceLength + 1);
+    this.ends = new Uint8Array(sequenceLength + 1);
     this.sequencesPerEpoch = sequencesInPass(split.tokenCount, sequenceLength);
     if (this.sequencesPerEpoch < 1) {
       throw new DataError('DATASET_TOO_SHORT', { tokenCount: split.tokenCount, sequenceLength });
@@ -77,18 +104,44 @@ export class Batches implements PlacedSource {
   }
 
   /** Puts the sequence with a number into a place of a batch. */
-  put(index: number, { inputs, targets }: Batch, place: number): void {
-    const { split, tokens } = this;
-    const { sequenceLength } = this.options;
+  put(index: number, { inputs, targets, documents }: DocumentBatch, place: number): void {
+    const { split, tokens, ends } = this;
+    const { sequenceLength, endOfTextId, omitted } = this.options;
     const position = this.positionOf(index);
     const untilEnd = Math.min(tokens.length, split.tokenCount - position);
     const [before, after] = [tokens.subarray(0, untilEnd), tokens.subarray(untilEnd)];
     split.fill(before, position);
     if (after.length > 0) split.fill(after, 0);
+    split.markEnds(position, before, endOfTextId, ends);
+    if (after.length > 0) split.markEnds(0, after, endOfTextId, ends.subarray(untilEnd));
+    if (omitted !== undefined) {
+      this.passOver(omitted, position, tokens, omitted.endOfTextId);
+      this.passOver(omitted, position, ends, 1);
+    }
     inputs.set(tokens.subarray(0, -1), place * sequenceLength);
+    const begins = documents.subarray(place * sequenceLength, (place + 1) * sequenceLength);
+    for (let at = 0, begin = 0; at < sequenceLength; at++) begins[at] = begin = ends[at] === 1 ? at : begin;
     split.mask(position, before);
     if (after.length > 0) split.mask(0, after);
+    if (omitted !== undefined) this.passOver(omitted, position, tokens, -1);
     targets.set(tokens.subarray(1), place * sequenceLength);
+  }
+
+  /** Writes something in place of what is passed over of the sequence at a position, which may continue at the first token. */
+  private passOver(
+    { ranges }: OmittedTokens,
+    position: number,
+    values: Int32Array | Uint8Array,
+    value: number,
+  ): void {
+    const { length } = values;
+    for (const [start, end] of ranges)
+      for (const at of [start - position, start + this.split.tokenCount - position])
+        values.fill(
+          value,
+          Math.max(0, Math.min(length, at)),
+          Math.max(0, Math.min(length, at + end - start)),
+        );
   }
 
   placeOf(sequence: number): { part: number; position: number } {

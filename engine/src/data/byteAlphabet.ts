@@ -21,3 +21,10 @@ export function tokenToBytes(token: string): Uint8Array | null {
   }
   return Uint8Array.from(bytes);
 }
+
+/** Bytes as a token of that alphabet. */
+export function bytesToToken(bytes: Uint8Array): string {
+  let token = '';
+  for (const byte of bytes) token += byteCharacters[byte]!;
+  return token;
+}

@@ -31,6 +31,8 @@ export const dataErrors = {
     `At most ${p.allowed} rows may be skipped, ${p.got} of ${p.rows} are not valid; the first: ${p.first}`,
   FIELD_MISSING: (p: Place & { place: string; field: string; got: string }) =>
     `${p.file}, ${p.place}: expected text in "${p.field}", got ${p.got}`,
+  CHAT_INVALID: (p: Place & { place: string; problem: string }) => `${p.file}, ${p.place}: ${p.problem}`,
+  CHAT_TEMPLATE_INVALID: (p: { problem: string }) => `The chat template: ${p.problem}`,
   PARQUET_INVALID: (p: Place & { place: string; problem: string }) => `${p.file}, ${p.place}: ${p.problem}`,
   PARQUET_TOO_LARGE: (p: Place & { place: string; what: string; max: number; got: number }) =>
     `${p.file}, ${p.place}: expected ${p.what} of at most ${p.max}, got ${p.got}`,
@@ -40,8 +42,8 @@ export const dataErrors = {
     `${p.file}: expected a line of text to be encoded within ${p.cpuSeconds} s of processor time, got nothing; RELORA_TOKENIZER_CPU_SECONDS allows more, and the same request tries it again`,
   VOCABULARY_TOO_LARGE: (p: { asked: number; max: number }) =>
     `A vocabulary of ${p.asked} tokens was asked for, the training text gives at most ${p.max}`,
-  TEXT_LOST: (p: Place & { document: number; bytes: number; tokens: number; share: number }) =>
-    `${p.file}, document ${p.document}: its ${p.bytes} bytes of text gave ${p.tokens} tokens, as did ${Math.ceil(100 * p.share)} % of all text: the tokenizer does not know it`,
+  TEXT_LOST: (p: Place & { document: number; characters: number; known: number; share: number }) =>
+    `${p.file}, document ${p.document}: the tokenizer knows ${p.known} of its ${p.characters} characters, and ${Math.ceil(100 * p.share)} % of all text is unknown to it`,
   DATASET_EMPTY: (p: { fileCount: number; heldOutDocumentCount: number; duplicateDocumentCount?: number }) =>
     `The training part has no text: ${p.fileCount} files were read, ${p.heldOutDocumentCount} documents are held out` +
     (p.duplicateDocumentCount ? `, and ${p.duplicateDocumentCount} had the same text as one of those` : ''),
@@ -76,4 +78,10 @@ export function describeValue(value: unknown): string {
   if (typeof value === 'object' && value !== null) return 'an object';
   const text = typeof value === 'string' ? JSON.stringify(value) : String(value);
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}
+
+/** The first names of what there is, short enough for a message. */
+export function listNames(names: readonly string[]): string {
+  const first = names.slice(0, 20).join(', ').slice(0, 300) || 'none';
+  return first + (names.length > 20 ? ` and ${names.length - 20} more` : '');
 }

@@ -22,6 +22,10 @@ export interface DataLimits {
   tokenizerSampleBytesMax: number;
   /** One file of tokens. */
   shardBytesMax: number;
+  /** Text that one thread encodes at a time. */
+  blockBytesMax: number;
+  /** Of a larger file of lines one thread reads so much at a time, where there are several. */
+  filePartBytes: number;
 }
 
 export const defaultLimits: Readonly<DataLimits> = {
@@ -35,6 +39,8 @@ export const defaultLimits: Readonly<DataLimits> = {
   tokenizerCpuSeconds: 60, // the largest in use take about two
   tokenizerSampleBytesMax: 64 * mebibyte, // more text hardly changes 30,000 merges and takes minutes
   shardBytesMax: 256 * mebibyte,
+  blockBytesMax: 4 * mebibyte,
+  filePartBytes: 64 * mebibyte, // a second of reading
 };
 
 /** A longer document is encoded in parts of so many bytes, cut where a word begins. */

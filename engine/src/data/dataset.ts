@@ -4,8 +4,7 @@ import { digestFile } from '../io/durableFile.js';
 import type { Batch } from './batches.js';
 import type { CheckedShards } from './checkedShards.js';
 import { DataError } from './dataErrors.js';
-import { readManifest, type DatasetManifest } from './manifest.js';
-import { tokenizerFile } from './prepareDataset.js';
+import { readManifest, tokenizerFile, type DatasetManifest } from './manifest.js';
 import { bytesTokenizer, jsonTokenizer, type Tokenizer } from './tokenizer.js';
 import { TokenSplit } from './tokenSplit.js';
 
@@ -42,9 +41,9 @@ export class Dataset {
     const { manifest, sha256 } = await readManifest(folder);
     for (const shard of [...manifest.train.shards, ...manifest.heldOut.shards]) {
       await checkFile(folder, shard.file, shard.tokens * manifest.tokenBytes, verify ? shard.sha256 : null);
-      if (shard.mask === undefined) continue;
-      const maskBytes = Math.ceil(shard.tokens / 8);
-      await checkFile(folder, shard.mask.file, maskBytes, verify ? shard.mask.sha256 : null);
+      for (const bits of [shard.mask, shard.ends])
+        if (bits !== undefined)
+          await checkFile(folder, bits.file, Math.ceil(shard.tokens / 8), verify ? bits.sha256 : null);
     }
     const tokenizer = await readTokenizer(folder, manifest);
     const { tokenBytes } = manifest;

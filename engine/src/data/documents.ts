@@ -1,3 +1,4 @@
+import type { ChatTemplate } from './chatTemplate.js';
 import type { DataLimits } from './dataLimits.js';
 import { seededShares } from './permutation.js';
 import type { InvalidRows } from './invalidRows.js';
@@ -14,18 +15,26 @@ import { nextCut, type DocumentFields, type TextPiece } from './textPieces.js';
 /** A piece of text and the part of the data set that it belongs to. */
 export interface PlacedPiece extends TextPiece {
   split: 'train' | 'heldOut';
-  /** Name of the file it is from. */
+  /** Name of the file it is from, and its number. */
   file: string;
+  fileIndex: number;
   /** Number of its document among all that were read. */
   document: number;
 }
 
 export interface DocumentOptions {
   fields: DocumentFields;
+  /** Null where fields hold texts; else the one field holds messages. */
+  chat: ChatTemplate | null;
   /** Share of the `auto` documents, or of a single one's bytes. */
   heldOutShare: number;
   seed: number;
   limits: DataLimits;
+}
+
+/** Whether not all is to be learned. */
+export function isMasked({ fields, chat }: Pick<DocumentOptions, 'fields' | 'chat'>): boolean {
+  return fields.length === 2 || chat !== null;
 }
 
 /** How the `auto` documents are divided; found by a first pass over them. */
@@ -36,14 +45,14 @@ export type Division =
 
 /**
  * Several documents are divided by a seeded hash of their number, with at least one in each part; a single one gives its
- * end. A single prompt with its completion stays whole, and for training.
+ * end. A single chat, or prompt with its completion, stays whole, and for training.
  */
 export function divide(
-  { heldOutShare, seed, fields }: DocumentOptions,
+  { heldOutShare, seed, fields, chat }: DocumentOptions,
   auto: { documents: number; bytes: number },
 ): Division {
   if (heldOutShare === 0 || auto.documents === 0) return { kind: 'none' };
-  if (auto.documents === 1 && fields.length === 2) return { kind: 'none' };
+  if (auto.documents === 1 && isMasked({ fields, chat })) return { kind: 'none' };
   if (auto.documents === 1) return { kind: 'tail', fromByte: Math.floor(auto.bytes * (1 - heldOutShare)) };
   const shareOf = seededShares(seed, 'heldOut');
   let chosen = 0;
@@ -82,7 +91,7 @@ export interface OpenSource {
 /** Pieces of every document of a file, in order; documents without text have none. */
 export function piecesOfFile(
   { file, format, compression }: OpenSource,
-  { fields, limits }: DocumentOptions,
+  { fields, chat, limits }: DocumentOptions,
   rows: InvalidRows,
 ): AsyncGenerator<TextPiece> {
   const blocks = () => unpackedBlocks(file, compression, limits.unpackedBytesMax);
@@ -90,9 +99,9 @@ export function piecesOfFile(
     case 'text':
       return readText(blocks(), file.name);
     case 'jsonl':
-      return readJsonLines(blocks(), file.name, fields, limits.lineBytesMax, rows);
+      return readJsonLines(blocks(), file.name, { fields, chat }, limits.lineBytesMax, rows);
     case 'json':
-      return readJsonList(blocks(), file.name, fields, limits.lineBytesMax, rows);
+      return readJsonList(blocks(), file.name, { fields, chat }, limits.lineBytesMax, rows);
     case 'csv':
       return readCsv(blocks(), file.name, fields, limits.lineBytesMax, rows);
     case 'parquet':
@@ -100,10 +109,12 @@ export function piecesOfFile(
   }
 }
 
-/** Gives each piece of the `auto` documents, in order, its part. */
-export function divider(division: Division): (piece: TextPiece) => Omit<PlacedPiece, 'document' | 'file'>[] {
-  let documents = 0;
-  let bytes = 0;
+/** Gives each piece of the `auto` documents after so many of them, in order, its part. */
+export function divider(
+  division: Division,
+  before = { documents: 0, bytes: 0 },
+): (piece: TextPiece) => Omit<PlacedPiece, 'document' | 'file' | 'fileIndex'>[] {
+  let { documents, bytes } = before;
   return (piece) => {
     const start = bytes;
     const index = documents;
@@ -121,7 +132,7 @@ function divideTail(
   piece: TextPiece,
   start: number,
   fromByte: number,
-): Omit<PlacedPiece, 'document' | 'file'>[] {
+): Omit<PlacedPiece, 'document' | 'file' | 'fileIndex'>[] {
   const { text, textBytes, endsDocument, isTrained } = piece;
   if (start > 0 && start >= fromByte) return [{ ...piece, split: 'heldOut' }];
   if (start + textBytes <= fromByte) {

@@ -12,7 +12,10 @@ const trained = parts.map(
   ({ folder, train, tokenBytes }) => new TokenSplit(folder, train, tokenBytes, (file) => checked.check(file)),
 );
 const batches = mixedBatches(
-  parts.map(({ weight }, index) => ({ weight, train: trained[index]! })),
+  parts.map(({ weight, omitted, endOfTextId }, index) => ({
+    ...{ weight, omitted, endOfTextId },
+    train: trained[index]!,
+  })),
   options,
 );
 
@@ -21,11 +24,16 @@ parentPort!.on('message', ({ id, firstSequence, count }: FeedRequest) => {
     const batch = batches.take(firstSequence, count);
     for (const split of trained) split.assertUnchanged();
     const answer: FeedAnswer = { id, batch };
-    parentPort!.postMessage(answer, [batch.inputs.buffer, batch.targets.buffer] as ArrayBuffer[]);
+    const { inputs, targets, documents } = batch;
+    parentPort!.postMessage(answer, [inputs.buffer, targets.buffer, documents.buffer] as ArrayBuffer[]);
   } catch (error) {
     const { reason, detail } = error as DataError;
+    // An error that is sent has its message and its stack, and nothing else.
+    const { code, syscall, path } = error as NodeJS.ErrnoException;
     const answer: FeedAnswer =
-      error instanceof DataError ? { id, reason, detail } : { id, error: error as Error };
+      error instanceof DataError
+        ? { id, reason, detail }
+        : { id, error: error as Error, ofSystem: { code, syscall, path } };
     parentPort!.postMessage(answer);
   }
 });

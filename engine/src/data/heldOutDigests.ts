@@ -11,34 +11,54 @@ export interface HeldOutDigests {
   long: ReadonlyMap<number, string>;
 }
 
+/** How far the documents of a first pass were taken in. */
+export interface FirstDigestsMark {
+  explicit: readonly string[];
+  candidates: readonly [autoIndex: number, digest: string][];
+  long: readonly [document: number, digest: string][];
+  documents: number;
+  autoDocuments: number;
+}
+
 /**
- * Hashes every document of the first pass and remembers those that may be held out: which are is known at its end. Memory
+ * Remembers of the documents of the first pass those that may be held out: which are is known at its end. Memory
  * grows with the held-out documents alone, by a part of a hash for each.
  */
 export class FirstDigests {
-  private readonly explicit = new Set<string>();
+  private readonly explicit: Set<string> = new Set();
   private readonly candidates: [autoIndex: number, digest: string][] = [];
-  private readonly long = new Map<number, string>();
-  private hash = createHash('sha256');
-  private bytes = 0;
+  private readonly long: Map<number, string> = new Map();
   private documents = 0;
   private autoDocuments = 0;
 
-  /** @param isCandidate whether the `auto` document with this number may be held out */
-  constructor(private readonly isCandidate: (autoIndex: number) => boolean) {}
+  /**
+   * @param isCandidate whether the `auto` document with this number may be held out, asked in order
+   * @param mark of an earlier try, to continue it
+   */
+  constructor(
+    private readonly isCandidate: (autoIndex: number) => boolean,
+    mark?: FirstDigestsMark,
+  ) {
+    if (mark === undefined) return;
+    this.explicit = new Set(mark.explicit);
+    this.candidates = [...mark.candidates];
+    this.long = new Map(mark.long);
+    [this.documents, this.autoDocuments] = [mark.documents, mark.autoDocuments];
+    // What it remembers follows from those that it has chosen.
+    for (const [index] of mark.candidates) isCandidate(index);
+  }
 
-  add({ text, textBytes, endsDocument }: TextPiece, split: SourceFile['split']): void {
-    this.hash.update(text);
-    this.bytes += textBytes;
-    if (!endsDocument) return;
-    const digest = endOf(this.hash);
-    if (this.bytes > gatheredBytesMax) this.long.set(this.documents, digest);
+  get mark(): FirstDigestsMark {
+    const { candidates, documents, autoDocuments } = this;
+    return { explicit: [...this.explicit], candidates, long: [...this.long], documents, autoDocuments };
+  }
+
+  add(digest: string, bytes: number, split: SourceFile['split']): void {
+    if (bytes > gatheredBytesMax) this.long.set(this.documents, digest);
     if (split === 'heldOut') this.explicit.add(digest);
     if (split === 'auto' && this.isCandidate(this.autoDocuments++))
       this.candidates.push([this.autoDocuments - 1, digest]);
     this.documents++;
-    this.hash = createHash('sha256');
-    this.bytes = 0;
   }
 
   end(division: Division): HeldOutDigests {
@@ -57,7 +77,7 @@ const gatheredBytesMax = pieceBytesMax;
 export async function* withoutHeldOut(
   pieces: AsyncIterable<PlacedPiece>,
   { heldOut, long }: HeldOutDigests,
-  onDuplicate: () => void,
+  onDuplicate: (fileIndex: number) => void,
 ): AsyncGenerator<PlacedPiece> {
   let gathered: PlacedPiece[] = [];
   let verdict: 'keep' | 'drop' | null = null; // null while the document is being gathered
@@ -72,7 +92,7 @@ export async function* withoutHeldOut(
       // The pieces of a document that is not long are few; of a long one the first decides.
       if (known === undefined) continue;
       verdict = heldOut.has(known) ? 'drop' : 'keep';
-      if (verdict === 'drop') onDuplicate();
+      if (verdict === 'drop') onDuplicate(piece.fileIndex);
       else yield* gathered;
       gathered = [];
     } else if (verdict === 'keep') yield piece;
@@ -86,6 +106,7 @@ function digestOf(pieces: readonly TextPiece[]): string {
   return endOf(hash);
 }
 
-function endOf(hash: ReturnType<typeof createHash>): string {
+/** Of a text. */
+export function endOf(hash: ReturnType<typeof createHash>): string {
   return hash.digest('base64').slice(0, 22); // 132 bits
 }

@@ -9,6 +9,11 @@ export interface SkippedRow {
   message: string;
 }
 
+/** What was found of rows. */
+export type RowCounts = Pick<InvalidRows, 'rowCount' | 'skippedCount'> & {
+  readonly skipped: readonly SkippedRow[];
+};
+
 /** Rows that are reported one by one; the others are counted. */
 const toldMax = 20;
 
@@ -34,6 +39,27 @@ export class InvalidRows {
       if ('count' in this.allowed && this.skippedCount > this.allowed.count) this.refuse(this.allowed.count);
       return undefined;
     }
+  }
+
+  get counts(): RowCounts {
+    const { rowCount, skippedCount, skipped } = this;
+    return { rowCount, skippedCount, skipped };
+  }
+
+  /** Adds rows that were read elsewhere. False, and nothing is added, where more were left out by then than may be. */
+  join({ rowCount, skippedCount, skipped }: RowCounts): boolean {
+    const allowed = this.allowed !== null && 'count' in this.allowed ? this.allowed.count : Infinity;
+    if (this.skippedCount + skippedCount > allowed) return false;
+    this.rowCount += rowCount;
+    this.skippedCount += skippedCount;
+    for (const row of skipped) if (this.skipped.length < toldMax) this.skipped.push(row);
+    return true;
+  }
+
+  /** The same of rows whose places are not known: false, too, where some of them would be reported. */
+  joinUnplaced(counts: RowCounts): boolean {
+    if (counts.skippedCount > 0 && this.skipped.length < toldMax) return false;
+    return this.join({ ...counts, skipped: [] });
   }
 
   /** Throws ROWS_INVALID where more were left out than a share allows. */

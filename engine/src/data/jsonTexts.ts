@@ -1,6 +1,13 @@
-import { DataError, describeValue } from './dataErrors.js';
+import type { ChatTemplate } from './chatTemplate.js';
+import { DataError, describeValue, listNames } from './dataErrors.js';
 import { parseJsonRow, sliceObject, type JsonRow, type ValueSlice } from './jsonFields.js';
-import { decodeUtf8, type DocumentFields } from './textPieces.js';
+import {
+  decodeUtf8,
+  pieceOfChat,
+  piecesOfFields,
+  type DocumentFields,
+  type TextPiece,
+} from './textPieces.js';
 
 /** A row of JSON: a line of its own, or an element of a list. */
 export interface JsonBytes {
@@ -11,23 +18,51 @@ export interface JsonBytes {
   byteOffset: number;
 }
 
+/** What a row of JSON holds: texts in fields, or a chat in the one field. */
+export interface JsonDocuments {
+  fields: DocumentFields;
+  chat: ChatTemplate | null;
+}
+
+/** The document of a row. Throws what the reading of its fields throws, or CHAT_INVALID. */
+export function piecesOfJson(
+  row: JsonBytes,
+  file: string,
+  { fields, chat }: JsonDocuments,
+): Iterable<TextPiece> {
+  if (chat === null) return piecesOfFields(textsOfJson(row, file, fields));
+  const parsed = parseRow(row, file);
+  const [messages, tools] = [fields[0], 'tools'].map((field) => fieldOf(parsed, row, file, field));
+  return [pieceOfChat(chat.render(messages, tools, { file, place: placeOf(row) }))];
+}
+
 /**
  * The texts of the fields of a row: a name of its own goes before a path with dots. Throws JSONL_LINE_INVALID, JSON_INVALID,
  * FIELD_MISSING or UTF8_INVALID with the place.
  */
 export function textsOfJson(row: JsonBytes, file: string, fields: DocumentFields): string[] {
   const place = placeOf(row);
-  const invalid = (expected: string, got: string) =>
-    row.kind === 'line'
-      ? new DataError('JSONL_LINE_INVALID', {
-          file,
-          line: row.number,
-          byteOffset: row.byteOffset,
-          expected,
-          got,
-        })
-      : new DataError('JSON_INVALID', { file, place, expected, got });
+  const parsed = parseRow(row, file);
+  const isChat =
+    parsed.kind === 'parsed'
+      ? Object.hasOwn(parsed.value as object, 'messages')
+      : parsed.values.has('messages');
+  return fields.map((field, index) => {
+    const text = fieldOf(parsed, row, file, field);
+    // A prompt may be empty. A completion must not: there would be nothing to learn.
+    if (typeof text !== 'string' || (index === 1 && text === '')) {
+      const found = text === undefined ? `fields ${listNames(namesIn(parsed))}` : describeValue(text);
+      const got = found + (isChat ? chatHint : '');
+      throw new DataError('FIELD_MISSING', { file, place, field, got });
+    }
+    if (/\p{Surrogate}/u.test(text))
+      throw invalidRow(row, file, 'whole characters', 'half of a surrogate pair');
+    return text;
+  });
+}
 
+/** The object of a row. */
+function parseRow(row: JsonBytes, file: string): JsonRow {
   let parsed: JsonRow;
   try {
     parsed = parseJsonRow(row.bytes);
@@ -35,31 +70,33 @@ export function textsOfJson(row: JsonBytes, file: string, fields: DocumentFields
     // Names the byte that is not UTF-8, where that is the fault.
     decodeUtf8(row.bytes, file, row.byteOffset, `${row.kind} ${row.number}, `);
     // V8 quotes the whole input; what it found first is enough.
-    throw invalid('a JSON object', (error as Error).message.split('\n')[0]!.slice(0, 120));
+    const problem = (error as Error).message.split('\n')[0]!.slice(0, 120);
+    throw invalidRow(row, file, 'a JSON object', `what is not JSON: ${problem}`);
   }
   if (parsed.kind === 'parsed' && !isObject(parsed.value))
-    throw invalid('a JSON object', describeValue(parsed.value));
-  const isChat =
-    parsed.kind === 'parsed'
-      ? Object.hasOwn(parsed.value as object, 'messages')
-      : parsed.values.has('messages');
-  return fields.map((field, index) => {
-    const text =
-      parsed.kind === 'parsed'
-        ? valueAt(parsed.value, field)
-        : slicedValue(row, file, sliceAt(row.bytes, parsed.values, field));
-    // A prompt may be empty. A completion must not: there would be nothing to learn.
-    if (typeof text !== 'string' || (index === 1 && text === '')) {
-      const got = describeValue(text) + (isChat ? chatHint : '');
-      throw new DataError('FIELD_MISSING', { file, place, field, got });
-    }
-    if (/\p{Surrogate}/u.test(text)) throw invalid('whole characters', 'half of a surrogate pair');
-    return text;
-  });
+    throw invalidRow(row, file, 'a JSON object', describeValue(parsed.value));
+  return parsed;
 }
 
-/** How a chat becomes text is the template of a model, which no tokenizer.json has. */
-const chatHint = '; the "messages" of a chat are not read: write prompt and completion as text';
+function namesIn(parsed: JsonRow): string[] {
+  return parsed.kind === 'parsed' ? Object.keys(parsed.value as object) : [...parsed.values.keys()];
+}
+
+function fieldOf(parsed: JsonRow, row: JsonBytes, file: string, field: string): unknown {
+  return parsed.kind === 'parsed'
+    ? valueAt(parsed.value, field)
+    : slicedValue(row, file, sliceAt(row.bytes, parsed.values, field));
+}
+
+function invalidRow(row: JsonBytes, file: string, expected: string, got: string): DataError {
+  const { kind, number: line, byteOffset } = row;
+  return kind === 'line'
+    ? new DataError('JSONL_LINE_INVALID', { file, line, byteOffset, expected, got })
+    : new DataError('JSON_INVALID', { file, place: placeOf(row), expected, got });
+}
+
+/** How a chat becomes text is the template of a model, which has to be named. */
+const chatHint = '; the "messages" of a chat are read where messages_field names them';
 
 export function placeOf({ kind, number, byteOffset }: Omit<JsonBytes, 'bytes'>): string {
   return `${kind} ${number} at byte ${byteOffset}`;

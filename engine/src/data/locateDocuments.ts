@@ -1,5 +1,7 @@
 import type { TrainingData } from './trainingData.js';
 import type { Dataset } from './dataset.js';
+import type { TokenSplit } from './tokenSplit.js';
+import { readSources, sourceOf } from './sourceDocuments.js';
 
 /** A part of a document, by the number of its sequence in the run and the place of its first target there. */
 export interface SoughtDocument {
@@ -21,6 +23,13 @@ export interface LocatedDocument {
   documentToken: number | null;
   /** How the part begins. */
   text: string;
+  /** Place of the document in the training part, and its tokens with the one that ends it; null likewise. */
+  documentFirstToken: number | null;
+  documentTokenCount: number | null;
+  /** The file that it was in when it was prepared; empty where that is not known. */
+  sourceFile: string;
+  /** Its number among the documents of that file that are trained on; null likewise. */
+  sourceDocument: number | null;
 }
 
 /** Documents are counted from the start of the training part, so far: some seconds of reading. */
@@ -50,7 +59,9 @@ export async function locateDocuments(
       set,
       here.map(({ position }) => position),
     );
+    const sources = await readSources(set.folder);
     for (const [at, { position, index }] of here.entries()) {
+      const document = counts[at] ?? null;
       const { file, first } = set.train.placeOf(position);
       const length = Math.min(sought[index]!.tokenCount, textTokens, set.train.tokenCount - position);
       const tokens = set.train.read(position, length);
@@ -58,8 +69,11 @@ export async function locateDocuments(
         dataset,
         file,
         fileToken: first,
-        documentIndex: counts[at]?.index ?? null,
-        documentToken: counts[at] === null ? null : position - counts[at]!.start,
+        documentIndex: document?.index ?? null,
+        documentToken: document === null ? null : position - document.start,
+        documentFirstToken: document?.start ?? null,
+        documentTokenCount: document === null ? null : endOf(set, position) - document.start,
+        ...sourceOf(sources, document?.index),
         text: await set.tokenizer.decode(tokens.filter((id) => id !== set.tokenizer.endOfTextId)),
       };
     }
@@ -82,14 +96,33 @@ function countDocuments(
       continue;
     }
     while (done < position) {
-      const tokens = train.read(done, Math.min(chunkTokens, position - done));
-      for (let at = tokens.indexOf(endOfTextId); at >= 0; at = tokens.indexOf(endOfTextId, at + 1)) {
+      const ends = endsFrom(train, done, position, endOfTextId);
+      for (let at = ends.indexOf(1); at >= 0; at = ends.indexOf(1, at + 1)) {
         index++;
         start = done + at + 1;
       }
-      done += tokens.length;
+      done += ends.length;
     }
     counts.push({ index, start });
   }
   return counts;
+}
+
+/** Place behind the token that ends the document at a position. */
+function endOf({ train, tokenizer: { endOfTextId } }: Dataset, position: number): number {
+  for (let done = position; done < train.tokenCount;) {
+    const ends = endsFrom(train, done, train.tokenCount, endOfTextId);
+    const at = ends.indexOf(1);
+    if (at >= 0) return done + at + 1;
+    done += ends.length;
+  }
+  return train.tokenCount;
+}
+
+/** Which tokens from a position on end a document, some of them. */
+function endsFrom(train: TokenSplit, from: number, to: number, endOfTextId: number): Uint8Array {
+  const tokens = train.read(from, Math.min(chunkTokens, to - from));
+  const ends = new Uint8Array(tokens.length);
+  train.markEnds(from, tokens, endOfTextId, ends);
+  return ends;
 }

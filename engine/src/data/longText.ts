@@ -1,3 +1,4 @@
+import { encodeMarked } from './encodeChat.js';
 import type { TextPiece } from './textPieces.js';
 import type { CutTokens, Tokenizer } from './tokenizer.js';
 
@@ -11,23 +12,40 @@ const tokensBeforeRun = 16;
 /** Without a place to cut so many characters are cut as they stand: the longest word that is kept whole. */
 const windowLengthMax = 8 * 2 ** 20;
 
+/** Where a LongText stands between two pieces. */
+export interface LongTextState {
+  /** What is still to be emitted, with the context before it. */
+  window: string;
+  /** Length of the context in it. */
+  done: number;
+  /** The tokens that the context ends with, as they were emitted. */
+  lastIds: readonly number[];
+}
+
 /**
  * Encodes a text that comes in pieces into the tokens of the whole. Windows of it overlap: one is emitted up to a place where a
  * word of the tokenizer begins, and the next begins before that place, whose tokens it must find again. So neither where
  * the pieces were cut nor what a tokenizer puts before a text changes anything.
  */
 export class LongText {
-  /** What is still to be emitted, with the context before it. */
   private window = '';
-  /** Length of the context in it. */
   private done = 0;
-  /** The tokens that the context ends with, as they were emitted. */
   private lastIds: readonly number[] = [];
 
+  /** @param state where another one was, to continue there */
   constructor(
     private readonly tokenizer: Pick<Tokenizer, 'encode'>,
     private readonly encodeWithCuts: (text: string) => Promise<CutTokens>,
-  ) {}
+    state?: LongTextState,
+  ) {
+    if (state !== undefined) ({ window: this.window, done: this.done, lastIds: this.lastIds } = state);
+  }
+
+  /** All that the tokens still to come depend on, beside the text still to come. */
+  get state(): LongTextState {
+    const { window, done, lastIds } = this;
+    return { window, done, lastIds };
+  }
 
   /** The tokens that are certain now; all that are left with the last piece. */
   async push(text: string, isLast: boolean): Promise<ArrayLike<number>> {
@@ -113,25 +131,51 @@ function indexBelow(places: ArrayLike<number>, place: number): number {
   return low - 1;
 }
 
-/** Encodes pieces in their order: whole texts side by side, the pieces of a longer one into the tokens of the whole. */
+/** A piece as far as its tokens depend on it. */
+export type EncodedPiece = Pick<TextPiece, 'text' | 'endsText' | 'spans'>;
+
+/** Tokens of a piece, and of each of a chat whether it is to be learned; null where the piece says it of all. */
+export interface PieceTokens {
+  ids: ArrayLike<number>;
+  isTrained: Uint8Array | null;
+}
+
+/** Encodes pieces in their order: whole texts, and the pieces of a longer one into the tokens of the whole. */
 export class PieceEncoder {
   private long: LongText | undefined;
 
-  constructor(private readonly tokenizer: Tokenizer) {}
+  constructor(
+    private readonly tokenizer: Tokenizer,
+    state: LongTextState | null = null,
+  ) {
+    const { encodeWithCuts } = tokenizer;
+    if (state !== null && encodeWithCuts !== null) this.long = new LongText(tokenizer, encodeWithCuts, state);
+  }
 
-  async encode(pieces: readonly TextPiece[]): Promise<ArrayLike<number>[]> {
+  /** Null between two texts. */
+  get state(): LongTextState | null {
+    return this.long?.state ?? null;
+  }
+
+  /** One after another: how many processors work is decided by who makes encoders, not by how many pieces wait. */
+  async encode(pieces: readonly EncodedPiece[]): Promise<PieceTokens[]> {
+    const encoded: PieceTokens[] = [];
+    for (const { text, endsText, spans } of pieces)
+      encoded.push(
+        spans === undefined
+          ? { ids: await this.encodeOne(text, endsText), isTrained: null }
+          : await encodeMarked(this.tokenizer, text, spans),
+      );
+    return encoded;
+  }
+
+  private async encodeOne(text: string, endsText: boolean): Promise<ArrayLike<number>> {
     const { encodeWithCuts } = this.tokenizer;
-    const encoded: Promise<ArrayLike<number>>[] = [];
-    for (const { text, endsText } of pieces) {
-      if (encodeWithCuts === null || (endsText && this.long === undefined)) {
-        encoded.push(this.tokenizer.encode(text));
-        continue;
-      }
-      this.long ??= new LongText(this.tokenizer, encodeWithCuts);
-      const ids = await this.long.push(text, endsText);
-      encoded.push(Promise.resolve(ids));
-      if (endsText) this.long = undefined;
-    }
-    return await Promise.all(encoded);
+    if (encodeWithCuts === null || (endsText && this.long === undefined))
+      return await this.tokenizer.encode(text);
+    this.long ??= new LongText(this.tokenizer, encodeWithCuts);
+    const ids = await this.long.push(text, endsText);
+    if (endsText) this.long = undefined;
+    return ids;
   }
 }

@@ -16,6 +16,8 @@ export interface DatasetManifest {
   sources: { name: string; sizeBytes: number; sha256: string }[];
   /** Rows that could not be read and were left out, as was asked for; absent for none. */
   skipped?: { rows: number; of: number; first: SkippedRow[] };
+  /** Share of the text that the tokenizer does not know, and the first document with such; absent below a hundredth. */
+  unknown?: { share: number; first: { file: string; document: number } };
 }
 
 export interface TokenizerEntry {
@@ -35,6 +37,8 @@ export interface SplitEntry {
   trained?: { tokens: number; bytes: number };
   /** Documents left out of the training part because the held-out part has the same text; absent for none. */
   duplicates?: number;
+  /** Tokens within chats that are the one that ends a text; only of data sets that were prepared before such had `ends`. */
+  endsWithin?: number;
   shards: ShardEntry[];
 }
 
@@ -44,9 +48,17 @@ export interface ShardEntry {
   sha256: string;
   /** A bit for each token, lowest first: whether it is to be learned. Only in format 2. */
   mask?: { file: string; sha256: string };
+  /**
+   * A bit for each token, lowest first: whether it ends a document. Only where chats have the token that ends a text within them; elsewhere
+   * each such token does.
+   */
+  ends?: { file: string; sha256: string };
 }
 
 export const manifestFile = 'manifest.json';
+export const tokenizerFile = 'tokenizer.json';
+/** The held-out text, document after document with nothing between them. */
+export const heldOutTextFile = 'held-out.txt';
 const newestFormatVersion = 2;
 
 /** Reads and checks a manifest, without its files; throws DataError DATASET_CORRUPT or DATASET_FORMAT_UNKNOWN. */
@@ -92,6 +104,7 @@ function checkSplit(value: unknown, name: string, isMasked: boolean): void {
   count(split.documents, `${name}.documents`);
   count(split.bytes, `${name}.bytes`);
   if (split.duplicates !== undefined) count(split.duplicates, `${name}.duplicates`);
+  if (split.endsWithin !== undefined) count(split.endsWithin, `${name}.endsWithin`);
   if (isMasked) {
     const trained = object(split.trained, `${name}.trained`);
     count(trained.tokens, `${name}.trained.tokens`);
@@ -104,14 +117,17 @@ function checkSplit(value: unknown, name: string, isMasked: boolean): void {
     // A name from outside must not lead out of the folder.
     text(shard.file, /^[a-z-]+-\d{5,}\.bin$/, `${name}.shards.file`);
     text(shard.sha256, /^[0-9a-f]{64}$/, `${name}.shards.sha256`);
-    if (isMasked) {
-      const mask = object(shard.mask, `${name}.shards.mask`);
-      text(mask.file, /^[a-z-]+-\d{5,}\.mask$/, `${name}.shards.mask.file`);
-      text(mask.sha256, /^[0-9a-f]{64}$/, `${name}.shards.mask.sha256`);
-    }
+    if (isMasked) bitFile(shard.mask, 'mask', `${name}.shards.mask`);
+    if (shard.ends !== undefined) bitFile(shard.ends, 'ends', `${name}.shards.ends`);
     tokens += count(shard.tokens, `${name}.shards.tokens`);
   }
   if (tokens !== expected) throw corrupt(`${expected} tokens in ${name}.shards`, `${tokens}`);
+}
+
+function bitFile(value: unknown, kind: string, name: string): void {
+  const { file, sha256 } = object(value, name);
+  text(file, new RegExp(`^[a-z-]+-\\d{5,}\\.${kind}$`), `${name}.file`);
+  text(sha256, /^[0-9a-f]{64}$/, `${name}.sha256`);
 }
 
 function object(value: unknown, name: string): Record<string, unknown> {

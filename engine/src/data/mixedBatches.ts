@@ -1,19 +1,28 @@
 import { MixtureOrder } from '../plan/mixture.js';
-import { Batches, newBatch, type Batch, type BatchOptions, type PlacedSource } from './batches.js';
+import {
+  Batches,
+  newBatch,
+  type DocumentBatch,
+  type BatchOptions,
+  type OmittedTokens,
+  type PlacedSource,
+} from './batches.js';
 import type { TokenSplit } from './tokenSplit.js';
 
 /** The training part of a data set with its weight. */
 export interface WeightedSplit {
   weight: number;
   train: TokenSplit;
+  endOfTextId: number;
+  omitted?: OmittedTokens | undefined;
 }
 
 /** The sequences of one data set or of several; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
 export function mixedBatches(
   parts: readonly WeightedSplit[],
   options: BatchOptions,
-): PlacedSource & { take(firstSequence: number, count: number): Batch } {
-  return parts.length === 1 ? new Batches(parts[0]!.train, options) : new MixedBatches(parts, options);
+): PlacedSource & { take(firstSequence: number, count: number): DocumentBatch } {
+  return parts.length === 1 ? batchesOf(parts[0]!, options) : new MixedBatches(parts, options);
 }
 
 /** The sequences of several data sets in the order of their mixture. */
@@ -28,8 +37,8 @@ export class MixedBatches implements PlacedSource {
   ) {
     const weights = parts.map(({ weight }) => weight);
     this.order = new MixtureOrder(weights, options.seed);
-    this.batches = parts.map(({ weight, train }, part) =>
-      weight === 0 ? null : new Batches(train, { ...options, part }),
+    this.batches = parts.map((each, part) =>
+      each.weight === 0 ? null : batchesOf(each, { ...options, part }),
     );
   }
 
@@ -38,7 +47,7 @@ export class MixedBatches implements PlacedSource {
     return { part, position: this.batches[part]!.placeOf(index).position };
   }
 
-  take(firstSequence: number, count: number): Batch {
+  take(firstSequence: number, count: number): DocumentBatch {
     const batch = newBatch(count, this.options.sequenceLength);
     for (let i = 0; i < count; i++) {
       const { part, index } = this.order.placeOf(firstSequence + i);
@@ -47,7 +56,14 @@ export class MixedBatches implements PlacedSource {
     return batch;
   }
 
-  read(firstSequence: number, count: number): Promise<Batch> {
+  read(firstSequence: number, count: number): Promise<DocumentBatch> {
     return Promise.resolve(this.take(firstSequence, count));
   }
+}
+
+function batchesOf(
+  { train, endOfTextId, omitted }: WeightedSplit,
+  options: BatchOptions & { part?: number },
+): Batches {
+  return new Batches(train, { ...options, endOfTextId, omitted });
 }

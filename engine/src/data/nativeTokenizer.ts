@@ -26,13 +26,20 @@ export function loadNative({ json, addedTokens }: TokenizerJson): NativeTokenize
     if (found !== id)
       throw invalid(`the added token ${JSON.stringify(content)} with id ${id}`, `id ${String(found)}`);
   }
+  const encode = async (text: string) => {
+    try {
+      return await native.encode(text, null, { addSpecialTokens: false });
+    } catch (error) {
+      // Without a token for what it does not know, a model may have nothing for a word.
+      throw tokenizerInvalid('encoding', 'a token for every part of the text', (error as Error).message);
+    }
+  };
   return {
     async encode(text) {
-      const encoding = await native.encode(text, null, { addSpecialTokens: false });
-      return encoding.getIds();
+      return (await encode(text)).getIds();
     },
     async encodeWithCuts(text) {
-      const encoding = await native.encode(text, null, { addSpecialTokens: false });
+      const encoding = await encode(text);
       // Without a rule that divides a text into words, all of it is one: then tokens are what it is divided into.
       const words = (json.pre_tokenizer ?? null) === null ? null : encoding.getWordIds();
       return { ids: encoding.getIds(), ...cutsOf(text, encoding.getOffsets(), words) };
@@ -123,5 +130,9 @@ export async function probeHere(): Promise<void> {
 }
 
 function invalid(expected: string, got: string): DataError {
-  return new DataError('TOKENIZER_INVALID', { file: 'tokenizer.json', where: 'loading', expected, got });
+  return tokenizerInvalid('loading', expected, got);
+}
+
+function tokenizerInvalid(where: string, expected: string, got: string): DataError {
+  return new DataError('TOKENIZER_INVALID', { file: 'tokenizer.json', where, expected, got });
 }

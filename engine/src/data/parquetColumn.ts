@@ -1,5 +1,5 @@
 import { parquetSchema, type FileMetaData, type SchemaElement, type SchemaTree } from 'hyparquet';
-import { DataError } from './dataErrors.js';
+import { DataError, listNames } from './dataErrors.js';
 
 /** A column of texts: one value a row, in a plain column or inside of structures, never in a list. */
 export interface TextColumn {
@@ -20,6 +20,8 @@ export function textColumn(metadata: FileMetaData, field: string, file: string):
   const missing = (got: string) => new DataError('FIELD_MISSING', { file, place: 'schema', field, got });
   const found = find(root, field);
   if (found === undefined) throw missing(`columns ${namesOf(root)}`);
+  const sameCount = root.children.filter(({ element }) => element.name === found[0]!.element.name).length;
+  if (sameCount > 1) throw missing(`${sameCount} columns of that name`);
   const last = found.at(-1)!;
   const path = found.map(({ element }) => element.name);
   if (last.children.length > 0) throw missing(`a group with ${namesOf(last)}`);
@@ -45,8 +47,7 @@ function find({ children }: SchemaTree, field: string): SchemaTree[] | undefined
 }
 
 function namesOf({ children }: SchemaTree): string {
-  const names = children.slice(0, 20).map(({ element }) => element.name);
-  return (names.join(', ') || 'none') + (children.length > 20 ? ` and ${children.length - 20} more` : '');
+  return listNames(children.map(({ element }) => element.name));
 }
 
 /** The metadata with this column alone, so that the reader touches nothing else. */

@@ -6,9 +6,12 @@ import { trainedVocabularySizeMax, trainedVocabularySizeMin } from './trainBpe.j
 /** What a format must be for prompts and completions. */
 export const pairsHaveFields = 'jsonl, json, csv or parquet: a text has no fields for pairs';
 
+/** What a format must be for chats. */
+export const chatsAreJson = 'jsonl or json: other formats have no lists of messages';
+
 /** Throws DataError OPTIONS_INVALID for the first option that is out of its range. */
 export function checkOptions(options: PrepareOptions): void {
-  const { files, tokenizer, textField, pairFields, heldOutShare, seed, skipInvalid } = options;
+  const { files, tokenizer, textField, pairFields, chat, heldOutShare, seed, skipInvalid } = options;
   const check = (isRight: boolean, option: string, expected: string, got: unknown) => {
     if (!isRight) throw new DataError('OPTIONS_INVALID', { option, expected, got: describeValue(got) });
   };
@@ -29,6 +32,12 @@ export function checkOptions(options: PrepareOptions): void {
       completion,
     );
     for (const { format } of files) check(format !== 'text', 'files.format', pairsHaveFields, format);
+  }
+  if (chat !== undefined) {
+    check(chat.field !== '', 'chat.field', 'a name', chat.field);
+    check(pairFields === undefined, 'pairFields', 'nothing beside chat', pairFields);
+    for (const { format } of files)
+      check(['auto', 'jsonl', 'json'].includes(format), 'files.format', chatsAreJson, format);
   }
   check(heldOutShare >= 0 && heldOutShare <= 0.5, 'heldOutShare', '0 to 0.5', heldOutShare);
   check(Number.isSafeInteger(seed), 'seed', 'a whole number', seed);

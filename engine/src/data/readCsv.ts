@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { CsvError, parse } from 'csv-parse';
-import { DataError } from './dataErrors.js';
+import { DataError, listNames } from './dataErrors.js';
 import type { InvalidRows } from './invalidRows.js';
 import { withoutMark } from './readText.js';
 import { decodeUtf8, piecesOfFields, type DocumentFields, type TextPiece } from './textPieces.js';
@@ -75,9 +75,9 @@ export async function* readCsv(
 function placesOf(header: Buffer[], file: string, fields: DocumentFields): number[] {
   const names = header.map((bytes) => bytes.toString('utf8').trim());
   return fields.map((field) => {
-    const place = names.indexOf(field);
-    if (place >= 0) return place;
-    const got = `columns ${names.slice(0, 20).join(', ').slice(0, 300) || 'none'}`;
+    const places = [...names.keys()].filter((place) => names[place] === field);
+    if (places.length === 1) return places[0]!;
+    const got = places.length === 0 ? `columns ${listNames(names)}` : `${places.length} columns of that name`;
     throw new DataError('FIELD_MISSING', { file, place: 'the first row', field, got });
   });
 }

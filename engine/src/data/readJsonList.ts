@@ -1,8 +1,8 @@
 import { DataError } from './dataErrors.js';
 import type { InvalidRows } from './invalidRows.js';
-import { placeOf, textsOfJson, type JsonBytes } from './jsonTexts.js';
+import { placeOf, piecesOfJson, type JsonBytes, type JsonDocuments } from './jsonTexts.js';
 import { withoutMark } from './readText.js';
-import { piecesOfFields, type DocumentFields, type TextPiece } from './textPieces.js';
+import type { TextPiece } from './textPieces.js';
 
 /**
  * A list of objects, each with its text in `fields`, read element by element. Throws JSON_INVALID, FIELD_MISSING,
@@ -11,13 +11,13 @@ import { piecesOfFields, type DocumentFields, type TextPiece } from './textPiece
 export async function* readJsonList(
   blocks: AsyncIterable<Buffer>,
   file: string,
-  fields: DocumentFields,
+  what: JsonDocuments,
   elementBytesMax: number,
   rows: InvalidRows,
 ): AsyncGenerator<TextPiece> {
   for await (const element of elementsOf(blocks, file, elementBytesMax)) {
-    const texts = rows.read(() => textsOfJson(element, file, fields));
-    if (texts !== undefined) yield* piecesOfFields(texts);
+    const pieces = rows.read(() => piecesOfJson(element, file, what));
+    if (pieces !== undefined) yield* pieces;
   }
 }
 

@@ -23,6 +23,19 @@ const formatsOfNames: Readonly<Record<string, SourceFormat>> = {
   parquet: 'parquet',
 };
 
+/** How files of others begin, to name them where they are refused. */
+const foreign: readonly [begin: string, name: string][] = [
+  ['BZh', 'bzip2'],
+  ['\xfd7zXZ', 'xz'],
+  ['\x1f\x8b', 'gzip inside of what was unpacked'],
+  ['PK\x03\x04', 'a zip archive'],
+  ['7z\xbc\xaf', 'a 7z archive'],
+  ['ARROW1', 'Arrow'],
+  ['Obj\x01', 'Avro'],
+  ['ORC', 'ORC'],
+  ['%PDF', 'PDF'],
+];
+
 /**
  * What a file is: by its content where that is clear, else by its name. A name of plain text stands, since any text may begin
  * with a bracket. Throws FORMAT_UNKNOWN.
@@ -44,13 +57,14 @@ export async function recognizeFormat(
 
   const named = formatOfName(file.name);
   if (named === 'text' || named === 'csv' || named === 'parquet') return { format: named, compression };
-  const format = jsonFormat(head) ?? named ?? (isText(head) ? 'text' : undefined);
-  if (format === undefined)
-    throw unknown(
-      'text, JSON lines, a list in JSON, CSV or Parquet',
-      'something else; a format can be named',
-    );
-  return { format, compression };
+  const format = jsonFormat(head) ?? (isText(head) ? (named ?? 'text') : undefined);
+  if (format !== undefined) return { format, compression };
+  const got = foreignName(head);
+  if (named !== undefined && got === undefined) return { format: named, compression };
+  throw unknown(
+    'text, JSON lines, a list in JSON, CSV or Parquet',
+    got ?? 'something else; a format can be named',
+  );
 }
 
 /** By the extension, in front of that of a compression; undefined where that says nothing. */
@@ -74,6 +88,11 @@ function jsonFormat(head: Buffer): 'json' | 'jsonl' | undefined {
   const start = head.toString('latin1').replace(/^\u00ef\u00bb\u00bf/, '');
   if (/^\s*\[\s*[{\]]/.test(start)) return 'json';
   return /^\s*\{\s*["}]/.test(start) ? 'jsonl' : undefined;
+}
+
+function foreignName(head: Buffer): string | undefined {
+  if (head.toString('latin1', 257, 262) === 'ustar') return 'a tar archive';
+  return foreign.find(([begin]) => head.toString('latin1', 0, begin.length) === begin)?.[1];
 }
 
 /** UTF-8 without the control characters that files of programs have. */

@@ -1,8 +1,11 @@
-import { createHash, type Hash } from 'node:crypto';
-import { open, type FileHandle } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
+import { endianness } from 'node:os';
 import { join } from 'node:path';
-import { writeNewFile } from '../io/durableFile.js';
+import { digestFile } from '../io/durableFile.js';
+import { DataError } from './dataErrors.js';
+import { GrowingFile, type FileMark } from './growingFile.js';
 import type { ShardEntry, SplitEntry } from './manifest.js';
+import { ShardWriter, type BitKind, type ShardMark } from './shardWriter.js';
 import type { TextPiece } from './textPieces.js';
 
 export interface SplitWriterOptions {
@@ -15,130 +18,214 @@ export interface SplitWriterOptions {
   endOfTextId: number;
   /** Whether a mask is written that says which tokens are to be learned. */
   isMasked: boolean;
-  /** File for the text itself; without it only tokens are written. */
-  textPath?: string;
+  /** Whether texts may have the token within them that ends one, so that it has to be written which of them does. */
+  mayEndWithin: boolean;
+  /** Name of a file for the text itself; without it only tokens are written. */
+  textFile?: string;
+}
+
+/** How far a part was written: all that is needed to continue it. */
+export interface SplitMark {
+  shards: ShardEntry[];
+  shard: ShardMark | null;
+  text: FileMark | null;
+  documents: number;
+  bytes: number;
+  trained: { tokens: number; bytes: number };
+  endsWithin: number;
 }
 
 const bufferTokens = 1 << 18;
 
-/** Writes one part of a data set to `<prefix>-00000.bin` …, its mask to `<prefix>-00000.mask` …, hashed as written and synced. */
+/**
+ * Writes one part of a data set to `<prefix>-00000.bin` …, its mask to `<prefix>-00000.mask` … and where documents end to
+ * `<prefix>-00000.ends` …, hashed as written and synced.
+ */
 export class SplitWriter {
-  private readonly shards: ShardEntry[] = [];
-  private readonly buffer: Buffer;
+  private shards: ShardEntry[] = [];
+  private readonly buffer: Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
   /** Of each buffered token whether it is to be learned. */
   private readonly isTrained = new Uint8Array(bufferTokens);
+  /** And whether it ends a document. */
+  private readonly endsDocument = new Uint8Array(bufferTokens);
   private buffered = 0;
-  private shard:
-    { handle: FileHandle; hash: Hash; tokens: number; mask: Uint8Array; file: string } | undefined;
-  private text: FileHandle | undefined;
+  private shard: ShardWriter | undefined;
+  private text: GrowingFile | undefined;
   private documents = 0;
   private bytes = 0;
-  private readonly trained = { tokens: 0, bytes: 0 };
+  private trained = { tokens: 0, bytes: 0 };
+  /** Tokens within chats that are the one that ends a text. */
+  private endsWithin = 0;
 
-  constructor(private readonly options: SplitWriterOptions) {
-    this.buffer = Buffer.allocUnsafe(bufferTokens * options.tokenBytes);
+  private constructor(private readonly options: SplitWriterOptions) {
+    this.buffer = new (options.tokenBytes === 2 ? Uint16Array : Uint32Array)(bufferTokens);
   }
 
-  async write(piece: TextPiece, tokens: ArrayLike<number>): Promise<void> {
-    for (let i = 0; i < tokens.length; i++) {
-      if (this.buffered === bufferTokens) await this.flush();
-      this.put(tokens[i]!, piece.isTrained);
+  /**
+   * Begins a part, or continues it at a mark: what was written later is gone then. Throws DATASET_CORRUPT where what was written
+   * before is not what it was.
+   */
+  static async open(options: SplitWriterOptions, mark?: SplitMark): Promise<SplitWriter> {
+    const { folder, textFile } = options;
+    const writer = new SplitWriter(options);
+    if (mark === undefined) {
+      if (textFile !== undefined) writer.text = await GrowingFile.begin(join(folder, textFile));
+      return writer;
     }
+    ({ documents: writer.documents, bytes: writer.bytes, endsWithin: writer.endsWithin } = mark);
+    [writer.shards, writer.trained] = [[...mark.shards], { ...mark.trained }];
+    for (const { file, sha256, mask, ends } of mark.shards) {
+      await assertDigest(folder, file, sha256);
+      for (const bits of [mask, ends])
+        if (bits !== undefined) await assertDigest(folder, bits.file, bits.sha256);
+    }
+    await writer.removeFrom(mark.shards.length + (mark.shard === null ? 0 : 1));
+    try {
+      if (mark.shard !== null)
+        writer.shard = await ShardWriter.continueAt(folder, writer.shardFile(mark.shards.length), mark.shard);
+      if (textFile !== undefined && mark.text !== null)
+        writer.text = await GrowingFile.continueAt(join(folder, textFile), textFile, mark.text);
+      return writer;
+    } catch (error) {
+      await writer.close();
+      throw error;
+    }
+  }
+
+  /** @param marks of each token whether it is to be learned; null where the piece says it of all */
+  async write(
+    piece: Omit<TextPiece, 'endsText'>,
+    tokens: Uint32Array,
+    marks: Uint8Array | null = null,
+  ): Promise<void> {
+    for (let done = 0; done < tokens.length;) {
+      if (this.buffered === bufferTokens) await this.flush();
+      const count = Math.min(tokens.length - done, bufferTokens - this.buffered);
+      const end = done + count;
+      this.put(tokens.subarray(done, end), marks === null ? piece.isTrained : marks.subarray(done, end));
+      done = end;
+    }
+    if (piece.spans !== undefined)
+      for (const token of tokens) if (token === this.options.endOfTextId) this.endsWithin++;
     this.bytes += piece.textBytes;
     if (piece.isTrained) this.trained.bytes += piece.textBytes;
-    await this.writeText(piece.text);
+    for (const [start, end] of piece.spans ?? [])
+      this.trained.bytes += Buffer.byteLength(piece.text.slice(start, end));
+    if (piece.text !== '') await this.text?.write(Buffer.from(piece.text));
     if (!piece.endsDocument) return;
     this.documents++;
     if (this.buffered === bufferTokens) await this.flush();
-    this.put(this.options.endOfTextId, true);
+    // Of a chat the template has said where the assistant ends.
+    this.put([this.options.endOfTextId], piece.spans === undefined);
+    this.endsDocument[this.buffered - 1] = 1;
+  }
+
+  /** Makes durable what is written, so that another writer can continue there. */
+  async mark(): Promise<SplitMark> {
+    await this.flush();
+    const shard = (await this.shard?.mark()) ?? null;
+    await this.text?.sync();
+    const { shards, documents, bytes, trained, endsWithin } = this;
+    return {
+      shards: [...shards],
+      shard,
+      text: this.text?.mark ?? null,
+      documents,
+      bytes,
+      trained: { ...trained },
+      endsWithin,
+    };
   }
 
   /** Ends and syncs all files. */
   async end(): Promise<SplitEntry> {
     await this.flush();
     await this.endShard();
-    await this.writeText(''); // there is a text file even without text
     await this.text?.sync();
-    const { documents, bytes, shards } = this;
+    if (this.endsWithin === 0) await this.removeEnds();
+    const { documents, bytes, shards, trained } = this;
     const tokens = shards.reduce((sum, shard) => sum + shard.tokens, 0);
-    return { tokens, documents, bytes, ...(this.options.isMasked ? { trained: this.trained } : {}), shards };
+    return { ...{ tokens, documents, bytes }, ...(this.options.isMasked ? { trained } : {}), shards };
   }
 
   /** Closes what is open, also after an error. */
   async close(): Promise<void> {
-    await this.shard?.handle.close();
-    await this.text?.close();
+    const [shard, text] = [this.shard, this.text];
     this.shard = this.text = undefined;
+    await shard?.close();
+    await text?.close();
   }
 
-  private put(token: number, isTrained: boolean): void {
-    const { buffer, options } = this;
-    this.isTrained[this.buffered] = isTrained ? 1 : 0;
-    if (isTrained) this.trained.tokens++;
-    if (options.tokenBytes === 2) buffer.writeUInt16LE(token, 2 * this.buffered++);
-    else buffer.writeUInt32LE(token, 4 * this.buffered++);
+  /** Where every token that ends a text ends a document, nothing else has to say it. */
+  private async removeEnds(): Promise<void> {
+    for (const { ends } of this.shards)
+      if (ends !== undefined) await rm(join(this.options.folder, ends.file));
+    this.shards = this.shards.map(({ ends: _, ...shard }) => shard);
   }
 
-  private async writeText(text: string): Promise<void> {
-    if (this.options.textPath === undefined) return;
-    this.text ??= await open(this.options.textPath, 'wx');
-    await this.text.writeFile(text); // at the present position
+  private put(tokens: ArrayLike<number>, isTrained: boolean | Uint8Array): void {
+    this.buffer.set(tokens, this.buffered);
+    this.endsDocument.fill(0, this.buffered, this.buffered + tokens.length);
+    if (typeof isTrained === 'boolean') {
+      this.isTrained.fill(isTrained ? 1 : 0, this.buffered, this.buffered + tokens.length);
+      if (isTrained) this.trained.tokens += tokens.length;
+    } else {
+      this.isTrained.set(isTrained, this.buffered);
+      for (const mark of isTrained) this.trained.tokens += mark;
+    }
+    this.buffered += tokens.length;
   }
 
   private async flush(): Promise<void> {
-    const { tokenBytes, shardBytesMax } = this.options;
+    const { tokenBytes, shardBytesMax, isMasked, mayEndWithin } = this.options;
+    const kinds: BitKind[] = [
+      ...(isMasked ? ['mask' as const] : []),
+      ...(mayEndWithin ? ['ends' as const] : []),
+    ];
     const shardTokensMax = Math.max(1, Math.floor(shardBytesMax / tokenBytes));
+    const bytes = Buffer.from(this.buffer.buffer, 0, this.buffered * tokenBytes);
+    if (!isLittleEndian) void (tokenBytes === 2 ? bytes.swap16() : bytes.swap32());
     for (let done = 0; done < this.buffered;) {
-      this.shard ??= await this.beginShard();
+      this.shard ??= await ShardWriter.begin(this.options.folder, this.shardFile(this.shards.length), kinds);
       const count = Math.min(this.buffered - done, shardTokensMax - this.shard.tokens);
-      const bytes = this.buffer.subarray(done * tokenBytes, (done + count) * tokenBytes);
-      await this.shard.handle.writeFile(bytes); // at the present position
-      this.shard.hash.update(bytes);
-      if (this.options.isMasked) this.mark(this.shard, this.isTrained.subarray(done, done + count));
-      this.shard.tokens += count;
+      await this.shard.write(bytes.subarray(done * tokenBytes, (done + count) * tokenBytes), {
+        mask: this.isTrained.subarray(done, done + count),
+        ends: this.endsDocument.subarray(done, done + count),
+      });
       done += count;
       if (this.shard.tokens === shardTokensMax) await this.endShard();
     }
     this.buffered = 0;
   }
 
-  private mark(shard: NonNullable<SplitWriter['shard']>, isTrained: Uint8Array): void {
-    const lengthBytes = Math.ceil((shard.tokens + isTrained.length) / 8);
-    if (lengthBytes > shard.mask.length) {
-      const longer = new Uint8Array(2 * lengthBytes);
-      longer.set(shard.mask);
-      shard.mask = longer;
-    }
-    for (const [index, bit] of isTrained.entries()) {
-      const at = shard.tokens + index;
-      shard.mask[Math.floor(at / 8)]! |= bit << (at & 7);
-    }
-  }
-
-  private async beginShard(): Promise<NonNullable<SplitWriter['shard']>> {
-    const file = `${this.options.prefix}-${String(this.shards.length).padStart(5, '0')}.bin`;
-    return {
-      handle: await open(join(this.options.folder, file), 'wx'),
-      hash: createHash('sha256'),
-      tokens: 0,
-      mask: new Uint8Array(0),
-      file,
-    };
-  }
-
   private async endShard(): Promise<void> {
     if (this.shard === undefined) return;
-    const { handle, hash, tokens, file, mask } = this.shard;
-    await handle.sync();
-    await handle.close();
+    const entry = await this.shard.end();
     this.shard = undefined;
-    const entry: ShardEntry = { file, tokens, sha256: hash.digest('hex') };
-    if (this.options.isMasked) {
-      const maskFile = file.replace(/bin$/, 'mask');
-      const bytes = mask.subarray(0, Math.ceil(tokens / 8));
-      const { sha256 } = await writeNewFile(join(this.options.folder, maskFile), bytes);
-      entry.mask = { file: maskFile, sha256 };
-    }
     this.shards.push(entry);
   }
+
+  /** What was begun after a mark: new files do not overwrite. */
+  private async removeFrom(index: number): Promise<void> {
+    const { folder, prefix } = this.options;
+    for (const name of await readdir(folder)) {
+      const number = new RegExp(`^${prefix}-(\\d{5,})\\.(bin|mask|ends)$`).exec(name)?.[1];
+      if (number !== undefined && Number(number) >= index) await rm(join(folder, name));
+    }
+  }
+
+  private shardFile(index: number): string {
+    return `${this.options.prefix}-${String(index).padStart(5, '0')}.bin`;
+  }
+}
+
+const isLittleEndian = endianness() === 'LE';
+
+async function assertDigest(folder: string, file: string, expected: string): Promise<void> {
+  const got = await digestFile(join(folder, file)).then(
+    ({ sha256 }) => `SHA-256 ${sha256}`,
+    (error: unknown) => (error as NodeJS.ErrnoException).code ?? 'an error',
+  );
+  if (got !== `SHA-256 ${expected}`)
+    throw new DataError('DATASET_CORRUPT', { file, expected: `SHA-256 ${expected}`, got });
 }

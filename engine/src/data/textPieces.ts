@@ -1,4 +1,5 @@
 import { isUtf8 } from 'node:buffer';
+import type { RenderedChat } from './chatTemplate.js';
 import { DataError } from './dataErrors.js';
 import { pieceBytesMax } from './dataLimits.js';
 
@@ -13,6 +14,8 @@ export interface TextPiece {
   endsText: boolean;
   /** Whether its tokens are to be learned; false for prompts, which are only read. */
   isTrained: boolean;
+  /** Parts of a chat that are to be learned, in UTF-16 units; absent for what is learned as a whole or not at all. */
+  spans?: readonly (readonly [start: number, end: number])[];
 }
 
 /** Fields of a line or row: one text, or a prompt and the completion that is to be learned. */
@@ -26,6 +29,12 @@ export function* piecesOfFields([text = '', completion]: readonly string[]): Gen
     for (const piece of piecesOf(text)) yield { ...piece, endsDocument: false, isTrained: false };
     yield* piecesOf(completion);
   }
+}
+
+/** A chat as one piece: what is learned of it is known by its place in the whole. */
+export function pieceOfChat({ text, spans }: RenderedChat): TextPiece {
+  const textBytes = Buffer.byteLength(text);
+  return { text, textBytes, endsDocument: true, endsText: true, isTrained: false, spans };
 }
 
 /** The pieces of a text that is in memory. An empty text has none. */

@@ -61,13 +61,19 @@ export class TokenSplit {
   mask(position: number, tokens: Int32Array): void {
     for (const { entry, first, start, end } of this.partsOf(position, tokens.length)) {
       if (entry.mask === undefined) continue;
-      const { file, sha256 } = entry.mask;
-      const firstByte = Math.floor(first / 8);
-      const length = Math.ceil((first + end - start) / 8) - firstByte;
-      const bits = this.readBytes(file, sha256, firstByte, length);
-      for (let at = start; at < end; at++) {
-        const bit = first + at - start - 8 * firstByte;
-        if (((bits[bit >> 3]! >> (bit & 7)) & 1) === 0) tokens[at] = -1;
+      const bitAt = this.bitsOf(entry.mask, first, end - start);
+      for (let at = start; at < end; at++) if (bitAt(at - start) === 0) tokens[at] = -1;
+    }
+  }
+
+  /** Puts 1 for each of these tokens, read from `position` on, that ends a document, and 0 for the others. */
+  markEnds(position: number, tokens: Int32Array, endOfTextId: number, ends: Uint8Array): void {
+    for (const { entry, first, start, end } of this.partsOf(position, tokens.length)) {
+      if (entry.ends === undefined)
+        for (let at = start; at < end; at++) ends[at] = tokens[at] === endOfTextId ? 1 : 0;
+      else {
+        const bitAt = this.bitsOf(entry.ends, first, end - start);
+        for (let at = start; at < end; at++) ends[at] = bitAt(at - start);
       }
     }
   }
@@ -115,6 +121,18 @@ export class TokenSplit {
       else high = middle;
     }
     return low;
+  }
+
+  /** So many bits of a file from `first` on; valid until the next read. */
+  private bitsOf(
+    { file, sha256 }: { file: string; sha256: string },
+    first: number,
+    count: number,
+  ): (index: number) => number {
+    const firstByte = Math.floor(first / 8);
+    const bytes = this.readBytes(file, sha256, firstByte, Math.ceil((first + count) / 8) - firstByte);
+    const offset = first - 8 * firstByte;
+    return (index) => (bytes[(offset + index) >> 3]! >> ((offset + index) & 7)) & 1;
   }
 
   private readShard({ file, sha256 }: ShardEntry, first: number, tokens: Int32Array): void {

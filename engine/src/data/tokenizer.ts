@@ -1,6 +1,7 @@
 import type { EndTokens } from '../plan/endTokens.js';
 import { defaultLimits } from './dataLimits.js';
 import { byteLevelEncoder, byteTable } from './byteLevelBpe.js';
+import { knownCharacters } from './knownCharacters.js';
 import { loadNative, probeNative } from './nativeTokenizer.js';
 import { checkTokenizerJson } from './tokenizerJson.js';
 
@@ -18,6 +19,8 @@ export interface Tokenizer {
   decode(ids: ArrayLike<number>): Promise<string>;
   /** Bytes of text that a token stands for, empty for special tokens; null where a token alone does not say. */
   tokenBytes(id: number): Uint8Array | null;
+  /** How many characters of text each token stands for, by id; null where no text is unknown. */
+  knownCharacters(): Uint16Array | null;
 }
 
 export interface CutTokens {
@@ -40,6 +43,7 @@ export function bytesTokenizer(): Tokenizer {
     encodeWithCuts: null,
     decode: async (ids) => Buffer.from(Array.from(ids).filter((id) => id < 256)).toString('utf8'),
     tokenBytes: (id) => (id < 256 ? Uint8Array.of(id) : none),
+    knownCharacters: () => null,
   };
 }
 
@@ -62,29 +66,35 @@ export async function jsonTokenizer(
   const bytes = byteTable(checked);
   const tokenBytes = (id: number) => (bytes === null ? null : (bytes.get(id) ?? none));
   const encoder = byteLevelEncoder(checked);
-  if (encoder !== null && bytes !== null) {
+  const isOwn = encoder !== null && bytes !== null;
+  const needsNative = !isOwn || encoder.hasLimits;
+  if (needsNative && !isTrusted) await probeNative(text, cpuSeconds, signal);
+  const native = needsNative ? loadNative(checked) : null;
+  if (isOwn) {
     const decode = (ids: ArrayLike<number>) =>
       Buffer.concat(Array.from(ids, (id) => bytes.get(id) ?? none)).toString('utf8');
     return {
       kind,
       vocabularySize,
       endOfTextId,
-      encode: async (text) => encoder(text).ids,
-      encodeWithCuts: async (text) => encoder(text),
+      encode: async (text) => (encoder.serves(text) ? encoder.encode(text).ids : await native!.encode(text)),
+      encodeWithCuts: async (text) =>
+        encoder.serves(text) ? encoder.encode(text) : await native!.encodeWithCuts(text),
       decode: async (ids) => decode(ids),
       tokenBytes,
+      knownCharacters: () => null, // it has a token for every byte
     };
   }
-  if (!isTrusted) await probeNative(text, cpuSeconds, signal);
-  const native = loadNative(checked);
+  const { encode, encodeWithCuts, decode } = native!;
   return {
     kind,
     vocabularySize,
     endOfTextId,
-    encode: native.encode,
-    encodeWithCuts: native.encodeWithCuts,
-    decode: (ids) => native.decode(Array.from(ids)),
+    encode,
+    encodeWithCuts,
+    decode: (ids) => decode(Array.from(ids)),
     tokenBytes,
+    knownCharacters: () => knownCharacters(checked),
   };
 }
 

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { passesOf, type MixturePart } from '../plan/mixture.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import { BatchFeed } from './batchFeed.js';
-import type { BatchOptions, PlacedSource } from './batches.js';
+import type { BatchOptions, OmittedTokens, PlacedSource } from './batches.js';
 import type { Dataset } from './dataset.js';
 import { mixedBatches } from './mixedBatches.js';
 
@@ -16,7 +16,10 @@ export class TrainingData {
   readonly parts: readonly DataPart[];
 
   constructor(
-    private readonly spec: Pick<RunSpec, 'dataset' | 'mixture' | 'seed' | 'batch' | 'streams'>,
+    private readonly spec: Pick<
+      RunSpec,
+      'dataset' | 'mixture' | 'omittedDocuments' | 'seed' | 'batch' | 'streams'
+    >,
     sources: readonly Dataset[],
   ) {
     const named = spec.mixture.length > 0 ? spec.mixture : [{ dataset: spec.dataset, weight: 1 }];
@@ -35,7 +38,10 @@ export class TrainingData {
 
   /** In this thread; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
   batches(): PlacedSource {
-    const parts = this.parts.map(({ weight, source }) => ({ weight, train: source.train }));
+    const parts = this.parts.map((part) => ({
+      ...{ weight: part.weight, train: part.source.train, omitted: this.omittedOf(part) },
+      endOfTextId: part.source.tokenizer.endOfTextId,
+    }));
     return mixedBatches(parts, this.batchOptions);
   }
 
@@ -45,10 +51,23 @@ export class TrainingData {
    */
   feed(checkedPath: string | null): BatchFeed {
     this.batches(); // throws what it throws now, and not at the first batch
-    const parts = this.parts.map(({ weight, source: { folder, manifest } }) => {
-      return { folder, tokenBytes: manifest.tokenBytes, train: manifest.train.shards, weight };
+    const parts = this.parts.map((part) => {
+      const { folder, manifest, tokenizer } = part.source;
+      const { tokenBytes, train } = manifest;
+      const { endOfTextId } = tokenizer;
+      const read = { folder, tokenBytes, train: train.shards, endOfTextId };
+      return { ...read, weight: part.weight, omitted: this.omittedOf(part) };
     });
     return new BatchFeed({ parts, options: this.batchOptions, checkedPath });
+  }
+
+  /** What is passed over of a data set; undefined for nothing. */
+  private omittedOf({ dataset, source }: DataPart): OmittedTokens | undefined {
+    const ranges = this.spec.omittedDocuments
+      .filter((document) => document.dataset === dataset)
+      .map(({ firstToken, tokenCount }) => [firstToken, firstToken + tokenCount] as const)
+      .sort(([one], [other]) => one - other);
+    return ranges.length === 0 ? undefined : { ranges, endOfTextId: source.tokenizer.endOfTextId };
   }
 
   private get batchOptions(): BatchOptions {

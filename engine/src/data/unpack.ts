@@ -23,9 +23,9 @@ export async function* unpackedBlocks(
   compression: Compression,
   bytesMax: number,
 ): AsyncGenerator<Buffer> {
-  if (compression === 'none') return yield* blocksOf(file);
+  if (compression === 'none') return yield* blocksOf(file, 0);
   const unpack = compression === 'gzip' ? zlib.createGunzip() : zstd(file.name);
-  const packed = Readable.from(blocksOf(file), { objectMode: false });
+  const packed = Readable.from(blocksOf(file, 0), { objectMode: false });
   pipeline(packed, unpack, () => {}); // what goes wrong comes out of the loop
   let total = 0;
   try {
@@ -43,8 +43,9 @@ export async function* unpackedBlocks(
   }
 }
 
-async function* blocksOf(file: RegularFile): AsyncGenerator<Buffer> {
-  for (let position = 0; position < file.sizeBytes; position += blockBytes)
+/** The bytes of a file as they are, from a place on. */
+export async function* blocksOf(file: RegularFile, from: number): AsyncGenerator<Buffer> {
+  for (let position = from; position < file.sizeBytes; position += blockBytes)
     yield await file.read(position, Math.min(blockBytes, file.sizeBytes - position));
 }
 

@@ -2,25 +2,38 @@ import type { DeviceBuffer } from './device.js';
 
 /**
  * What the members of a run exchange, held by the run beside its device. Everything that is summed or decided in common goes
- * through it, so that a run of several members takes the same branches in all of them. Sums are made in the order of the ranks.
+ * through it, so that a run of several members takes the same branches in all of them: each makes the same calls in the same order.
+ * Sums are made in the order of the ranks. Throws MemberLost where another has left.
  */
 export interface Collective {
-  /** Which member this is, from 0. */
+  /** Which member this is, from 0. Member 0 alone saves, evaluates, samples and reports. */
   readonly rank: number;
   readonly size: number;
   /** Each buffer becomes its sum over all members. Float32, in place. */
   sum(buffers: readonly DeviceBuffer[]): Promise<void>;
+  /** The same of values on the host. */
+  sumValues(values: Float32Array): Promise<void>;
+  /** Each number summed over all members, in float64. */
+  sumNumbers(values: readonly number[]): Promise<number[]>;
   /** Whether the flag is set in any member. */
   any(flag: boolean): Promise<boolean>;
-  /** Each buffer becomes that of member 0. In place. */
-  broadcast(buffers: readonly DeviceBuffer[]): Promise<void>;
+  /** What member 0 gives, in all of them; it has to be JSON. */
+  broadcast<T>(value: T): Promise<T>;
+  /** Bytes of the sums so far: what a member gives to the others. */
+  readonly summedBytes: number;
+  /** This member comes no more. `isOver`: the run is, for all of them; by default others may wait for it. */
+  leave(isOver?: boolean): void;
 }
 
 /** A run alone. */
 export const alone: Collective = {
   rank: 0,
   size: 1,
+  summedBytes: 0,
   sum: () => Promise.resolve(),
+  sumValues: () => Promise.resolve(),
+  sumNumbers: (values) => Promise.resolve([...values]),
   any: (flag) => Promise.resolve(flag),
-  broadcast: () => Promise.resolve(),
+  broadcast: (value) => Promise.resolve(value),
+  leave: () => {},
 };

@@ -15,7 +15,8 @@ import type { BaseKind } from '../plan/packedBytes.js';
  *   itself throws a DeviceFault (deviceFaults.ts) at this call or at the next read.
  * - The same calls with the same values give the same bits on the same device, whatever else the machine does.
  */
-export interface Device extends DeviceMemory, BlockCalls, EndCalls, UpdateCalls, FrozenBaseCalls, ProbeCalls {
+export interface Device
+  extends DeviceMemory, BlockCalls, EndCalls, RepeatCalls, UpdateCalls, FrozenBaseCalls, ProbeCalls {
   readonly description: DeviceDescription;
   /** Calls of kernels so far, by name: the conformance suite compares it with what each of its rows names. */
   kernelCounts(): ReadonlyMap<string, number>;
@@ -83,6 +84,8 @@ export interface DeviceMemory {
    * 'activation'.
    */
   download(buffer: DeviceBuffer, into?: HostValues): Promise<HostValues>;
+  /** Lets the host change a buffer of floats in place: what it is given is the buffer's until the promise is settled. */
+  changeOnHost(buffer: DeviceBuffer, change: (values: Float32Array) => Promise<void>): Promise<void>;
   /** Copies the values of one length from float32 to an 'activation' or back, rounding to nearest even. */
   convert(to: DeviceBuffer, from: DeviceBuffer): void;
   /** Gives a buffer back; null is passed over. Kernels that are queued may still read it. */
@@ -139,10 +142,15 @@ export interface LayerAdapter {
   readonly dropout: Dropout | null;
 }
 
-/** Where the dropout of a micro-batch stands in a run: its masks are a pure function of this and of the layer (dropout.ts). */
+/** Masks are a pure function of this and of the layer (dropout.ts). */
 export interface Dropout {
   /** Of the adapter's inputs; what is kept is multiplied by 1 / (1 - share). */
   readonly share: number;
+  readonly place: DropoutPlace;
+}
+
+/** Where the dropout of a micro-batch stands in a run. */
+export interface DropoutPlace {
   /**
    * StreamVersions.dropout. 1: a stream by (seed, step, micro-batch, layer's name), drawn in the order of the elements.
    * 2: counted by (seed, step, global sequence, layer, element), the same however a step is cut into micro-batches.
@@ -167,7 +175,10 @@ export interface LayerGradients {
   readonly bias: DeviceBuffer | null;
 }
 
-/** The first half of a block: x + o(attention(rotary(q(n)), rotary(k(n)), v(n))) with n = rmsNorm(x, gain). */
+/**
+ * The first half of a block: x + o(attention(rotary(q(n)), rotary(k(n)), v(n))) with n = rmsNorm(x, gain). Between a layer and its
+ * rotation each head may have a norm of its own.
+ */
 export interface AttentionHalf {
   readonly shape: AttentionShape;
   /** [hidden] */
@@ -177,7 +188,23 @@ export interface AttentionHalf {
   readonly k: Layer;
   readonly v: Layer;
   readonly o: Layer;
-  readonly angles: RotaryAngles;
+  /** Null for none. */
+  readonly headNorms: HeadNorms | null;
+  /** Null: queries and keys are not turned. */
+  readonly angles: RotaryAngles | null;
+  /** Null: all of a sequence is one document. With a cache there are none. */
+  readonly documents: Documents | null;
+}
+
+/** Where documents begin in sequences, as the device holds it: a position sees nothing before its document, and is counted from there. */
+export interface Documents {
+  readonly rowCount: number;
+}
+
+/** Gains [headDim] of the norms of each head of queries and keys, or their gradients; their epsilon is the half's. */
+export interface HeadNorms {
+  readonly q: DeviceBuffer;
+  readonly k: DeviceBuffer;
 }
 
 export interface AttentionShape {
@@ -218,7 +245,10 @@ export interface MlpShape {
 
 /** How a forward pass is computed. */
 export interface ForwardMode {
-  /** Whether a backward pass will come that must not make the state again. */
+  /**
+   * Whether a backward pass will come that must not make the state again. The state takes its input over then: of x nothing may follow but
+   * that backward pass and its release.
+   */
   readonly keepsState: boolean;
   /**
    * 'run': as the device was opened. 'float32': true float32 products from the float32 weights, adapters by their separate path whatever
@@ -242,6 +272,8 @@ export interface AttentionGradients {
   readonly dx: DeviceBuffer;
   /** [hidden] */
   readonly gain: DeviceBuffer;
+  /** Null where the half has none. */
+  readonly headNorms: HeadNorms | null;
   readonly q: LayerGradients;
   readonly k: LayerGradients;
   readonly v: LayerGradients;
@@ -309,6 +341,32 @@ export interface BlockCalls {
   /** The rows of `idCount` ids are in all blocks. */
   advanceCache(cache: KeyValueCache, idCount: number): void;
   releaseCache(cache: KeyValueCache): void;
+
+  /** [rows]: where in its sequence the document of each position begins; what a sequence begins with is at 0. Throws on what cannot be so. */
+  newDocuments(begins: Int32Array, time: number): Documents;
+  releaseDocuments(documents: Documents | null): void;
+}
+
+/** What of a micro-batch changes from step to step. */
+export interface StepInputs {
+  readonly inputs: Int32Array;
+  /** What each of them is to predict. */
+  readonly targets: Int32Array;
+  /** Where the document of each id begins; null: documents see each other. */
+  readonly documents: Int32Array | null;
+  /** Null drops nothing. */
+  readonly dropout: DropoutPlace | null;
+}
+
+/** Everything, beside inputs and what lies on the device, that decides which calls some work makes. Keys are compared part by part. */
+export type RepeatKey = readonly (number | boolean | object | null)[];
+
+export interface RepeatCalls {
+  /**
+   * Queues work that comes again and again with other inputs. A device may capture its calls and run those instead, so the work may only call
+   * the device, must give back all that it takes, and reads no inputs but those that it is given.
+   */
+  repeat(key: RepeatKey, inputs: StepInputs, work: (inputs: StepInputs) => void): void;
 }
 
 export interface TableShape {
@@ -380,6 +438,8 @@ export interface EndCalls {
   clearResult(result: ResultBuffer): void;
   /** Resolves when all calls before it are done. */
   readResult(result: ResultBuffer): Promise<StepResult>;
+  /** Puts losses in the place of those that were added; the squared norm stays. `rowLosses` has all rows of the result. */
+  writeLosses(result: ResultBuffer, losses: Omit<StepResult, 'squaredNorm'>): void;
   releaseResult(result: ResultBuffer): void;
 
   /** Adds to the result. Logits [rows, vocabulary] are never held whole. Gradients: of scale times the sum; null for the loss alone. */

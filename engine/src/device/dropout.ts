@@ -6,7 +6,8 @@ import type { Dropout, Layer } from './device.js';
  * without a mask of its own uses, and what those with one are held to.
  */
 export function dropoutMask(mask: Float32Array, dropout: Dropout, layer: Layer, time: number): void {
-  const { share, version, seed, step, micro } = dropout;
+  const { share } = dropout;
+  const { version, seed, step, micro } = dropout.place;
   if (version === 1)
     return Random.forStream(seed, 'dropout', step, micro, layer.name).fillDropoutMask(mask, share);
   fillCounted(mask, dropout, layer, time);
@@ -19,7 +20,7 @@ export function dropoutMask(mask: Float32Array, dropout: Dropout, layer: Layer, 
  */
 function fillCounted(
   mask: Float32Array,
-  { share, seed, step, firstSequence }: Dropout,
+  { share, place: { seed, step, firstSequence } }: Dropout,
   { index, inFeatures }: Layer,
   time: number,
 ): void {

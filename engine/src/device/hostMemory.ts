@@ -79,6 +79,11 @@ export class HostMemory implements DeviceMemory {
     return Promise.resolve(values);
   }
 
+  async changeOnHost(buffer: DeviceBuffer, change: (values: Float32Array) => Promise<void>): Promise<void> {
+    await change(this.floats(buffer));
+    this.rest(buffer);
+  }
+
   convert(to: DeviceBuffer, from: DeviceBuffer): void {
     this.floats(to).set(this.floats(from));
   }

@@ -1,10 +1,15 @@
 import type * as api from './device.js';
 import { HostCache } from './hostCache.js';
+import { HostDocuments } from './hostDocuments.js';
 import { HostMemory } from './hostMemory.js';
 import { HostResult } from './hostResult.js';
 
-/** What devices that compute where JavaScript lives hold beside buffers: results of steps, keys and values of texts. */
+/** What devices that compute where JavaScript lives hold beside buffers: results of steps, keys and values of texts, where documents begin. */
 export class HostObjects extends HostMemory {
+  repeat(_key: api.RepeatKey, inputs: api.StepInputs, work: (inputs: api.StepInputs) => void): void {
+    work(inputs);
+  }
+
   newCache(
     { kvHeads, headDim }: Pick<api.AttentionShape, 'kvHeads' | 'headDim'>,
     blockCount: number,
@@ -21,6 +26,14 @@ export class HostObjects extends HostMemory {
     // Plain arrays: the collector has them.
   }
 
+  newDocuments(begins: Int32Array, time: number): api.Documents {
+    return new HostDocuments(begins, time);
+  }
+
+  releaseDocuments(_documents: api.Documents | null): void {
+    // Plain arrays: the collector has them.
+  }
+
   newResult(rowCount: number): api.ResultBuffer {
     return new HostResult(rowCount);
   }
@@ -31,6 +44,10 @@ export class HostObjects extends HostMemory {
 
   readResult(result: api.ResultBuffer): Promise<api.StepResult> {
     return Promise.resolve((result as HostResult).read());
+  }
+
+  writeLosses(result: api.ResultBuffer, losses: Omit<api.StepResult, 'squaredNorm'>): void {
+    (result as HostResult).write(losses);
   }
 
   releaseResult(_result: api.ResultBuffer): void {

@@ -41,6 +41,12 @@ export class HostResult implements ResultBuffer {
     return norm > normMax ? normMax / norm : 1;
   }
 
+  write({ loss, lossSum, rowLosses }: Omit<StepResult, 'squaredNorm'>): void {
+    this.loss = loss;
+    this.lossSum = lossSum;
+    this.rowLosses.set(rowLosses);
+  }
+
   read(): StepResult {
     const { loss, lossSum, squaredNorm } = this;
     return { loss, lossSum, squaredNorm, rowLosses: this.rowLosses.slice() };

@@ -1,14 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Device, DeviceBuffer } from '../device/device.js';
-import { tokenizerFile } from '../data/prepareDataset.js';
+import type { Device } from '../device/device.js';
+import { tokenizerFile } from '../data/manifest.js';
 import type { Tokenizer } from '../data/tokenizer.js';
-import { MergeNotFinite } from '../model/adapterSet.js';
 import { weightShapes } from '../model/weights.js';
-import { valuesOf } from '../model/parameter.js';
 import { CheckpointCorrupt } from '../training/checkpointErrors.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointFile } from '../training/checkpointManifest.js';
 import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
+import { mergeFactors } from './mergeFactors.js';
 import { scaleOf, type AdapterFactors, type WeightSource } from './weightSource.js';
 
 /** Tokenizer of the data set that a checkpoint was trained on, and the folder that has its file. */
@@ -78,36 +77,10 @@ export async function withCheckpointWeights<T>(
         const w = await weight(name);
         return found === null
           ? w
-          : await merge(device, layer, shapes.get(name)!.shape as [number, number], w, found);
+          : await mergeFactors(device, layer, shapes.get(name)!.shape as [number, number], w, found);
       },
     });
   } finally {
     await Promise.all([...opened.values()].map((file) => file.close()));
-  }
-}
-
-/** By the call that runs merge with, so that an export from a checkpoint has the bits of one from the run. */
-async function merge(
-  device: Device,
-  layer: string,
-  [inFeatures, outFeatures]: [number, number],
-  w: Float32Array,
-  { rank, a, b, scale }: AdapterFactors,
-): Promise<Float32Array> {
-  const held: DeviceBuffer[] = [];
-  const upload = (values: Float32Array): DeviceBuffer => {
-    const buffer = device.alloc(values.length);
-    held.push(buffer);
-    device.upload(buffer, values);
-    return buffer;
-  };
-  try {
-    const weight = upload(w);
-    const adapter = { rank, a: upload(a), b: upload(b), scale, graph: 'separate', dropout: null } as const;
-    const { finite } = await device.mergeAdapter(weight, weight, adapter, { inFeatures, outFeatures });
-    if (!finite) throw new MergeNotFinite(layer);
-    return await valuesOf(device, { buffer: weight });
-  } finally {
-    for (const buffer of held) device.release(buffer);
   }
 }

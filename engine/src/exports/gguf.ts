@@ -8,6 +8,8 @@ import {
   weightShapes,
   type WeightShape,
 } from '../model/weights.js';
+import { architectureOf, architectures, type GgufForm } from '../plan/architectures.js';
+import { headSize } from '../plan/parameters.js';
 import type { GgufType, LlamaConfig } from '../plan/runSpec.js';
 import { narrow } from '../io/narrow.js';
 import { chatTemplateOf, otherEndIds } from './companionFiles.js';
@@ -18,9 +20,9 @@ import { ggufTokenizer } from './ggufTokenizer.js';
 import { q8BlockValues, quantizeQ8 } from './quantizeQ8.js';
 import { moduleOf, type WeightSource } from './weightSource.js';
 
-const fileName = 'model.gguf';
+export const ggufFileName = 'model.gguf';
 
-const tensorTypes: Record<GgufType, GgufTensorType> = {
+export const tensorTypes: Record<GgufType, GgufTensorType> = {
   float32: 'F32',
   float16: 'F16',
   bfloat16: 'BF16',
@@ -46,23 +48,23 @@ export async function writeGguf(
   const writer = new TensorWriter(source, type);
   const tensors = [...ropeFactors(config), ...weightShapes(config).map((weight) => writer.tensor(weight))];
   const digest = await writeGgufFile(
-    join(folder, fileName),
+    join(folder, ggufFileName),
     new Map([...modelMetadata(config, type), ...metadata]),
     tensors,
   );
   return {
-    files: [{ fileName, ...digest, dtype: type }],
+    files: [{ fileName: ggufFileName, ...digest, dtype: type }],
     castErrorMax: writer.castErrorMax,
     exceptions: writer.exceptions,
     tokenizer: { preTokenizer, isExact },
   };
 }
 
-function modelMetadata(config: LlamaConfig, type: GgufTensorType): [string, GgufValue][] {
+export function modelMetadata(config: LlamaConfig, type: GgufTensorType): [string, GgufValue][] {
   const text = (value: string): GgufValue => ({ type: 'string', value });
   const whole = (value: number): GgufValue => ({ type: 'uint32', value });
   const real = (value: number): GgufValue => ({ type: 'float32', value });
-  const architecture = architectureOf(config);
+  const architecture = formOf(config).name;
   return [
     ['general.architecture', text(architecture)],
     ['general.type', text('model')],
@@ -76,27 +78,47 @@ function modelMetadata(config: LlamaConfig, type: GgufTensorType): [string, Gguf
     [`${architecture}.attention.head_count`, whole(config.numAttentionHeads)],
     [`${architecture}.attention.head_count_kv`, whole(config.numKeyValueHeads)],
     [`${architecture}.attention.layer_norm_rms_epsilon`, real(config.rmsNormEps)],
-    [`${architecture}.rope.dimension_count`, whole(config.hiddenSize / config.numAttentionHeads)],
+    // Left out where a reader works it out, as in files of 0.1.0, so that a job of it is exported to the same bytes.
+    ...(headSize(config) === config.hiddenSize / config.numAttentionHeads
+      ? []
+      : ['key', 'value'].map((part): [string, GgufValue] => [
+          `${architecture}.attention.${part}_length`,
+          whole(headSize(config)),
+        ])),
+    [`${architecture}.rope.dimension_count`, whole(headSize(config))],
     [`${architecture}.rope.freq_base`, real(config.ropeTheta)],
   ];
 }
 
 /**
- * `qwen2` is made for biases on queries, keys and values. llama.cpp's `llama` takes them too, and alone reads factors of
- * frequencies, so a model with both is one of these.
+ * What llama.cpp computes the model as. `qwen2` is made for biases on queries, keys and values; its `llama` takes them too, and alone
+ * reads factors of frequencies, so a model with both is one of these.
  */
-function architectureOf({ attentionBias, ropeScaling }: LlamaConfig): 'llama' | 'qwen2' {
-  return attentionBias && ropeScaling === null ? 'qwen2' : 'llama';
+export function formOf(config: LlamaConfig): GgufForm {
+  const { attentionBias, ropeScaling, noRopeInterval } = config;
+  const [llama] = architectures;
+  const own = architectureOf(config);
+  if (own === undefined) throw new ExportImpossible('GGUF', 'a model that llama.cpp computes', 'another');
+  const { gguf } = attentionBias && ropeScaling !== null ? llama! : own;
+  if (ropeScaling !== null && !gguf.readsRopeFactors)
+    throw new ExportImpossible('GGUF', `no rope_scaling beside ${gguf.name}`, 'one of type llama3');
+  if (noRopeInterval !== 0 && noRopeInterval !== gguf.noRopeInterval)
+    throw new ExportImpossible(
+      'GGUF',
+      `a no_rope_interval of ${gguf.noRopeInterval}, as llama.cpp's ${gguf.name} has`,
+      `${noRopeInterval}`,
+    );
+  return gguf;
 }
 
 /** What Llama 3.1 divides each frequency of the rotary embedding by, as llama.cpp reads it. */
-function ropeFactors(config: LlamaConfig): GgufTensor[] {
-  const { ropeScaling, ropeTheta, hiddenSize, numAttentionHeads } = config;
+export function ropeFactors(config: LlamaConfig): GgufTensor[] {
+  const { ropeScaling, ropeTheta } = config;
   if (ropeScaling === null) return [];
   const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = ropeScaling;
-  const headSize = hiddenSize / numAttentionHeads;
-  const factors = Float32Array.from({ length: headSize / 2 }, (_, i) => {
-    const turns = originalMaxPositionEmbeddings / (2 * Math.PI * ropeTheta ** ((2 * i) / headSize));
+  const size = headSize(config);
+  const factors = Float32Array.from({ length: size / 2 }, (_, i) => {
+    const turns = originalMaxPositionEmbeddings / (2 * Math.PI * ropeTheta ** ((2 * i) / size));
     if (turns > highFrequencyFactor) return 1;
     if (turns < lowFrequencyFactor) return factor;
     const smooth = (turns - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor);
@@ -156,9 +178,8 @@ class TensorWriter {
   private inLlamaOrder(name: string, rows: Float32Array, rowLength: number): Float32Array {
     const module = moduleOf(name.replace(/\.(weight|bias)$/, ''));
     if (module !== 'q_proj' && module !== 'k_proj') return rows;
-    if (architectureOf(this.source.config) === 'qwen2') return rows; // rotated as in Hugging Face
-    const { hiddenSize, numAttentionHeads } = this.source.config;
-    return interleaveHeads(rows, rowLength, hiddenSize / numAttentionHeads);
+    const { config } = this.source;
+    return formOf(config).isInterleaved ? interleaveHeads(rows, rowLength, headSize(config)) : rows;
   }
 
   private stored(values: Float32Array, type: GgufTensorType, name: string): Uint8Array {
@@ -179,11 +200,11 @@ class TensorWriter {
 }
 
 /** Of each head [2, half, row] -> [half, 2, row]. */
-function interleaveHeads(rows: Float32Array, rowLength: number, headSize: number): Float32Array {
-  const half = headSize / 2;
+function interleaveHeads(rows: Float32Array, rowLength: number, size: number): Float32Array {
+  const half = size / 2;
   const result = new Float32Array(rows.length);
   for (let row = 0; row < rows.length / rowLength; row++) {
-    const place = row % headSize;
+    const place = row % size;
     const target = row - place + 2 * (place % half) + Math.floor(place / half);
     result.set(rows.subarray(row * rowLength, (row + 1) * rowLength), target * rowLength);
   }
@@ -197,13 +218,15 @@ const partNames: Record<string, string> = {
   'self_attn.k_proj': 'attn_k',
   'self_attn.v_proj': 'attn_v',
   'self_attn.o_proj': 'attn_output',
+  [blockNames.queryNorm]: 'attn_q_norm',
+  [blockNames.keyNorm]: 'attn_k_norm',
   'mlp.gate_proj': 'ffn_gate',
   'mlp.up_proj': 'ffn_up',
   'mlp.down_proj': 'ffn_down',
 };
 
 /** GGUF's name of a weight. */
-function ggufName(name: string): string {
+export function ggufName(name: string): string {
   const whole: Record<string, string> = {
     [embeddingName]: 'token_embd.weight',
     [finalNormName]: 'output_norm.weight',

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { tokenizerFile } from '../data/prepareDataset.js';
+import { tokenizerFile } from '../data/manifest.js';
 import type { Parameter } from '../model/parameter.js';
 import type { TrainingRun } from '../training/trainingRun.js';
 import { specHash } from '../plan/specHash.js';

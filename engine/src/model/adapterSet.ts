@@ -1,4 +1,4 @@
-import type { Device, Dropout, FrozenBase, Layer, LayerAdapter } from '../device/device.js';
+import type { Device, DropoutPlace, FrozenBase, Layer, LayerAdapter } from '../device/device.js';
 import { EngineError } from '../engineError.js';
 import { arePackedOnce, separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
 import { layerMethod } from '../plan/layerMethod.js';
@@ -26,9 +26,6 @@ export const plainPlan: AdapterPlan = {
 export function adapterPlan(graphs: LayerGraphs, folder: string): AdapterPlan {
   return { graphs, masterFolder: arePackedOnce(graphs) ? folder : null };
 }
-
-/** Where the dropout of one micro-batch stands in a run. */
-export type DropoutPlace = Omit<Dropout, 'share'>;
 
 /** Where the A of a layer begins in a new cycle, when it is not drawn. */
 export type Directions = ReadonlyMap<LinearLayer, Float32Array>;
@@ -158,6 +155,10 @@ export class AdapterSet {
     for (const { layer } of this.adapted()) this.layer(layer, null);
   }
 
+  get graphs(): LayerGraphs {
+    return this.plan.graphs;
+  }
+
   get packedBytes(): number {
     let bytes = 0;
     for (const base of this.bases.values()) bytes += base.bytes;
@@ -203,7 +204,7 @@ export class AdapterSet {
       b: b.buffer,
       scale: scale?.buffer ?? layerMethod(this.settings, layer.module).scale,
       graph: this.plan.graphs[layer.module],
-      dropout: dropout === null || share === 0 ? null : { ...dropout, share },
+      dropout: dropout === null || share === 0 ? null : { share, place: dropout },
     };
   }
 

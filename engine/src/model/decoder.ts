@@ -2,6 +2,7 @@ import type {
   AttentionHalf,
   Device,
   DeviceBuffer,
+  Documents,
   ForwardMode,
   HalfState,
   KeyValueCache,
@@ -12,7 +13,7 @@ import type {
   RotaryAngles,
   TableShape,
 } from '../device/device.js';
-import { linearShapes } from '../plan/parameters.js';
+import { hasRope, headSize, linearShapes } from '../plan/parameters.js';
 import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runSpec.js';
 import type { LinearLayer } from './linearLayer.js';
 import type { Parameter } from './parameter.js';
@@ -22,6 +23,9 @@ import { blockNames, hasBias } from './weights.js';
 export interface Block {
   inputNorm: Parameter;
   attentionNorm: Parameter;
+  /** Of each head of queries and keys; null for none. */
+  headNorms: Record<'q' | 'k', Parameter> | null;
+  hasRope: boolean;
   linear: Record<TargetModule, LinearLayer>;
 }
 
@@ -36,21 +40,27 @@ export interface Decoder {
 
 /** The blocks of a model whose weights `find` gives by name. */
 export function blocksOf(config: LlamaConfig, find: (name: string) => Parameter): Block[] {
+  return Array.from({ length: config.numHiddenLayers }, (_, block) => blockOf(config, block, find));
+}
+
+/** One of them. */
+export function blockOf(config: LlamaConfig, block: number, find: (name: string) => Parameter): Block {
   const shapes = linearShapes(config);
-  return Array.from({ length: config.numHiddenLayers }, (_, block) => {
-    const linear = targetModules.map((module, place): [TargetModule, LinearLayer] => {
-      const name = blockNames.layerName(block, module);
-      const weight = find(`${name}.weight`);
-      const bias = hasBias(config, module) ? find(`${name}.bias`) : null;
-      const index = block * targetModules.length + place;
-      return [module, { name, index, module, ...shapes[module], weight, bias, adapter: null }];
-    });
-    return {
-      inputNorm: find(blockNames.normName(block, blockNames.inputNorm)),
-      attentionNorm: find(blockNames.normName(block, blockNames.attentionNorm)),
-      linear: Object.fromEntries(linear) as Record<TargetModule, LinearLayer>,
-    };
+  const linear = targetModules.map((module, place): [TargetModule, LinearLayer] => {
+    const name = blockNames.layerName(block, module);
+    const weight = find(`${name}.weight`);
+    const bias = hasBias(config, module) ? find(`${name}.bias`) : null;
+    const index = block * targetModules.length + place;
+    return [module, { name, index, module, ...shapes[module], weight, bias, adapter: null }];
   });
+  const norm = (name: string) => find(blockNames.normName(block, name));
+  return {
+    inputNorm: norm(blockNames.inputNorm),
+    attentionNorm: norm(blockNames.attentionNorm),
+    headNorms: config.qkNorm ? { q: norm(blockNames.queryNorm), k: norm(blockNames.keyNorm) } : null,
+    hasRope: hasRope(config, block),
+    linear: Object.fromEntries(linear) as Record<TargetModule, LinearLayer>,
+  };
 }
 
 /** What differs between training, probing and writing text. */
@@ -62,6 +72,8 @@ export interface Pass {
   backward: 'none' | 'kept' | 'recomputed';
   /** Of one sequence that is being written; its ids come behind those in it. */
   cache: KeyValueCache | null;
+  /** Null: documents see each other. */
+  documents: Documents | null;
   /** A layer as devices compute it. */
   layer(layer: LinearLayer): Layer;
 }
@@ -89,7 +101,7 @@ export interface Decoded {
 /** ids[batch * time] -> hidden states: embedding, the halves of each block, the last norm. */
 export function decode(decoder: Decoder, ids: Int32Array, pass: Pass): Decoded {
   const { device, config, finalNorm } = decoder;
-  const { cache, precision, backward } = pass;
+  const { backward } = pass;
   const rows = pass.batch * pass.time;
   const steps: Step[] = [];
   const stream = () => device.alloc(rows * config.hiddenSize, 'activation');
@@ -97,21 +109,7 @@ export function decode(decoder: Decoder, ids: Int32Array, pass: Pass): Decoded {
   let x = stream();
   device.embeddingForward(x, decoder.embedding.buffer, ids, tableShape(config, rows));
   decoder.blocks.forEach((block, index) => {
-    for (const half of [attentionHalf(decoder, block, pass), mlpHalf(decoder, block, pass)]) {
-      const y = stream();
-      const mode: ForwardMode = {
-        keepsState: backward === 'kept',
-        precision,
-        cache: cache && { keysAndValues: cache, block: index },
-      };
-      const state =
-        half.kind === 'attention'
-          ? device.attentionHalfForward(y, x, half, mode)
-          : device.mlpHalfForward(y, x, half, mode);
-      if (backward === 'none') device.release(x);
-      else steps.push({ block, half, x, state });
-      x = y;
-    }
+    x = passBlock(decoder, block, index, x, pass, steps);
   });
   const hidden = stream();
   const isDifferentiated = backward !== 'none';
@@ -121,6 +119,35 @@ export function decode(decoder: Decoder, ids: Int32Array, pass: Pass): Decoded {
   if (isDifferentiated) return { hidden, last: x, lastState, steps };
   device.release(x);
   return { hidden, last: null, lastState, steps };
+}
+
+/** x -> what a block makes of it. Gives back x, or keeps it with the steps where a backward pass comes. */
+export function passBlock(
+  decoder: Pick<Decoder, 'device' | 'config' | 'angles'>,
+  block: Block,
+  index: number,
+  x: DeviceBuffer,
+  pass: Pass,
+  steps: Step[] = [],
+): DeviceBuffer {
+  const { device } = decoder;
+  const { cache, precision, backward } = pass;
+  for (const half of [attentionHalf(decoder, block, pass), mlpHalf(decoder, block, pass)]) {
+    const y = device.alloc(x.length, 'activation');
+    const mode: ForwardMode = {
+      keepsState: backward === 'kept',
+      precision,
+      cache: cache && { keysAndValues: cache, block: index },
+    };
+    const state =
+      half.kind === 'attention'
+        ? device.attentionHalfForward(y, x, half, mode)
+        : device.mlpHalfForward(y, x, half, mode);
+    if (backward === 'none') device.release(x);
+    else steps.push({ block, half, x, state });
+    x = y;
+  }
+  return x;
 }
 
 /** Where the gradients of a backward pass go. */
@@ -145,7 +172,9 @@ export function* differentiate(
   const rows = ids.length;
   // A kernel of the norm always makes the gradient of its gain; where nobody wants it, it goes here.
   const unwanted = device.alloc(config.hiddenSize);
+  const unwantedHead = config.qkNorm ? device.alloc(headSize(config)) : null;
   const gain = (parameter: Parameter) => targets.of(parameter) ?? unwanted;
+  const headGain = (parameter: Parameter) => targets.of(parameter) ?? unwantedHead!;
   const stream = () => device.alloc(rows * config.hiddenSize, 'activation');
 
   let dy = stream();
@@ -162,6 +191,7 @@ export function* differentiate(
       const gradients = {
         dx,
         gain: gain(block.inputNorm),
+        headNorms: block.headNorms && { q: headGain(block.headNorms.q), k: headGain(block.headNorms.k) },
         q: layer(q_proj),
         k: layer(k_proj),
         v: layer(v_proj),
@@ -187,33 +217,40 @@ export function* differentiate(
   if (dtable !== null) device.embeddingBackward(dtable, dy, ids, tableShape(config, rows), isTied);
   device.release(dy);
   device.release(unwanted);
+  device.release(unwantedHead);
 }
 
 export function tableShape({ vocabSize, hiddenSize }: LlamaConfig, rows: number): TableShape {
   return { rows, vocabulary: vocabSize, hidden: hiddenSize };
 }
 
-function normShape({ hiddenSize, rmsNormEps }: LlamaConfig, rows: number): NormShape {
+export function normShape({ hiddenSize, rmsNormEps }: LlamaConfig, rows: number): NormShape {
   return { rows, hidden: hiddenSize, epsilon: rmsNormEps };
 }
 
-function attentionHalf({ config, angles }: Decoder, block: Block, pass: Pass): Half {
+function attentionHalf(
+  { config, angles }: Pick<Decoder, 'config' | 'angles'>,
+  block: Block,
+  pass: Pass,
+): Half {
   const { q_proj, k_proj, v_proj, o_proj } = block.linear;
   const { hiddenSize: hidden, numAttentionHeads: heads, numKeyValueHeads: kvHeads } = config;
   return {
     kind: 'attention',
-    shape: { batch: pass.batch, time: pass.time, hidden, heads, kvHeads, headDim: hidden / heads },
+    shape: { batch: pass.batch, time: pass.time, hidden, heads, kvHeads, headDim: headSize(config) },
     gain: block.inputNorm.buffer,
     epsilon: config.rmsNormEps,
     q: pass.layer(q_proj),
     k: pass.layer(k_proj),
     v: pass.layer(v_proj),
     o: pass.layer(o_proj),
-    angles,
+    headNorms: block.headNorms && { q: block.headNorms.q.buffer, k: block.headNorms.k.buffer },
+    angles: block.hasRope ? angles : null,
+    documents: pass.documents,
   };
 }
 
-function mlpHalf({ config }: Decoder, block: Block, pass: Pass): Half {
+function mlpHalf({ config }: Pick<Decoder, 'config'>, block: Block, pass: Pass): Half {
   const { gate_proj, up_proj, down_proj } = block.linear;
   const { hiddenSize: hidden, intermediateSize: intermediate } = config;
   return {

@@ -1,5 +1,14 @@
-import type { Device, DeviceBuffer, ForwardMode, KeyValueCache, ResultBuffer } from '../device/device.js';
+import type {
+  Device,
+  DeviceBuffer,
+  ForwardMode,
+  KeyValueCache,
+  ResultBuffer,
+  DropoutPlace,
+  StepInputs,
+} from '../device/device.js';
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
+import { headSize } from '../plan/parameters.js';
 import type { AdapterSettings, LlamaConfig } from '../plan/runSpec.js';
 import {
   AdapterSet,
@@ -7,7 +16,6 @@ import {
   trainedLayer,
   type AdapterPlan,
   type Directions,
-  type DropoutPlace,
   type LayerDelta,
 } from './adapterSet.js';
 import { blocksOf, decode, differentiate, tableShape, type Decoder, type Pass } from './decoder.js';
@@ -31,6 +39,8 @@ export interface TokenRows {
   targets: Int32Array;
   batch: number;
   time: number;
+  /** [batch * time]: where in its sequence the document of each position begins; none: documents see each other. */
+  documents?: Int32Array | null;
 }
 
 export interface GradientOptions {
@@ -194,9 +204,11 @@ export class Llama {
 
   /** Adds the losses of whole sequences to the result: without gradients and without dropout. */
   addLoss(rows: TokenRows, result: ResultBuffer): void {
-    const { hidden } = this.decode(rows.inputs, this.pass(rows));
+    const pass = this.pass(rows);
+    const { hidden } = this.decode(rows.inputs, pass);
     this.device.headCrossEntropy(result, null, this.headPass(rows, hidden, 1, 0));
     this.device.release(hidden);
+    this.device.releaseDocuments(pass.documents);
   }
 
   /**
@@ -209,26 +221,21 @@ export class Llama {
     result: ResultBuffer,
     { lossScale = 1, dropout = null, recompute = false, firstRow = 0 }: GradientOptions = {},
   ): void {
-    const pass = this.pass(rows, { dropout, backward: recompute ? 'recomputed' : 'kept' });
-    const decoded = this.decode(rows.inputs, pass);
     const scale = lossScale / Math.max(1, countTargets(rows.targets));
-    const headPass = this.headPass(rows, decoded.hidden, scale, firstRow);
-    const dhidden = this.device.alloc(decoded.hidden.length, 'activation');
-    this.device.headCrossEntropy(result, { dx: dhidden, head: gradients.of(this.head)! }, headPass);
-    this.device.release(decoded.hidden);
-    const targets = {
-      of: (parameter: Parameter) => gradients.of(parameter),
-      layer: ({ weight, adapter, bias }: LinearLayer) => ({
-        weight: gradients.of(weight),
-        a: gradients.of(adapter && adapter.a),
-        b: gradients.of(adapter && adapter.b),
-        scale: gradients.of(adapter && adapter.scale),
-        bias: gradients.of(bias),
-      }),
-    };
-    const isTied = this.config.tieWordEmbeddings;
-    const steps = differentiate(this.decoder, decoded, dhidden, rows.inputs, targets, isTied);
-    while (steps.next().done !== true);
+    const drops = dropout !== null && (this.adapters?.settings.dropout ?? 0) > 0;
+    const { batch, time, inputs, targets, documents = null } = rows;
+    const given = { inputs, targets, documents, dropout: drops ? dropout : null };
+    const work = ({ dropout: at, ...tokens }: StepInputs): void =>
+      this.differentiateNow({ ...rows, ...tokens }, gradients, result, {
+        ...{ scale, dropout: at, recompute, firstRow },
+      });
+    // Masks of the first version are drawn on the host.
+    if (given.dropout?.version === 1) return work(given);
+    const place = result.rowCount === 0 ? 0 : firstRow;
+    const graphs = this.adapters?.graphs ?? null;
+    const kinds = [documents !== null, drops, recompute];
+    const key = [gradients.whole, result, graphs, batch, time, ...kinds, scale, place];
+    this.device.repeat(key, given, work);
   }
 
   /**
@@ -274,6 +281,7 @@ export class Llama {
         watched.delete(layer);
       }
     }
+    device.releaseDocuments(pass.documents);
   }
 
   /** [batch * time * vocabulary]. With `float32` from the float32 weights in float32 arithmetic, whatever the run's precision. */
@@ -322,8 +330,36 @@ export class Llama {
     this.device.release(this.decoder.angles.sin);
   }
 
+  private differentiateNow(
+    rows: TokenRows,
+    gradients: GradientBuffer,
+    result: ResultBuffer,
+    { scale, dropout, recompute, firstRow }: Required<Omit<GradientOptions, 'lossScale'>> & { scale: number },
+  ): void {
+    const pass = this.pass(rows, { dropout, backward: recompute ? 'recomputed' : 'kept' });
+    const decoded = this.decode(rows.inputs, pass);
+    const headPass = this.headPass(rows, decoded.hidden, scale, firstRow);
+    const dhidden = this.device.alloc(decoded.hidden.length, 'activation');
+    this.device.headCrossEntropy(result, { dx: dhidden, head: gradients.of(this.head)! }, headPass);
+    this.device.release(decoded.hidden);
+    const targets = {
+      of: (parameter: Parameter) => gradients.of(parameter),
+      layer: ({ weight, adapter, bias }: LinearLayer) => ({
+        weight: gradients.of(weight),
+        a: gradients.of(adapter && adapter.a),
+        b: gradients.of(adapter && adapter.b),
+        scale: gradients.of(adapter && adapter.scale),
+        bias: gradients.of(bias),
+      }),
+    };
+    const isTied = this.config.tieWordEmbeddings;
+    const steps = differentiate(this.decoder, decoded, dhidden, rows.inputs, targets, isTied);
+    while (steps.next().done !== true);
+    this.device.releaseDocuments(pass.documents);
+  }
+
   private get headDim(): number {
-    return this.config.hiddenSize / this.config.numAttentionHeads;
+    return headSize(this.config);
   }
 
   private attached(): AdapterSet {
@@ -335,8 +371,9 @@ export class Llama {
     return this.adapters === null ? trainedLayer(layer) : this.adapters.layer(layer, dropout);
   }
 
+  /** Whoever gives documents gives those of the pass back. */
   private pass(
-    { batch, time }: Pick<TokenRows, 'batch' | 'time'>,
+    { batch, time, documents = null }: Pick<TokenRows, 'batch' | 'time' | 'documents'>,
     {
       dropout = null,
       precision = 'run',
@@ -344,7 +381,15 @@ export class Llama {
       cache = null,
     }: Partial<Pick<Pass, 'precision' | 'backward' | 'cache'>> & { dropout?: DropoutPlace | null } = {},
   ): Pass {
-    return { batch, time, precision, backward, cache, layer: (layer) => this.layer(layer, dropout) };
+    return {
+      batch,
+      time,
+      precision,
+      backward,
+      cache,
+      documents: documents && this.device.newDocuments(documents, time),
+      layer: (layer) => this.layer(layer, dropout),
+    };
   }
 
   private decode(ids: Int32Array, pass: Pass) {

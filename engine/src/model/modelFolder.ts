@@ -16,7 +16,7 @@ import { embeddingName, headName, transpose, weightShapes, type WeightShape } fr
 import { chatTemplatePattern, chatTemplatesFolder } from '../plan/chatTemplates.js';
 import { endTokensOf } from '../plan/endTokens.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
-import { ModelFolderInvalid, parseLlamaConfig } from '../plan/llamaConfigFile.js';
+import { ModelFolderInvalid, parseLlamaConfig, refuseUnknownKeys } from '../plan/llamaConfigFile.js';
 import { openBeneath } from '../io/openBeneath.js';
 import { readSafetensors, type SafetensorsFile } from '../io/safetensors.js';
 
@@ -54,16 +54,27 @@ export async function loadModelFolder(
   { beneath = null, isTied }: { beneath?: ModelPlace['beneath']; isTied?: boolean } = {},
 ): Promise<LoadedModel> {
   const opened = async ({ config, tokenizer, modelFiles, warnings, read }: OpenModelFolder) => ({
-    model: await Llama.fromWeights(device, config, async (weight) => {
-      const values = await read(weight);
-      const { role, shape } = weight;
-      return role === 'base' ? transpose(values, shape[1]!, shape[0]!) : values;
-    }),
+    model: await Llama.fromWeights(device, config, async (weight) => asHeld(weight, await read(weight))),
     tokenizer,
     modelFiles,
     warnings,
   });
   return await withModelFolder({ folder, beneath }, isTied, opened);
+}
+
+/** Hands `use` the weights of a folder one at a time, checked as loadModelFolder checks them; linear ones [in, out]. */
+export async function withFolderWeights<T>(
+  folder: string,
+  use: (config: LlamaConfig, read: (weight: WeightShape) => Promise<Float32Array>) => Promise<T>,
+): Promise<T> {
+  return await withModelFolder({ folder, beneath: null }, undefined, ({ config, read }) =>
+    use(config, async (weight) => asHeld(weight, await read(weight))),
+  );
+}
+
+/** Linear weights stand in the files as [out, in]. */
+function asHeld({ role, shape }: WeightShape, values: Float32Array): Float32Array {
+  return role === 'base' ? transpose(values, shape[1]!, shape[0]!) : values;
 }
 
 /** What a folder of weights holds. */
@@ -90,7 +101,8 @@ export async function checkModelFolder(
   return await withModelFolder(
     { folder, beneath, tokenizerCpuSeconds },
     undefined,
-    async ({ config, tokenizer, warnings, read }) => {
+    async ({ config, tokenizer, modelFiles, warnings, read }) => {
+      refuseUnknownKeys(JSON.parse(modelFiles['config.json']!) as Record<string, unknown>);
       const shapes = weightShapes(config);
       if (values) for (const weight of shapes) await read(weight);
       return {

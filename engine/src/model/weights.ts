@@ -1,5 +1,5 @@
 import type { Device } from '../device/device.js';
-import { linearShapes } from '../plan/parameters.js';
+import { headSize, linearShapes } from '../plan/parameters.js';
 import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runSpec.js';
 import { Random } from '../random.js';
 import { makeParameter, type Parameter } from './parameter.js';
@@ -19,6 +19,8 @@ export interface WeightShape {
 export const blockNames = {
   inputNorm: 'input_layernorm',
   attentionNorm: 'post_attention_layernorm',
+  queryNorm: 'self_attn.q_norm',
+  keyNorm: 'self_attn.k_norm',
   layerName: (block: number, module: TargetModule) => `model.layers.${block}.${parents[module]}.${module}`,
   normName: (block: number, norm: string) => `model.layers.${block}.${norm}.weight`,
 };
@@ -46,7 +48,7 @@ export function hasBias({ attentionBias }: LlamaConfig, module: TargetModule): b
 export function weightShapes(config: LlamaConfig): WeightShape[] {
   const { vocabSize, hiddenSize } = config;
   const shapes = linearShapes(config);
-  const norm = (name: string): WeightShape => ({ name, role: 'shared', shape: [hiddenSize] });
+  const norm = (name: string, size = hiddenSize): WeightShape => ({ name, role: 'shared', shape: [size] });
   const linear = (block: number, module: TargetModule): WeightShape => ({
     name: `${blockNames.layerName(block, module)}.weight`,
     role: 'base',
@@ -62,6 +64,9 @@ export function weightShapes(config: LlamaConfig): WeightShape[] {
         list.push({ name, role: 'shared', shape: [shapes[module].outFeatures] });
       }
     }
+    if (config.qkNorm)
+      for (const name of [blockNames.queryNorm, blockNames.keyNorm])
+        list.push(norm(blockNames.normName(block, name), headSize(config)));
     list.push(norm(blockNames.normName(block, blockNames.attentionNorm)));
     for (const module of targetModules.filter((name) => parents[name] === 'mlp'))
       list.push(linear(block, module));

@@ -1,6 +1,7 @@
 import { chooseGraphs, thinPasses } from './adapterGraphs.js';
 import { arithmeticOf, type DeviceSpeed } from './deviceSpeed.js';
 import { layerMethod } from './layerMethod.js';
+import { signSeconds } from './optimizerCost.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 import type { TimeParts } from './timeModel.js';
@@ -45,14 +46,14 @@ export function cardStepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   }
   const { hiddenSize, intermediateSize, vocabSize } = model;
   const moved = elementBytes.stream * hiddenSize + elementBytes.inner * intermediateSize;
-  const attended = tokens * batch.sequenceLength * hiddenSize;
+  const attended = tokens * batch.sequenceLength * shapes.q_proj.outFeatures;
   return {
     base: layers * base,
     adapters: layers * adapters,
     attention: (layers * attended * (2 * (1 + again) + 5)) / (attentionShare * rate),
     head: (6 * tokens * hiddenSize * vocabSize) / rate,
     elements: (layers * tokens * moved) / bandwidth,
-    update: (countParameters(spec).trainable * updateBytes) / bandwidth,
+    update: (countParameters(spec).trainable * updateBytes) / bandwidth + signSeconds(spec, rate),
     other: launches * launchSeconds * layers * micros,
   };
 }

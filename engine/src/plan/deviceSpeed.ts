@@ -49,8 +49,12 @@ export function arithmeticOf(
   return { precision, basePrecision };
 }
 
-/** Whether blocks are computed by the fused halves; else op by op, which keeps more (Llama.fusedHalves). */
-export function isFused({ adapter }: Pick<RunSpec, 'adapter'>, { backend }: DeviceSpeed): boolean {
-  if (backend === 'cuda') return true;
-  return backend === 'native' && !(adapter !== null && (adapter.dropout > 0 || adapter.trainableScale));
+/** Whether the halves of blocks are kernels; else they are computed op by op, which keeps more. */
+export function isFused({ backend }: Pick<DeviceSpeed, 'backend'>): boolean {
+  return backend === 'native' || backend === 'cuda';
+}
+
+/** Whether the native halves sum apart, and keep float32: native/layers/apart_sums.h. */
+export function isApart({ adapter }: Pick<RunSpec, 'adapter'>): boolean {
+  return adapter !== null && (adapter.dropout > 0 || adapter.trainableScale);
 }

@@ -33,14 +33,6 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   const tokensPerStep = spec.batch.sequenceCount * spec.batch.sequenceLength;
   const fullRankFlopsPerToken = flopsPerToken({ ...spec, adapter: null });
   const mainFlopsPerToken = flopsPerToken(spec);
-  const between = schedule.fullRankStepCountBetween;
-  const fullRankStepCount = schedule.warmStartStepCount + between;
-  const secondsBy = (stepCount: number, optimizer: FullRankOptimizer): number =>
-    stepCount === 0 ? 0 : stepCount * secondsOf(stepTime(asFullRank(spec, optimizer), device));
-  const fullRankSeconds =
-    secondsBy(schedule.warmStartStepCount, spec.warmStart.optimizer) +
-    secondsBy(between, spec.adapter?.fullRankOptimizer ?? 'adamw');
-  const mainStepCount = schedule.stepCount - fullRankStepCount;
 
   const checkpointBytes =
     4 * (counts.model + counts.adapter) +
@@ -53,7 +45,7 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
     flopsPerToken: mainFlopsPerToken,
     fullRankFlopsPerToken,
     tokenCount: schedule.stepCount * tokensPerStep,
-    durationSeconds: fullRankSeconds + mainStepCount * secondsOf(stepTime(spec, device)),
+    durationSeconds: runSeconds(spec, device, schedule),
     // One checkpoint more than is kept exists while the next is written; the start of the adapter phase is kept as well,
     // and so is the float32 base while only its packed form is in memory.
     diskBytes:
@@ -64,10 +56,24 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   };
 }
 
+/** What all steps of a run take. */
+export function runSeconds(spec: RunSpec, device: DeviceSpeed, schedule = new Schedule(spec)): number {
+  const between = schedule.fullRankStepCountBetween;
+  const mainStepCount = schedule.stepCount - schedule.warmStartStepCount - between;
+  const secondsBy = (stepCount: number, optimizer: FullRankOptimizer): number =>
+    stepCount === 0 ? 0 : stepCount * secondsOf(stepTime(asFullRank(spec, optimizer), device));
+  return (
+    secondsBy(schedule.warmStartStepCount, spec.warmStart.optimizer) +
+    secondsBy(between, spec.adapter?.fullRankOptimizer ?? 'adamw') +
+    mainStepCount * secondsOf(stepTime(spec, device))
+  );
+}
+
 function flopsPerToken(spec: Pick<RunSpec, 'model' | 'adapter' | 'batch'>): number {
   const { model, adapter, batch } = spec;
+  const shapes = linearShapes(model);
   let flops = 6 * model.vocabSize * model.hiddenSize;
-  for (const [name, { inFeatures, outFeatures }] of Object.entries(linearShapes(model))) {
+  for (const [name, { inFeatures, outFeatures }] of Object.entries(shapes)) {
     const module = adapter?.targetModules.find((module) => module === name);
     flops += model.numHiddenLayers * (adapter === null ? 6 : 4) * inFeatures * outFeatures;
     if (adapter === null || module === undefined) continue;
@@ -75,5 +81,5 @@ function flopsPerToken(spec: Pick<RunSpec, 'model' | 'adapter' | 'batch'>): numb
     const passes = thinPasses(trainsA).separate;
     flops += model.numHiddenLayers * rank * (passes.inputs * inFeatures + passes.outputs * outFeatures);
   }
-  return flops + model.numHiddenLayers * 6 * batch.sequenceLength * model.hiddenSize;
+  return flops + model.numHiddenLayers * 6 * batch.sequenceLength * shapes.q_proj.outFeatures;
 }

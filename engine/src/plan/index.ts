@@ -1,6 +1,7 @@
 export * from './runSpec.js';
 export * from './jobSettings.js';
 export {
+  keptValues,
   settle,
   type ChoiceSetting,
   type Context,
@@ -25,7 +26,8 @@ export { sequencesInPass } from './dataPass.js';
 export * from './mixture.js';
 export * from './adapterGraphs.js';
 export * from './parameters.js';
-export { llamaConfigOf, ModelFolderInvalid } from './llamaConfigFile.js';
+export { architectureOf, architectures } from './architectures.js';
+export { llamaConfigOf, ModelFolderInvalid, refuseUnknownKeys } from './llamaConfigFile.js';
 export { endTokensOf, noEndTokens, type EndTokens } from './endTokens.js';
 export * from './deviceSpeed.js';
 export * from './packedBytes.js';
@@ -34,10 +36,14 @@ export * from './cardMemory.js';
 export * from './memoryFit.js';
 export * from './devicePrecisions.js';
 export * from './resolveAuto.js';
+export * from './replicas.js';
+export { exchangedBytes } from './exchangedBytes.js';
 export * from './optimizerCost.js';
 export { secondsOf, stepTime, type TimeParts } from './timeModel.js';
 export * from './estimate.js';
 export * from './choiceQuestions.js';
 export * from './stepSpan.js';
+export * from './exportDifference.js';
+export { specHash } from './specHash.js';
 export * from './trainingEvent.js';
 export * as shapes from './shapes.js';

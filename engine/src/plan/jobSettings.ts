@@ -1,4 +1,4 @@
-import { choice, flag, integer, number, text, type Context, type Draft } from './setting.js';
+import { choice, flag, integer, kept, number, text, type Context, type Draft } from './setting.js';
 import {
   adapterGraphs,
   adapterOptimizers,
@@ -25,12 +25,12 @@ export const shardBytesDefault = 5_000_000_000;
 
 /** Settings of a JobSpec that are in no group. */
 export const runSettings = {
-  kind: choice('JobKind', jobKinds, { default: 'relora' }),
+  kind: choice('JobKind', jobKinds, { default: 'relora', isKept: true }),
   /** `int8Base`, `nf4Base` and `fp8Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */
   precision: choice('Precision', precisions, { default: 'auto' }),
   recomputation: choice('Recomputation', recomputations, { default: 'auto', before: 'auto' }),
   endOfData: choice('EndOfData', endsOfData, { default: 'repeat', before: 'repeat' }),
-  seed: integer({ default: 0, min: 0, max: 2 ** 31 - 1 }),
+  seed: integer({ default: 0, min: 0, max: 2 ** 31 - 1, isKept: true }),
   priority: integer({ default: 0, min: -100, max: 100 }),
   device: choice(null, deviceChoices, { default: 'auto' }),
   /** An event for each step; else at most ten a second, which then stand for several steps each. */
@@ -43,13 +43,17 @@ export const runSettings = {
     max: 1_000_000_000,
     before: 0,
   }),
+  /** Processes that compute a part of each batch. */
+  replicas: integer({ default: 1, min: 1, max: ({ replicasMax }) => replicasMax, before: 1 }),
+  /** The fewest that a run may resume with; 0: no fewer than `replicas`. */
+  replicasMin: integer({ default: 0, min: 0, max: ({ replicasMax }) => replicasMax, before: 0 }),
 };
 
 /**
  * Versions of the rules by which a run cuts its data and draws its numbers. A rule that has to change gets another version: new
  * jobs take the newest, and a job keeps to its end those that it was created with (docs/architecture.md says how to add one).
  */
-export const streamSettings = {
+export const streamSettings = kept({
   /**
    * How the training part is cut into sequences. 1: alike in every pass, so that up to a sequence at its end, and its first token,
    * are never learned. 2: each pass begins where the one before it ended.
@@ -65,10 +69,10 @@ export const streamSettings = {
    * the whole rate with moments of zero. 2: over a step at least where that leaves one at the whole rate.
    */
   fullRankWarmup: integer({ default: 2, min: 1, max: 2, before: 1 }),
-};
+});
 
 /** Shape of a Llama model, in the terms of Hugging Face's config.json. */
-export const modelSettings = {
+export const modelSettings = kept({
   hiddenSize: integer({ default: 64, min: 2, max: 65_536 }),
   intermediateSize: integer({ default: 64, min: 1, max: 1_048_576 }),
   numHiddenLayers: integer({ default: 1, min: 1, max: 512 }),
@@ -85,23 +89,32 @@ export const modelSettings = {
   tieWordEmbeddings: flag({ default: false }),
   /** A bias on the query, key and value projections, as in Qwen2. */
   attentionBias: flag({ default: false, before: false }),
-};
+  /** Features of a head; 0 for hiddenSize / numAttentionHeads. At most what every device computes. */
+  headDim: integer({ default: 0, min: 0, max: 128, before: 0 }),
+  /** A norm of each head of queries and keys before they are turned, as in Qwen3. */
+  qkNorm: flag({ default: false, before: false }),
+  /** Each so-manieth layer has no rotary embedding, as in SmolLM3; 0: all have one. */
+  noRopeInterval: integer({ default: 0, min: 0, max: 512, before: 0 }),
+});
 
 export const batchSettings = {
   sequenceLength: integer({
     default: (context) => Math.min(512, longestSequence(context)),
     min: 2,
     max: longestSequence,
+    isKept: true,
   }),
-  sequenceCount: integer({ default: 16, min: 1, max: 65_536 }),
+  sequenceCount: integer({ default: 16, min: 1, max: 65_536, isKept: true }),
   microBatchSequenceCount: integer({
     default: ({ spec }) => defaultMicroBatch(spec.batch),
     min: 1,
     max: ({ spec }) => spec.batch.sequenceCount,
   }),
+  /** Documents that share a sequence do not see each other, and each begins at position 0. In training alone. */
+  maskDocuments: flag({ default: false, before: false }),
 };
 
-export const adapterSettings = {
+export const adapterSettings = kept({
   rank: integer({
     default: ({ rankMax }) => Math.min(128, rankMax),
     min: 1,
@@ -144,14 +157,15 @@ export const adapterSettings = {
   }),
   momentPruneRatio: number({ default: 0.9, min: 0, max: 1, above: true, below: true }),
   trainableScale: flag({ default: false }),
-  graph: choice('AdapterGraph', adapterGraphs, { default: 'auto', before: 'auto' }),
+  /** How an adapter is computed, not what it is. */
+  graph: choice('AdapterGraph', adapterGraphs, { default: 'auto', before: 'auto', isKept: false }),
   trainedFactors: choice('TrainedFactors', trainedFactorChoices, { default: 'both', before: 'both' }),
   scaling: choice('AdapterScaling', adapterScalings, { default: 'alphaOverRank', before: 'alphaOverRank' }),
   /** Learning rate of B over that of A (LoRA+). */
   bLearningRateRatio: number({ default: 1, min: 0, max: 1000, above: true, before: 1 }),
-};
+});
 
-export const warmStartSettings = {
+export const warmStartSettings = kept({
   stepCount: integer({
     default: ({ spec }) => (isWarmStartUsual(spec) ? Math.floor(spec.stepCount / 4) : 0),
     min: 0,
@@ -164,7 +178,7 @@ export const warmStartSettings = {
     min: 0,
     max: ({ spec }) => spec.warmStart.stepCount,
   }),
-};
+});
 
 /** Usual rates of each kind, not its best for a model and its data: that takes a sweep. */
 export function defaultPeakRate(kind: (typeof jobKinds)[number]): number {
@@ -190,17 +204,21 @@ export const learningRateSettings = {
 };
 
 export const optimizerSettings = {
-  beta1: number({ default: 0.9, min: 0, max: 1, below: true }),
-  beta2: number({ default: 0.999, min: 0, max: 1, below: true }),
+  beta1: number({ default: 0.9, min: 0, max: 1, below: true, isKept: true }),
+  beta2: number({ default: 0.999, min: 0, max: 1, below: true, isKept: true }),
   epsilon: number({ default: 1e-8, min: 0, max: 1, above: true }),
   weightDecay: number({ default: 0, min: 0, max: 10 }),
   gradientNormMax: number({ default: 1, min: 0, max: 1e6, above: true }),
   nonfiniteStepCountMax: integer({ default: 0, min: 0, max: ({ stepsMax }) => stepsMax }),
   momentType: choice('MomentType', momentTypes, { default: 'float32', before: 'float32' }),
   /** Of jobs that train all weights. */
-  fullRankOptimizer: choice('FullRankOptimizer', fullRankOptimizers, { default: 'adamw', before: 'adamw' }),
+  fullRankOptimizer: choice('FullRankOptimizer', fullRankOptimizers, {
+    default: 'adamw',
+    before: 'adamw',
+    isKept: true,
+  }),
   /** Decay of the one moment of Muon and LoRA-Muon. */
-  momentum: number({ default: 0.95, min: 0, max: 1, below: true, before: 0.95 }),
+  momentum: number({ default: 0.95, min: 0, max: 1, below: true, before: 0.95, isKept: true }),
 };
 
 /** Most seconds between two of what is done by time: 30 days. */
@@ -230,6 +248,14 @@ export const evaluationSettings = {
   /** 0: the whole held-out part. */
   finalTokenCount: integer({ default: ({ heldOutTokenCount }) => heldOutTokenCount, min: 0, max: 2 ** 40 }),
   everySeconds: everySeconds(everySecondsDefault),
+};
+
+/** Of what a run is scored on beside its held-out part. */
+export const namedEvaluationSettings = {
+  /** Of a held-out part; 0: all of it. */
+  tokenCount: integer({ default: 65_536, min: 0, max: 2 ** 40 }),
+  everyStepCount: integer({ default: ({ spec }) => tenthOf(spec), min: 0, max: ({ stepsMax }) => stepsMax }),
+  everySeconds: everySeconds(0),
 };
 
 export const checkpointSettings = {

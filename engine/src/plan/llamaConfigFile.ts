@@ -1,4 +1,6 @@
 import { EngineError } from '../engineError.js';
+import { architectureOf, architectures, missingArchitectures, type Architecture } from './architectures.js';
+import { headSize, hasRope } from './parameters.js';
 import type { LlamaConfig, RopeScaling, WeightType } from './runSpec.js';
 
 /** A folder is not a model that this engine can read; the message names file, key or tensor, what was expected and what came. */
@@ -13,44 +15,30 @@ export class ModelFolderInvalid extends EngineError {
   }
 }
 
-/** A model class of Hugging Face's that is a Llama to us. */
-interface Architecture {
-  modelType: string;
-  attentionBias: boolean;
-  /** What its config class takes where the file says nothing. */
-  defaults: { maxPositionEmbeddings: number; numKeyValueHeads: number | null };
-}
-
-const architectures: Readonly<Record<string, Architecture>> = {
-  LlamaForCausalLM: {
-    modelType: 'llama',
-    attentionBias: false,
-    defaults: { maxPositionEmbeddings: 2048, numKeyValueHeads: null },
-  },
-  Qwen2ForCausalLM: {
-    modelType: 'qwen2',
-    attentionBias: true,
-    defaults: { maxPositionEmbeddings: 32_768, numKeyValueHeads: 32 },
-  },
-  MistralForCausalLM: {
-    modelType: 'mistral',
-    attentionBias: false,
-    defaults: { maxPositionEmbeddings: 131_072, numKeyValueHeads: 8 },
-  },
-};
+/** The largest that every device computes. */
+export const headDimMax = 128;
 
 /** Text of the config.json that Hugging Face loads this model from. */
 export function formatLlamaConfig(
   config: LlamaConfig,
   options: { weightType: WeightType; tokenIds: object },
 ): string {
+  const architecture = architectureOf(config);
+  if (architecture === undefined) throw new Error('No class of Hugging Face has all that this model has');
+  const { className, modelType, attentionBias, skipsRope } = architecture;
   const content = {
-    architectures: [config.attentionBias ? 'Qwen2ForCausalLM' : 'LlamaForCausalLM'],
-    model_type: config.attentionBias ? 'qwen2' : 'llama',
-    ...(config.attentionBias ? { use_sliding_window: false } : { attention_bias: false }),
+    architectures: [className],
+    model_type: modelType,
+    ...(attentionBias ? { use_sliding_window: false } : { attention_bias: false }),
+    ...(skipsRope && {
+      // Its class has one by default, which may be beyond the vocabulary.
+      pad_token_id: null,
+      no_rope_layers: layers(config).map((layer) => Number(hasRope(config, layer))),
+      no_rope_layer_interval: config.noRopeInterval,
+    }),
     attention_dropout: 0,
     ...options.tokenIds,
-    head_dim: config.hiddenSize / config.numAttentionHeads,
+    head_dim: headSize(config),
     hidden_act: 'silu',
     hidden_size: config.hiddenSize,
     initializer_range: 0.02,
@@ -70,6 +58,10 @@ export function formatLlamaConfig(
     vocab_size: config.vocabSize,
   };
   return `${JSON.stringify(content, null, 2)}\n`;
+}
+
+function layers({ numHiddenLayers }: Pick<LlamaConfig, 'numHiddenLayers'>): number[] {
+  return Array.from({ length: numHiddenLayers }, (_, layer) => layer);
 }
 
 function formatRopeScaling(scaling: RopeScaling): Record<string, unknown> {
@@ -97,7 +89,8 @@ export function parseLlamaConfig(text: string): LlamaConfig {
 /** The same from a config.json that was parsed. */
 export function llamaConfigOf(json: Record<string, unknown>): LlamaConfig {
   const keys = new Map(Object.entries(json));
-  const { attentionBias, defaults } = architectureOf(keys);
+  const architecture = architectureNamed(keys);
+  const { attentionBias, headNorms, defaults } = architecture;
   refuseUnsupported(keys);
 
   const hiddenSize = positiveInteger(keys, 'hidden_size');
@@ -115,13 +108,7 @@ export function llamaConfigOf(json: Record<string, unknown>): LlamaConfig {
     'max_position_embeddings',
     defaults.maxPositionEmbeddings,
   );
-  if (hiddenSize % numAttentionHeads !== 0 || (hiddenSize / numAttentionHeads) % 2 !== 0) {
-    throw new ModelFolderInvalid(
-      'config.json num_attention_heads',
-      `heads of an even size that divide hidden_size ${hiddenSize}`,
-      `${numAttentionHeads}`,
-    );
-  }
+  const numHiddenLayers = positiveInteger(keys, 'num_hidden_layers');
   if (numAttentionHeads % numKeyValueHeads !== 0) {
     throw new ModelFolderInvalid(
       'config.json num_key_value_heads',
@@ -129,76 +116,190 @@ export function llamaConfigOf(json: Record<string, unknown>): LlamaConfig {
       `${numKeyValueHeads}`,
     );
   }
-  const headDim = positiveInteger(keys, 'head_dim', hiddenSize / numAttentionHeads);
-  if (headDim * numAttentionHeads !== hiddenSize) {
-    throw new ModelFolderInvalid(
-      'config.json head_dim',
-      `hidden_size / num_attention_heads = ${hiddenSize / numAttentionHeads}`,
-      `${headDim}`,
-    );
-  }
-  refuseSlidingWindow(keys, maxPositionEmbeddings);
+  refuseWindows(keys, architecture, maxPositionEmbeddings);
   return {
     vocabSize: positiveInteger(keys, 'vocab_size'),
     hiddenSize,
     intermediateSize: positiveInteger(keys, 'intermediate_size'),
-    numHiddenLayers: positiveInteger(keys, 'num_hidden_layers'),
+    numHiddenLayers,
     numAttentionHeads,
     numKeyValueHeads,
+    headDim: headDimOf(keys, hiddenSize, numAttentionHeads, defaults.headDim),
     maxPositionEmbeddings,
-    ropeTheta: positiveNumber('rope_theta', keys.get('rope_theta') ?? ropeKeys(keys)?.rope_theta ?? 10_000),
+    ropeTheta: positiveNumber(
+      'rope_theta',
+      keys.get('rope_theta') ?? ropeKeys(keys)?.rope_theta ?? defaults.ropeTheta,
+    ),
     rmsNormEps: positiveNumber('rms_norm_eps', keys.get('rms_norm_eps') ?? 1e-6),
-    tieWordEmbeddings: flag(keys, 'tie_word_embeddings'),
+    tieWordEmbeddings: flag(keys, 'tie_word_embeddings', defaults.tieWordEmbeddings),
     ropeScaling: ropeScalingOf(keys, maxPositionEmbeddings),
     attentionBias,
+    qkNorm: headNorms,
+    noRopeInterval: noRopeIntervalOf(keys, architecture, numHiddenLayers),
   };
 }
 
-function architectureOf(keys: ReadonlyMap<string, unknown>): Architecture {
-  const modelType = keys.get('model_type') ?? null;
-  const names = keys.get('architectures') ?? null;
-  const known = Object.entries(architectures);
-  if (names !== null) {
-    const name = Array.isArray(names) ? known.find(([name]) => names.includes(name)) : undefined;
-    if (name === undefined)
-      throw invalid('architectures', `one of ${known.map(([name]) => name).join(', ')}`, names);
-    if (modelType !== null && modelType !== name[1].modelType)
-      throw invalid('model_type', `${JSON.stringify(name[1].modelType)}, as architectures say`, modelType);
-    return name[1];
+/** As we hold it: 0 where the heads divide hidden_size among them. */
+function headDimOf(
+  keys: ReadonlyMap<string, unknown>,
+  hiddenSize: number,
+  numAttentionHeads: number,
+  otherwise: number | null,
+): number {
+  const share = hiddenSize / numAttentionHeads;
+  if ((keys.get('head_dim') ?? otherwise) === null && !Number.isInteger(share))
+    throw invalid(
+      'num_attention_heads',
+      `heads of an even size that divide hidden_size ${hiddenSize}`,
+      numAttentionHeads,
+    );
+  const headDim = positiveInteger(keys, 'head_dim', otherwise ?? share);
+  // The rotary embedding turns pairs of features.
+  const isEven = headDim % 2 === 0;
+  if (headDim === share) {
+    if (isEven) return 0;
+    const expected = `heads of an even size that divide hidden_size ${hiddenSize}`;
+    throw invalid('num_attention_heads', expected, numAttentionHeads);
   }
-  const found = known.find(([, architecture]) => architecture.modelType === (modelType ?? 'llama'));
-  if (found === undefined) {
-    const types = known.map(([, architecture]) => JSON.stringify(architecture.modelType));
-    throw invalid('model_type', `one of ${types.join(', ')}`, modelType);
-  }
-  return found[1];
+  if (!isEven || headDim > headDimMax)
+    throw invalid('head_dim', `an even number of at most ${headDimMax}`, headDim);
+  return headDim;
 }
 
-/** A model that differs in one of these computes something else; it would load and be wrong. */
+/** Layers without a rotary embedding, which we know by their interval alone. */
+function noRopeIntervalOf(
+  keys: ReadonlyMap<string, unknown>,
+  { skipsRope, defaults }: Architecture,
+  numHiddenLayers: number,
+): number {
+  if (!skipsRope) return 0;
+  const given = keys.get('no_rope_layers') ?? null;
+  if (given === null) {
+    const interval = positiveInteger(keys, 'no_rope_layer_interval', defaults.noRopeInterval);
+    return interval > numHiddenLayers ? 0 : interval;
+  }
+  const isList = Array.isArray(given) && given.length >= numHiddenLayers;
+  const list = isList ? given.slice(0, numHiddenLayers).map(Number) : [];
+  const interval = list.indexOf(0) + 1;
+  const isPeriodic = list.every((has, layer) => has === Number(hasRope({ noRopeInterval: interval }, layer)));
+  if (!isList || !isPeriodic)
+    throw invalid('no_rope_layers', `${numHiddenLayers} entries, 1 but for each n-th, which is 0`, given);
+  return interval;
+}
+
+function architectureNamed(keys: ReadonlyMap<string, unknown>): Architecture {
+  const modelType = keys.get('model_type') ?? null;
+  const names: unknown = keys.get('architectures') ?? null;
+  if (names !== null) {
+    const list = Array.isArray(names) ? (names as unknown[]) : [];
+    const found = architectures.find(({ className }) => list.includes(className));
+    if (found === undefined) {
+      const known = architectures.map(({ className }) => className).join(', ');
+      throw invalid('architectures', missingOf(list) ?? `one of ${known}`, names);
+    }
+    if (modelType !== null && modelType !== found.modelType)
+      throw invalid('model_type', `${JSON.stringify(found.modelType)}, as architectures say`, modelType);
+    return found;
+  }
+  const found = architectures.find((one) => one.modelType === (modelType ?? 'llama'));
+  if (found === undefined) {
+    const types = architectures.map((one) => JSON.stringify(one.modelType));
+    throw invalid('model_type', `one of ${types.join(', ')}`, modelType);
+  }
+  return found;
+}
+
+function missingOf(names: readonly unknown[]): string | null {
+  const name = names.find((one) => typeof one === 'string' && Object.hasOwn(missingArchitectures, one));
+  return name === undefined
+    ? null
+    : `a class without what is not computed of ${String(name)}: ${missingArchitectures[String(name)]}`;
+}
+
+/**
+ * A model that differs in one of these computes something else; it would load and be wrong. Those from `hidden_activation` on are of
+ * other classes, whose files may call themselves a Llama.
+ */
+const neutral: Readonly<Record<string, unknown>> = {
+  hidden_act: 'silu',
+  // In a Llama this adds one to o_proj too, which Qwen2, whose biases we compute, does not have.
+  attention_bias: false,
+  mlp_bias: false,
+  use_sliding_window: false,
+  partial_rotary_factor: 1,
+  quantization_config: null,
+  hidden_activation: 'silu',
+  attn_logit_softcapping: null,
+  final_logit_softcapping: null,
+  query_pre_attn_scalar: null,
+  rope_local_base_freq: null,
+  attention_multiplier: null,
+  embedding_multiplier: 1,
+  residual_multiplier: 1,
+  logits_scaling: 1,
+  scale_emb: 1,
+  rope_interleaved: false,
+  use_qk_norm: false,
+  qk_layernorm: false,
+  clip_qkv: null,
+  num_experts: 0,
+  num_local_experts: 0,
+};
+
 function refuseUnsupported(keys: ReadonlyMap<string, unknown>): void {
-  const only: [key: string, value: unknown][] = [
-    ['hidden_act', 'silu'],
-    // In a Llama this adds one to o_proj too, which Qwen2, whose biases we compute, does not have.
-    ['attention_bias', false],
-    ['mlp_bias', false],
-    ['use_sliding_window', false],
-    ['partial_rotary_factor', 1],
-    ['quantization_config', null],
-  ];
-  for (const [key, value] of only) {
+  for (const [key, value] of Object.entries(neutral)) {
     const found = keys.get(key);
     if (found !== undefined && found !== null && found !== value)
       throw invalid(key, `${JSON.stringify(value)} or none`, found);
   }
 }
 
+/** What is read here, and what changes nothing of what a model computes: how it was made, is loaded, and writes. */
+const knownKeys: ReadonlySet<string> = new Set(
+  `
+  architectures model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+  max_position_embeddings rope_theta rope_scaling rope_parameters rms_norm_eps tie_word_embeddings no_rope_layers no_rope_layer_interval
+  layer_types sliding_window max_window_layers initializer_range attention_dropout pretraining_tp use_cache torch_dtype dtype
+  bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id bos_token eos_token pad_token
+  name_or_path _name_or_path _commit_hash transformers_version transformers.js_config auto_map tokenizer_class prefix
+  id2label label2id num_labels problem_type finetuning_task task_specific_params keys_to_ignore_at_inference
+  output_hidden_states output_attentions return_dict use_return_dict return_dict_in_generate output_scores gradient_checkpointing
+  attn_implementation _attn_implementation _attn_implementation_autoset torchscript use_bfloat16 is_decoder
+  is_llama_config max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+  typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences chunk_size_feed_forward
+  remove_invalid_values tf_legacy_loss _flash_attn_2_enabled unsloth_version unsloth_fixed
+  `
+    .trim()
+    .split(/\s+/),
+);
+
+/** For whoever takes a model in: a key that we do not know may say how it computes. What was taken in before is read all the same. */
+export function refuseUnknownKeys(json: Record<string, unknown>): void {
+  const keys = new Map(Object.entries(json));
+  const { className } = architectureNamed(keys);
+  for (const [key, value] of keys) {
+    if (knownKeys.has(key) || Object.hasOwn(neutral, key)) continue;
+    const isNothing =
+      value === null || value === false || (isObject(value) && Object.keys(value).length === 0);
+    if (!isNothing && !(Array.isArray(value) && value.length === 0))
+      throw invalid(
+        key,
+        `no key that is not known of ${className}; without it, if it changes nothing of the model`,
+        value,
+      );
+  }
+}
+
 /** A window as long as the longest sequence hides nothing; Qwen2 names one and leaves it unused. */
-function refuseSlidingWindow(keys: ReadonlyMap<string, unknown>, maxPositionEmbeddings: number): void {
+function refuseWindows(
+  keys: ReadonlyMap<string, unknown>,
+  { hasWindow }: Architecture,
+  maxPositionEmbeddings: number,
+): void {
   const layerTypes = keys.get('layer_types') ?? [];
   if (!Array.isArray(layerTypes) || layerTypes.some((type) => type !== 'full_attention'))
     throw invalid('layer_types', '"full_attention" for every layer, or none', layerTypes);
-  const isMistral = architectureOf(keys) === architectures.MistralForCausalLM;
-  if (!isMistral) return;
+  if (!hasWindow) return;
   const window = keys.has('sliding_window') ? keys.get('sliding_window') : 4096;
   if (window === null || (typeof window === 'number' && window >= maxPositionEmbeddings)) return;
   throw invalid(
@@ -264,8 +365,8 @@ function positiveNumber(key: string, value: unknown): number {
   throw invalid(key, 'a number above 0', value);
 }
 
-function flag(keys: ReadonlyMap<string, unknown>, key: string): boolean {
-  const value = keys.get(key) ?? false;
+function flag(keys: ReadonlyMap<string, unknown>, key: string, otherwise: boolean): boolean {
+  const value = keys.get(key) ?? otherwise;
   if (typeof value === 'boolean') return value;
   throw invalid(key, 'true or false', value);
 }

@@ -5,9 +5,9 @@ import {
   type LayerGraph,
   type LayerGraphs,
 } from './adapterGraphs.js';
-import { arithmeticOf, isFused, type Arithmetic, type DeviceSpeed } from './deviceSpeed.js';
+import { arithmeticOf, isApart, isFused, type Arithmetic, type DeviceSpeed } from './deviceSpeed.js';
 import { rankOf } from './layerMethod.js';
-import { asFullRank, momentsOfEach } from './optimizerCost.js';
+import { asFullRank, momentBytes } from './optimizerCost.js';
 import { packedBaseBytes, packedBytes } from './packedBytes.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec, type TargetModule } from './runSpec.js';
@@ -31,15 +31,13 @@ export interface MemoryParts {
   copies: number;
 }
 
-/** Resident before the first weight: 112 to 140 MB on Linux with Node 20, of which the middle; the data set comes on top. */
-const processBytes = 126e6;
+/** Of a trainer beside all that is counted here, on Linux with Node 20 (test/e2e/peakMemory). */
+const processBytes = 106e6;
 /** Of the driver's libraries and its context; not measured yet. */
 const driverBytes = 400e6;
-/** A moment as an int8 code with a float32 scale for each block of 256 (docs/performance.md). */
-const int8MomentBytes = 1 + 4 / 256;
 /** Exponentials that the head keeps of a chunk of rows (head_cross_entropy.cpp). */
 const headKeptBytes = 36 * 2 ** 20;
-const headSlabRows = 4096;
+const headSlabRows = 1024;
 /** Rows that a worker takes at a time (product.h). */
 const blockRows = 192;
 /** Packing space of a worker for products. */
@@ -53,6 +51,11 @@ const aloneOperationsMax = 2 ** 24;
 /** The phase that needs most. */
 export function peakMemory(spec: RunSpec, device: DeviceSpeed): MemoryParts {
   return memoryPhases(spec, device).reduce((most, phase) => (totalOf(phase) > totalOf(most) ? phase : most));
+}
+
+/** What a process takes on the processors that writes text from a run's weights, scores or exports them: float32, and little beside. */
+export function taskMemoryBytes(spec: RunSpec): number {
+  return processBytes + 4 * countParameters(spec).model;
 }
 
 export function totalOf(parts: MemoryParts): number {
@@ -163,15 +166,6 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
   };
 }
 
-/** Of the linear layers by their own optimizer; of all else by AdamW. */
-function momentBytes(spec: RunSpec, counts: ReturnType<typeof countParameters>): number {
-  const bytes = spec.optimizer.momentType === 'int8' ? int8MomentBytes : 4;
-  const { adapter, optimizer } = spec;
-  const each = momentsOfEach[adapter === null ? optimizer.fullRankOptimizer : adapter.adapterOptimizer];
-  const own = adapter === null ? counts.linear : counts.trainable - counts.shared;
-  return bytes * (2 * counts.shared + each * own);
-}
-
 /** What an update by Muon is computed in, while no pass is: two copies of the largest matrix and two squares of its smaller side, packed. */
 function signBytes(spec: RunSpec, { threadCount }: DeviceSpeed, { arithmetic }: ComputationLayout): number {
   if (spec.adapter !== null || spec.optimizer.fullRankOptimizer !== 'muon') return 0;
@@ -204,7 +198,8 @@ function layoutOf(spec: RunSpec, device: DeviceSpeed): ComputationLayout {
   const arithmetic = arithmeticOf(spec, device);
   const { precision, basePrecision } = arithmetic;
   const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
-  const isExact = precision === 'float32' && (spec.adapter === null || basePrecision === 'float32');
+  const isExact =
+    isApart(spec) || (precision === 'float32' && (spec.adapter === null || basePrecision === 'float32'));
   const sequences = Math.min(batch.microBatchSequenceCount, batch.sequenceCount);
   return {
     arithmetic,
@@ -219,8 +214,9 @@ export function stateBytes(
   spec: Pick<RunSpec, 'model' | 'adapter'>,
   { graphs, rows, kept }: Pick<ComputationLayout, 'graphs' | 'rows' | 'kept'>,
 ): { attention: number; mlp: number } {
-  const { hiddenSize, intermediateSize, numAttentionHeads } = spec.model;
-  const kvSize = linearShapes(spec.model).k_proj.outFeatures;
+  const { intermediateSize, numAttentionHeads, qkNorm } = spec.model;
+  const { q_proj, k_proj } = linearShapes(spec.model);
+  const [width, kvSize] = [q_proj.outFeatures, k_proj.outFeatures];
   const lines = (bytes: number): number => Math.ceil(bytes / 64) * 64;
   const seen = (modules: TargetModule[]): number =>
     modules.reduce((sum, name) => sum + lines(kept * rows * pathRank(spec, name, graphs[name])), 0);
@@ -228,8 +224,9 @@ export function stateBytes(
     attention:
       lines(4 * rows) +
       lines(4 * rows * numAttentionHeads) +
-      2 * lines(kept * rows * hiddenSize) +
+      2 * lines(kept * rows * width) +
       2 * lines(kept * rows * kvSize) +
+      (qkNorm ? lines(kept * rows * width) + lines(kept * rows * kvSize) : 0) +
       seen(['q_proj', 'k_proj', 'v_proj', 'o_proj']),
     mlp:
       lines(4 * rows) +
@@ -258,28 +255,43 @@ function modulesOf(half: 'attention' | 'mlp'): TargetModule[] {
 }
 
 function activationBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLayout): number {
-  const { model, recomputation, adapter } = spec;
+  const { model, recomputation } = spec;
   const { rows } = layout;
   const stream = 4 * rows * model.hiddenSize;
   // Beside the input of each half: embedding, final norm, what the head gives back.
   const streams = stream * (2 * model.numHiddenLayers + 4);
-  if (!isFused(spec, device)) {
-    const kvSize = linearShapes(model).k_proj.outFeatures;
-    const perToken = 7 * model.hiddenSize + 3 * kvSize + 3 * model.intermediateSize;
+  if (!isFused(device)) {
+    const { q_proj, k_proj } = linearShapes(model);
+    const [width, kvSize] = [q_proj.outFeatures, k_proj.outFeatures];
+    const normed = model.qkNorm ? width + kvSize : 0;
+    const perToken = 4 * model.hiddenSize + 3 * width + 3 * kvSize + normed + 3 * model.intermediateSize;
     const seen = targetModules.reduce((sum, module) => sum + rankIn(spec, module), 0);
-    const masks = adapter !== null && adapter.dropout > 0 ? 6 * model.hiddenSize + model.intermediateSize : 0;
-    return streams + 4 * rows * model.numHiddenLayers * (perToken + seen + masks);
+    return streams + 4 * rows * model.numHiddenLayers * (perToken + seen + maskWidth(spec));
   }
   const state = stateBytes(spec, layout);
   const stateCount = recomputation === 'blocks' ? 1 : model.numHiddenLayers;
-  return streams + stateCount * (state.attention + state.mlp);
+  return streams + stateCount * (state.attention + state.mlp + 4 * rows * maskWidth(spec));
+}
+
+/** Elements a token and block of the masks of dropout. */
+function maskWidth({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): number {
+  if (adapter === null || adapter.dropout === 0) return 0;
+  const shapes = linearShapes(model);
+  return adapter.targetModules.reduce((sum, name) => sum + shapes[name].inFeatures, 0);
 }
 
 /** What kernels reuse: the arena of the half that needs most, the head's, and each worker's. */
 function scratchBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLayout): number {
   const { hiddenSize, intermediateSize } = spec.model;
+  const { q_proj, k_proj } = linearShapes(spec.model);
   const rank = largestRankIn(spec);
-  const worker = 4 * blockRows * (hiddenSize + 2 * intermediateSize + 2 * rank) + productWorkerBytes;
+  const inner = Math.max(
+    2 * intermediateSize + 2 * rank,
+    q_proj.outFeatures + 2 * k_proj.outFeatures + 3 * rank,
+  );
+  // What a layer that is summed apart is added up in.
+  const spare = isApart(spec) ? intermediateSize + rank + 2 * Math.max(intermediateSize, hiddenSize) : 0;
+  const worker = 4 * blockRows * (hiddenSize + inner + spare) + productWorkerBytes;
   const arena = Math.max(
     backwardBytes(spec, device, layout, 'attention'),
     backwardBytes(spec, device, layout, 'mlp'),
@@ -301,7 +313,7 @@ function backwardBytes(
   const packed = (height: number, width: number): number =>
     packedBytes(height, width, instructionSet, arithmetic.precision);
   const modules = modulesOf(half);
-  const widths = half === 'mlp' ? 3 * intermediateSize : 2 * hiddenSize + 2 * kvSize;
+  const widths = half === 'mlp' ? 3 * intermediateSize : 2 * shapes.q_proj.outFeatures + 2 * kvSize;
   let bytes = rows * ((4 + kept) * hiddenSize + kept * widths);
   for (const name of modules) {
     const { inFeatures, outFeatures } = shapes[name];
@@ -315,6 +327,7 @@ function backwardBytes(
     if (!adapter.targetModules.includes(name)) continue;
     const rank = rankOf(adapter, name);
     bytes += kept * rows * rank;
+    if (isApart(spec)) bytes += 4 * rows * rank + (adapter.dropout > 0 ? 4 * rows * inFeatures : 0);
     if (graphs[name] === 'weightGradient') bytes += 4 * inFeatures * outFeatures + packed(rows, outFeatures);
     else bytes += packed(outFeatures, rank) + packed(rows, rank);
     if (graphs[name] === 'separate') bytes += packed(rank, inFeatures);

@@ -9,6 +9,14 @@ export interface MixturePart {
   weight: number;
 }
 
+/** Tokens of a training part that a run passes over. */
+export interface OmittedDocument {
+  /** Resource name of the data set. */
+  dataset: string;
+  firstToken: number;
+  tokenCount: number;
+}
+
 /** Names of all data sets of a specification, in order. */
 export function datasetNames({
   dataset,
@@ -18,6 +26,14 @@ export function datasetNames({
   mixture: readonly { dataset: string }[];
 }): string[] {
   return mixture.length > 0 ? mixture.map((part) => part.dataset) : [dataset];
+}
+
+/** Names of all data sets that a run of a specification reads: those that it trains on, in order, then others that it is scored on. */
+export function readDatasetNames(
+  spec: Parameters<typeof datasetNames>[0] & { evaluations: readonly { dataset: string }[] },
+): string[] {
+  const scored = spec.evaluations.map(({ dataset }) => dataset).filter((name) => name !== '');
+  return [...new Set([...datasetNames(spec), ...scored])];
 }
 
 /** Where a sequence of the run comes from. */

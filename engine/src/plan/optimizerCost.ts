@@ -1,5 +1,5 @@
 import { rankOf } from './layerMethod.js';
-import { linearShapes } from './parameters.js';
+import { linearShapes, type countParameters } from './parameters.js';
 import type { targetModules } from './runSpec.js';
 import { type FullRankOptimizer, type RunSpec } from './runSpec.js';
 
@@ -13,7 +13,7 @@ export function signFlops(rows: number, columns: number): number {
 }
 
 /** Operations of an update of all linear layers by Muon. */
-export function muonFlops(model: RunSpec['model']): number {
+function muonFlops(model: RunSpec['model']): number {
   const shapes = Object.values(linearShapes(model));
   return (
     model.numHiddenLayers *
@@ -22,7 +22,7 @@ export function muonFlops(model: RunSpec['model']): number {
 }
 
 /** Operations of an update of all adapters by LoRA-Muon: both Gram matrices, four thin products, two signs. */
-export function loraMuonFlops({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): number {
+function loraMuonFlops({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): number {
   if (adapter === null) return 0;
   const shapes = linearShapes(model);
   const ofModule = (module: (typeof targetModules)[number]): number => {
@@ -33,6 +33,18 @@ export function loraMuonFlops({ model, adapter }: Pick<RunSpec, 'model' | 'adapt
     return sides.reduce((sum, side) => sum + 4 * rank * rank * side + signFlops(rank, side), whitening);
   };
   return model.numHiddenLayers * adapter.targetModules.reduce((sum, module) => sum + ofModule(module), 0);
+}
+
+/** Seconds of the signs of a step's update, where its optimizer takes some. */
+export function signSeconds(
+  spec: Pick<RunSpec, 'model' | 'adapter' | 'optimizer'>,
+  operationsPerSecond: number,
+): number {
+  const { adapter, model, optimizer } = spec;
+  if (adapter === null && optimizer.fullRankOptimizer === 'muon')
+    return muonFlops(model) / operationsPerSecond;
+  if (adapter?.adapterOptimizer === 'loraMuon') return loraMuonFlops(spec) / operationsPerSecond;
+  return 0;
 }
 
 /** What an update of Muon costs over the products of a full-rank step: about 3.3 min(in, out) / tokens. */
@@ -73,9 +85,21 @@ export function optimizersOf({ kind, optimizer, warmStart, adapter }: Optimized)
 }
 
 /** Whether some steps need calls that the device `cuda` does not have yet. */
-export function needsProcessor(spec: Optimized): boolean {
-  return optimizersOf(spec).some((name) => name !== 'adamw');
+export function needsProcessor({ replicas }: Pick<RunSpec, 'replicas'>): boolean {
+  return replicas > 1;
 }
 
 /** Moments of a weight that an optimizer keeps, as many times the weight: next to nothing of APOLLO-Mini. */
-export const momentsOfEach = { adamw: 2, muon: 1, apolloMini: 0, loraMuon: 1 } as const;
+const momentsOfEach = { adamw: 2, muon: 1, apolloMini: 0, loraMuon: 1 } as const;
+
+/** A moment as an int8 code with a float32 scale for each block of 256. */
+const int8MomentBytes = 1 + 4 / 256;
+
+/** Of the linear layers by their own optimizer; of all else by AdamW. */
+export function momentBytes(spec: RunSpec, counts: ReturnType<typeof countParameters>): number {
+  const bytes = spec.optimizer.momentType === 'int8' ? int8MomentBytes : 4;
+  const { adapter, optimizer } = spec;
+  const each = momentsOfEach[adapter === null ? optimizer.fullRankOptimizer : adapter.adapterOptimizer];
+  const own = adapter === null ? counts.linear : counts.trainable - counts.shared;
+  return bytes * (2 * counts.shared + each * own);
+}

@@ -1,17 +1,32 @@
 import { layerMethod } from './layerMethod.js';
 import { targetModules, type LlamaConfig, type RunSpec, type TargetModule } from './runSpec.js';
 
+/** Features of one head. */
+export function headSize({
+  headDim,
+  hiddenSize,
+  numAttentionHeads,
+}: Pick<LlamaConfig, 'headDim' | 'hiddenSize' | 'numAttentionHeads'>): number {
+  return headDim === 0 ? hiddenSize / numAttentionHeads : headDim;
+}
+
+/** Whether a layer, counted from 0, has a rotary embedding: each n-th has none. */
+export function hasRope({ noRopeInterval }: Pick<LlamaConfig, 'noRopeInterval'>, layer: number): boolean {
+  return noRopeInterval === 0 || (layer + 1) % noRopeInterval !== 0;
+}
+
 /** Inputs and outputs of each linear layer of one block. */
 export function linearShapes(
   config: LlamaConfig,
 ): Record<TargetModule, { inFeatures: number; outFeatures: number }> {
   const { hiddenSize, intermediateSize } = config;
-  const kvSize = (hiddenSize / config.numAttentionHeads) * config.numKeyValueHeads;
+  const width = headSize(config) * config.numAttentionHeads;
+  const kvSize = headSize(config) * config.numKeyValueHeads;
   return {
-    q_proj: { inFeatures: hiddenSize, outFeatures: hiddenSize },
+    q_proj: { inFeatures: hiddenSize, outFeatures: width },
     k_proj: { inFeatures: hiddenSize, outFeatures: kvSize },
     v_proj: { inFeatures: hiddenSize, outFeatures: kvSize },
-    o_proj: { inFeatures: hiddenSize, outFeatures: hiddenSize },
+    o_proj: { inFeatures: width, outFeatures: hiddenSize },
     gate_proj: { inFeatures: hiddenSize, outFeatures: intermediateSize },
     up_proj: { inFeatures: hiddenSize, outFeatures: intermediateSize },
     down_proj: { inFeatures: intermediateSize, outFeatures: hiddenSize },
@@ -47,8 +62,11 @@ export function countParameters(spec: Pick<RunSpec, 'model' | 'kind' | 'adapter'
   const biases = model.attentionBias
     ? shapes.q_proj.outFeatures + shapes.k_proj.outFeatures + shapes.v_proj.outFeatures
     : 0;
+  const headNorms = model.qkNorm ? 2 * headSize(model) : 0;
   const shared =
-    embeddings + (2 * model.numHiddenLayers + 1) * model.hiddenSize + model.numHiddenLayers * biases;
+    embeddings +
+    (2 * model.numHiddenLayers + 1) * model.hiddenSize +
+    model.numHiddenLayers * (biases + headNorms);
   const perBlock = targetModules.reduce(
     (sum, name) => sum + shapes[name].inFeatures * shapes[name].outFeatures,
     0,

@@ -22,6 +22,9 @@ function llama(
     tieWordEmbeddings: false,
     ropeScaling: null,
     attentionBias: false,
+    headDim: 0,
+    qkNorm: false,
+    noRopeInterval: 0,
   };
 }
 

@@ -1,6 +1,6 @@
 import type * as tables from './jobSettings.js';
 import type { ValuesOf } from './setting.js';
-import type { MixturePart } from './mixture.js';
+import type { MixturePart, OmittedDocument } from './mixture.js';
 import type { DeviceChoice, ExportFormat, GgufType, TargetModule } from './words.js';
 
 export * from './words.js';
@@ -28,6 +28,8 @@ export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   stepCount: number;
   /** Ranges of steps, over all phases, whose batch is passed over without an update; in order and apart. */
   omittedSteps: StepRange[];
+  /** Documents that are passed over, in no order. */
+  omittedDocuments: OmittedDocument[];
   streams: StreamVersions;
   /** Devices that it may run on beside `device`, which goes before them. */
   acceptedDevices: Exclude<DeviceChoice, 'auto'>[];
@@ -37,10 +39,21 @@ export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   optimizer: OptimizerSettings;
   batch: BatchSettings;
   evaluation: ValuesOf<typeof tables.evaluationSettings>;
+  /** What it is scored on beside its held-out part. */
+  evaluations: NamedEvaluationSettings[];
   checkpoint: ValuesOf<typeof tables.checkpointSettings>;
   stop: ValuesOf<typeof tables.stopSettings>;
   sample: ValuesOf<typeof tables.sampleSettings>;
   export: ExportSettings;
+}
+
+/** Either a data set or questions, under a name of its own within the run. */
+export interface NamedEvaluationSettings extends ValuesOf<typeof tables.namedEvaluationSettings> {
+  name: string;
+  /** Resource name of the data set whose held-out part counts; empty where it has questions. */
+  dataset: string;
+  /** JSON lines (choiceQuestions.ts); empty where it has a data set. */
+  questions: string;
 }
 
 export interface StepRange {

@@ -13,6 +13,8 @@ interface Common<T> {
   default: Rule<T>;
   /** Of a setting that came after the first release: what a specification stored without it means. */
   before?: T;
+  /** A checkpoint holds it or counts by it: a run that begins at one of another run cannot have another value. */
+  isKept?: boolean;
 }
 
 export interface IntegerSetting extends Common<number> {
@@ -68,6 +70,7 @@ export interface Context {
   /** The largest that all adapted layers can hold, within the server's limit. */
   rankMax: number;
   vocabularySizeMax: number;
+  replicasMax: number;
   /** The tokenizer's; null while the data set is not known. */
   vocabularySize: number | null;
   /** Tokens in the held-out part. */
@@ -118,6 +121,20 @@ export function choice<const Word extends string, const Name extends string | nu
   options: Common<NoInfer<Word>>,
 ): ChoiceSetting<Word, Name> {
   return { type: 'choice', enumName, words, ...options };
+}
+
+/** A table whose settings checkpoints keep, but those that say otherwise. */
+export function kept<T extends Settings>(table: T): T {
+  return Object.fromEntries(
+    Object.entries(table).map(([key, setting]) => [key, { isKept: true, ...setting }]),
+  ) as T;
+}
+
+/** Those values of a group whose settings checkpoints keep, and those that have no setting. */
+export function keptValues<V extends object>(table: Settings, values: V): Partial<V> {
+  return Object.fromEntries(
+    Object.entries(values).filter(([key]) => !Object.hasOwn(table, key) || table[key]!.isKept === true),
+  ) as Partial<V>;
 }
 
 /** A setting whose rules have become values. */

@@ -21,6 +21,7 @@ export function specHash(spec: RunSpec, baseWeightsSha256: string | null): strin
     adapter,
     stepCount,
     omittedSteps,
+    omittedDocuments,
     streams,
     learningRate,
     optimizer,
@@ -40,11 +41,13 @@ export function specHash(spec: RunSpec, baseWeightsSha256: string | null): strin
     adapter: adapter && withoutDefaults(adapter, laterDefaults.adapter),
     stepCount,
     ...(omittedSteps.length > 0 && { skippedSteps: omittedSteps }), // as it was named in 0.1.0
+    ...(omittedDocuments.length > 0 && { omittedDocuments }),
     ...(Object.keys(laterStreams).length > 0 && { streams: laterStreams }),
     learningRate,
     optimizer: withoutDefaults(optimizer, laterDefaults.optimizer),
-    batch,
+    batch: withoutDefaults(batch, laterDefaults.batch),
     seed,
+    ...(spec.replicas > 1 && { replicas: spec.replicas }),
     precision: spec.precision,
   };
   return createHash('sha256')

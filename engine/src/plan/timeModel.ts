@@ -2,7 +2,7 @@ import { chooseGraphs, packFlops, thinPasses, thinShare, weightGradientShare } f
 import { cardStepTime } from './cardTime.js';
 import { arithmeticOf, isFused, type DeviceSpeed } from './deviceSpeed.js';
 import { layerMethod } from './layerMethod.js';
-import { loraMuonFlops, muonFlops } from './optimizerCost.js';
+import { signSeconds } from './optimizerCost.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 
@@ -63,7 +63,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   const baseRate = productShare[baseKind] * peaks[baseKind];
   const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
   // Recomputation makes the states again, for which the last layer of a half is not needed.
-  const isRepeated = spec.recomputation === 'blocks' && isFused(spec, device);
+  const isRepeated = spec.recomputation === 'blocks' && isFused(device);
 
   let base = 0;
   let adapters = 0;
@@ -96,16 +96,10 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   }
 
   const passes = isRepeated ? 1 : 0;
-  const attended = tokens * batch.sequenceLength * model.hiddenSize; // the causal half
+  const attended = tokens * batch.sequenceLength * shapes.q_proj.outFeatures; // the causal half
   const stream = streamOperations.forward * (1 + passes) + streamOperations.backward;
   const inner = innerOperations.forward * (1 + passes) + innerOperations.backward;
   const { trainable } = countParameters(spec);
-  const isMuon = adapter === null && spec.optimizer.fullRankOptimizer === 'muon';
-  const signs = isMuon
-    ? muonFlops(model)
-    : adapter?.adapterOptimizer === 'loraMuon'
-      ? loraMuonFlops(spec)
-      : 0;
   return {
     base: layers * base,
     adapters: layers * adapters,
@@ -116,7 +110,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
       (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / peaks.float32,
     update:
       (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond +
-      (signs === 0 ? 0 : signs / rate),
+      signSeconds(spec, rate),
     other: blockSeconds * layers * micros,
   };
 }

@@ -51,6 +51,28 @@ export const datasetEvaluation = {
   /** How often its training part was read so far. */
   epochs: number,
 };
+
+/** How a model answers questions with choices. */
+export const choiceEvaluation = {
+  questionCount: count,
+  /** Share of questions whose right choice has the highest log-probability; the first of equal ones counts. */
+  accuracy: number,
+  /** The same by log-probability per byte, so that long choices are not at a disadvantage. */
+  normalizedAccuracy: number,
+  /** Mean log-probability of the right choices, nats. */
+  logProbability: number,
+};
+
+/** What the run was scored on under a name; either a data set or questions. */
+const namedEvaluation = {
+  name,
+  /** Steps taken before it. */
+  step: count,
+  dataset: orMissing(object(datasetEvaluation)),
+  choices: orMissing(object(choiceEvaluation)),
+  seconds: number,
+};
+
 /** Losses of documents are counted by bins of so many nats; the last has all above, too. */
 export const lossBinNats = 0.25;
 export const lossBinCount = 48;
@@ -142,6 +164,7 @@ export const trainingEvents = {
     /** One for each data set of the run. */
     datasets: orMissing(list(1024, object(datasetEvaluation))),
   },
+  namedEvaluation,
   restart: {
     /** Step before which it happened. */
     step: count,
@@ -204,6 +227,8 @@ export const trainingEvents = {
 
 export type TrainingEvent = UnionOf<'kind', typeof trainingEvents>;
 export type DatasetEvaluation = ObjectOf<typeof datasetEvaluation>;
+export type ChoiceReport = ObjectOf<typeof choiceEvaluation>;
+export type NamedEvaluation = ObjectOf<typeof namedEvaluation>;
 export type RestartReport = ObjectOf<typeof restart>;
 export type DocumentLoss = ObjectOf<typeof documentLoss>;
 export type DocumentsReport = ObjectOf<typeof documents>;

@@ -6,6 +6,7 @@ import type { Device, DeviceDescription } from '../device/device.js';
 import type { Dataset } from '../data/dataset.js';
 import { encodeAlike } from '../data/encodeAlike.js';
 import { idleSequenceShare } from '../data/idleSequences.js';
+import { unknownTextOf } from '../data/lostText.js';
 import { TrainingData } from '../data/trainingData.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from './checkpointManifest.js';
 import { restoreModel, withMoments } from './checkpointModel.js';
@@ -18,6 +19,7 @@ import { Llama } from '../model/llama.js';
 import { chooseGraphs } from '../plan/adapterGraphs.js';
 import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
 import type { SteeringOptions } from './steering.js';
+import { scoredSets, type ScoredSet } from './scoredSets.js';
 import { reserveMemory } from './reserveMemory.js';
 import { BaseWeightsChanged, RunMismatch } from './trainingErrors.js';
 import { emptyDocuments } from './documentLosses.js';
@@ -41,6 +43,8 @@ export interface BeginRunOptions {
   dataset: Dataset;
   /** The data sets of a mixture, in the order of the specification. */
   mixture?: readonly Dataset[] | undefined;
+  /** Those that the run is scored on, by name. */
+  scoredDatasets?: ReadonlyMap<string, Dataset>;
   /** Where the base weights lie now, when it is not where the specification says. */
   baseWeightsFolder?: string | undefined;
   /** What the base weights were before this attempt; a run that is new does not begin at others. */
@@ -86,15 +90,19 @@ export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
         found!,
       );
   }
+  const scored = await scoredSets(spec, dataset, options.scoredDatasets ?? new Map());
   reserveMemory(spec, options.device);
   await mkdir(runFolder, { recursive: true });
-  if (checkpointPath !== undefined) return await resumeRun(options, checkpointPath);
-  const run = await startRun(options);
+  if (checkpointPath !== undefined) return await resumeRun({ ...options, scored }, checkpointPath);
+  const run = await startRun({ ...options, scored });
   await warnOfIdleSequences(run);
+  warnOfUnknownText(run);
   return run;
 }
 
-async function startRun(options: BeginRunOptions): Promise<TrainingRun> {
+type ScoredOptions = BeginRunOptions & { scored: readonly ScoredSet[] };
+
+async function startRun(options: ScoredOptions): Promise<TrainingRun> {
   const { spec, dataset, device, baseWeightsFolder = spec.baseWeightsFolder } = options;
   const graphs = chooseGraphs(spec, device.description);
   if (baseWeightsFolder === null)
@@ -176,7 +184,17 @@ async function warnOfIdleSequences({ data, spec, warnings }: TrainingRun): Promi
 
 const idleShareMin = 0.01;
 
-async function resumeRun(options: BeginRunOptions, checkpointPath: string): Promise<TrainingRun> {
+/** What the tokenizer does not know is not learned. */
+function warnOfUnknownText({ data, warnings }: TrainingRun): void {
+  for (const { dataset, source } of data.parts) {
+    const text = unknownTextOf(source.manifest);
+    if (text === null) continue;
+    const of = data.parts.length === 1 ? '' : `${dataset}: `;
+    warnings.push({ reason: 'TEXT_UNKNOWN', message: `${of}${text}` });
+  }
+}
+
+async function resumeRun(options: ScoredOptions, checkpointPath: string): Promise<TrainingRun> {
   const { spec, device, dataset, mixture = [dataset] } = options;
   const { manifest, manifestSha256, sizeBytes } = await verifyCheckpoint(checkpointPath, options);
   const { baseWeightsSha256 = null } = manifest;
@@ -201,11 +219,12 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   const { modelFiles } = manifest;
   const progress = progressOf(manifest);
   // Of another job: its best checkpoint is not one of this job, and this one has patience of its own.
-  if (options.checkpointSpec !== undefined) progress.heldOut = emptyRecord;
+  if (options.checkpointSpec !== undefined) Object.assign(progress, { heldOut: emptyRecord, namedSteps: {} });
   const steering = {
     ...options.steering,
     updateNumber: progress.updateNumber,
     doneMs: { ...options.steering?.doneMs, ...manifest.doneMs },
+    isResumed: true,
   };
   const run = assembleRun({ ...options, graphs, model, baseWeightsSha256, modelFiles, steering });
   Object.assign(run.progress, progress);
@@ -228,13 +247,26 @@ async function resumeRun(options: BeginRunOptions, checkpointPath: string): Prom
   if (manifest.adapter !== null) run.frozen.base = stored(checkpointPath, manifest.files.base);
   if (manifest.files.start !== undefined) run.frozen.start = stored(checkpointPath, manifest.files.start);
   warnOfOtherBackend(run, manifest, device.description);
+  const { replicas: before = 1 } = manifest;
+  const { size } = run.collective;
+  if (size !== before)
+    run.warnings.push({
+      reason: 'RESUMED_WITH_OTHER_REPLICAS',
+      message: `The checkpoint was computed by ${before === 1 ? 'one process' : `${before} processes`} and the run resumes with ${size}: its losses will differ in the last digits`,
+    });
   return run;
 }
 
 /** With what manifests of earlier versions do not have. */
 function progressOf({ progress }: CheckpointManifest): RunProgress {
   const { evaluatedStep: wholeStep } = progress;
-  const later = { updateNumber: 0, wholeStep, heldOut: emptyRecord, documents: emptyDocuments };
+  const later = {
+    updateNumber: 0,
+    wholeStep,
+    namedSteps: {},
+    heldOut: emptyRecord,
+    documents: emptyDocuments,
+  };
   return { ...later, ...progress };
 }
 

@@ -150,6 +150,7 @@ function manifestText(
     position: { seed: spec.seed, firstSequence: progress.nextStep * spec.batch.sequenceCount },
     doneMs: { ...run.steering.doneMs, checkpoint: Date.now() },
     optimizerStepCounts: optimizer.stepCounts,
+    ...(run.collective.size > 1 && { replicas: run.collective.size }),
     backend: {
       ...{ name, instructionSet, precision, basePrecision, cpuModel },
       ...(name === 'cuda' && { libraries }),

@@ -34,7 +34,7 @@ export interface CheckpointManifest {
   progress: RunProgress;
   position: { seed: number; firstSequence: number };
   /** When each duty of the run was done last, milliseconds since 1970; absent in old checkpoints. */
-  doneMs?: Record<Duty, number>;
+  doneMs?: Partial<Record<Duty, number>>;
   optimizerStepCounts: Record<MomentGroup, number>;
   /** What computed the weights; on another one a resumed run continues, but not bit for bit. */
   backend: {
@@ -47,6 +47,8 @@ export interface CheckpointManifest {
     /** Absent where none decide the bits. */
     libraries?: Readonly<Record<string, string>>;
   };
+  /** Processes that trained together; absent for one. */
+  replicas?: number;
   files: {
     base: FileDigest;
     shared: FileDigest;

@@ -6,6 +6,7 @@ import { Random } from '../random.js';
 import { startAdapters } from './cycleStart.js';
 import { requireSameFunction } from './mergeDrift.js';
 import { takeProbe } from './probe.js';
+import { requireSameBits } from './sameBits.js';
 import { measureRanks } from './rankTelemetry.js';
 import { mean, restartModules } from './restartModules.js';
 import { MomentsNotZero } from './trainingErrors.js';
@@ -17,9 +18,9 @@ import type { TrainingRun } from './trainingRun.js';
  * on disk: ranks are measured against it.
  */
 export async function beginAdapters(run: TrainingRun): Promise<void> {
-  const { model, spec, progress, frozen } = run;
+  const { model, spec, progress, frozen, collective } = run;
   if (spec.adapter === null) throw new Error(`A ${spec.kind} run has no adapters`);
-  if (frozen.start === null) {
+  if (frozen.start === null && collective.rank === 0) {
     frozen.start = await writeStartWeights(run);
     frozen.base = frozen.start; // the same weights until the first merge
   }
@@ -35,25 +36,32 @@ export async function beginAdapters(run: TrainingRun): Promise<void> {
  * Ends a cycle and begins the next (relora.md §4): what the adapters learned goes into W, they start again, and their
  * moments, which
  * point along directions that are now in W, are forgotten. Throws MergeNotFinite before anything is changed, and MergeDrift or
- * MomentsNotZero when it was no restart: the run is of no use then, its last checkpoint is.
+ * MomentsNotZero when it was no restart: the run is of no use then, its last checkpoint is. Of several members the first measures and
+ * reports, the others get null.
  */
-export async function restart(run: TrainingRun): Promise<RestartReport> {
+export async function restart(run: TrainingRun): Promise<RestartReport | null> {
   const { model, schedule, spec, progress } = run;
   if (spec.adapter === null) throw new Error(`A ${spec.kind} run has no restarts`);
   const startedAt = performance.now();
   // A restart holds logits and merged weights, and packs the head in float32: it begins without the buffers of steps and leaves them
   // none of its own, so that the peak stays that of steps.
   run.device.trim();
-  const before = await takeProbe(run);
+  const leads = run.collective.rank === 0;
+  const before = leads ? await takeProbe(run) : null;
   const number = progress.restartCount + 1;
 
   const { deltaNorm, byLayer } = await model.mergeAdapters();
   run.frozen.base = null; // the file of the old base no longer holds what the model has
-  const ranks = await measureRunRanks(run);
+  const ranks = leads ? await measureRunRanks(run) : [];
   const momentsZeroedRatio = await beginCycle(run, number);
   if (spec.adapter.momentReset === 'zero' && momentsZeroedRatio !== 1)
     throw new MomentsNotZero(number, momentsZeroedRatio);
   progress.restartCount = number;
+  await requireSameBits(run);
+  if (before === null) {
+    run.device.trim();
+    return null;
+  }
 
   const after = await takeProbe(run);
   const drift = requireSameFunction(run, before, after);

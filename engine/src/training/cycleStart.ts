@@ -4,7 +4,7 @@ import { drawA } from '../model/adapters.js';
 import type { LinearLayer } from '../model/linearLayer.js';
 import { layerMethod } from '../plan/layerMethod.js';
 import { Random } from '../random.js';
-import { microBatches } from './gradients.js';
+import { microBatches, ownSequences } from './gradients.js';
 import { leadingDirections } from './leadingDirections.js';
 import { spanStart, type SpanStart, type Turns } from './oldSpan.js';
 import type { TrainingRun } from './trainingRun.js';
@@ -57,18 +57,19 @@ async function spanStarts(
  * gradient is not finite has no directions.
  */
 async function gradientDirections(run: TrainingRun, number: number): Promise<Directions> {
-  const { model, spec, progress } = run;
-  const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
+  const { model, spec, progress, collective } = run;
+  const { sequenceCount, sequenceLength, microBatchSequenceCount, maskDocuments } = spec.batch;
   const batch = await run.batches.read(progress.nextStep * sequenceCount, sequenceCount);
   const directions = new Map<LinearLayer, Float32Array>();
   const sums = new Map<LinearLayer, Float32Array>();
-  const micros = microBatches(batch, { sequenceLength, microBatchSequenceCount });
+  const shape = { sequenceLength, microBatchSequenceCount, maskDocuments };
+  const micros = microBatches(batch, shape, ownSequences(sequenceCount, collective));
   const recompute = spec.recomputation === 'blocks';
-  for (const [index, { inputs, targets, share }] of micros.entries()) {
+  for (const [index, { inputs, targets, share, documents }] of micros.entries()) {
     await nextTurn();
     const isLast = index === micros.length - 1;
     await model.watchGradients(
-      { inputs, targets, batch: inputs.length / sequenceLength, time: sequenceLength },
+      { inputs, targets, documents, batch: inputs.length / sequenceLength, time: sequenceLength },
       { lossScale: share, recompute },
       (layer) => {
         if (layer.adapter === null) return undefined;
@@ -77,7 +78,9 @@ async function gradientDirections(run: TrainingRun, number: number): Promise<Dir
           if (sum !== undefined) for (let i = 0; i < sum.length; i++) sum[i]! += gradient[i]!;
           if (!isLast) return void (sum ?? sums.set(layer, gradient));
           sums.delete(layer);
-          const found = await directionsOf(run, layer, sum ?? gradient, number);
+          const whole = sum ?? gradient;
+          await collective.sumValues(whole);
+          const found = await directionsOf(run, layer, whole, number);
           if (found !== null) directions.set(layer, found);
         };
       },

@@ -37,13 +37,13 @@ export interface StepRows {
   step: number;
   loss: number;
   /** [sequences * time], row by row; targets of -1 count nothing. */
-  inputs: Int32Array;
   targets: Int32Array;
+  /** Where in its sequence the document of each row begins. */
+  documents: Int32Array;
   rowLosses: Float32Array;
   sequenceLength: number;
   /** Number of the first in the run. */
   firstSequence: number;
-  endOfTextId: number;
 }
 
 /**
@@ -94,8 +94,8 @@ function isJump(
 
 /** The parts of documents in a step: a document that continues in another sequence is another part there. */
 function* documentsOf(rows: StepRows): Generator<DocumentLoss> {
-  const { step, inputs, targets, rowLosses, sequenceLength, firstSequence, endOfTextId } = rows;
-  for (let begin = 0; begin < inputs.length; begin += sequenceLength) {
+  const { step, targets, documents, rowLosses, sequenceLength, firstSequence } = rows;
+  for (let begin = 0; begin < targets.length; begin += sequenceLength) {
     const end = begin + sequenceLength;
     const sequence = firstSequence + begin / sequenceLength;
     for (let row = begin; row < end;) {
@@ -108,8 +108,7 @@ function* documentsOf(rows: StepRows): Generator<DocumentLoss> {
           tokenCount++;
         }
         row++;
-        // The end of a text as an input is what the next document begins with.
-      } while (row < end && inputs[row] !== endOfTextId);
+      } while (row < end && documents[row] !== row - begin);
       if (tokenCount === 0) continue;
       const excess = sum - tokenCount * (Number.isFinite(rows.loss) ? rows.loss : 0);
       yield { step, sequence, firstToken: first - begin, tokenCount, loss: sum / tokenCount, excess };

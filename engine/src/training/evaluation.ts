@@ -1,7 +1,9 @@
 import { performance } from 'node:perf_hooks';
 import type { DataPart } from '../data/trainingData.js';
 import { heldOutLoss, meansOf, type HeldOutSum } from '../evaluation/heldOutLoss.js';
-import type { DatasetEvaluation } from '../plan/trainingEvent.js';
+import { evaluateChoices } from '../evaluation/multipleChoice.js';
+import type { DatasetEvaluation, NamedEvaluation } from '../plan/trainingEvent.js';
+import type { ScoredSet } from './scoredSets.js';
 import type { TrainingRun } from './trainingRun.js';
 
 export interface EvaluationReport {
@@ -44,6 +46,26 @@ export async function evaluate(
       return { dataset, ...meansOf(sum), tokenCount: sum.count, epochs: epochs[index]! };
     }),
   };
+}
+
+/** Scores the model on one of the sets that the job names, as `evaluate` does on its held-out parts. */
+export async function evaluateNamed(
+  { model, result, spec }: TrainingRun,
+  { name, tokenCount, source }: ScoredSet,
+  signal: AbortSignal,
+): Promise<Omit<NamedEvaluation, 'step'> | null> {
+  const startedAt = performance.now();
+  const seconds = (): number => (performance.now() - startedAt) / 1000;
+  if (source.kind === 'questions') {
+    const choices = await evaluateChoices(model, result, source.questions, signal);
+    return choices && { name, choices, seconds: seconds() };
+  }
+  const { sequenceLength, microBatchSequenceCount: sequenceCount } = spec.batch;
+  const size = { sequenceLength, sequenceCount, tokenCount };
+  const sum = await heldOutLoss(model, result, source.dataset, size, signal);
+  if (sum === null) return null;
+  const dataset = { dataset: source.name, ...meansOf(sum), tokenCount: sum.count, epochs: 0 };
+  return { name, dataset, seconds: seconds() };
 }
 
 /**

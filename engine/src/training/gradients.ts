@@ -9,6 +9,8 @@ import type { Parameter } from '../model/parameter.js';
 export interface StepBatch {
   inputs: Int32Array;
   targets: Int32Array;
+  /** Where in its sequence the document of each input begins. */
+  documents: Int32Array;
 }
 
 export interface StepShape {
@@ -23,6 +25,8 @@ export interface StepShape {
   dropoutVersion: number;
   /** Make activations again in the backward pass instead of keeping them. */
   recompute: boolean;
+  /** Whether documents do not see each other. */
+  maskDocuments: boolean;
 }
 
 /** Gradients of a step: their sum, and those of the micro-batch under way. Kept from step to step as long as the same is trained. */
@@ -75,49 +79,86 @@ export async function accumulateGradients(
   const { device } = model;
   const { step, seed, sequenceLength, microBatchSequenceCount, recompute } = shape;
   const sum = gradients.sumFor(model.trainable());
+  const own = ownSequences(batch.inputs.length / sequenceLength, collective);
   let isEmpty = true;
   device.clearResult(result);
 
-  for (const [micro, { inputs, targets, share }] of microBatches(batch, shape).entries()) {
+  for (const [micro, { inputs, targets, share, documents }] of microBatches(batch, shape, own).entries()) {
     await nextTurn(); // messages and signals are handled between micro-batches
     if (await collective.any(signal.aborted)) return 'aborted';
     if (share === 0) continue;
     const target = isEmpty ? sum : gradients.partFor(sum);
-    const firstSequence = shape.firstSequence + micro * microBatchSequenceCount;
+    const first = own.first + micro * microBatchSequenceCount;
     model.differentiate(
-      { inputs, targets, batch: inputs.length / sequenceLength, time: sequenceLength },
+      { inputs, targets, documents, batch: inputs.length / sequenceLength, time: sequenceLength },
       target,
       result,
       {
         lossScale: share,
-        dropout: { version: shape.dropoutVersion, seed, step, micro, firstSequence },
+        dropout: {
+          ...{ version: shape.dropoutVersion, seed, step, micro },
+          firstSequence: shape.firstSequence + first,
+        },
         recompute,
-        firstRow: micro * microBatchSequenceCount * sequenceLength,
+        firstRow: first * sequenceLength,
       },
     );
     if (!isEmpty) device.addInPlace(sum.whole, target.whole);
     isEmpty = false;
   }
-  if (isEmpty) return 'empty';
+  if (!(await collective.any(!isEmpty))) return 'empty';
+  if (collective.size === 1) return sum;
+  // Another member has targets where this one has none.
+  if (isEmpty) device.zero(sum.whole);
   await collective.sum([sum.whole]);
+  const { loss, lossSum, rowLosses } = await device.readResult(result);
+  const losses = await collective.sumNumbers([loss, lossSum]);
+  await collective.sumValues(rowLosses); // each row has a loss in one member alone
+  device.writeLosses(result, { loss: losses[0]!, lossSum: losses[1]!, rowLosses });
   return sum;
 }
 
-export interface MicroBatch extends StepBatch {
-  /** Of the step's targets. */
-  share: number;
+/** Sequences of a step. */
+interface SequenceRange {
+  first: number;
+  count: number;
 }
 
-/** The sequences of a step as they are computed at once. */
+/** The part of the step's batch that a member of the run computes: its size divides the batch. */
+export function ownSequences(
+  sequenceCount: number,
+  { rank, size }: Pick<Collective, 'rank' | 'size'>,
+): SequenceRange {
+  const count = sequenceCount / size;
+  return { first: rank * count, count };
+}
+
+export interface MicroBatch extends Omit<StepBatch, 'documents'> {
+  /** Of the step's targets. */
+  share: number;
+  /** Where the document of each position begins; null where documents see each other. */
+  documents: Int32Array | null;
+}
+
+/** Some sequences of a step as they are computed at once. */
 export function microBatches(
-  { inputs, targets }: StepBatch,
-  { sequenceLength, microBatchSequenceCount }: Pick<StepShape, 'sequenceLength' | 'microBatchSequenceCount'>,
+  { inputs, targets, documents: begins }: StepBatch,
+  {
+    sequenceLength,
+    microBatchSequenceCount,
+    maskDocuments,
+  }: Pick<StepShape, 'sequenceLength' | 'microBatchSequenceCount' | 'maskDocuments'>,
+  { first, count }: SequenceRange,
 ): MicroBatch[] {
-  const length = microBatchSequenceCount * sequenceLength;
   const targetCount = Math.max(1, countTargets(targets));
-  return Array.from({ length: Math.ceil(inputs.length / length) }, (_, micro) => {
-    const [begin, end] = [micro * length, (micro + 1) * length];
+  return Array.from({ length: Math.ceil(count / microBatchSequenceCount) }, (_, micro) => {
+    const from = micro * microBatchSequenceCount;
+    const [begin, end] = [from, Math.min(count, from + microBatchSequenceCount)].map(
+      (sequence) => (first + sequence) * sequenceLength,
+    );
     const own = targets.subarray(begin, end);
-    return { inputs: inputs.subarray(begin, end), targets: own, share: countTargets(own) / targetCount };
+    const ids = inputs.subarray(begin, end);
+    const documents = maskDocuments ? begins.subarray(begin, end) : null;
+    return { inputs: ids, targets: own, share: countTargets(own) / targetCount, documents };
   });
 }

@@ -1,5 +1,6 @@
 import type { DeviceDescription } from '../device/device.js';
 import { EngineError } from '../engineError.js';
+import { headSize } from '../plan/parameters.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
 import { largestChange, type Probe } from './probe.js';
 import type { TrainingRun } from './trainingRun.js';
@@ -64,13 +65,13 @@ export function relativeTolerance(
   sequenceLength: number,
   device: Pick<DeviceDescription, 'name'>,
 ): number {
-  const { hiddenSize, intermediateSize, numHiddenLayers, numAttentionHeads } = model;
+  const { hiddenSize, intermediateSize, numHiddenLayers } = model;
   // q, k and v are one sum deep; then scores, weighted values, o; gate and up, down.
   const lengths = [
     hiddenSize,
-    hiddenSize / numAttentionHeads,
+    headSize(model),
     sequenceLength,
-    hiddenSize,
+    headSize(model) * model.numAttentionHeads,
     hiddenSize,
     intermediateSize,
   ];

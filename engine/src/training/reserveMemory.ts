@@ -5,8 +5,8 @@ import { unmeasured } from '../plan/deviceSpeed.js';
 import { whatWouldFit } from '../plan/memoryFit.js';
 import type { RunSpec } from '../plan/runSpec.js';
 
-/** What a plan may lack: pieces of many sizes never fill an allocation to its end. */
-const spareShare = 0.05;
+/** What a plan may lack: pieces of many sizes do not fill an allocation to its end. */
+const spareOf = (needed: number): number => Math.max(2 ** 26, 0.005 * needed);
 
 /**
  * The memory plan of a run on a card: what its steps will need is taken before the first of them, from a card that others may use
@@ -17,7 +17,7 @@ export function reserveMemory(spec: RunSpec, device: Device): void {
   const speed = unmeasured(device.description);
   const peakOf = (candidate: RunSpec) => cardBytes(cardMemory(candidate, speed));
   const needed = peakOf(spec);
-  const lacking = device.reserve(Math.ceil(needed * (1 + spareShare)));
+  const lacking = device.reserve(Math.ceil(needed + spareOf(needed)));
   // The spare is not worth a refusal.
   const free = lacking === null ? null : device.reserve(needed);
   if (free === null) return;

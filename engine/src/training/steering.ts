@@ -4,8 +4,15 @@ import { SteeredSchedule } from '../plan/steeredSchedule.js';
 import { reasonToStop, type StopReport } from './earlyStop.js';
 import type { RunProgress } from './trainingRun.js';
 
-/** What a run does beside its steps. */
-export type Duty = 'evaluation' | 'checkpoint' | 'sample';
+/** What a run does beside its steps; the evaluations that the job names have a duty each. */
+export type Duty = SteeredDuty | `evaluation ${string}`;
+type SteeredDuty = (typeof steeredDuties)[number];
+const steeredDuties = ['evaluation', 'checkpoint', 'sample'] as const;
+
+export function namedDuty(name: string): Duty {
+  return `evaluation ${name}`;
+}
+
 interface Cadence {
   everyStepCount: number;
   everySeconds: number;
@@ -16,29 +23,42 @@ export interface SteeringOptions {
   updates?: readonly RunUpdate[] | undefined;
   /** Number of the last update that a checkpoint holds already. */
   updateNumber?: number;
-  /** When each duty was done last, milliseconds since 1970; by default now. */
+  /** When each duty was done last, milliseconds since 1970; by default when the job began. */
   doneMs?: Partial<Record<Duty, number>> | undefined;
+  /** Whether the run continues from a checkpoint. */
+  isResumed?: boolean;
   now?: (() => number) | undefined;
   /** When the job began, milliseconds since 1970; by default now. */
   startMs?: number;
-  /** That earlier attempts held the device. */
+  /** That the processes of earlier attempts held their device, added up. */
   deviceSeconds?: number;
+  /** That train together now, each in a slot of its own; default 1. */
+  processes?: number;
   /** Where an earlier attempt ended the run, whose last steps this one repeats; null or absent where none did. */
   stopStep?: number | null;
 }
 
+/**
+ * A run that was resumed saves its first checkpoint after this part of the time between two, and each next one after twice as much: what
+ * was killed once may be killed often, and one that comes right after a resume saves nothing.
+ */
+const firstShare = 1 / 16;
+
 /** What of a run may change while it runs: its schedule and when its duties are due. */
 export class Steering {
   readonly schedule: SteeredSchedule;
-  private readonly cadences: Record<Duty, Cadence>;
+  private readonly cadences = new Map<Duty, Cadence>();
   private readonly waiting: RunUpdate[] = [];
   private readonly now: () => number;
   /** Outlives the process, so that a run that is killed more often than a duty is due still does it. */
-  readonly doneMs: Record<Duty, number>;
+  readonly doneMs: Partial<Record<Duty, number>>;
   private readonly startMs: number;
   private readonly beganMs: number;
   private readonly earlierDeviceSeconds: number;
+  private readonly processes: number;
   private isStopRequested = false;
+  /** Part of the time between checkpoints after which the next one is due. */
+  private checkpointShare: number;
 
   constructor(
     private readonly spec: RunSpec,
@@ -46,21 +66,27 @@ export class Steering {
       updates = [],
       updateNumber = 0,
       doneMs,
+      isResumed = false,
       now = Date.now,
       startMs,
       deviceSeconds = 0,
+      processes = 1,
       stopStep = null,
     }: SteeringOptions,
   ) {
     this.schedule = new SteeredSchedule(spec);
-    const { evaluation, checkpoint, sample } = spec;
-    this.cadences = { evaluation: { ...evaluation }, checkpoint: { ...checkpoint }, sample: { ...sample } };
+    for (const duty of steeredDuties) this.cadences.set(duty, { ...spec[duty] });
+    for (const named of spec.evaluations) this.cadences.set(namedDuty(named.name), named);
     this.now = now;
     const nowMs = now();
-    this.doneMs = { evaluation: nowMs, checkpoint: nowMs, sample: nowMs, ...doneMs };
     this.startMs = startMs ?? nowMs;
+    const { startMs: begunMs } = this;
+    const neverDone = Object.fromEntries([...this.cadences.keys()].map((duty) => [duty, begunMs]));
+    this.doneMs = { ...neverDone, ...doneMs };
     this.beganMs = nowMs;
+    this.checkpointShare = isResumed ? firstShare : 1;
     this.earlierDeviceSeconds = deviceSeconds;
+    this.processes = processes;
     if (stopStep !== null) this.schedule.endAt(stopStep);
     for (const update of updates)
       if (update.number > updateNumber) this.waiting.push(update);
@@ -73,14 +99,14 @@ export class Steering {
   }
 
   /** The next update that holds from this step on, which is applied; undefined for none. In the order of their numbers. */
-  applyNext(step: number): UpdateReport | undefined {
+  applyNext(step: number): { update: RunUpdate; report: UpdateReport } | undefined {
     const next = this.waiting[0];
     if (next === undefined || (next.step ?? step) > step) return undefined;
     this.waiting.shift();
     const { schedule } = this;
     const learningRateBefore = schedule.learningRateAt(step);
     this.apply(next, step);
-    return {
+    const report = {
       number: next.number,
       step,
       learningRateFactor: schedule.factor,
@@ -88,24 +114,32 @@ export class Steering {
       learningRateBefore,
       learningRateAfter: schedule.learningRateAt(step),
     };
+    return { update: next, report };
   }
 
   /** Whether a duty is due before a step: after so many steps, or after so much time. Not before the first step. */
   isDue(duty: Duty, step: number): boolean {
-    const { everyStepCount, everySeconds } = this.cadences[duty];
+    const { everyStepCount, everySeconds } = this.cadenceOf(duty);
     if (step === 0) return false;
     if (everyStepCount > 0 && step % everyStepCount === 0) return true;
-    return everySeconds > 0 && this.now() - this.doneMs[duty] >= 1000 * everySeconds;
+    if (everySeconds === 0) return false;
+    const doneMs = this.doneMs[duty] ?? this.startMs;
+    const [sinceMs, share] =
+      duty === 'checkpoint' && this.checkpointShare < 1
+        ? [Math.max(this.beganMs, doneMs), this.checkpointShare]
+        : [doneMs, 1];
+    return this.now() - sinceMs >= 1000 * everySeconds * share;
   }
 
   /** Whether it is ever done. */
   isWanted(duty: Duty): boolean {
-    const { everyStepCount, everySeconds } = this.cadences[duty];
+    const { everyStepCount, everySeconds } = this.cadenceOf(duty);
     return everyStepCount > 0 || everySeconds > 0;
   }
 
   done(duty: Duty): void {
     this.doneMs[duty] = this.now();
+    if (duty === 'checkpoint') this.checkpointShare = Math.min(1, 2 * this.checkpointShare);
   }
 
   /**
@@ -119,7 +153,7 @@ export class Steering {
       heldOut,
       trainedTokens,
       seconds: (nowMs - this.startMs) / 1000,
-      deviceSeconds: this.earlierDeviceSeconds + (nowMs - this.beganMs) / 1000,
+      deviceSeconds: this.earlierDeviceSeconds + ((nowMs - this.beganMs) / 1000) * this.processes,
       isRequested: this.isStopRequested,
     });
     if (report !== null) this.schedule.endAt(step);
@@ -129,11 +163,18 @@ export class Steering {
   private apply({ change }: RunUpdate, step: number): void {
     this.schedule.change(step, change);
     this.isStopRequested ||= change.stop === true;
-    for (const duty of ['evaluation', 'checkpoint', 'sample'] as const) {
+    for (const duty of steeredDuties) {
       const { everyStepCount, everySeconds } = change[duty] ?? {};
-      if (everyStepCount !== undefined) this.cadences[duty].everyStepCount = everyStepCount;
-      if (everySeconds !== undefined) this.cadences[duty].everySeconds = everySeconds;
+      const cadence = this.cadenceOf(duty);
+      if (everyStepCount !== undefined) cadence.everyStepCount = everyStepCount;
+      if (everySeconds !== undefined) cadence.everySeconds = everySeconds;
     }
+  }
+
+  private cadenceOf(duty: Duty): Cadence {
+    const found = this.cadences.get(duty);
+    if (found === undefined) throw new RangeError(`The run has no duty ${duty}`);
+    return found;
   }
 }
 

@@ -1,12 +1,11 @@
 import { performance } from 'node:perf_hooks';
 import { saveCheckpoint } from './checkpoint.js';
 import { beginAdapters, restart } from './cycle.js';
-import { closeWindow, takeDocuments } from './documentLosses.js';
-import { recordAfter } from './earlyStop.js';
-import { evaluate } from './evaluation.js';
+import { takeDocuments } from './documentLosses.js';
+import { dutiesBefore, followOrders, type StepOrders } from './duties.js';
 import { accumulateGradients } from './gradients.js';
 import { reportPlan, slowerThanPlanned } from './planReport.js';
-import { writeSample } from './sample.js';
+import { requireSameBits } from './sameBits.js';
 import { TrainingDiverged } from './trainingErrors.js';
 import type { DocumentsReport, TrainingEvent } from '../plan/trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
@@ -18,76 +17,44 @@ import type { TrainingRun } from './trainingRun.js';
  * It returns within one micro-batch after the signal is aborted, and at every `yield` and at its return the run is whole:
  * a checkpoint saved then resumes exactly here. Each part of a step is therefore entered in `run.progress` before its
  * event is given out, and is not repeated when the loop is begun again.
+ *
+ * Of a run of several members each executes the loop on its part of the batch. Member 0 decides for all (duties.ts), and none leaves
+ * but where all do: at `broadcast` and `any`.
  */
 export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGenerator<TrainingEvent> {
-  const { spec, schedule, steering, model, device, optimizer, batches, progress } = run;
-  const hasHeldOut = run.data.parts.some(({ source }) => source.heldOut.tokenCount > 0);
+  const { spec, schedule, steering, model, device, optimizer, batches, progress, collective } = run;
   const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
+  const leads = collective.rank === 0;
 
   for (const warning of run.warnings.splice(0)) yield { kind: 'warning', ...warning };
 
   for (;;) {
-    if (signal.aborted) return;
     const step = progress.nextStep;
-    // First of all, and before a checkpoint: a resumed run has applied what its checkpoint came after.
-    for (let update = steering.applyNext(step); update !== undefined; update = steering.applyNext(step)) {
-      progress.updateNumber = update.number;
-      yield { kind: 'update', ...update };
-    }
+    const decided: StepOrders = { updates: [], stopped: null, isAborted: signal.aborted };
+    if (leads && !decided.isAborted) yield* dutiesBefore(step, run, decided, signal);
+    const orders = await collective.broadcast(decided);
+    if (!leads) followOrders(step, run, orders);
+    if (orders.isAborted) return;
+    const isEnd = step >= schedule.stepCount || orders.stopped !== null;
 
-    // All that comes before the step comes before the checkpoint too, so that a resumed run has done and reported it. What losses are
-    // compared by is measured on as many tokens each time.
-    const isLast = step >= schedule.stepCount;
-    const compares = step > 0 && (isLast ? spec.checkpoint.keepBest : steering.isDue('evaluation', step));
-    if (hasHeldOut && progress.evaluatedStep < step && compares) {
-      const evaluation = await evaluate(run, spec.evaluation.tokenCount, signal);
-      if (evaluation === null) return;
-      progress.evaluatedStep = step;
-      progress.heldOut = recordAfter(progress.heldOut, { step, loss: evaluation.loss }, spec.stop);
-      steering.done('evaluation');
-      yield { kind: 'evaluation', step, ...evaluation };
-    }
-    const stopped = isLast ? null : steering.stopAt(step, progress);
-    if (stopped !== null) yield { kind: 'stop', step, ...stopped };
-    const isEnd = isLast || stopped !== null;
-    if (isEnd) {
-      const documents = { ...progress.documents };
-      for (const report of closeWindow(documents, step)) {
-        progress.documents = documents;
-        yield { kind: 'documents', ...report };
-      }
-    }
-    if (hasHeldOut && (step === 0 || isEnd) && needsWhole(run, step)) {
-      const evaluation = await evaluate(run, spec.evaluation.finalTokenCount, signal);
-      if (evaluation === null) return;
-      progress.evaluatedStep = progress.wholeStep = step;
-      steering.done('evaluation');
-      yield { kind: 'evaluation', step, ...evaluation };
-    }
-    const samples = steering.isWanted('sample');
-    if (samples && progress.sampledStep < step && (isEnd || steering.isDue('sample', step))) {
-      const sample = await writeSample(run, step, signal);
-      if (sample === null) return;
-      progress.sampledStep = step;
-      steering.done('sample');
-      yield { kind: 'sample', step, ...sample };
-    }
     if (!isEnd && schedule.beginsAdapters(step) && model.adapterSettings === null) await beginAdapters(run);
     if (!isEnd && model.adapterSettings !== null && !run.isPlanReported) {
-      const plan = await reportPlan(run, signal);
-      if (plan === null) return;
+      const plan = leads ? await reportPlan(run, signal) : null;
+      if (await collective.any(leads && plan === null)) return;
       run.isPlanReported = true;
-      yield { kind: 'plan', step, ...plan };
-      const warning = slowerThanPlanned(plan);
+      if (plan !== null) yield { kind: 'plan', step, ...plan };
+      const warning = plan && slowerThanPlanned(plan);
       if (warning !== null) yield { kind: 'warning', ...warning };
     }
 
     // Before the step, so that the first update of a cycle already has the re-warmed rate.
     if (!(isEnd && schedule.endsEarly) && progress.restartCount < schedule.restartNumberAt(step)) {
-      yield { kind: 'restart', step, ...(await restart(run)) };
+      const report = await restart(run);
+      if (report !== null) yield { kind: 'restart', step, ...report };
     }
+    if (isEnd) await requireSameBits(run);
     const isBest = spec.checkpoint.keepBest && progress.heldOut.best?.step === step;
-    if (progress.savedStep < step && (isEnd || isBest || steering.isDue('checkpoint', step))) {
+    if (leads && progress.savedStep < step && (isEnd || isBest || steering.isDue('checkpoint', step))) {
       const saved = await saveCheckpoint(run);
       steering.done('checkpoint');
       yield { kind: 'checkpoint', ...saved };
@@ -100,7 +67,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
 
     const startedAt = performance.now();
     const batch = await untilAborted(batches.read(step * sequenceCount, sequenceCount), signal);
-    if (batch === null) return;
+    if ((await collective.any(batch === null)) || batch === null) return;
     batches.prepare((step + 1) * sequenceCount, sequenceCount);
     const shape = {
       step,
@@ -110,6 +77,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       seed: spec.seed,
       dropoutVersion: spec.streams.dropout,
       recompute: spec.recomputation === 'blocks',
+      maskDocuments: spec.batch.maskDocuments,
     };
     const gradients = await accumulateGradients(run, batch, shape, signal);
     if (gradients === 'aborted') return;
@@ -132,8 +100,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     let reports: DocumentsReport[] = [];
     if (!isEmpty && rowLosses.length > 0) {
       const { firstSequence } = shape;
-      const { endOfTextId } = run.dataset.tokenizer;
-      const rows = { step, loss, ...batch, rowLosses, sequenceLength, firstSequence, endOfTextId };
+      const rows = { step, loss, ...batch, rowLosses, sequenceLength, firstSequence };
       const taken = takeDocuments(progress.documents, rows, spec.documentWindowStepCount);
       progress.documents = taken.record;
       reports = taken.reports;
@@ -160,20 +127,6 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       throw new TrainingDiverged(step, loss, gradientNorm, progress.skippedStepCount);
     }
   }
-}
-
-/** Whether the first or last evaluation of the run is still to be made: one of the same size just before it serves as well. */
-function needsWhole({ progress, data, spec }: TrainingRun, step: number): boolean {
-  if (progress.wholeStep >= step) return false;
-  const { sequenceLength } = spec.batch;
-  const { tokenCount, finalTokenCount } = spec.evaluation;
-  const isSameSize = data.parts.every(({ source }) => {
-    const total = source.heldOut.tokenCount;
-    const sizeOf = (count: number): number =>
-      count === 0 ? total : Math.min(total, Math.ceil(count / sequenceLength) * sequenceLength);
-    return sizeOf(tokenCount) === sizeOf(finalTokenCount);
-  });
-  return progress.evaluatedStep < step || !isSameSize;
 }
 
 /** Null when the signal is aborted first: a disk may be slow, and the first use of a shard reads all of it. */

@@ -16,6 +16,7 @@ import { emptyRecord, type HeldOutRecord } from './earlyStop.js';
 import { Optimizer } from './optimizer.js';
 import { methodsOf } from './optimizerMethods.js';
 import { StepGradients } from './gradients.js';
+import type { ScoredSet } from './scoredSets.js';
 import { Steering, type SteeringOptions } from './steering.js';
 
 /** One execution of a job: all that the loop needs and changes. Owned by its process; disposed by whoever began it. */
@@ -29,6 +30,8 @@ export interface TrainingRun {
   readonly dataset: Dataset;
   /** All data sets. */
   readonly data: TrainingData;
+  /** What it is scored on beside its held-out part. */
+  readonly scored: readonly ScoredSet[];
   readonly batches: BatchFeed;
   /** How adapted layers are computed; bits depend on it, so a resumed run keeps what it began with. */
   readonly graphs: LayerGraphs;
@@ -75,6 +78,8 @@ export interface RunProgress {
   savedStep: number;
   /** Steps taken before the last evaluation on `evaluation.finalTokenCount`, -1 for none. */
   wholeStep: number;
+  /** Steps taken before the last evaluation of each name. */
+  namedSteps: Readonly<Record<string, number>>;
   heldOut: HeldOutRecord;
   documents: DocumentRecord;
   /** Number of the last update of the run that was applied; 0 for none. */
@@ -99,6 +104,7 @@ export function assembleRun(parts: {
   collective?: Collective;
   dataset: Dataset;
   mixture?: readonly Dataset[] | undefined;
+  scored?: readonly ScoredSet[];
   model: Llama;
   runFolder: string;
   attempt: number;
@@ -118,14 +124,16 @@ export function assembleRun(parts: {
     baseWeightsSha256,
     modelFiles = {},
   } = parts;
-  const steering = new Steering(spec, parts.steering ?? {});
+  const collective = parts.collective ?? alone;
+  const steering = new Steering(spec, { ...parts.steering, processes: collective.size });
   const data = new TrainingData(spec, parts.mixture ?? [dataset]);
   return {
     spec,
     device,
-    collective: parts.collective ?? alone,
+    collective,
     dataset,
     data,
+    scored: parts.scored ?? [],
     batches: data.feed(join(parts.runFolder, 'checked-shards.json')),
     schedule: steering.schedule,
     steering,
@@ -147,6 +155,7 @@ export function assembleRun(parts: {
       sampledStep: -1,
       savedStep: -1,
       wholeStep: -1,
+      namedSteps: {},
       heldOut: emptyRecord,
       documents: emptyDocuments,
       updateNumber: 0,

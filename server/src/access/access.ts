@@ -4,6 +4,7 @@ import { ServiceError } from '../errors.js';
 import { IdentityProvider } from './identityProvider.js';
 import {
   actingFor,
+  isCallerName,
   isTenant,
   nobody,
   openToAll,
@@ -78,7 +79,7 @@ function ofCertificate({ commonName, organization, unit }: CertificateNames): Pr
   const refuse = (lacks: string): never => {
     throw new ServiceError('NOT_AUTHENTICATED', { cause: `its certificate names no ${lacks}` });
   };
-  if (commonName === '') refuse('caller (CN)');
+  if (!isCallerName(commonName)) refuse('caller (CN)');
   if (role === undefined) return refuse('role (OU)');
   if (!isTenant(tenant)) refuse('tenant (O)');
   return { name: commonName, tenant, role };

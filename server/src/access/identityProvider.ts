@@ -8,8 +8,9 @@ import {
   type JWTPayload,
   type JWTVerifyGetKey,
 } from 'jose';
+import { isSafeAddress } from '../config.js';
 import { ServiceError } from '../errors.js';
-import { isTenant, type Principal } from './principal.js';
+import { isCallerName, isTenant, type Principal } from './principal.js';
 import { roles, type Role } from '../roles.js';
 
 export interface IdentityProviderOptions {
@@ -81,8 +82,13 @@ export class IdentityProvider {
       throw new ServiceError('NOT_AUTHENTICATED', {
         cause: `its JWT names no role in the claim ${roleClaim}`,
       });
+    const { sub: name } = payload;
+    if (!isCallerName(name))
+      throw new ServiceError('NOT_AUTHENTICATED', {
+        cause: 'its JWT names no subject of 1 to 255 characters that can be printed',
+      });
     return {
-      name: String(payload.sub),
+      name,
       tenant,
       role,
       expireTimeMs: (payload.exp! + clockSkewSeconds) * 1000,
@@ -122,5 +128,8 @@ async function discover(issuer: string): Promise<string> {
   const found = (await answer.json()) as { issuer?: unknown; jwks_uri?: unknown };
   if (found.issuer !== issuer || typeof found.jwks_uri !== 'string')
     throw new Error(`The discovery document of ${issuer} is of another issuer, or names no keys`);
+  // Keys that come in plain text may be anybody's.
+  if (!isSafeAddress(found.jwks_uri))
+    throw new Error(`The discovery document of ${issuer} names keys that are not at an https:// address`);
   return found.jwks_uri;
 }

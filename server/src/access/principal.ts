@@ -49,6 +49,11 @@ export function isTenant(text: string): boolean {
   return tenantPattern.test(text);
 }
 
+/** A name of a caller as others give it: it goes into the audit log, onto terminals and into rows, none of which takes any character. */
+export function isCallerName(value: unknown): value is string {
+  return typeof value === 'string' && /^[^\p{Cc}\p{Cs}\u2028\u2029]{1,255}$/u.test(value);
+}
+
 /** The caller in the tenant that its request names; only operators may name another than their own. Throws ROLE_TOO_LOW. */
 export function actingFor(principal: Principal, tenant: string | undefined): Principal {
   if (tenant === undefined || tenant === '' || tenant === principal.tenant) return principal;

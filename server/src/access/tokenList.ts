@@ -25,7 +25,7 @@ export class TokenList {
     };
     // One that cannot be used changes nothing: who is in stays in, who is out stays out.
     list.file = await WatchedFile.open(path, read, (error) =>
-      log.error({ err: error }, 'The token file cannot be used; the tokens before hold'),
+      log.error({ err: error }, 'The token file cannot be used; the previous tokens stay valid'),
     );
     if (list.byHash.size === 0)
       log.warn({ tokenFile: path }, 'There are no tokens: every call is refused until one is added');

@@ -29,6 +29,8 @@ export const accessRules: AccessRules = {
     createJob: 'trainer',
     updateJob: 'trainer',
     getJobLog: 'viewer',
+    exportJob: 'viewer',
+    importJob: 'trainer',
     forkJob: 'trainer',
     restartJob: 'trainer',
     estimateJob: 'viewer',

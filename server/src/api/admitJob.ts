@@ -6,22 +6,27 @@ import {
   decideRecomputation,
   datasetNames,
   estimateRun,
+  exchangedBytes,
   needsProcessor,
+  readDatasetNames,
   Schedule,
   servesPrecision,
   unmeasured,
   whatWouldFit,
   type DeviceSpeed,
   type RunSpec,
+  taskMemoryBytes,
 } from '@relora/engine/plan';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { DatasetHead } from '../datasets/dataset.js';
+import { settings, type Config } from '../config.js';
 import { gibibytes, ServiceError } from '../errors.js';
 import { freeMemoryBytes } from '../machineMemory.js';
 import { namedWeights } from '../store/folders.js';
-import type { DeviceDescription } from '../trainer/messages.js';
+import type { DeviceDescription } from '../jobs/jobDevices.js';
 import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
 import { speedOf } from './deviceCatalog.js';
+import { evaluationsMax } from './evaluationSpec.js';
 import { parseJobSpec } from './jobSpec.js';
 import { deviceMemoryOf, machineShareBytes, withCardMicroBatch } from './deviceMemory.js';
 import type { ApiParts } from './parts.js';
@@ -78,11 +83,18 @@ export async function admitJob(
   await turns.next();
   if (parsed.spec === null) {
     // With nothing else wrong, a missing data set has a code of its own, which a client can act on.
-    const missing = spec === undefined ? [] : datasetNames(spec).filter((name) => !found.has(name));
+    const missing = spec === undefined ? [] : readDatasetNames(spec).filter((name) => !found.has(name));
     const datasetId = datasetIdOf(tenant, missing[0] ?? '');
     if (datasetId !== undefined && parsed.problems.length === 1)
       throw new ServiceError('DATASET_NOT_FOUND', { datasetId });
     throw new ServiceError('JOB_SPEC_INVALID', { problems: parsed.problems });
+  }
+  const { replicas } = parsed.spec;
+  if (replicas > config.slots && config.databaseUrl === null) {
+    const expected = `at most ${config.slots}, the slots of this server (${settings.slots.variable}), which its processes take at once`;
+    throw new ServiceError('JOB_SPEC_INVALID', {
+      problems: [{ field: 'spec.replicas', expected, got: String(replicas) }],
+    });
   }
   for (const { id, state, prepared } of found.values())
     if (prepared === null)
@@ -118,6 +130,8 @@ export async function admitJob(
       message: `The job would need ${gibibytes(peakMemoryBytes)} of memory at its peak; ${gibibytes(freeMemoryBytes())} are free at this moment, and no job of this server holds the rest`,
     });
   }
+  const tooLarge = device?.backend === 'cuda' ? tasksTooLarge(decided, config) : null;
+  if (tooLarge !== null) warnings.push(tooLarge);
   await turns.next();
   const estimate = toEstimate(decided, found, device, parts);
   await turns.next();
@@ -128,10 +142,11 @@ export async function admitJob(
 async function findDatasets(
   { datasets, config }: Pick<ApiParts, 'datasets' | 'config'>,
   tenant: string,
-  spec: Pick<JobSpec, 'dataset' | 'mixture'> | undefined,
+  spec: Pick<JobSpec, 'dataset' | 'mixture' | 'evaluations'> | undefined,
 ): Promise<Map<string, DatasetHead>> {
   const found = new Map<string, DatasetHead>();
-  for (const name of spec === undefined ? [] : datasetNames(spec).slice(0, config.mixtureDatasetsMax)) {
+  const namesMax = config.mixtureDatasetsMax + evaluationsMax;
+  for (const name of spec === undefined ? [] : readDatasetNames(spec).slice(0, namesMax)) {
     const id = datasetIdOf(tenant, name);
     const head = id === undefined ? undefined : await datasets.findHead(id);
     if (head === undefined) continue;
@@ -203,7 +218,9 @@ async function chooseDevice(
   spec: RunSpec,
 ): Promise<DeviceDescription | undefined> {
   const devices = await parts.devices.list();
-  const found = findDevice(devices, spec, parts);
+  const found =
+    findDevice(devices, spec, parts) ??
+    (devices.length > 0 ? findDevice(await parts.devices.elsewhere(), spec, parts) : undefined);
   if (found === undefined && devices.length > 0) {
     const problem = parts.devices.problems().find(({ backend }) => backend === spec.device);
     throw new ServiceError('DEVICE_UNAVAILABLE', {
@@ -217,7 +234,7 @@ async function chooseDevice(
     throw new ServiceError('DEVICE_UNAVAILABLE', {
       device: spec.device,
       available: [...new Set(devices.map(({ backend }) => backend))].join(', '),
-      problem: 'cuda has no kernels yet of the optimizers that the job asks for',
+      problem: 'cuda has one process a job yet, and the job asks for several replicas',
     });
   }
   return found;
@@ -273,8 +290,17 @@ function toEstimate(
     memoryLimitBytes: machineShareBytes(config),
     cardMemoryBytes: isCard ? Math.round(cardBytes(cardMemory(spec, measured))) : 0,
     cardMemoryLimitBytes: isCard ? cardShareBytes(device.memoryBytes, config.gpuSlots) : 0,
+    exchangedBytesPerStep: spec.replicas > 1 ? exchangedBytes(spec, 'adapter') : 0,
     epochCount: trainTokens > 0 ? estimate.tokenCount / trainTokens : 0,
   };
+}
+
+/** Beside a trainer that has its card, tasks run on the processors, and need what the trainer has on the card. */
+function tasksTooLarge(spec: RunSpec, config: Config): Warning | null {
+  const [neededBytes, allowedBytes] = [taskMemoryBytes(spec), machineShareBytes(config)];
+  if (neededBytes <= allowedBytes) return null;
+  const message = `Exports, texts and scores of the model run on the processors and would need ${gibibytes(neededBytes)} of memory; ${gibibytes(allowedBytes)} are allowed here (${settings.jobMemoryBytesMax.variable})`;
+  return { reason: 'TASKS_TOO_LARGE', message };
 }
 
 function toPlan(schedule: Schedule): JobPlan {

@@ -27,7 +27,7 @@ export async function findBaseWeights(
     base.path === ''
       ? await readTextFile(path, configBytesMax)
       : await parts.allowedFolders.text(path, configBytesMax);
-  if ('problem' in read) return { problem: `config.json: ${read.problem}` };
+  if ('problem' in read) return read;
   try {
     const config: unknown = JSON.parse(read.text);
     if (typeof config !== 'object' || config === null || Array.isArray(config))
@@ -80,7 +80,7 @@ export async function requireSoundFolder(
       throw taskError(error, folder, new AbortController().signal, stopping);
     const field = `spec.model.base_weights${beneath === null ? '' : '.path'}`;
     throw new ServiceError('JOB_SPEC_INVALID', {
-      problems: [{ field, expected: 'a folder with a Llama model', got: error.message }],
+      problems: [{ field, expected: 'a folder with a model that is computed here', got: error.message }],
     });
   }
 }

@@ -13,6 +13,7 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { datasetIdOf, parseJobName } from './resourceNames.js';
 import { settingDifferences } from './settingDifferences.js';
+import { toNamedEvaluation } from './toProto.js';
 import type { CallContext } from '../grpc/service.js';
 import { nameOf } from '../store/tenantIds.js';
 
@@ -120,6 +121,7 @@ function toComparedJob(
     tokensToReferenceLoss: reached?.tokens,
     secondsToReferenceLoss: reached?.seconds,
     evaluationDatasets: lastEvaluation?.datasets ?? [],
+    evaluations: Object.values(progress.evaluations ?? {}).map(toNamedEvaluation),
     series: toSeries(history, asked),
   };
 }

@@ -3,6 +3,7 @@ import { CreateJobRequest, JobState, type CreateJobResponse, type DeepPartial } 
 import { ServiceError } from '../errors.js';
 import { admitJob, costOf, type AdmitParts, type AdmittedJob } from './admitJob.js';
 import { FieldChecks } from './fieldChecks.js';
+import { ingestBaseWeights, type IngestParts } from './ingestFiles.js';
 import { parseUpdates } from './jobUpdate.js';
 import type { ApiParts } from './parts.js';
 import { admitWith, parseNewJob, repeatedJob, sortedLabels, submitJob } from './submitJob.js';
@@ -11,10 +12,11 @@ import type { Principal } from '../access/principal.js';
 
 /** Checks a job whole, stores and queues it; for validateOnly it says what would be stored. */
 export async function createJob(
-  parts: AdmitParts & Pick<ApiParts, 'queue'>,
+  parts: AdmitParts & IngestParts & Pick<ApiParts, 'queue'>,
   request: CreateJobRequest,
-  { tenant }: Principal,
+  caller: Principal,
 ): Promise<DeepPartial<CreateJobResponse>> {
+  const { tenant } = caller;
   const checks = new FieldChecks();
   const named = parseNewJob(checks, tenant, request);
   const updates = parseUpdates(checks, request.updates, parts.config.stepsMax);
@@ -37,7 +39,8 @@ export async function createJob(
     const { displayName, labels } = named;
     return { job: { displayName, labels, spec: toSpec(spec), state: JobState.UNSPECIFIED }, ...cost };
   }
-  return await submitJob(parts, { ...named, origin: null, updates, requestDigest }, admitted);
+  const spec = await ingestBaseWeights(parts, caller, admitted.spec);
+  return await submitJob(parts, { ...named, origin: null, updates, requestDigest }, { ...admitted, spec });
 }
 
 /** SHA-256 of all that a request asks for, in the order of the field numbers; fields that we do not know are not in it. */

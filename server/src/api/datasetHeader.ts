@@ -1,9 +1,10 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { endTokensOf, type EndTokens } from '@relora/engine/plan';
+import { chatFilesOf, chatTemplateFile, endTokensOf, type EndTokens } from '@relora/engine/plan';
 import type {
   DatasetFile as DatasetFileProto,
   DatasetSpec as DatasetSpecProto,
+  HuggingFaceTokenizer,
   TokenizerSpec,
   UploadDatasetHeader,
 } from '@relora/sdk/contract';
@@ -23,6 +24,7 @@ type NewFile = NewDataset['files'][number];
 type HeaderParts = Pick<ApiParts, 'config' | 'allowedFolders' | 'weights' | 'datasets' | 'stage'>;
 
 const tokenizerJsonBytesMax = 3 << 20;
+const tokenizerConfigBytesMax = 1 << 20;
 /** A file on the server may be larger than what fits into a message. */
 const tokenizerFileBytesMax = 64 << 20;
 
@@ -37,11 +39,15 @@ export async function parseDatasetHeader(
   const datasetId = checks.id('header.dataset_id', header.datasetId);
   const displayName = checks.text('header.display_name', header.displayName, 63);
   const labels = checks.labels('header.labels', header.labels);
+  const named =
+    header.base === ''
+      ? await parseTokenizer(checks, parts, tenant, header.spec?.tokenizer)
+      : {
+          tokenizer: await tokenizerOfDataset(checks, parts, tenant, 'header.base', header.base),
+          beside: {},
+        };
   const spec: DatasetSpec = {
-    tokenizer:
-      header.base === ''
-        ? await parseTokenizer(checks, parts, tenant, header.spec?.tokenizer)
-        : await tokenizerOfDataset(checks, parts, tenant, 'header.base', header.base),
+    tokenizer: named.tokenizer,
     heldOutShare: checks.number('header.spec.held_out_share', header.spec?.heldOutShare, 0.01, {
       min: 0,
       max: 0.5,
@@ -52,9 +58,11 @@ export async function parseDatasetHeader(
   const pairFields = parsePairFields(checks, header.spec);
   // Absent otherwise: an upload that resumes is known by its specification as stored.
   if (pairFields !== undefined) spec.pairFields = pairFields;
+  const chat = parseChat(checks, header.spec, named.beside);
+  if (chat !== undefined) spec.chat = chat;
   if (header.base !== '') {
     spec.base = header.base;
-    await checkBase(checks, parts, tenant, header, pairFields !== undefined);
+    await checkBase(checks, parts, tenant, header, spec);
   }
   const skipInvalid = parseSkipInvalid(checks, header.spec);
   if (skipInvalid !== undefined) spec.skipInvalid = skipInvalid;
@@ -70,6 +78,13 @@ export async function parseDatasetHeader(
     const isText = parsed.format === 'text' || (parsed.format === 'auto' && textName.test(parsed.fileName));
     if (pairFields !== undefined && isText)
       checks.add(`header.files[${index}]`, 'a file with fields, as prompt_field needs', 'TEXT');
+    const isJson = ['auto', 'jsonl', 'json'].includes(parsed.format) && !isText;
+    if (chat !== undefined && !isJson)
+      checks.add(
+        `header.files[${index}]`,
+        'JSONL or JSON, as messages_field needs',
+        parsed.format.toUpperCase(),
+      );
     files.push(parsed);
   }
   const uploads = files.filter(({ serverPath }) => serverPath === null).length;
@@ -101,6 +116,46 @@ function parsePairFields(
     checks.add('header.spec.text_field', 'nothing beside prompt_field', quote(spec.textField));
   return { prompt, completion };
 }
+
+/** Messages with their template: the one that is given, or that lies beside the tokenizer. */
+function parseChat(
+  checks: FieldChecks,
+  spec: DatasetSpecProto | undefined,
+  beside: FilesBeside,
+): DatasetSpec['chat'] | undefined {
+  const { messagesField: field, chatTemplate } = spec ?? {};
+  if (field === undefined) {
+    if (chatTemplate !== undefined)
+      checks.add('header.spec.chat_template', 'nothing without messages_field', 'a template');
+    return undefined;
+  }
+  checks.text('header.spec.messages_field', field, 256);
+  if (field === '') checks.add('header.spec.messages_field', 'the name of a field', '""');
+  for (const other of ['textField', 'promptField', 'completionField'] as const)
+    if (spec?.[other] !== undefined)
+      checks.add(
+        'header.spec.messages_field',
+        'nothing beside text_field, prompt_field and completion_field',
+        quote(field),
+      );
+  const { template: found, tokens } = chatFilesOf(beside);
+  const template = chatTemplate ?? found;
+  if (template === null)
+    checks.add(
+      'header.spec.chat_template',
+      'a template, or a tokenizer with one beside it (chat_template.jinja, or in tokenizer_config.json)',
+      'none',
+    );
+  else if (Buffer.byteLength(template) > chatTemplateBytesMax)
+    checks.add(
+      'header.spec.chat_template',
+      `at most ${chatTemplateBytesMax} bytes`,
+      Buffer.byteLength(template),
+    );
+  return { field, template: template ?? '', tokens };
+}
+
+const chatTemplateBytesMax = 65_536;
 
 /** The engine takes files of these names for plain text, whatever they begin with. */
 const textName = /\.(txt|text|md)(\.(gz|gzip|zst|zstd))?$/i;
@@ -178,74 +233,96 @@ async function parseTokenizer(
   parts: HeaderParts,
   tenant: string,
   spec: TokenizerSpec | undefined,
-): Promise<DatasetTokenizerSpec> {
+): Promise<NamedTokenizer> {
   const field = 'header.spec.tokenizer';
   if (spec?.trainedBpe !== undefined) {
-    const { vocabularySizeMax } = parts.config;
-    const max = Math.min(131_072, vocabularySizeMax);
-    return {
-      kind: 'trainedBpe',
-      vocabularySize: checks.integer(
-        `${field}.trained_bpe.vocabulary_size`,
-        spec.trainedBpe.vocabularySize,
-        257,
-        257,
-        max,
-      ),
-    };
+    const max = Math.min(131_072, parts.config.vocabularySizeMax);
+    const { vocabularySize: size } = spec.trainedBpe;
+    const vocabularySize = checks.integer(`${field}.trained_bpe.vocabulary_size`, size, 257, 257, max);
+    return alone({ kind: 'trainedBpe', vocabularySize });
   }
   if (spec?.dataset !== undefined)
-    return await tokenizerOfDataset(checks, parts, tenant, `${field}.dataset`, spec.dataset);
-  if (spec?.huggingFace === undefined) return { kind: 'bytes' };
-  const { tokenizerJson, serverPath, weights, endToken } = spec.huggingFace;
-  checks.text(`${field}.hugging_face.end_token`, endToken, 256);
+    return alone(await tokenizerOfDataset(checks, parts, tenant, `${field}.dataset`, spec.dataset));
+  if (spec?.huggingFace === undefined) return alone({ kind: 'bytes' });
+  return await huggingFaceTokenizer(checks, parts, tenant, `${field}.hugging_face`, spec.huggingFace);
+}
+
+async function huggingFaceTokenizer(
+  checks: FieldChecks,
+  parts: HeaderParts,
+  tenant: string,
+  field: string,
+  { tokenizerJson, serverPath, weights, endToken, tokenizerConfigJson }: HuggingFaceTokenizer,
+): Promise<NamedTokenizer> {
+  checks.text(`${field}.end_token`, endToken, 256);
   const asked: EndTokens | undefined =
     endToken === '' ? undefined : { ids: [], name: endToken, isAsked: true };
   const named = [tokenizerJson, serverPath, weights].filter((text) => text !== '');
   if (named.length !== 1) {
-    checks.add(
-      `${field}.hugging_face`,
-      'exactly one of tokenizer_json, server_path and weights',
-      named.length === 0 ? 'none' : named.length === 2 ? 'two' : 'all',
-    );
-    return { kind: 'bytes' };
+    const got = named.length === 0 ? 'none' : named.length === 2 ? 'two' : 'all';
+    checks.add(field, 'exactly one of tokenizer_json, server_path and weights', got);
+    return alone({ kind: 'bytes' });
   }
-  if (serverPath !== '') {
-    const read = await parts.allowedFolders.text(serverPath, tokenizerFileBytesMax);
-    if ('problem' in read)
-      checks.add(
-        `${field}.hugging_face.server_path`,
-        'a tokenizer.json inside a folder of RELORA_ALLOWED_FOLDERS',
-        read.problem,
-      );
-    if ('problem' in read) return { kind: 'huggingFace', tokenizerJson: '' };
-    const readBeside = async (name: string) =>
-      await parts.allowedFolders.text(join(dirname(serverPath), name), besideBytesMax);
-    return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokens(asked, readBeside)) };
-  }
-  if (weights !== '') {
-    const id = weightsIdOf(tenant, weights);
-    const found = id === undefined ? undefined : await parts.weights.find(id);
-    const read =
-      found?.state === 'ready'
-        ? await readTextFile(join(parts.weights.folder(found.id), 'tokenizer.json'), tokenizerFileBytesMax)
-        : { problem: `${quote(weights)}, which ${found === undefined ? 'do not exist' : 'are not READY'}` };
-    if ('problem' in read)
-      checks.add(`${field}.hugging_face.weights`, 'weights with a tokenizer.json', read.problem);
-    if ('problem' in read) return { kind: 'huggingFace', tokenizerJson: '' };
-    const readBeside = async (name: string) =>
-      await readTextFile(join(parts.weights.folder(found!.id), name), besideBytesMax);
-    return { kind: 'huggingFace', tokenizerJson: read.text, ...(await endTokens(asked, readBeside)) };
-  }
-  if (Buffer.byteLength(tokenizerJson) > tokenizerJsonBytesMax) {
-    checks.add(
-      `${field}.hugging_face.tokenizer_json`,
-      `at most ${tokenizerJsonBytesMax} bytes; name a longer one by server_path`,
-      Buffer.byteLength(tokenizerJson),
-    );
+  const configField = `${field}.tokenizer_config_json`;
+  const configBytes = Buffer.byteLength(tokenizerConfigJson);
+  if (configBytes > 0 && tokenizerJson === '')
+    checks.add(configField, 'nothing beside server_path and weights', 'a config');
+  if (configBytes > tokenizerConfigBytesMax)
+    checks.add(configField, `at most ${tokenizerConfigBytesMax} bytes`, configBytes);
+  if (serverPath !== '')
+    return await tokenizerAtPath(checks, parts, `${field}.server_path`, serverPath, asked);
+  if (weights !== '')
+    return await tokenizerOfWeights(checks, parts, tenant, `${field}.weights`, weights, asked);
+  const jsonBytes = Buffer.byteLength(tokenizerJson);
+  if (jsonBytes > tokenizerJsonBytesMax) {
+    const most = `at most ${tokenizerJsonBytesMax} bytes; name a longer one by server_path`;
+    checks.add(`${field}.tokenizer_json`, most, jsonBytes);
   }
   // What is in it is judged by the process that prepares the data set, which a hostile file can harm alone.
-  return { kind: 'huggingFace', tokenizerJson, ...(asked !== undefined && { endTokens: asked }) };
+  const files: FilesBeside = configBytes === 0 ? {} : { 'tokenizer_config.json': tokenizerConfigJson };
+  return withBeside(tokenizerJson, asked, files);
+}
+
+const unreadTokenizer = (): NamedTokenizer => alone({ kind: 'huggingFace', tokenizerJson: '' });
+
+async function tokenizerAtPath(
+  checks: FieldChecks,
+  { allowedFolders }: HeaderParts,
+  field: string,
+  path: string,
+  asked: EndTokens | undefined,
+): Promise<NamedTokenizer> {
+  const read = await allowedFolders.text(path, tokenizerFileBytesMax);
+  if ('problem' in read) {
+    checks.add(field, 'a tokenizer.json inside a folder of RELORA_ALLOWED_FOLDERS', read.problem);
+    return unreadTokenizer();
+  }
+  const readBeside = async (name: string) =>
+    await allowedFolders.text(join(dirname(path), name), besideBytesMax);
+  return withBeside(read.text, asked, await filesBeside(readBeside));
+}
+
+async function tokenizerOfWeights(
+  checks: FieldChecks,
+  { weights }: HeaderParts,
+  tenant: string,
+  field: string,
+  name: string,
+  asked: EndTokens | undefined,
+): Promise<NamedTokenizer> {
+  const id = weightsIdOf(tenant, name);
+  const found = id === undefined ? undefined : await weights.find(id);
+  const read =
+    found?.state === 'ready'
+      ? await readTextFile(join(weights.folder(found.id), 'tokenizer.json'), tokenizerFileBytesMax)
+      : { problem: `${quote(name)}, which ${found === undefined ? 'do not exist' : 'are not READY'}` };
+  if ('problem' in read) {
+    checks.add(field, 'weights with a tokenizer.json', read.problem);
+    return unreadTokenizer();
+  }
+  const readBeside = async (file: string) =>
+    await readTextFile(join(weights.folder(found!.id), file), besideBytesMax);
+  return withBeside(read.text, asked, await filesBeside(readBeside));
 }
 
 /** The tokenizer of a data set, as it was prepared. */
@@ -280,12 +357,21 @@ async function checkBase(
   { datasets }: HeaderParts,
   tenant: string,
   { base, spec }: UploadDatasetHeader,
-  hasPairs: boolean,
+  { pairFields, chat }: DatasetSpec,
 ): Promise<void> {
   if (spec?.tokenizer !== undefined)
     checks.add('header.spec.tokenizer', `nothing beside base, whose tokenizer it has`, 'a tokenizer');
   const found = await datasets.find(datasetIdOf(tenant, base) ?? '');
-  if (found === undefined || (found.spec.pairFields !== undefined) === hasPairs) return;
+  if (found === undefined) return;
+  // Masks belong to all of a data set or to none of it.
+  if ((found.spec.chat !== undefined) !== (chat !== undefined))
+    checks.add(
+      'header.spec.messages_field',
+      chat ? 'nothing, as in its base' : 'messages, as in its base',
+      chat ? 'a field' : 'none',
+    );
+  const hasPairs = pairFields !== undefined;
+  if ((found.spec.pairFields !== undefined) === hasPairs) return;
   const expected = hasPairs ? 'nothing, as in its base' : 'fields of prompts and completions, as in its base';
   checks.add('header.spec.prompt_field', expected, hasPairs ? 'a field' : 'none');
 }
@@ -293,17 +379,38 @@ async function checkBase(
 /** Longest config that is read beside a tokenizer. */
 const besideBytesMax = 4 << 20;
 
-/** What the client says about ends of texts, else the files beside a tokenizer; nothing where there are none. */
-async function endTokens(
+/** What a tokenizer is, and the files beside it that say more. */
+interface NamedTokenizer {
+  tokenizer: DatasetTokenizerSpec;
+  beside: FilesBeside;
+}
+type FilesBeside = Readonly<Record<string, string>>;
+
+function alone(tokenizer: DatasetTokenizerSpec): NamedTokenizer {
+  return { tokenizer, beside: {} };
+}
+
+/** With what the client says about ends of texts, else with what the files say; nothing where there are none. */
+function withBeside(
+  tokenizerJson: string,
   asked: EndTokens | undefined,
+  beside: FilesBeside,
+): NamedTokenizer {
+  const found = asked ?? endTokensOf(beside);
+  const isNothing = found.ids.length === 0 && found.name === null;
+  return {
+    tokenizer: { kind: 'huggingFace', tokenizerJson, ...(isNothing ? {} : { endTokens: found }) },
+    beside,
+  };
+}
+
+async function filesBeside(
   read: (name: string) => Promise<{ text: string } | { problem: string }>,
-): Promise<{ endTokens?: EndTokens }> {
-  if (asked !== undefined) return { endTokens: asked };
+): Promise<FilesBeside> {
   const files: Record<string, string> = {};
-  for (const name of ['config.json', 'generation_config.json', 'tokenizer_config.json']) {
+  for (const name of ['config.json', 'generation_config.json', 'tokenizer_config.json', chatTemplateFile]) {
     const found = await read(name);
     if ('text' in found) files[name] = found.text;
   }
-  const found = endTokensOf(files);
-  return found.ids.length === 0 && found.name === null ? {} : { endTokens: found };
+  return files;
 }

@@ -15,6 +15,7 @@ import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import { fillPage } from './fillPage.js';
+import { ingestFiles } from './ingestFiles.js';
 import type { ApiParts } from './parts.js';
 import { invalid, receiveChunks, unfinished } from './receiveUpload.js';
 import { parseDatasetName } from './resourceNames.js';
@@ -99,7 +100,12 @@ async function uploadDataset(
       write: upload.write,
     };
     const onReceived = (bytes: number) => metrics.receivedBytes.inc(bytes);
-    await receiveChunks(messages, open, { config, signal, onReceived });
+    const receiving = { config, signal, onReceived };
+    const onServer = registered.files.flatMap(({ serverPath: path }, index) =>
+      path === null ? [] : [{ path, field: `header.files[${index}].server_path` }],
+    );
+    if (onServer.length > 0) await ingestFiles(parts, onServer, open, receiving);
+    else await receiveChunks(messages, open, receiving);
     const result = await upload.finish();
     if (result.outcome !== 'done') throw unfinished(result, open);
     return result.dataset;

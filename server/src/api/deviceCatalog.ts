@@ -1,11 +1,12 @@
 import { availableParallelism, loadavg } from 'node:os';
-import { spanOf, type DeviceSpeed } from '@relora/engine/plan';
+import { runSeconds, spanOf, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import { ConfigInvalid, type Config } from '../config.js';
 import type { Job, JobEvent } from '../jobs/job.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { ReachedSpeedStore } from '../store/reachedSpeedStore.js';
-import type { DeviceDescription, DeviceProblem, FoundDevices } from '../trainer/messages.js';
+import type { DeviceDescription } from '../jobs/jobDevices.js';
+import type { DeviceProblem, FoundDevices } from '../trainer/messages.js';
 import type { KnownDevices } from '../trainer/slots.js';
 import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
 import { version } from '../version.js';
@@ -62,6 +63,8 @@ export class DeviceCatalog implements KnownDevices {
     private readonly stopping: AbortSignal,
     private readonly machine: MachineState,
     private readonly store: Pick<ReachedSpeedStore, 'read' | 'write'>,
+    /** What the other servers of the store have. */
+    readonly elsewhere: () => Promise<readonly DeviceDescription[]> = async () => [],
   ) {}
 
   /** Takes over what jobs reached before the server was started. */
@@ -81,7 +84,7 @@ export class DeviceCatalog implements KnownDevices {
     try {
       for (const row of rows) await this.store.write(row);
     } catch (err) {
-      this.log.warn({ err }, 'What jobs reached cannot be stored');
+      this.log.warn({ err }, 'The speeds that jobs reached cannot be stored');
     }
   }
 
@@ -100,8 +103,19 @@ export class DeviceCatalog implements KnownDevices {
     this.foundListeners.add(listener);
   }
 
+  /** Where the last look failed, another begins: jobs wait for it. */
+  devices(): readonly DeviceDescription[] | null {
+    if (this.known === undefined && !this.stopping.aborted) void this.list();
+    return this.known?.devices ?? null;
+  }
+
   cards(): readonly DeviceDescription[] | null {
     return this.known?.devices.filter(({ backend }) => backend === 'cuda') ?? null;
+  }
+
+  /** Where native code comes from; empty while it was not loaded. */
+  nativeCode(): string {
+    return this.known?.native ?? '';
   }
 
   libraries(): readonly string[] {
@@ -200,6 +214,13 @@ export class DeviceCatalog implements KnownDevices {
   /** What steps of jobs took on a device over what its speed foresees; undefined while too few were taken. */
   reachedOn(device: DeviceDescription): Reached | undefined {
     return this.reached.on(nameOf(device));
+  }
+
+  /** How long the steps of a run take, by what jobs reached there, or what was measured; null where neither is known. */
+  secondsOf(spec: RunSpec, device: DeviceDescription): number | null {
+    const reached = this.reachedOn(device);
+    const seconds = runSeconds(spec, reached?.basis ?? speedOf(device)) * (reached?.ratio ?? 1);
+    return Number.isFinite(seconds) && seconds > 0 ? seconds : null;
   }
 
   /** Whether no other job has run since the events of this one came last. */

@@ -9,7 +9,7 @@ import {
 } from '@relora/engine/plan';
 import type { Config } from '../config.js';
 import { jobShareBytes } from '../machineMemory.js';
-import type { DeviceDescription } from '../trainer/messages.js';
+import type { DeviceDescription } from '../jobs/jobDevices.js';
 
 /** The memory that decides whether a job fits: of the machine, or of the card that it runs on. */
 export interface DeviceMemory {

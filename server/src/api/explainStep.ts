@@ -49,10 +49,13 @@ export async function explainStep(
     );
     return {
       documents: toDocuments(report),
-      places: places.map(({ documentIndex, documentToken, ...place }) => ({
+      places: places.map((place) => ({
         ...place,
-        documentIndex: documentIndex ?? undefined,
-        documentToken: documentToken ?? undefined,
+        documentIndex: place.documentIndex ?? undefined,
+        documentToken: place.documentToken ?? undefined,
+        documentFirstToken: place.documentFirstToken ?? undefined,
+        documentTokenCount: place.documentTokenCount ?? undefined,
+        sourceDocument: place.sourceDocument ?? undefined,
       })),
     };
   } catch (error) {

@@ -4,6 +4,11 @@ import { Turns } from './turns.js';
 /** Rows that are read without a turn for others in between: each may need statements of its own, which SQLite runs at once. */
 const sliceMax = 10;
 
+/** What an answer has beside its items: the token of the next page, which is read up to this length, and a few bytes. */
+const besideBytes = 4096 + 64;
+/** What an item takes beside its own bytes: its field's number and its length. */
+const itemBytes = 8;
+
 export interface PageSource<Item, Cursor, Message> {
   /** The place after which the page begins; null at the beginning of the list. */
   after: Cursor | null;
@@ -32,12 +37,12 @@ export async function fillPage<Item, Cursor, Message>({
 }: PageSource<Item, Cursor, Message>): Promise<{ messages: DeepPartial<Message>[]; next: Cursor | null }> {
   const messages: DeepPartial<Message>[] = [];
   const turns = new Turns();
-  let bytes = 0;
+  let bytes = besideBytes;
   for (let place = after; ;) {
     const slice = await read(place, Math.min(sliceMax, itemsMax - messages.length));
     for (const item of slice.items) {
       const message = toMessage(item);
-      bytes += type.encode(type.fromPartial(message)).finish().length;
+      bytes += itemBytes + type.encode(type.fromPartial(message)).finish().length;
       if (messages.length > 0 && bytes > bytesMax) return { messages, next: place };
       messages.push(message);
       place = placeOf(item);

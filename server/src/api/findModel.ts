@@ -26,6 +26,8 @@ export function checkModel(checks: FieldChecks, request: WantedModel): void {
 }
 
 interface FoundModel extends ModelPlace {
+  /** Whose weights they are. */
+  jobId: string;
   /** Those of the data folder that it lies in. */
   folders: string[];
   /** That its job was trained with. */
@@ -59,6 +61,7 @@ export async function findModel(
   if (checkpoint === undefined) throw new ServiceError('MODEL_NOT_READY', { jobId });
   const datasetId = datasetIdOf(tenant, job.spec.dataset)!;
   return {
+    jobId,
     source: { kind: 'checkpoint', folder: checkpoint.folder },
     datasetFolder: parts.datasets.preparedFolder(datasetId),
     folders: [`jobs/${jobId}/checkpoints/${basename(checkpoint.folder)}`, `datasets/${datasetId}/prepared`],
@@ -69,10 +72,23 @@ export async function findModel(
 
 function fromArtifact({ spec }: Job, { jobId, id, folder, step }: Artifact): FoundModel {
   return {
+    jobId,
     source: { kind: 'artifact', folder },
     datasetFolder: null,
     folders: [`jobs/${jobId}/artifacts/${id}`],
     sequenceLength: spec.batch.sequenceLength,
     step,
   };
+}
+
+/** Whether a running job put newer checkpoints in the place of the one that was found. */
+export async function wasPruned(
+  { checkpoints }: ApiParts,
+  tenant: string,
+  jobName: string,
+  { kind, folder }: ModelPlace['source'],
+): Promise<boolean> {
+  if (kind !== 'checkpoint') return false;
+  const left = await checkpoints.list(parseJobName(tenant, 'model', jobName));
+  return left.every((checkpoint) => checkpoint.folder !== folder);
 }

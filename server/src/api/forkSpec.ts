@@ -1,37 +1,49 @@
 import { isDeepStrictEqual } from 'node:util';
-import type { RunSpec } from '@relora/engine/plan';
+import {
+  adapterSettings,
+  batchSettings,
+  keptValues,
+  modelSettings,
+  optimizerSettings,
+  runSettings,
+  streamSettings,
+  warmStartSettings,
+  type RunSpec,
+} from '@relora/engine/plan';
 import type { JobSpec } from '@relora/sdk/contract';
 import { quote, type FieldProblem } from '../errors.js';
+import { fieldName } from './settings.js';
 
 /**
  * What a checkpoint holds or counts by: weights, adapters, moments and the place in the data. A run that begins at it
- * cannot have others of these; everything else may change.
+ * cannot have others of these; everything else may change. Settings say it in their table.
  */
-const fixedFields: Readonly<Record<string, (spec: RunSpec) => unknown>> = {
-  'spec.kind': (spec) => spec.kind,
-  'spec.model': (spec) => spec.model,
-  'spec.model.base_weights': (spec) => spec.baseWeightsFolder,
-  'spec.dataset': (spec) => spec.dataset,
-  'spec.mixture': (spec) => spec.mixture,
-  'spec.warm_start': (spec) => spec.warmStart,
-  'spec.seed': (spec) => spec.seed,
-  'spec.streams': (spec) => spec.streams,
-  'spec.adapter': ({ kind, adapter }) =>
-    // The one cycle of LORA is as long as the run. The graph changes how an adapter is computed, not what it is.
-    adapter && { ...adapter, graph: null, ...(kind === 'lora' ? lengthOfRun : {}) },
-  'spec.optimizer.beta1': (spec) => spec.optimizer.beta1,
-  'spec.optimizer.beta2': (spec) => spec.optimizer.beta2,
-  'spec.optimizer.full_rank_optimizer': (spec) => spec.optimizer.fullRankOptimizer,
-  'spec.optimizer.momentum': (spec) => spec.optimizer.momentum,
-  'spec.batch.sequence_length': (spec) => spec.batch.sequenceLength,
-  'spec.batch.sequence_count': (spec) => spec.batch.sequenceCount,
-};
-const lengthOfRun = { cycleStepCount: null, restartWarmupStepCount: null };
+function keptOf(spec: RunSpec): Record<string, unknown> {
+  const { adapter } = spec;
+  const run = keptValues(runSettings, { kind: spec.kind, seed: spec.seed });
+  return {
+    ...run,
+    model: keptValues(modelSettings, spec.model),
+    'model.baseWeights': spec.baseWeightsFolder,
+    dataset: spec.dataset,
+    mixture: spec.mixture,
+    warmStart: keptValues(warmStartSettings, spec.warmStart),
+    streams: keptValues(streamSettings, spec.streams),
+    adapter: adapter && {
+      ...keptValues(adapterSettings, adapter),
+      // The one cycle of LORA is as long as the run.
+      ...(spec.kind === 'lora' && { cycleStepCount: null, restartWarmupStepCount: null }),
+    },
+    optimizer: keptValues(optimizerSettings, spec.optimizer),
+    batch: keptValues(batchSettings, spec.batch),
+  };
+}
 
 /** What a run that begins at the checkpoint of another must not change. */
 export function problemsOfFork(before: RunSpec, after: RunSpec, checkpointStep: number): FieldProblem[] {
-  const problems = Object.entries(fixedFields).flatMap(([field, valueOf]) =>
-    differences(field, valueOf(before), valueOf(after)),
+  const asked = keptOf(after);
+  const problems = Object.entries(keptOf(before)).flatMap(([name, kept]) =>
+    differences(`spec.${fieldName(name)}`, kept, asked[name]),
   );
   const stepCountMin = checkpointStep - after.warmStart.stepCount + 1;
   if (after.stepCount < stepCountMin) {
@@ -47,10 +59,9 @@ export function problemsOfFork(before: RunSpec, after: RunSpec, checkpointStep: 
 function differences(field: string, kept: unknown, asked: unknown): FieldProblem[] {
   if (isDeepStrictEqual(kept, asked)) return [];
   if (isMessage(kept) && isMessage(asked)) {
-    return Object.keys(kept).flatMap((key) => {
-      const name = key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-      return differences(`${field}.${name}`, kept[key], asked[key]);
-    });
+    return Object.keys(kept).flatMap((key) =>
+      differences(`${field}.${fieldName(key)}`, kept[key], asked[key]),
+    );
   }
   const show = (value: unknown): string => quote(JSON.stringify(value)).slice(1, -1);
   return [{ field, expected: `what the checkpoint was trained with, ${show(kept)}`, got: show(asked) }];

@@ -6,6 +6,7 @@ import type { DatasetHead } from '../datasets/dataset.js';
 import { quote, type FieldProblem } from '../errors.js';
 import { checkGraph, parseAdapter } from './adapterSpec.js';
 import { enums } from './enums.js';
+import { parseEvaluations } from './evaluationSpec.js';
 import { parseExportSpec } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseModelSpec, type FoundBaseWeights } from './modelSpec.js';
@@ -25,6 +26,7 @@ export interface Limits {
   rankMax: number;
   stepsMax: number;
   mixtureDatasetsMax: number;
+  replicasMax: number;
 }
 
 /** What a specification names, as it was found. */
@@ -57,8 +59,10 @@ export function parseJobSpec(
 
   const source = parseModelSpec(reader, asked.model, baseWeights);
   const run = parseRun(reader, asked, datasets, source?.model);
+  run.evaluations = parseEvaluations(reader, asked.evaluations, find, datasets[0]!);
 
   specChecks.checkLastPhase(checks, run);
+  specChecks.checkReplicas(checks, run);
   checkOptimizers(checks, run);
   const isHeldOut = datasets.some(({ head }) => head?.prepared?.heldOut.tokenCount !== 0);
   checkStop(checks, run, isHeldOut);
@@ -117,6 +121,7 @@ function parseRun(
     adapter,
     stepCount: draft.stepCount,
     omittedSteps: parseOmittedSteps(checks, spec, stepCountOfAll),
+    omittedDocuments: parseOmittedDocuments(checks, spec, datasets),
     acceptedDevices: parseAcceptedDevices(checks, spec.acceptedDevices, settings.device),
     streams: reader.read('spec.streams', plan.streamSettings, spec.streams),
     baseWeightsHash: 'content',
@@ -124,6 +129,7 @@ function parseRun(
     learningRate: reader.read('spec.learning_rate', plan.learningRateSettings, spec.learningRate),
     optimizer: reader.read('spec.optimizer', plan.optimizerSettings, spec.optimizer),
     batch,
+    evaluations: [],
     evaluation: reader.read('spec.evaluation', plan.evaluationSettings, plan.withCadence(spec.evaluation)),
     checkpoint: reader.read('spec.checkpoint', plan.checkpointSettings, plan.withCadence(spec.checkpoint)),
     stop: reader.read('spec.stop', plan.stopSettings, spec.stop),
@@ -140,6 +146,7 @@ function contextOf(spec: Draft, datasets: readonly NamedDataset[], limits: Limit
     sequenceLengthMax: limits.sequenceLengthMax,
     rankMax: limits.rankMax,
     vocabularySizeMax: limits.vocabularySizeMax,
+    replicasMax: limits.replicasMax,
     vocabularySize: datasets[0]?.head?.prepared?.tokenizer.vocabularySize ?? null,
     heldOutTokenCount: Math.max(...heldOut),
     alphaOverRank: null,
@@ -187,6 +194,33 @@ function parseOmittedSteps(
   });
 }
 
+/** Documents of data sets that are trained on, within their training parts and apart from each other. */
+function parseOmittedDocuments(
+  checks: FieldChecks,
+  { omittedDocuments }: JobSpec,
+  datasets: readonly NamedDataset[],
+): plan.OmittedDocument[] {
+  const field = 'spec.omitted_documents';
+  checks.count(field, omittedDocuments, omittedDocumentsMax);
+  const taken = new Map<string, [start: number, end: number][]>();
+  return omittedDocuments.slice(0, omittedDocumentsMax).map(({ dataset, firstToken, tokenCount }, index) => {
+    const name = `${field}[${index}]`;
+    const part = datasets.find((each) => each.dataset === dataset && each.weight > 0);
+    if (part === undefined)
+      checks.add(`${name}.dataset`, 'a data set that the job trains on', quote(dataset));
+    const tokens = part?.head?.prepared?.train.tokenCount ?? Number.MAX_SAFE_INTEGER;
+    const first = checks.integer(`${name}.first_token`, firstToken, 0, 0, tokens - 1);
+    const count = checks.integer(`${name}.token_count`, tokenCount, 1, 1, tokens - first);
+    const others = taken.get(dataset) ?? [];
+    if (others.some(([start, end]) => first < end && start < first + count))
+      checks.add(name, 'documents apart from each other', `tokens ${first} to ${first + count - 1} again`);
+    taken.set(dataset, [...others, [first, first + count]]);
+    return { dataset, firstToken: first, tokenCount: count };
+  });
+}
+
+const omittedDocumentsMax = 1000;
+
 /** Each once; `auto` takes what there is by itself. */
 function parseAcceptedDevices(
   checks: FieldChecks,
@@ -196,13 +230,13 @@ function parseAcceptedDevices(
   const field = 'spec.accepted_devices';
   if (device === 'auto' && asked.length > 0)
     checks.add(field, 'nothing beside device auto, which takes what there is', quote(asked.join(', ')));
-  const others = plan.deviceChoices.filter((name) => name !== 'auto' && name !== device);
+  const names = plan.deviceChoices.filter((name) => name !== 'auto');
   const wrong = asked.find(
-    (name, index) => !others.some((other) => other === name) || asked.indexOf(name) !== index,
+    (name, index) => !names.some((other) => other === name) || asked.indexOf(name) !== index,
   );
   if (device !== 'auto' && wrong !== undefined)
-    checks.add(field, `each of ${others.join(', ')} once`, quote(wrong));
-  return others.flatMap((name) => (name !== 'auto' && asked.includes(name) ? [name] : []));
+    checks.add(field, `each of ${names.join(', ')} once`, quote(wrong));
+  return names.filter((name) => asked.includes(name));
 }
 
 function parseWarmStart(reader: SpecReader, spec: JobSpec): RunSpec['warmStart'] {

@@ -46,27 +46,32 @@ export function parseDatasets(
   });
   if (!checks.isWrong('spec.mixture') && parts.every(({ weight }) => weight === 0))
     checks.add('spec.mixture', 'a weight above 0 in one of its data sets at least', 'weights that sum to 0');
-  checkTokenizers(checks, parts);
+  for (const [index, { head }] of parts.entries())
+    checkTokenizer(checks, `spec.mixture[${index}].dataset`, parts[0]!, head);
   return parts;
 }
 
-function checkDataset(checks: FieldChecks, field: string, name: string, head: DatasetHead | undefined): void {
+export function checkDataset(
+  checks: FieldChecks,
+  field: string,
+  name: string,
+  head: DatasetHead | undefined,
+): void {
   if (datasetIdOf(defaultTenant, name) === undefined) checks.add(field, 'datasets/{dataset}', quote(name));
   else if (head === undefined) checks.add(field, 'a data set that exists', quote(name));
 }
 
-function checkTokenizers(checks: FieldChecks, parts: readonly NamedDataset[]): void {
-  const first = parts[0]?.head?.prepared?.tokenizer;
-  for (const [index, { head }] of parts.entries()) {
-    const own = head?.prepared?.tokenizer;
-    if (first === undefined || own === undefined) continue;
-    if (own.sha256 === first.sha256 && own.endOfTextId === first.endOfTextId) continue;
-    checks.add(
-      `spec.mixture[${index}].dataset`,
-      `one with the tokenizer of ${parts[0]!.dataset}, ${describe(first)}`,
-      describe(own),
-    );
-  }
+/** Tokens of a data set have to be those of the one that is trained on. */
+export function checkTokenizer(
+  checks: FieldChecks,
+  field: string,
+  trained: NamedDataset,
+  head: DatasetHead | undefined,
+): void {
+  const [wanted, own] = [trained.head?.prepared?.tokenizer, head?.prepared?.tokenizer];
+  if (wanted === undefined || own === undefined) return;
+  if (own.sha256 === wanted.sha256 && own.endOfTextId === wanted.endOfTextId) return;
+  checks.add(field, `one with the tokenizer of ${trained.dataset}, ${describe(wanted)}`, describe(own));
 }
 
 function describe({ kind, vocabularySize, sha256, endOfTextId }: PreparedDataset['tokenizer']): string {
@@ -78,6 +83,27 @@ export function trainedParts(parts: readonly NamedDataset[]) {
   return parts.flatMap(({ dataset, weight, head }) =>
     weight > 0 && head?.prepared ? [{ dataset, weight, tokenCount: head.prepared.train.tokenCount }] : [],
   );
+}
+
+/**
+ * Of a data set that was prepared before chats had their ends beside them masks cut where a text ends by its token: the model would see the
+ * last turn of a chat alone whose turns end with it.
+ */
+export function checkMasks(
+  checks: FieldChecks,
+  parts: readonly NamedDataset[],
+  { batch }: Pick<ModelessRun, 'batch'>,
+): void {
+  if (!batch.maskDocuments) return;
+  for (const { dataset, weight, head } of parts) {
+    const { endsWithinCount = 0 } = head?.prepared?.train ?? {};
+    if (weight > 0 && endsWithinCount > 0)
+      checks.add(
+        'spec.batch.mask_documents',
+        `false with ${dataset}, whose chats have the token that ends a text within them (${endsWithinCount} times): each would begin a document there; prepared again, it says where chats end`,
+        true,
+      );
+  }
 }
 
 /** Most steps in which no training part is read twice. */

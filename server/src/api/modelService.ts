@@ -3,9 +3,8 @@ import type { Implementation } from '../grpc/service.js';
 import type { GenerateTask } from '../trainer/messages.js';
 import { evaluateModel } from './evaluateModel.js';
 import { FieldChecks } from './fieldChecks.js';
-import { checkModel, findModel } from './findModel.js';
+import { checkModel, findModel, wasPruned } from './findModel.js';
 import type { ApiParts } from './parts.js';
-import { parseJobName } from './resourceNames.js';
 import { taskError } from './taskError.js';
 
 const finishReasons = { endOfText: FinishReason.END_OF_TEXT, tokenCount: FinishReason.TOKEN_COUNT } as const;
@@ -73,15 +72,4 @@ function parseSettings(
   checkModel(checks, request);
   checks.throwIfWrong();
   return settings;
-}
-
-async function wasPruned(
-  { checkpoints }: ApiParts,
-  tenant: string,
-  jobName: string,
-  { kind, folder }: GenerateTask['source'],
-): Promise<boolean> {
-  if (kind !== 'checkpoint') return false;
-  const left = await checkpoints.list(parseJobName(tenant, 'model', jobName));
-  return left.every((checkpoint) => checkpoint.folder !== folder);
 }

@@ -1,6 +1,8 @@
 import {
+  architectureOf,
   emptyModel,
   llamaConfigOf,
+  refuseUnknownKeys,
   ModelFolderInvalid,
   modelSettings,
   presets,
@@ -97,10 +99,13 @@ function parseShape(reader: SpecReader, field: string, config: LlamaConfigProto)
 function checkHeads(
   checks: FieldChecks,
   field: string,
-  { hiddenSize, numAttentionHeads, numKeyValueHeads, vocabSize }: LlamaConfig,
+  model: LlamaConfig,
   vocabularySize: number | null,
 ): void {
-  if (hiddenSize % numAttentionHeads !== 0) {
+  const { hiddenSize, headDim, numAttentionHeads, numKeyValueHeads, vocabSize } = model;
+  if (headDim !== 0) {
+    if (headDim % 2 !== 0) checks.add(`${field}.head_dim`, 'an even number', headDim);
+  } else if (hiddenSize % numAttentionHeads !== 0) {
     checks.add(`${field}.num_attention_heads`, `a divisor of hidden_size ${hiddenSize}`, numAttentionHeads);
   } else if ((hiddenSize / numAttentionHeads) % 2 !== 0) {
     // The rotary embedding turns pairs of features.
@@ -117,6 +122,12 @@ function checkHeads(
       numKeyValueHeads,
     );
   }
+  if (architectureOf(model) === undefined)
+    checks.add(
+      `${field}.${model.qkNorm ? 'qk_norm' : 'no_rope_interval'}`,
+      'one at most of attention_bias, qk_norm and no_rope_interval, as classes of Hugging Face have them',
+      model.qkNorm ? 'true' : model.noRopeInterval,
+    );
   if (vocabularySize !== null && vocabSize < vocabularySize) {
     checks.add(
       `${field}.vocab_size`,
@@ -162,7 +173,9 @@ function fromHuggingFace(
   config: Record<string, unknown>,
 ): LlamaConfigProto | undefined {
   try {
-    return toModelConfig(llamaConfigOf(config));
+    const read = llamaConfigOf(config);
+    refuseUnknownKeys(config);
+    return toModelConfig(read);
   } catch (error) {
     if (!(error instanceof ModelFolderInvalid)) throw error;
     const key = error.subject.replace(/^config\.json /, '');

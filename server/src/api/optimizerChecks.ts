@@ -24,14 +24,6 @@ export function checkOptimizers(checks: FieldChecks, run: ModelessRun): void {
       'INT8',
     );
   if (run.adapter !== null) checkAdapters(checks, run.adapter);
-  const others = used.filter((name) => name !== 'adamw').map(capitals);
-  if (others.length === 0) return;
-  for (const [field, device] of [
-    ['spec.device', run.device] as const,
-    ...run.acceptedDevices.map((name, index) => [`spec.accepted_devices[${index}]`, name] as const),
-  ])
-    if (device === 'cuda')
-      checks.add(field, `another device with ${others.join(', ')}, which cuda has no kernels of yet`, 'cuda');
 }
 
 /** An optimizer for steps that the job does not have. */

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import type { JobImports } from '../archive/jobImports.js';
 import type { ArtifactExports } from '../artifacts/artifactExports.js';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import type { AuditLog } from '../audit/auditLog.js';
@@ -53,6 +54,7 @@ export interface ApiParts {
   uploads: DatasetUploads;
   weights: WeightsStore;
   weightsUploads: WeightsUploads;
+  imports: JobImports;
   webhooks: WebhookStore;
   webhookSender: WebhookSender;
   reachable: Reachable;

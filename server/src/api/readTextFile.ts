@@ -1,19 +1,22 @@
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
+import { basename } from 'node:path';
 
-/** The text of a regular file of our own, links not followed; `problem` says why it cannot be had. */
+/** The text of a regular file of our own, links not followed; `problem` says what was found in its place. */
 export async function readTextFile(
   path: string,
   bytesMax: number,
 ): Promise<{ text: string } | { problem: string }> {
+  const name = basename(path); // the folder is for nobody to know
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
     () => undefined,
   );
-  if (file === undefined) return { problem: 'it cannot be read' };
+  if (file === undefined) return { problem: `${name}, which cannot be read` };
   try {
     const stats = await file.stat();
-    if (!stats.isFile()) return { problem: 'it is not a regular file' };
-    if (stats.size > bytesMax) return { problem: `it has ${stats.size} bytes; at most ${bytesMax} are read` };
+    if (!stats.isFile()) return { problem: `${name}, which is not a regular file` };
+    if (stats.size > bytesMax)
+      return { problem: `${name}, which has ${stats.size} bytes; at most ${bytesMax} are read` };
     return { text: await file.readFile('utf8') };
   } finally {
     await file.close();

@@ -17,7 +17,7 @@ export interface OpenUpload {
   write(fileIndex: number, offset: number, data: Uint8Array): Promise<WriteResult>;
 }
 
-interface Receiving {
+export interface Receiving {
   config: Pick<Config, 'freeDiskBytesMin'>;
   /** Of the call. */
   signal: AbortSignal;
@@ -46,9 +46,10 @@ export async function receiveChunks(
   }
 }
 
-function writeError(
+/** The error of bytes that were not taken. */
+export function writeError(
   result: Exclude<WriteResult, 'written'>,
-  { files, receivedBytes }: OpenUpload,
+  { name, files, receivedBytes }: OpenUpload,
   fileIndex: number,
   offsetBytes: number,
   { freeDiskBytesMin }: Receiving['config'],
@@ -70,6 +71,8 @@ function writeError(
       return new ServiceError('UPLOAD_TOO_LONG', { fileIndex, sizeBytes: files[fileIndex]?.sizeBytes ?? 0 });
     case 'noSpace':
       return new ServiceError('DISK_FULL', { freeBytesMin: freeDiskBytesMin });
+    case 'busy':
+      return new ServiceError('UPLOAD_BUSY', { name });
   }
 }
 

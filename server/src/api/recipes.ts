@@ -36,6 +36,19 @@ export const recipes: Readonly<Record<string, Recipe>> = {
       },
     }),
   },
+  'muon-warm': {
+    summary: 'Pre-training with a warm start by Muon, at higher rates; measured on one small model',
+    kinds: [RELORA],
+    alphaOverRank: 1,
+    defaults: (stepCount) => ({
+      warmStart: {
+        stepCount: Math.ceil(stepCount / 4),
+        learningRate: 3e-3,
+        optimizer: contract.FullRankOptimizer.MUON,
+      },
+      learningRate: { peak: 3e-3 },
+    }),
+  },
   'chain-of-lora': {
     summary: 'Fine-tuning by three adapters of low rank, one after the other',
     kinds: [RELORA],

@@ -60,6 +60,18 @@ export function contractMethods(): Map<string, JsonMethod> {
 /** What calls with one answer may take beyond the time that a trainer has to stop. */
 const unarySeconds = 60;
 
+/** Health alone, in plain text and for everybody: what a probe learns is whether the server serves. Does not listen yet. */
+export function serveHealth(
+  { config, log, stopping }: Pick<ApiParts, 'config' | 'log' | 'stopping'>,
+  health: Health,
+): GrpcServer {
+  const descriptors = readDescriptors(Buffer.concat([readFileSync(contractFile), standardFiles()]));
+  const middleware = [errorMiddleware(log, config), metadataMiddleware(config.metadataBytesMax)];
+  const server = new GrpcServer({ config, descriptors, stopping, middleware });
+  server.addMethods(standardMethods(healthName, health.handlers));
+  return server;
+}
+
 /** Puts every service behind the same middleware; does not listen yet. */
 export function serveApi(
   parts: ApiParts,

@@ -21,18 +21,24 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
   return {
     async getServerInfo() {
       const counts = await store.countByState();
+      const found = await devices.list();
+      const hasCards = found.some(({ backend }) => backend === 'cuda');
+      const { means, unconfinedCards } = confinement;
       return {
         version,
         startTime: new Date(startTimeMs),
         slotCount: slots.count,
         runningJobCount: counts.starting + counts.running,
         queuedJobCount: counts.queued,
-        devices: (await devices.list()).map((device) => ({
+        devices: found.map((device) => ({
           ...device,
           autoPrecision: enums.Precision.to[device.autoPrecision],
           slotCount: device.backend === 'cuda' ? config.gpuSlots : config.slots,
         })),
-        sandbox: confinement.means ?? '',
+        sandbox:
+          hasCards && unconfinedCards !== null
+            ? `${means}; not on a card: ${unconfinedCards}`
+            : (means ?? ''),
         limits: limitsOf(config),
         recipes: Object.entries(recipes).map(([name, { summary }]) => ({ name, summary })),
         presets: Object.entries(presets).map(([name, shape]) => ({

@@ -1,5 +1,6 @@
 import type { RunSpec } from '@relora/engine/plan';
 import { JobSpec, type SettingDifference } from '@relora/sdk/contract';
+import { fieldName } from './settings.js';
 import { toSpec } from './toProto.js';
 
 /** Settings that are not the same in all specifications, as the contract names and writes them. */
@@ -19,7 +20,7 @@ function leavesOf(value: unknown, path: string): [path: string, json: string][] 
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     return [[path, JSON.stringify(value)]];
   return Object.entries(value).flatMap(([key, each]) => {
-    const name = key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+    const name = fieldName(key);
     return leavesOf(each, path === '' ? name : `${path}.${name}`);
   });
 }

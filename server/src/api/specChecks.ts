@@ -9,7 +9,7 @@ import {
 import type { DeviceName } from '../jobs/jobDevices.js';
 import { capitals } from './enums.js';
 import type { FieldChecks } from './fieldChecks.js';
-import { stepsInOnePass, trainedParts, type NamedDataset } from './mixtureSpec.js';
+import { checkMasks, stepsInOnePass, trainedParts, type NamedDataset } from './mixtureSpec.js';
 
 /** A run before its model is known. */
 export type ModelessRun = Omit<RunSpec, 'model' | 'baseWeightsFolder' | 'baseWeightsName'>;
@@ -27,6 +27,43 @@ export function checkBatch(checks: FieldChecks, batch: RunSpec['batch']): void {
   }
   const field = 'spec.batch.micro_batch_sequence_count';
   if (sequenceCount % micro !== 0) checks.add(field, `a divisor of sequence_count ${sequenceCount}`, micro);
+}
+
+/** Each process takes as many sequences of a batch, and all of them compute on one kind of device. */
+export function checkReplicas(
+  checks: FieldChecks,
+  {
+    replicas,
+    replicasMin,
+    batch,
+    device,
+    acceptedDevices,
+    streams,
+    adapter,
+  }: Pick<
+    RunSpec,
+    'replicas' | 'replicasMin' | 'batch' | 'device' | 'acceptedDevices' | 'streams' | 'adapter'
+  >,
+): void {
+  const field = 'spec.replicas';
+  if (replicasMin > replicas) checks.add('spec.replicas_min', `at most replicas, ${replicas}`, replicasMin);
+  if (replicas === 1 || checks.isWrong(field)) return;
+  const { sequenceCount } = batch;
+  if (!checks.isWrong('spec.batch') && sequenceCount % replicas !== 0)
+    checks.add(field, `a divisor of batch.sequence_count ${sequenceCount}`, replicas);
+  if (!checks.isWrong('spec.batch') && replicasMin > 0 && sequenceCount % replicasMin !== 0)
+    checks.add('spec.replicas_min', `a divisor of batch.sequence_count ${sequenceCount}, or 0`, replicasMin);
+  if (device === 'cuda')
+    checks.add(field, '1 on cuda: processes train together on processors alone', replicas);
+  const others = acceptedDevices.filter((name) => name !== device);
+  if (others.length > 0)
+    checks.add(
+      'spec.accepted_devices',
+      `one kind of device for ${replicas} replicas`,
+      [device, ...others].join(', '),
+    );
+  if (streams.dropout === 1 && (adapter?.dropout ?? 0) > 0)
+    checks.add(field, '1 with streams.dropout 1, whose masks are drawn by micro-batch', replicas);
 }
 
 /** A frozen base there is only beside adapters, and each device has its own precisions. */
@@ -74,6 +111,7 @@ export function checkTrainingPart(
   datasets: readonly NamedDataset[],
 ): void {
   if (checks.isWrong('spec.batch')) return;
+  checkMasks(checks, datasets, run);
   for (const { dataset, tokenCount } of trainedParts(datasets)) {
     if (tokenCount > run.batch.sequenceLength) continue;
     checks.add(
@@ -82,7 +120,9 @@ export function checkTrainingPart(
       run.batch.sequenceLength,
     );
   }
-  const isKnown = !checks.isWrong('spec.mixture') && trainedParts(datasets).length > 0;
+  // A part without one whole sequence is never read a first time, however many steps there are.
+  const isKnown =
+    !checks.isWrong('spec.batch') && !checks.isWrong('spec.mixture') && trainedParts(datasets).length > 0;
   if (run.endOfData === 'stop' && isKnown) checkOnePass(checks, run, datasets);
 }
 

@@ -11,8 +11,9 @@ import type {
   PreparedDataset,
 } from '../datasets/dataset.js';
 import type { Explanation } from '../jobs/explainJob.js';
-import type { Execution, Job, JobEvent, JobEventBody, JobFailure } from '../jobs/job.js';
+import type { Execution, Job, JobEvent, JobEventBody, JobFailure, JobImport } from '../jobs/job.js';
 import type { RestartEntry } from '../jobs/jobJournal.js';
+import type { KeptEvaluation } from '../jobs/modelEvaluations.js';
 import type { Weights } from '../weights/weights.js';
 import { enums } from './enums.js';
 import { toMessage, type Whole } from './settings.js';
@@ -45,6 +46,7 @@ export function toJob(job: Job): contract.Job {
       remainingSeconds: job.progress.remainingSeconds ?? undefined,
       checkpointStep: job.progress.checkpointStep ?? undefined,
       datasets: job.progress.datasets ?? [],
+      evaluations: Object.values(job.progress.evaluations ?? {}).map(toNamedEvaluation),
       bestStep: job.progress.best?.step,
       bestEvaluationLoss: job.progress.best?.loss,
       stopReason: toStopReason(job.progress.stop?.reason),
@@ -60,10 +62,17 @@ export function toJob(job: Job): contract.Job {
     execution: job.execution === null ? undefined : toExecution(job.execution),
     origin:
       job.origin === null ? undefined : { job: `jobs/${nameOf(job.origin.jobId)}`, step: job.origin.step },
+    imported: job.imported === null ? undefined : toImport(job.imported),
     deleteTime: toDate(job.deleteTimeMs),
     purgeTime: toDate(job.purgeTimeMs),
-    updates: [], // in the answers of some methods alone
+    // In the answers of some methods alone.
+    updates: [],
+    evaluations: [],
   };
+}
+
+function toImport({ job, storeId, serverVersion, timeMs, origin }: JobImport): contract.JobImport {
+  return { job, storeId, serverVersion, time: new Date(timeMs), origin: origin ?? undefined };
 }
 
 function toStopReason(reason: plan.StopReason | undefined): contract.StopReason {
@@ -125,6 +134,7 @@ export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
     tokenCount: undefined, // a way to ask for the steps
     omittedSteps: spec.omittedSteps,
     skippedSteps: spec.omittedSteps, // for clients of 0.1.0
+    omittedDocuments: spec.omittedDocuments,
     acceptedDevices: spec.acceptedDevices,
     streams: toMessage(plan.streamSettings, spec.streams),
     recipe: spec.recipe,
@@ -132,6 +142,10 @@ export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
     optimizer: toMessage(plan.optimizerSettings, spec.optimizer),
     batch: toMessage(plan.batchSettings, spec.batch),
     evaluation: toMessage(plan.evaluationSettings, spec.evaluation),
+    evaluations: spec.evaluations.map(({ name, dataset, questions, ...settings }) => ({
+      ...{ name, dataset, questions },
+      ...toMessage(plan.namedEvaluationSettings, settings),
+    })),
     checkpoint: toMessage(plan.checkpointSettings, spec.checkpoint),
     stop: toMessage(plan.stopSettings, spec.stop),
     sample: toMessage(plan.sampleSettings, spec.sample),
@@ -222,6 +236,8 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
       };
     case 'evaluation':
       return { evaluation: { ...body, datasets: body.datasets ?? [] } };
+    case 'namedEvaluation':
+      return { namedEvaluation: toNamedEvaluation(body) };
     case 'restart':
       return { restart: toRestartEvent(body) };
     case 'plan':
@@ -258,6 +274,21 @@ function toBody(jobId: string, body: JobEventBody): Partial<contract.JobEvent> {
   }
 }
 
+export function toNamedEvaluation(body: plan.NamedEvaluation): contract.NamedEvaluation {
+  const { name, step, dataset, choices, seconds } = body;
+  return { name, step, dataset, choices, seconds };
+}
+
+export function toKeptEvaluation(kept: KeptEvaluation): contract.KeptEvaluation {
+  const { timeMs, datasets, choices, ...rest } = kept;
+  return {
+    ...rest,
+    time: new Date(timeMs),
+    datasets: datasets.map((entry) => ({ ...entry, epochs: 0 })),
+    choices: choices ?? undefined,
+  };
+}
+
 export function toRestart({ body, timeMs, attempt, sequence }: RestartEntry): contract.Restart {
   return { event: toRestartEvent(body), time: new Date(timeMs), attempt, sequence };
 }
@@ -287,6 +318,7 @@ export function toArtifact(artifact: Artifact): contract.Artifact {
     format: enums.ExportFormat.to[artifact.format],
     weightType: enums.WeightType.to[artifact.weightType],
     castErrorMax: artifact.castErrorMax,
+    difference: artifact.difference ?? undefined,
     cycle: artifact.cycle ?? 0,
     failure: artifact.failure === null ? undefined : toFailure(artifact.failure),
     files: artifact.files,
@@ -354,15 +386,17 @@ function formatOf(format: DatasetFormat): contract.DatasetFormat {
 }
 
 function toSplitInfo(size: PreparedDataset['train']): contract.DatasetSplitInfo {
-  const { tokenCount, duplicateDocumentCount = 0, trainedTokenCount = tokenCount } = size;
-  return { ...size, duplicateDocumentCount, trainedTokenCount };
+  const { tokenCount, documentCount, textBytes } = size;
+  const { duplicateDocumentCount = 0, trainedTokenCount = tokenCount } = size;
+  return { tokenCount, documentCount, textBytes, duplicateDocumentCount, trainedTokenCount };
 }
 
 function toDatasetSpec(spec: StoredDatasetSpec): contract.DatasetSpec {
-  const { heldOutShare, textField, pairFields, seed, skipInvalid } = spec;
+  const { heldOutShare, textField, pairFields, chat, seed, skipInvalid } = spec;
   const skipInvalidCount = skipInvalid && 'count' in skipInvalid ? skipInvalid.count : undefined;
   const skipInvalidShare = skipInvalid && 'share' in skipInvalid ? skipInvalid.share : undefined;
   const shared = { tokenizer: toTokenizer(spec), heldOutShare, seed, skipInvalidCount, skipInvalidShare };
+  if (chat !== undefined) return { ...shared, messagesField: chat.field, chatTemplate: chat.template };
   return pairFields === undefined
     ? { ...shared, textField }
     : { ...shared, promptField: pairFields.prompt, completionField: pairFields.completion };
@@ -402,7 +436,10 @@ function toTokenizer({ tokenizer }: StoredDatasetSpec): contract.TokenizerSpec {
     case 'huggingFace':
       // The content may be megabytes: a data set that is listed shows which one it is by its SHA-256.
       return {
-        huggingFace: { tokenizerJson: '', serverPath: '', weights: '', endToken: askedEndToken(tokenizer) },
+        huggingFace: {
+          ...{ tokenizerJson: '', serverPath: '', weights: '', tokenizerConfigJson: '' },
+          endToken: askedEndToken(tokenizer),
+        },
       };
   }
 }

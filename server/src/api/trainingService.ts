@@ -6,6 +6,8 @@ import { createJob } from './createJob.js';
 import { deleteJob, undeleteJob, type DeleteJobParts } from './deleteJob.js';
 import { explainStep, type ExplainParts } from './explainStep.js';
 import { forkJob } from './forkJob.js';
+import type { IngestParts } from './ingestFiles.js';
+import { exportJob, importJob, type JobArchiveParts } from './jobArchive.js';
 import { jobLog } from './jobLog.js';
 import { listJobs, listRestarts } from './listJobs.js';
 import { metricHistory } from './metricHistory.js';
@@ -13,14 +15,16 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 import { steerJob } from './steerJob.js';
-import { toExplanation, toJob, toSpec } from './toProto.js';
+import { toExplanation, toJob, toKeptEvaluation, toSpec } from './toProto.js';
 import { toUpdate } from './jobUpdate.js';
 import { updateJob } from './updateJob.js';
 import { JobWatches } from './watchJob.js';
 
 type TrainingParts = AdmitParts &
+  IngestParts &
   DeleteJobParts &
   ExplainParts &
+  JobArchiveParts &
   Pick<
     ApiParts,
     'queue' | 'control' | 'explainer' | 'journal' | 'checkpoints' | 'pageTokens' | 'identity' | 'metrics'
@@ -41,6 +45,8 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     resumeJob: async (request, context) => await steerJob(parts, 'resume', request, context),
     cancelJob: async (request, context) => await steerJob(parts, 'cancel', request, context),
     getJobLog: (request, context) => jobLog(parts, request, context),
+    exportJob: (request, context) => exportJob(parts, request, context),
+    importJob: async (request, context) => await importJob(parts, request, context),
     updateJob: async (request, { caller }) => await updateJob(parts, request, caller),
     deleteJob: async (request, { caller }) => await deleteJob(parts, request, caller),
     undeleteJob: async (request, { caller }) => await undeleteJob(parts, request, caller),
@@ -61,7 +67,14 @@ export function trainingService(parts: TrainingParts): Implementation<typeof Tra
     async getJob(request, { caller }) {
       const job = await requireJob(parts.store, parseJobName(caller.tenant, 'name', request.name));
       const updates = job.updateNumber === 0 ? [] : await parts.store.updatesOf(job.id);
-      return { job: { ...toJob(job), updates: updates.map(toUpdate) } };
+      const evaluations = await parts.store.evaluationsOf(job.id);
+      return {
+        job: {
+          ...toJob(job),
+          updates: updates.map(toUpdate),
+          evaluations: evaluations.map(toKeptEvaluation),
+        },
+      };
     },
 
     async getMetricHistory(request, { signal, caller }) {

@@ -1,14 +1,16 @@
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type {
-  WatchJobRequest,
+import {
   WatchJobResponse,
-  WatchJobsRequest,
-  WatchJobsResponse,
+  type DeepPartial,
+  type WatchJobRequest,
+  type WatchJobsRequest,
+  type WatchJobsResponse,
 } from '@relora/sdk/contract';
 import type { JobEvent } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import { ServiceError } from '../errors.js';
+import { EncodedAnswers, encoded } from '../grpc/service.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
@@ -30,6 +32,8 @@ type WatchParts = Pick<
 /** Watches of all clients, which are counted and limited. */
 export class JobWatches {
   private count = 0;
+  /** Events as watchers get them who leave none out: encoded once for all of them. */
+  private readonly wholeEvents = new WeakMap<JobEvent, Buffer>();
 
   constructor(private readonly parts: WatchParts) {
     // Each watch listens for the end of the server; Node would take more than ten of them for a leak.
@@ -40,7 +44,7 @@ export class JobWatches {
     request: WatchJobRequest,
     signal: AbortSignal,
     { tenant }: Principal,
-  ): AsyncGenerator<WatchJobResponse> {
+  ): AsyncGenerator<EncodedAnswers> {
     const { config, store, journal, identity, stopping } = this.parts;
     const jobId = parseJobName(tenant, 'name', request.name);
     const { afterSequence, stepIntervalMs, acceptSpans, storeId } = request;
@@ -63,7 +67,18 @@ export class JobWatches {
     }
     const heartbeatMs = config.heartbeatSeconds * 1000;
     const wish = { jobId, afterSequence, stepIntervalMs, acceptSpans, heartbeatMs };
-    yield* this.counted(() => withStore(identity.id, watchEvents(journal, identity, wish, signal, stopping)));
+    const encode = (thinned: ThinnedEvent): Buffer => this.encode(jobId, thinned);
+    yield* this.counted(() => watchEvents({ journal, identity, wish, encode, signal, stopping }));
+  }
+
+  private encode(jobId: string, { event, omittedCount }: ThinnedEvent): Buffer {
+    const isWhole = omittedCount === event.sequence - event.firstSequence;
+    let bytes = isWhole ? this.wholeEvents.get(event) : undefined;
+    if (bytes === undefined) {
+      bytes = toBytes({ event: toEvent(jobId, event), omittedStepEvents: omittedCount });
+      if (isWhole) this.wholeEvents.set(event, bytes);
+    }
+    return bytes;
   }
 
   /** See watchJobs.ts. */
@@ -103,34 +118,55 @@ export interface WatchWish {
   heartbeatMs: number;
 }
 
+/** Bytes after which a batch is sent: with more, a reader that is slow would hold much at once. */
+const batchBytesMax = 64 * 1024;
+
+interface Watch {
+  journal: JobJournal;
+  identity: StoreIdentity;
+  wish: WatchWish;
+  encode: (event: ThinnedEvent) => Buffer;
+  signal: AbortSignal;
+  stopping: AbortSignal;
+}
+
 /**
- * The events of a job above a sequence number, until the final one. It reads the journal from a cursor rather than listen
- * for events: what is appended while a slow client holds it at `yield` is found on the next pass, so a client that never
- * reads costs one page of events. After a silence of heartbeatMs it says that nothing is new. Throws SERVER_STOPPING.
+ * The events of a job above a sequence number, until the final one, after a first message that says which store the numbers are of. It
+ * reads the journal from a cursor rather than listen for events: what is appended while a slow client holds it at `yield` is found on
+ * the next pass, so a client that never reads costs one page of events. After a silence of heartbeatMs it says that nothing is new.
+ * Throws SERVER_STOPPING.
  */
-async function* watchEvents(
-  journal: JobJournal,
-  identity: StoreIdentity,
-  { jobId, afterSequence, stepIntervalMs, acceptSpans, heartbeatMs }: WatchWish,
-  signal: AbortSignal,
-  stopping: AbortSignal,
-): AsyncGenerator<WatchJobResponse> {
+async function* watchEvents({
+  journal,
+  identity,
+  wish: { jobId, afterSequence, stepIntervalMs, acceptSpans, heartbeatMs },
+  encode,
+  signal,
+  stopping,
+}: Watch): AsyncGenerator<EncodedAnswers> {
   const ended = new AbortController();
   const end = (): void => ended.abort();
   signal.addEventListener('abort', end);
   stopping.addEventListener('abort', end);
   const steps = new StepThinner(stepIntervalMs);
   const storeId = identity.id;
+  let isFirst = true;
   let sequence = afterSequence;
   /** What the client has, and since when it has heard nothing. */
   let sent = { sequence: afterSequence, timeMs: performance.now() };
-  const respond = (thinned: ThinnedEvent): WatchJobResponse => {
-    sent = { sequence: thinned.event.sequence, timeMs: performance.now() };
-    return toResponse(jobId, thinned);
+  /** In messages of protobuf what comes later is added to what came before. */
+  const withStore = (bytes: Buffer): Buffer => {
+    if (!isFirst) return bytes;
+    isFirst = false;
+    return Buffer.concat([bytes, toBytes({ storeId })]);
   };
-  const heartbeat = (): WatchJobResponse => {
+  const respond = (thinned: ThinnedEvent): Buffer => {
+    sent = { sequence: thinned.event.sequence, timeMs: performance.now() };
+    return withStore(encode(thinned));
+  };
+  const heartbeat = (): EncodedAnswers => {
     sent.timeMs = performance.now();
-    return { event: toHeartbeat(sent.sequence), omittedStepEvents: 0, storeId: '' };
+    return new EncodedAnswers([withStore(toBytes({ event: toHeartbeat(sent.sequence) }))]);
   };
   try {
     for (;;) {
@@ -138,14 +174,26 @@ async function* watchEvents(
       if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
       if (storeId !== identity.id) throw new ServiceError('STORE_CHANGED', { storeId: identity.id });
       const { events, isComplete } = await journal.readAfter(jobId, sequence);
+      let batch: Buffer[] = [];
+      let batchBytes = 0;
       for (const event of events) {
         // Who thins steps knows that numbers are left out.
-        if (!acceptSpans && stepIntervalMs === 0) yield* fillers(event, sequence);
-        for (const thinned of steps.take(event, performance.now())) yield respond(thinned);
+        const before =
+          acceptSpans || stepIntervalMs > 0 ? [] : fillers(event, sequence).map((bytes) => withStore(bytes));
+        const messages = [...before, ...steps.take(event, performance.now()).map(respond)];
         sequence = event.sequence;
+        for (const bytes of messages) {
+          batch.push(bytes);
+          batchBytes += bytes.length;
+        }
+        if (batchBytes < batchBytesMax) continue;
+        yield new EncodedAnswers(batch);
         if (signal.aborted || stopping.aborted) break;
+        batch = [];
+        batchBytes = 0;
       }
       if (signal.aborted || stopping.aborted) continue;
+      if (batch.length > 0) yield new EncodedAnswers(batch);
       if (isComplete) return; // also when the cursor was past the last event from the beginning
       if (events.length > 0) continue;
       const dueMs = steps.waitMs(performance.now());
@@ -160,7 +208,7 @@ async function* watchEvents(
         // To wake for every batch would cost more than all else where hundreds watch a fast job. What is no step may come, though.
         await sleep(Math.min(dueMs, wakeMs), undefined, { signal: ended.signal }).catch(() => {});
         if (performance.now() - sent.timeMs >= heartbeatMs) yield heartbeat();
-      } else for (const thinned of steps.rest(performance.now())) yield respond(thinned);
+      } else yield new EncodedAnswers(steps.rest(performance.now()).map(respond));
     }
   } finally {
     signal.removeEventListener('abort', end);
@@ -168,30 +216,17 @@ async function* watchEvents(
   }
 }
 
-/** Says with the first message which store the numbers are of. */
-async function* withStore(
-  storeId: string,
-  messages: AsyncGenerator<WatchJobResponse>,
-): AsyncGenerator<WatchJobResponse> {
-  let isFirst = true;
-  for await (const message of messages) {
-    yield isFirst ? { ...message, storeId } : message;
-    isFirst = false;
-  }
-}
-
 /** An event without a kind for each number of a span but the last: clients of 0.1.0 pass over it, and would miss the number. */
-function* fillers(event: JobEvent, afterSequence: number): Generator<WatchJobResponse> {
-  for (let number = Math.max(afterSequence + 1, event.firstSequence); number < event.sequence; number++)
-    yield {
-      event: { ...toHeader(event), sequence: number, firstSequence: number },
-      omittedStepEvents: 0,
-      storeId: '',
-    };
+function fillers(event: JobEvent, afterSequence: number): Buffer[] {
+  const first = Math.max(afterSequence + 1, event.firstSequence);
+  return Array.from({ length: Math.max(0, event.sequence - first) }, (_, index) => {
+    const number = first + index;
+    return toBytes({ event: { ...toHeader(event), sequence: number, firstSequence: number } });
+  });
 }
 
-function toResponse(jobId: string, { event, omittedCount }: ThinnedEvent): WatchJobResponse {
-  return { event: toEvent(jobId, event), omittedStepEvents: omittedCount, storeId: '' };
+function toBytes(message: DeepPartial<WatchJobResponse>): Buffer {
+  return encoded(WatchJobResponse, message);
 }
 
 /** Whether the job had news before the time was over. */

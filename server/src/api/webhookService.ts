@@ -11,6 +11,7 @@ import { timedId } from '../store/timedId.js';
 import {
   defaultEventKinds,
   eventKinds,
+  fieldOf,
   newSecret,
   readSecret,
   type EventKind,
@@ -122,10 +123,12 @@ async function createWebhook(
     checks.add('url', `at most ${urlLengthMax} characters`, request.url.length);
   else if (problem !== undefined) checks.add('url', problem, quote(request.url));
   checks.count('event_kinds', request.eventKinds, eventKinds.length);
-  const choices = Object.fromEntries(eventKinds.map((kind) => [kind, kind]));
+  const choices = Object.fromEntries(eventKinds.map((kind) => [fieldOf(kind), kind] as const));
   const kinds = request.eventKinds
     .slice(0, eventKinds.length)
-    .map((kind, index) => checks.choice(`event_kinds[${index}]`, kind, choices, listOf(eventKinds)));
+    .map((kind, index) =>
+      checks.choice(`event_kinds[${index}]`, kind, choices, listOf(Object.keys(choices))),
+    );
   const labels = checks.labels('labels', request.labels);
   // Of a key that is wrong nothing is repeated: it may be the right one with a slip.
   if (request.secret !== '' && readSecret(request.secret) === undefined)
@@ -166,7 +169,7 @@ function toWebhook({ webhook, pendingCount, deadCount }: WebhookSummary): Webhoo
   return {
     name: `webhooks/${webhook.name}`,
     url: webhook.url,
-    eventKinds: [...webhook.eventKinds],
+    eventKinds: webhook.eventKinds.map(fieldOf),
     labels: webhook.labels,
     createTime: new Date(webhook.createTimeMs),
     pendingCount,

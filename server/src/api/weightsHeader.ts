@@ -20,6 +20,11 @@ const fileNames = new Set([
 ]);
 const shardPattern = /^model[A-Za-z0-9_-]{0,200}\.safetensors$/;
 
+/** Whether a file of this name belongs to a model. */
+export function isWeightsFile(fileName: string): boolean {
+  return fileNames.has(fileName) || shardPattern.test(fileName) || chatTemplatePattern.test(fileName);
+}
+
 /** Turns the header of an upload into weights, or throws REQUEST_INVALID with all that is wrong. */
 export function parseWeightsHeader(
   config: Config,
@@ -37,7 +42,7 @@ export function parseWeightsHeader(
   const files = header.files.slice(0, weightsFilesMax).map((file, index) => {
     const field = `header.files[${index}]`;
     const { fileName } = file;
-    if (!fileNames.has(fileName) && !shardPattern.test(fileName) && !chatTemplatePattern.test(fileName)) {
+    if (!isWeightsFile(fileName)) {
       checks.add(
         `${field}.file_name`,
         `one of ${[...fileNames].join(', ')}, model….safetensors, or additional_chat_templates/….jinja`,

@@ -7,6 +7,7 @@ import { ServiceError } from '../errors.js';
 import type { CallContext, Implementation } from '../grpc/service.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
 import { giveThen } from '../store/stage.js';
+import { partsFolder } from '../uploads/uploadParts.js';
 import type { Weights } from '../weights/weights.js';
 import type { WeightsCursor, WeightsStore } from '../weights/weightsStore.js';
 import { FieldChecks } from './fieldChecks.js';
@@ -111,8 +112,14 @@ async function uploadWeights(
 }
 
 /** Reads every tensor in a child process. What is wrong stays wrong, as the hashes are right: it is dropped. */
-async function checkWeights(
-  { config, weights: store, stage, tasks, stopping }: ApiParts,
+export async function checkWeights(
+  {
+    config,
+    weights: store,
+    stage,
+    tasks,
+    stopping,
+  }: Pick<ApiParts, 'config' | 'weights' | 'stage' | 'tasks' | 'stopping'>,
   { id, files }: Weights,
   signal: AbortSignal,
 ): Promise<Weights> {
@@ -129,7 +136,15 @@ async function checkWeights(
     );
     const digests = new Map(files.map(({ fileName, sha256 }) => [fileName, sha256]));
     const given = { folder: `weights/${id}`, maker: { kind: 'uploads', fence: 0 } as const, digests };
-    return await giveThen(stage, [given], async (name) => await store.ready(id, report, name));
+    return await giveThen(
+      stage,
+      [given],
+      async (name) =>
+        await store.ready(id, report, async (trx) => {
+          await name(trx);
+          await stage.forget(trx, partsFolder(`weights/${id}`));
+        }),
+    );
   } catch (error) {
     if (!(error instanceof TaskFailed) || !isFaultOfFolder(error))
       throw taskError(error, `weights/${id}`, signal, stopping);

@@ -1,10 +1,18 @@
-import { exportFormats, ggufTypes, shapes, type ExportFormat, type GgufType } from '@relora/engine/plan';
+import {
+  exportDifference,
+  exportFormats,
+  ggufTypes,
+  shapes,
+  type ExportDifference,
+  type ExportFormat,
+  type GgufType,
+} from '@relora/engine/plan';
 import type { JobFailure } from '../jobs/job.js';
 import type { ArtifactKind, ArtifactState } from '../store/schema.js';
 
 export type { ArtifactKind, ArtifactState };
 
-const { count, list, matching, number, object, oneOf, orNull, sha256 } = shapes;
+const { count, list, matching, number, object, oneOf, orMissing, orNull, sha256 } = shapes;
 
 const artifactFile = {
   /** It may be in a folder, `base/config.json`, and there in that of the templates. */
@@ -24,6 +32,8 @@ export interface Artifact {
   format: ExportFormat;
   weightType: GgufType;
   castErrorMax: number;
+  /** Null where that was not measured. */
+  difference: ExportDifference | null;
   /** Number of its adapters, from 1; null without. */
   cycle: number | null;
   failure: JobFailure | null;
@@ -40,6 +50,8 @@ export interface Artifact {
 export const exportResult = {
   files: list(10_000, object(artifactFile)),
   castErrorMax: number,
+  /** Absent where nothing was to be compared. */
+  difference: orMissing(object(exportDifference)),
   /** Number of its adapters, from 1; null without. */
   cycle: orNull(count),
 };

@@ -193,7 +193,7 @@ export class ArtifactExports {
    */
   async ready(
     { job_id, id, epoch }: ArtifactRow,
-    { files, castErrorMax, cycle }: ExportResult,
+    { files, castErrorMax, difference, cycle }: ExportResult,
     name: Naming = async () => {},
   ): Promise<boolean> {
     return await this.db.transaction().execute(async (trx) => {
@@ -203,6 +203,7 @@ export class ArtifactExports {
           state: 'ready',
           size_bytes: files.reduce((sum, file) => sum + file.sizeBytes, 0),
           cast_error_max: castErrorMax,
+          difference: difference === undefined ? null : JSON.stringify(difference),
           cycle,
         })
         .where('job_id', '=', job_id)

@@ -1,4 +1,4 @@
-import type { ExportFormat } from '@relora/engine/plan';
+import type { ExportDifference, ExportFormat } from '@relora/engine/plan';
 import { join } from 'node:path';
 import { chunkBytes, type OpenBlob } from '../store/blobStore.js';
 import { ChunkDigests } from '../store/chunkDigests.js';
@@ -155,6 +155,7 @@ export class ArtifactStore {
       format: row.format,
       weightType: row.weight_type,
       castErrorMax: row.cast_error_max,
+      difference: row.difference === null ? null : (JSON.parse(row.difference) as ExportDifference),
       cycle: row.cycle,
       failure: row.failure === null ? null : (JSON.parse(row.failure) as JobFailure),
       step: row.step,

@@ -5,7 +5,7 @@ import type { ServerWarning } from '../jobs/jobFailures.js';
 import { toJob } from '../jobs/jobRow.js';
 import type { Naming } from '../store/stage.js';
 import type { JobRow } from '../store/schema.js';
-import { kindOf, type PlannedArtifact, type SealedArtifact } from './artifact.js';
+import { kindOf, type ExportResult, type PlannedArtifact, type SealedArtifact } from './artifact.js';
 import { nameOf } from '../store/tenantIds.js';
 
 /** Stores a sealed artifact, whose folder is complete and synced. Sealing it twice changes nothing. */
@@ -17,8 +17,9 @@ export async function sealArtifact(
 ): Promise<Job | 'stale'> {
   return await attempts.write(key, async (row, change) => {
     const sizeBytes = artifact.files.reduce((sum, file) => sum + file.sizeBytes, 0);
-    const { castErrorMax } = artifact;
-    if (!(await insert(row, change, artifact, { sizeBytes, castErrorMax, failure: null }))) return row;
+    const { castErrorMax, difference } = artifact;
+    if (!(await insert(row, change, artifact, { sizeBytes, castErrorMax, difference, failure: null })))
+      return row;
     await name(change.trx);
     await change.trx
       .insertInto('artifact_files')
@@ -68,7 +69,12 @@ async function insert(
   row: JobRow,
   { trx, nowMs }: JobChange,
   { id, format, step, weightType, cycle }: PlannedArtifact,
-  result: { sizeBytes: number; castErrorMax: number; failure: JobFailure | null },
+  result: {
+    sizeBytes: number;
+    castErrorMax: number;
+    difference?: ExportResult['difference'];
+    failure: JobFailure | null;
+  },
 ): Promise<boolean> {
   const known = await trx
     .selectFrom('artifacts')
@@ -90,6 +96,7 @@ async function insert(
       format,
       weight_type: weightType,
       cast_error_max: result.castErrorMax,
+      difference: result.difference === undefined ? null : JSON.stringify(result.difference),
       cycle,
       failure: result.failure === null ? null : JSON.stringify(result.failure),
       shard_bytes_max: toJob(row).spec.export.shardBytesMax,

@@ -26,8 +26,10 @@ export class AuditLog {
   /** Resolves when it is stored. What was done stands even where this fails: the log has the entry then. */
   async note(asked: AuditEntry): Promise<void> {
     const timeMs = Date.now();
-    // What a refused call named can be anything: it must not fill the disk.
-    const entry = { ...asked, resource: fit(asked.resource), request_id: fit(asked.request_id) };
+    // What a refused call named can be anything: it must not fill the disk, nor keep a row out of the store.
+    const entry = Object.fromEntries(
+      Object.entries(asked).map(([column, text]) => [column, fit(text)]),
+    ) as unknown as AuditEntry;
     try {
       if (this.file !== '')
         await appendFile(

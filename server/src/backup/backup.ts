@@ -22,7 +22,7 @@ export class BackupFailed extends Error {
 }
 
 /** Made again elsewhere, or of no meaning there. */
-const leftOut = new Set(['servers', 'purges', 'blob_chunks', 'blob_files', 'schema_version']);
+const leftOut = new Set(['servers', 'gang_places', 'purges', 'blob_chunks', 'blob_files', 'schema_version']);
 
 /** What others refer to comes first. */
 const parents = [

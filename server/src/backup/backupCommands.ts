@@ -4,7 +4,7 @@ import { askServer } from '../admin/askServer.js';
 import type { Config } from '../config.js';
 import { openStore, type Store, type StoreOptions } from '../store/openStore.js';
 import { migrations } from '../store/migrations.js';
-import { BackupFailed, type Backup } from './backup.js';
+import type { Backup } from './backup.js';
 import { readBackup } from './readBackup.js';
 import { writeBackup } from './writeBackup.js';
 
@@ -22,7 +22,13 @@ export function storeOptions(config: Config): StoreOptions {
     blobsUrl: config.storeUrl,
     cacheBytesMax: config.cacheBytesMax,
     reserveBytes: config.storeReserveBytes,
+    wholeCheckBytesMax: config.storeCheckBytesMax,
   };
+}
+
+/** A command with other arguments than it takes. */
+export class BackupUsage extends Error {
+  override name = 'BackupUsage';
 }
 
 /** Runs one of the commands; `note` gets what was done. */
@@ -33,7 +39,7 @@ export async function backupCommand(
   note: (text: string) => void,
 ): Promise<void> {
   const [folder] = args.map((path) => resolve(path));
-  if (args.length !== (command === 'migrate' ? 0 : 1)) throw new BackupFailed(`Expected:\n${backupUsage}`);
+  if (args.length !== (command === 'migrate' ? 0 : 1)) throw new BackupUsage(`Expected:\n${backupUsage}`);
   if (command === 'backup') {
     // The server that runs has the store of a file; the others of a fleet do not mind.
     const asked = await askServer<Backup>(config.dataFolder, 'backup', { folder });

@@ -1,6 +1,9 @@
 import type { FileHandle } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
 import { NotBeneath, openBeneath } from '@relora/engine/files';
+import { quote } from '../errors.js';
+
+const pieceBytes = 1 << 20;
 
 /** A path that was refused, with the reason for the client. */
 export interface PathRefused {
@@ -18,7 +21,7 @@ export class AllowedFolders {
   async file(path: string): Promise<{ path: string; sizeBytes: number } | PathRefused> {
     return await this.opened(path, async (handle, real) => {
       const stats = await handle.stat();
-      if (!stats.isFile()) return { problem: `${path} is not a regular file` };
+      if (!stats.isFile()) return { problem: `${path}, which is not a regular file` };
       return { path: real, sizeBytes: stats.size };
     });
   }
@@ -26,7 +29,7 @@ export class AllowedFolders {
   /** A folder, links resolved. */
   async folder(path: string): Promise<{ path: string } | PathRefused> {
     return await this.opened(path, async (handle, real) =>
-      (await handle.stat()).isDirectory() ? { path: real } : { problem: `${path} is not a folder` },
+      (await handle.stat()).isDirectory() ? { path: real } : { problem: `${path}, which is not a folder` },
     );
   }
 
@@ -34,11 +37,37 @@ export class AllowedFolders {
   async text(path: string, bytesMax: number): Promise<{ text: string } | PathRefused> {
     return await this.opened(path, async (handle) => {
       const stats = await handle.stat();
-      if (!stats.isFile()) return { problem: `${path} is not a regular file` };
+      if (!stats.isFile()) return { problem: `${path}, which is not a regular file` };
       if (stats.size > bytesMax)
-        return { problem: `${path} has ${stats.size} bytes; at most ${bytesMax} are read` };
+        return { problem: `${path}, which has ${stats.size} bytes; at most ${bytesMax} are read` };
       return { text: await handle.readFile('utf8') };
     });
+  }
+
+  /** Reads a regular file from an offset on; what was read before somebody changed it may have been taken already. */
+  async pieces(
+    path: string,
+    start: number,
+    take: (data: Buffer, offset: number) => Promise<void>,
+  ): Promise<PathRefused | undefined> {
+    let failure: unknown;
+    const refused = await this.opened(path, async (handle) => {
+      if (!(await handle.stat()).isFile()) return { problem: `${path}, which is not a regular file` };
+      for (let offset = start; ;) {
+        const piece = Buffer.allocUnsafe(pieceBytes);
+        const { bytesRead } = await handle.read(piece, 0, pieceBytes, offset);
+        if (bytesRead === 0) return undefined;
+        try {
+          await take(piece.subarray(0, bytesRead), offset);
+        } catch (error) {
+          failure = error; // says nothing about the path
+          return undefined;
+        }
+        offset += bytesRead;
+      }
+    });
+    if (failure !== undefined) throw failure as Error;
+    return refused;
   }
 
   /** One answer for what is missing and for what is not allowed, so that nobody learns which files there are. */
@@ -46,7 +75,8 @@ export class AllowedFolders {
     path: string,
     use: (handle: FileHandle, real: string) => Promise<T>,
   ): Promise<T | PathRefused> {
-    if (!isAbsolute(path) || path.includes('\0')) return { problem: 'must be an absolute path' };
+    if (!isAbsolute(path) || path.includes('\0'))
+      return { problem: `${quote(path)}, which is not an absolute path` };
     try {
       const { handle, path: real } = await openBeneath(this.folders, path);
       try {
@@ -56,8 +86,10 @@ export class AllowedFolders {
       }
     } catch (error) {
       if (error instanceof NotBeneath)
-        return { problem: `${path} is not there, or not inside a folder of RELORA_ALLOWED_FOLDERS` };
-      return { problem: `${path} cannot be read (${(error as NodeJS.ErrnoException).code ?? 'an error'})` };
+        return { problem: `${path}, which is not there, or not inside a folder of RELORA_ALLOWED_FOLDERS` };
+      return {
+        problem: `${path}, which cannot be read (${(error as NodeJS.ErrnoException).code ?? 'an error'})`,
+      };
     }
   }
 }

@@ -63,6 +63,8 @@ export interface DatasetSpec {
   textField: string;
   /** Fields of a prompt and its completion, in place of textField; absent for whole texts. */
   pairFields?: { prompt: string; completion: string };
+  /** Messages and the template that makes texts of them, in place of textField; absent for texts. */
+  chat?: { field: string; template: string; tokens: Record<string, string> };
   seed: number;
   /** Name of the data set that it appends to; absent for none. */
   base?: string;
@@ -108,4 +110,6 @@ export interface SplitSize {
   duplicateDocumentCount?: number;
   /** Of the tokens those that count in the loss; absent where all do. */
   trainedTokenCount?: number;
+  /** Tokens within chats that are the one that ends a text, where nothing else says where a chat ends; absent for none. */
+  endsWithinCount?: number;
 }

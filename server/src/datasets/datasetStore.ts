@@ -4,7 +4,7 @@ import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
 import { folders } from '../store/folders.js';
 import type { Leases } from '../store/leases.js';
-import type { DatasetFileRow, DatasetRow } from '../store/schema.js';
+import type { DatasetFileRow, DatasetLabelRow, DatasetRow } from '../store/schema.js';
 import type { Naming } from '../store/stage.js';
 import { timedId } from '../store/timedId.js';
 import type {
@@ -17,6 +17,7 @@ import type {
   StoredDatasetSpec,
 } from './dataset.js';
 import { Quotas } from '../quotas/quotas.js';
+import type { UploadParts } from '../uploads/uploadParts.js';
 import { defaultTenant, idIn, nameOf } from '../store/tenantIds.js';
 
 export interface DatasetCursor {
@@ -35,6 +36,17 @@ export interface NewDataset {
   owner?: string;
   files: Omit<DatasetFile, 'receivedBytes'>[];
   spec: DatasetSpec;
+}
+
+/** One that was prepared on another server. */
+export interface AdoptedDataset extends Pick<
+  Dataset,
+  'id' | 'displayName' | 'labels' | 'owner' | 'createTimeMs'
+> {
+  tenant: string;
+  spec: StoredDatasetSpec;
+  prepared: PreparedDataset;
+  files: Omit<NewDataset['files'][number], 'serverPath'>[];
 }
 
 /** One preparation of a data set: a later one has a higher epoch, and a write of an older one is refused. */
@@ -60,6 +72,8 @@ export class DatasetStore {
     private readonly feed: ChangeFeed,
     private readonly leases: Leases,
     private readonly quotas = new Quotas(),
+    /** Null where no other server shares the store. */
+    private readonly parts: UploadParts | null = null,
   ) {}
 
   async find(datasetId: string): Promise<Dataset | undefined> {
@@ -131,24 +145,18 @@ export class DatasetStore {
 
   /**
    * Stores a data set, or finds the one with the same id for an upload that resumes. `conflict`: the id exists with other
-   * files or settings. Throws QUOTA_EXCEEDED. A data set of server files needs no bytes: it is `preparing` at once.
+   * files or settings. Throws QUOTA_EXCEEDED. A data set of server files needs no bytes: it is `preparing` at once. Of several servers the
+   * one that has them copies them as an upload would.
    */
   async register(dataset: NewDataset): Promise<Dataset | 'conflict'> {
     const nowMs = Date.now();
     const { tenant = defaultTenant } = dataset;
     const id = dataset.datasetId ?? idIn(tenant, timedId('dataset', nowMs));
-    const needsBytes = dataset.files.some(({ serverPath }) => serverPath === null);
+    const isCopied = ({ serverPath }: { serverPath: string | null }) =>
+      serverPath === null || this.parts !== null;
+    const needsBytes = dataset.files.some(isCopied);
     const { tokenizerJson, spec } = apart(dataset.spec);
-    const files = dataset.files.map((file, index): DatasetFileRow => ({
-      dataset_id: id,
-      file_index: index,
-      file_name: file.fileName,
-      server_path: file.serverPath,
-      format: file.format,
-      split: file.split,
-      size_bytes: file.sizeBytes,
-      sha256: file.sha256,
-    }));
+    const files = fileRows(id, dataset.files);
     const isNew = await this.db.transaction().execute(async (trx) => {
       const state = needsBytes ? ('uploading' as const) : ('preparing' as const);
       const added = await trx
@@ -187,17 +195,10 @@ export class DatasetStore {
         return isSame && areSameFiles(knownFiles, files) ? false : 'conflict';
       }
       // Of a new one: what is uploaded again has its room.
-      const newBytes = files.reduce(
-        (sum, file) => sum + (file.server_path === null ? file.size_bytes : 0),
-        0,
-      );
+      const newBytes = dataset.files.reduce((sum, file) => sum + (isCopied(file) ? file.sizeBytes : 0), 0);
       await this.quotas.requireBytes(trx, tenant, newBytes);
-      const labels = Object.entries(dataset.labels ?? {});
-      if (labels.length > 0)
-        await trx
-          .insertInto('dataset_labels')
-          .values(labels.map(([key, value]) => ({ dataset_id: id, key, value })))
-          .execute();
+      const labels = labelRows(id, dataset.labels ?? {});
+      if (labels.length > 0) await trx.insertInto('dataset_labels').values(labels).execute();
       // A statement takes only so many values.
       for (let first = 0; first < files.length; first += filesInStatement)
         await trx
@@ -211,6 +212,52 @@ export class DatasetStore {
     const stored = (await this.find(id))!;
     if ((isNew || isAgain) && stored.state === 'preparing') this.feed.announce({ topic: 'dataset', id });
     return stored;
+  }
+
+  /** Whether the name is taken, also by one that is deleted. */
+  async hasRow(id: string): Promise<boolean> {
+    return (
+      (await this.db.selectFrom('datasets').select('id').where('id', '=', id).executeTakeFirst()) !==
+      undefined
+    );
+  }
+
+  /** Stores one that was prepared elsewhere and is in its folder here, unless its name was taken meanwhile. Throws QUOTA_EXCEEDED. */
+  async adopt(dataset: AdoptedDataset, name: Naming): Promise<void> {
+    const { id, tenant, owner, displayName, labels, createTimeMs, spec, prepared, files } = dataset;
+    await this.db.transaction().execute(async (trx) => {
+      const added = await trx
+        .insertInto('datasets')
+        .values({
+          ...{
+            id,
+            tenant,
+            owner,
+            name: nameOf(id),
+            display_name: displayName,
+            labels: JSON.stringify(labels),
+          },
+          ...{ state: 'ready' as const, failure: null, spec: JSON.stringify(spec), tokenizer_json: null },
+          ...{ prepared: JSON.stringify(prepared), create_time_ms: createTimeMs, update_time_ms: Date.now() },
+        })
+        .onConflict((conflict) => conflict.doNothing())
+        .returning('id')
+        .executeTakeFirst();
+      if (added === undefined) return;
+      const parts = labelRows(id, labels);
+      if (parts.length > 0) await trx.insertInto('dataset_labels').values(parts).execute();
+      const rows = fileRows(
+        id,
+        files.map((file) => ({ ...file, serverPath: null })),
+      );
+      for (let first = 0; first < rows.length; first += filesInStatement)
+        await trx
+          .insertInto('dataset_files')
+          .values(rows.slice(first, first + filesInStatement))
+          .execute();
+      await this.quotas.requireBytes(trx, tenant, 0);
+      await name(trx);
+    });
   }
 
   /** failed → preparing, where a limit or the machine was the reason: the same request tries again what may go well now. */
@@ -345,6 +392,10 @@ export class DatasetStore {
       .where('dataset_id', '=', row.id)
       .orderBy('file_index')
       .execute();
+    const arrived =
+      row.state === 'uploading' && this.parts !== null
+        ? await this.parts.received(`datasets/${row.id}`)
+        : null;
     const files = await Promise.all(
       rows.map(async (file): Promise<DatasetFile> => ({
         fileName: file.file_name,
@@ -355,9 +406,11 @@ export class DatasetStore {
         sha256: file.sha256,
         // The length of the file is what survived a crash; once all has arrived, the file may be gone.
         receivedBytes:
-          row.state === 'uploading' && file.server_path === null
-            ? await this.receivedBytes(row.id, file.file_index)
-            : file.size_bytes,
+          arrived !== null
+            ? (arrived.get(file.file_index) ?? 0)
+            : row.state === 'uploading' && file.server_path === null
+              ? await this.receivedBytes(row.id, file.file_index)
+              : file.size_bytes,
       })),
     );
     return { ...this.toHead(row), files, spec: JSON.parse(row.spec) as StoredDatasetSpec };
@@ -415,10 +468,29 @@ const passingFailures: ReadonlySet<string> = new Set([
   'TASK_ERROR',
   'OUT_OF_MEMORY',
   'STORAGE_FULL',
+  'STORAGE_UNWRITABLE',
+  'STORAGE_BROKEN',
   'FILE_UNREADABLE',
 ]);
 
 const filesInStatement = 1000;
+
+function fileRows(id: string, files: NewDataset['files']): DatasetFileRow[] {
+  return files.map((file, index) => ({
+    dataset_id: id,
+    file_index: index,
+    file_name: file.fileName,
+    server_path: file.serverPath,
+    format: file.format,
+    split: file.split,
+    size_bytes: file.sizeBytes,
+    sha256: file.sha256,
+  }));
+}
+
+function labelRows(id: string, labels: Readonly<Record<string, string>>): DatasetLabelRow[] {
+  return Object.entries(labels).map(([key, value]) => ({ dataset_id: id, key, value }));
+}
 
 /** All but what may be long. */
 const headColumns = [

@@ -1,6 +1,7 @@
 import { dirname } from 'node:path';
 import { OpenUploads, type Upload } from '../uploads/openUploads.js';
 import { giveThen, type Stage } from '../store/stage.js';
+import { partsFolder, type UploadParts } from '../uploads/uploadParts.js';
 import type { ReceiveResult } from '../uploads/receivedFiles.js';
 import type { Dataset } from './dataset.js';
 import type { DatasetStore } from './datasetStore.js';
@@ -21,9 +22,11 @@ export class DatasetUploads {
   constructor(
     private readonly store: DatasetStore,
     private readonly stage: Stage,
-    options: { freeDiskBytesMin: number },
+    { freeDiskBytesMin }: { freeDiskBytesMin: number },
+    private readonly parts: UploadParts | null = null,
   ) {
-    this.uploads = new OpenUploads({ ...options, touch: async (id) => await store.touch(id) });
+    const touch = async (id: string) => await store.touch(id);
+    this.uploads = new OpenUploads({ freeDiskBytesMin, parts, ownerOf: (id) => `datasets/${id}`, touch });
   }
 
   isOpen(id: string): boolean {
@@ -38,7 +41,8 @@ export class DatasetUploads {
       const files = dataset.files.map((file, index) => ({
         ...file,
         path: this.store.uploadPath(id, index),
-        isOnServer: file.serverPath !== null,
+        // Of several servers each has to have what one of them read.
+        isOnServer: file.serverPath !== null && this.parts === null,
       }));
       return { files, folder: dirname(this.store.uploadPath(id, 0)) };
     });
@@ -51,7 +55,11 @@ export class DatasetUploads {
       const dataset = await giveThen(
         this.stage,
         [given],
-        async (name) => await this.store.uploaded(id, name),
+        async (name) =>
+          await this.store.uploaded(id, async (trx) => {
+            await name(trx);
+            await this.stage.forget(trx, partsFolder(`datasets/${id}`));
+          }),
       );
       return { outcome: 'done', dataset };
     };

@@ -1,13 +1,18 @@
-import type { Config } from '../config.js';
+import { ConfigInvalid, type Config } from '../config.js';
+import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { FoundDevices } from '../trainer/messages.js';
 import { mayHaveCards } from '../trainer/slots.js';
+import { TaskFailed } from '../trainer/taskRunner.js';
 import { fault, ok, warning, type Finding } from './finding.js';
 
 type CardSettings = Pick<Config, 'device' | 'cudaFolder' | 'gpuSlots'>;
 
 /** Processor and cards. Without a card and without a wish for one nothing is wrong. */
-export function findingsOfDevices({ devices, problems }: FoundDevices, settings: CardSettings): Finding[] {
-  const findings: Finding[] = [];
+export function findingsOfDevices(
+  { native, devices, problems }: FoundDevices,
+  settings: CardSettings,
+): Finding[] {
+  const findings = native === '' ? [] : [ok('native code', native)];
   for (const device of devices) {
     const { backend, model, instructionSet, threadCount, memoryBytes, uuid, computeCapability } = device;
     if (backend === 'native')
@@ -33,6 +38,15 @@ export function findingsOfDevices({ devices, problems }: FoundDevices, settings:
     else findings.push(ok('card', 'none: jobs run on the processor'));
   }
   return findings;
+}
+
+/** Why devices could not be looked for. */
+export function faultOfDevices(error: Error): Finding {
+  if (error instanceof TaskFailed && error.reason === ('NATIVE_UNUSABLE' satisfies ServerFailure))
+    return fault('native code', ...splitCure(error.message));
+  const cure =
+    error instanceof ConfigInvalid ? 'change the setting' : 'look at the messages above, and reinstall';
+  return fault('devices', error.message, cure);
 }
 
 /** Faults of devices end with their cure, behind a colon. */

@@ -3,11 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { askServer } from '../admin/askServer.js';
-import { ConfigInvalid, type Config } from '../config.js';
+import type { Config } from '../config.js';
+import { Confinement } from '../trainer/confinement.js';
 import type { FoundDevices } from '../trainer/messages.js';
 import { TaskRunner } from '../trainer/taskRunner.js';
+import { trainerEntry } from '../trainer/trainerProcess.js';
 import { version } from '../version.js';
-import { findingsOfDevices, librariesFinding } from './devices.js';
+import { faultOfDevices, findingsOfDevices, librariesFinding } from './devices.js';
 import { fault, type Finding } from './finding.js';
 import {
   clockFinding,
@@ -22,6 +24,8 @@ import {
 /** What a running server says of itself to the doctor. */
 export interface ServerHealth extends FoundDevices {
   problem: string | null;
+  /** Why trainers on a card are not confined; null where they are, or where there is no card. */
+  unconfinedCards: string | null;
 }
 
 export interface Diagnosis {
@@ -51,13 +55,18 @@ export async function diagnose(config: Config): Promise<Diagnosis> {
   const isRunning = health !== undefined;
   if (health !== undefined && health.problem !== null)
     findings.push(fault('server', `It runs and takes no jobs: ${health.problem}`, 'mend what it names'));
-  const found = health ?? (await lookForDevices(config));
+  const confinement = new Confinement(config);
+  const found = health ?? (await lookForDevices(config, confinement));
   if (found instanceof Error) {
-    const cure =
-      found instanceof ConfigInvalid ? 'change the setting' : 'look at the messages above, and reinstall';
-    findings.push(fault('devices', found.message, cure));
+    findings.push(faultOfDevices(found));
   } else findings = findings.concat(findingsOfDevices(found, config), librariesFinding(found, config));
-  findings = findings.concat(memoryFinding(config), openFilesFinding(config), sandboxFinding(config));
+  const hasCards = !(found instanceof Error) && found.devices.some(({ backend }) => backend === 'cuda');
+  const unconfinedCards = (health ?? confinement).unconfinedCards;
+  findings = findings.concat(
+    memoryFinding(config),
+    openFilesFinding(config),
+    sandboxFinding(config, confinement, hasCards ? unconfinedCards : null),
+  );
   findings.push(await diskFinding(config));
   if (!isRunning)
     for (const name of ['grpcAddress', 'httpAddress'] as const)
@@ -67,9 +76,10 @@ export async function diagnose(config: Config): Promise<Diagnosis> {
 }
 
 /** In a child, as the server does: what native code or a driver does wrong ends the child. */
-async function lookForDevices(config: Config): Promise<FoundDevices | Error> {
+async function lookForDevices(config: Config, confinement: Confinement): Promise<FoundDevices | Error> {
   const folder = await mkdtemp(join(tmpdir(), 'relora-doctor-'));
-  const tasks = new TaskRunner({ ...config, dataFolder: folder }, pino({ level: 'silent' }));
+  const log = pino({ level: 'silent' });
+  const tasks = new TaskRunner({ ...config, dataFolder: folder }, log, trainerEntry, confinement);
   try {
     return await tasks.describeDevices();
   } catch (error) {

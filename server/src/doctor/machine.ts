@@ -54,8 +54,17 @@ export function openFilesFinding(config: Config): Finding {
 }
 
 /** Whether the kernel holds children to what they need. */
-export function sandboxFinding(config: Config): Finding {
-  const { means, problem } = new Confinement(config);
+export function sandboxFinding(
+  config: Config,
+  { means, problem } = new Confinement(config),
+  unconfinedCards: string | null = null,
+): Finding {
+  if (means !== null && unconfinedCards !== null)
+    return warning(
+      'sandbox',
+      `children are confined by ${means}, but not trainers on a card: ${unconfinedCards}`,
+      'RELORA_SANDBOX=required confines them too, and lets no job run where that does not work',
+    );
   if (means !== null) return ok('sandbox', `children are confined by ${means}`);
   if (config.sandbox === 'off')
     return warning('sandbox', 'children are not confined', 'leave RELORA_SANDBOX at auto');

@@ -23,6 +23,8 @@ export interface MessageLimits {
 /** Fields whose text may be as long as a message. */
 const longTexts = new Set([
   'relora.v1.EvaluateModelRequest.questions',
+  'relora.v1.NamedEvaluationSpec.questions',
+  'relora.v1.HuggingFaceTokenizer.tokenizer_config_json',
   'relora.v1.GenerateTextRequest.prompt',
   'relora.v1.HuggingFaceTokenizer.tokenizer_json',
 ]);
@@ -36,25 +38,42 @@ export function checkMessage(
   bytes: Uint8Array,
   typeName: string,
   messages: ReadonlyMap<string, MessageDescriptor>,
-  { fieldsMax, textBytesMax }: MessageLimits,
+  limits: MessageLimits,
 ): void {
-  const path: { name: string; index: number }[] = [];
-  const entriesMax = Math.ceil(fieldsMax / 5);
-  let fieldCount = 0;
-  const count = (): void => {
-    if (++fieldCount > fieldsMax)
-      throw new ServiceError('MESSAGE_TOO_LARGE', { limit: fieldsMax, unit: 'fields and list entries' });
-  };
+  const check = new MessageCheck(messages, limits);
+  try {
+    check.fields(new WireReader(bytes), typeName);
+  } catch (error) {
+    if (!(error instanceof WireFault)) throw error;
+    const { at, expected, got } = error;
+    throw new ServiceError('MESSAGE_UNREADABLE', { field: pathOf(check.path), at, expected, got });
+  }
+}
 
-  const checkFields = (reader: WireReader, type: string): void => {
-    const fields = messages.get(type);
+/** One message that is being read. */
+class MessageCheck {
+  /** Of the field under way. */
+  readonly path: { name: string; index: number }[] = [];
+  private readonly entriesMax: number;
+  private fieldCount = 0;
+
+  constructor(
+    private readonly messages: ReadonlyMap<string, MessageDescriptor>,
+    private readonly limits: MessageLimits,
+  ) {
+    this.entriesMax = Math.ceil(limits.fieldsMax / 5);
+  }
+
+  fields(reader: WireReader, type: string): void {
+    const { path } = this;
+    const fields = this.messages.get(type);
     if (path.length > depthMax)
       throw new WireFault(reader.at, `at most ${depthMax} messages inside each other`, 'more');
     /** Entries so far of each list, for the path alone. */
     const indexes = new Map<number, number>();
     while (reader.at < reader.end) {
       const { number, wireType } = reader.key();
-      count();
+      this.count();
       const field = fields?.get(number);
       if (field === undefined) {
         reader.skipValue(wireType); // of a newer client
@@ -63,61 +82,65 @@ export function checkMessage(
       const index = field.isRepeated ? (indexes.get(number) ?? -1) + 1 : -1;
       if (field.isRepeated) indexes.set(number, index);
       path.push({ name: field.name, index });
-      if (index >= entriesMax) throw listTooLong();
-      checkValue(reader, wireType, field, type);
+      if (index >= this.entriesMax) throw this.listTooLong();
+      this.value(reader, wireType, field, type);
       path.pop();
     }
-  };
+  }
 
-  const checkValue = (reader: WireReader, wireType: number, field: FieldDescriptor, type: string): void => {
+  private value(reader: WireReader, wireType: number, field: FieldDescriptor, type: string): void {
     const expected = wireTypeOf(field.type);
-    if (wireType === wireTypes.bytes && field.isRepeated && expected !== wireTypes.bytes) {
-      let entryCount = 0;
-      for (const packed = reader.stretch(); packed.at < packed.end;) {
-        if (entryCount++ >= entriesMax) throw listTooLong();
-        count();
-        checkNumber(packed, field.type);
-      }
-      return;
-    }
+    if (wireType === wireTypes.bytes && field.isRepeated && expected !== wireTypes.bytes)
+      return this.packedNumbers(reader.stretch(), field.type);
     if (wireType !== expected)
       throw new WireFault(reader.at, `a value of wire type ${expected}`, `one of wire type ${wireType}`);
-    if (wireType !== wireTypes.bytes) return checkNumber(reader, field.type);
+    if (wireType !== wireTypes.bytes) return this.number(reader, field.type);
     const inner = reader.stretch();
-    if (field.type === types.message) return checkFields(inner, field.typeName);
-    if (field.type !== types.string) return;
+    if (field.type === types.message) this.fields(inner, field.typeName);
+    else if (field.type === types.string) this.text(inner, field, type);
+  }
+
+  private packedNumbers(packed: WireReader, type: number): void {
+    for (let entryCount = 0; packed.at < packed.end; entryCount++) {
+      if (entryCount >= this.entriesMax) throw this.listTooLong();
+      this.count();
+      this.number(packed, type);
+    }
+  }
+
+  private text(inner: WireReader, field: FieldDescriptor, type: string): void {
+    const { textBytesMax } = this.limits;
     const text = inner.slice();
     if (text.length > textBytesMax && !longTexts.has(`${type}.${field.name}`))
-      throw wrongValue(`at most ${textBytesMax} bytes`, String(text.length));
+      throw this.wrongValue(`at most ${textBytesMax} bytes`, String(text.length));
     if (!isUtf8(text)) throw new WireFault(inner.at, 'text in UTF-8', 'other bytes');
     // The decoder puts the entries of a map into an object, where this key would be its prototype: the entry would be lost.
     if (field.isMapKey && Buffer.from(text).toString() === '__proto__')
-      throw wrongValue('another key', '"__proto__"');
-  };
-
-  const listTooLong = (): ServiceError<'REQUEST_INVALID'> => {
-    path.push({ name: path.pop()!.name, index: -1 });
-    return wrongValue(`at most ${entriesMax} entries`, 'more');
-  };
-
-  /** Well-formed, but nothing that can be taken. */
-  const wrongValue = (expected: string, got: string): ServiceError<'REQUEST_INVALID'> =>
-    new ServiceError('REQUEST_INVALID', { problems: [{ field: pathOf(path), expected, got }] });
+      throw this.wrongValue('another key', '"__proto__"');
+  }
 
   /** A number that is too large to be exact is a wrong value, not a broken message. */
-  const checkNumber = (reader: WireReader, type: number): void => {
+  private number(reader: WireReader, type: number): void {
     const value = readExact(reader, type);
     if (value === undefined || (value <= Number.MAX_SAFE_INTEGER && value >= Number.MIN_SAFE_INTEGER)) return;
     const expected = `a whole number from ${Number.MIN_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}`;
-    throw wrongValue(expected, String(value));
-  };
+    throw this.wrongValue(expected, String(value));
+  }
 
-  try {
-    checkFields(new WireReader(bytes), typeName);
-  } catch (error) {
-    if (!(error instanceof WireFault)) throw error;
-    const { at, expected, got } = error;
-    throw new ServiceError('MESSAGE_UNREADABLE', { field: pathOf(path), at, expected, got });
+  private count(): void {
+    const { fieldsMax } = this.limits;
+    if (++this.fieldCount > fieldsMax)
+      throw new ServiceError('MESSAGE_TOO_LARGE', { limit: fieldsMax, unit: 'fields and list entries' });
+  }
+
+  private listTooLong(): ServiceError<'REQUEST_INVALID'> {
+    this.path.push({ name: this.path.pop()!.name, index: -1 });
+    return this.wrongValue(`at most ${this.entriesMax} entries`, 'more');
+  }
+
+  /** Well-formed, but nothing that can be taken. */
+  private wrongValue(expected: string, got: string): ServiceError<'REQUEST_INVALID'> {
+    return new ServiceError('REQUEST_INVALID', { problems: [{ field: pathOf(this.path), expected, got }] });
   }
 }
 

@@ -1,5 +1,6 @@
-import type { Http2Server, ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
+import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
 import type { Server } from '@grpc/grpc-js';
+import { serversOf } from './grpcInternals.js';
 
 /** ENHANCE_YOUR_CALM of HTTP/2. */
 const calmDown = 11;
@@ -47,12 +48,4 @@ function cut(session: ServerHttp2Session): void {
   session.goaway(calmDown);
   // What has arrived and was not looked at yet goes with it.
   setImmediate(() => session.destroy());
-}
-
-/** grpc-js keeps what it speaks HTTP/2 with to itself. */
-function serversOf(server: Server): Http2Server[] {
-  const { http2Servers } = server as unknown as { http2Servers?: Map<Http2Server, unknown> };
-  if (http2Servers === undefined || http2Servers.size === 0)
-    throw new Error('grpc-js no longer has its servers where frames can be counted');
-  return [...http2Servers.keys()];
 }

@@ -14,14 +14,15 @@ import { Connections } from '../connections.js';
 import { ServiceError } from '../errors.js';
 import { checkMessage } from './checkMessage.js';
 import type { Descriptors } from './descriptors.js';
-import { compose } from './middleware.js';
 import { limitFrames } from './frameLimits.js';
+import { handlersOf } from './grpcInternals.js';
+import { compose } from './middleware.js';
 import { awaitPreface } from './preface.js';
 import { ServedCall } from './servedCall.js';
 import { serverOptions } from './serverOptions.js';
 import {
   answersTo,
-  type Answers,
+  encoded,
   type CallContext,
   type Implementation,
   type Middleware,
@@ -86,23 +87,18 @@ export class GrpcServer {
           requestStream,
           responseStream,
           decode: (bytes) => requestType.decode(bytes),
-          encode: (message) => {
-            const { buffer, byteOffset, length } = responseType
-              .encode(responseType.fromPartial(message as never))
-              .finish();
-            return Buffer.from(buffer, byteOffset, length);
-          },
+          encode: (message) => encoded(responseType, message as never),
           handle: (implementation as Record<string, ServedMethod['handle']>)[key]!.bind(implementation),
         }),
       ),
     );
   }
 
-  addMethods(methods: readonly ServedMethod[]): void {
+  addMethods(methods: readonly Omit<ServedMethod, 'limit'>[]): void {
     const { messages, requests } = this.options.descriptors;
     const { messageFieldsMax: fieldsMax, textBytesMax } = this.options.config;
     for (const method of methods) {
-      const { path, decode, encode } = method;
+      const { path, decode } = method;
       const request = requests.get(path);
       if (request === undefined) throw new Error(`No descriptor of ${path}`);
       this.methods.set(path, {
@@ -111,8 +107,7 @@ export class GrpcServer {
           checkMessage(bytes, request, messages, { fieldsMax, textBytesMax });
           return decode(bytes);
         },
-        encode: (message) => {
-          const bytes = encode(message);
+        limit: (bytes) => {
           const { messageBytesMax } = this.options.config;
           if (bytes.length > messageBytesMax)
             throw new ServiceError('ANSWER_TOO_LARGE', { answerBytes: bytes.length, messageBytesMax });
@@ -124,10 +119,13 @@ export class GrpcServer {
   }
 
   /** Calls a method by another way than gRPC, with one request: the same checks, middleware and handler. */
-  call(path: string, request: Buffer, context: CallContext): Answers {
+  async *call(path: string, request: Buffer, context: CallContext): AsyncGenerator<Buffer, void, undefined> {
     const method = this.methods.get(path);
     if (method === undefined) throw new Error(`No method ${path}`);
-    return this.middleware({ method, context }, (inner) => answersTo(method, method.decode(request), inner));
+    const answers = this.middleware({ method, context }, (inner) =>
+      answersTo(method, method.decode(request), inner),
+    );
+    for await (const batch of answers) yield* batch;
   }
 
   /** The port as bound. Rejects when the address cannot be had. */
@@ -227,12 +225,9 @@ export class GrpcServer {
   }
 }
 
-/**
- * Has grpc-js hand over calls of methods that there are not, too, which it answers itself without a reason. It has no other way
- * than its own table of handlers.
- */
+/** Has grpc-js hand over calls of methods that there are not, too, which it answers itself without a reason. */
 function answerUnknown(server: Server): void {
-  const { handlers } = server as unknown as { handlers: Map<string, unknown> };
+  const handlers = handlersOf(server);
   const known = handlers.get.bind(handlers);
   handlers.get = (path) => {
     const { requestDeserialize, responseSerialize } = passingBytes(path);
@@ -245,7 +240,15 @@ function unknownMethod(path: string): ServedMethod {
   const refuse = (): never => {
     throw new ServiceError('METHOD_UNKNOWN', { path });
   };
-  return { path, requestStream: true, responseStream: true, decode: refuse, encode: refuse, handle: refuse };
+  return {
+    path,
+    requestStream: true,
+    responseStream: true,
+    decode: refuse,
+    encode: refuse,
+    limit: refuse,
+    handle: refuse,
+  };
 }
 
 /** What grpc-js needs to know a path at all; messages stay bytes. */

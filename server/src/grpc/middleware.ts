@@ -5,7 +5,7 @@ import type { Role } from '../roles.js';
 import type { Config } from '../config.js';
 import { ServiceError } from '../errors.js';
 import { storageCures, storageFault } from '../store/storageFault.js';
-import { isDiskFull, isOutOfFiles, isStoreAway } from '../store/storeError.js';
+import { isDiskBroken, isDiskFull, isOutOfFiles, isStoreAway } from '../store/storeError.js';
 import type { CallContext, Middleware } from './service.js';
 
 /** The first stands around all others. */
@@ -24,7 +24,7 @@ export function errorMiddleware(log: Logger, config: Pick<Config, 'freeDiskBytes
     try {
       yield* next(context);
     } catch (error) {
-      throw toServiceError(error, context, config, (errorId, cause) =>
+      throw toServiceError(error, context, config, (cause, errorId) =>
         log.error({ err: cause, errorId, method: method.path }, 'A call failed'),
       );
     }
@@ -35,7 +35,7 @@ function toServiceError(
   error: unknown,
   { signal }: CallContext,
   { freeDiskBytesMin }: Pick<Config, 'freeDiskBytesMin'>,
-  report: (errorId: string, cause: unknown) => void,
+  report: (cause: unknown, errorId?: string) => void,
 ): ServiceError {
   // The call is over for its client, whatever failed then; the reason says how it ended.
   if (signal.aborted && signal.reason instanceof ServiceError) return signal.reason;
@@ -43,15 +43,21 @@ function toServiceError(
   if ((error instanceof Error && error.name === 'AbortError') || signal.aborted)
     return new ServiceError('CALL_CANCELLED', {});
   if (isDiskFull(error)) return new ServiceError('DISK_FULL', { freeBytesMin: freeDiskBytesMin });
+  if (isDiskBroken(error)) {
+    report(error);
+    return new ServiceError('DISK_BROKEN', {});
+  }
   if (isOutOfFiles(error)) return new ServiceError('FILES_FULL', {});
   if (isStoreAway(error)) return new ServiceError('STORE_AWAY', {});
   const fault = storageFault(error);
+  if (fault?.reason === 'STORAGE_FULL')
+    return new ServiceError('DISK_FULL', { freeBytesMin: freeDiskBytesMin });
   if (fault !== undefined)
     return new ServiceError('FOLDER_UNWRITABLE', {
       message: `${fault.message}: ${storageCures[fault.reason]}`,
     });
   const errorId = randomUUID();
-  report(errorId, error);
+  report(error, errorId);
   return new ServiceError('INTERNAL_ERROR', { errorId });
 }
 

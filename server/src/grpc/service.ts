@@ -2,6 +2,7 @@ import type { Metadata } from '@grpc/grpc-js';
 import type { DeepPartial, MessageFns } from '@relora/sdk/contract';
 import type { CertificateNames, Principal } from '../access/principal.js';
 import type { ServiceError } from '../errors.js';
+import { LargeBytesWriter } from './largeBytesWriter.js';
 
 /** What a handler knows of its call. */
 export interface CallContext {
@@ -39,13 +40,21 @@ export interface ServiceDefinition {
 
 type MessageOf<Type> = Type extends MessageFns<infer Message> ? Message : never;
 
+/**
+ * Answers of a stream that are sent together, encoded by their handler: what many callers get is encoded once, and a batch costs little
+ * more than one message.
+ */
+export class EncodedAnswers {
+  constructor(readonly messages: readonly Buffer[]) {}
+}
+
 type Handler<M extends MethodDefinition> = (
   request: M['requestStream'] extends true
     ? AsyncIterable<MessageOf<M['requestType']>>
     : MessageOf<M['requestType']>,
   context: CallContext,
 ) => M['responseStream'] extends true
-  ? AsyncIterable<DeepPartial<MessageOf<M['responseType']>>>
+  ? AsyncIterable<DeepPartial<MessageOf<M['responseType']>> | EncodedAnswers>
   : Promise<DeepPartial<MessageOf<M['responseType']>>>;
 
 /** Handlers of a service: async functions, and async generators where the answer is a stream. */
@@ -61,8 +70,9 @@ export interface ServedMethod {
   readonly responseStream: boolean;
   /** Throws a ServiceError that names the place of what is wrong. */
   decode(bytes: Buffer): unknown;
-  /** Throws ANSWER_TOO_LARGE. */
   encode(message: unknown): Buffer;
+  /** Gives an encoded answer back, or throws ANSWER_TOO_LARGE. */
+  limit(bytes: Buffer): Buffer;
   handle(request: AnyMessage, context: CallContext): Promise<unknown> | AsyncIterable<unknown>;
 }
 
@@ -71,15 +81,26 @@ export interface Call {
   readonly context: CallContext;
 }
 
-/** Encoded answers; one for a method that does not stream them. */
-export type Answers = AsyncGenerator<Buffer, void, undefined>;
+/** Encoded answers, in batches that are sent together; one for a method that does not stream them. */
+export type Answers = AsyncGenerator<readonly Buffer[], void, undefined>;
 
 /** Stands around every call: what `next` yields are its answers, what it throws is its error. */
 export type Middleware = (call: Call, next: (context: CallContext) => Answers) => Answers;
 
+/** A message as it is sent. */
+export function encoded<Message>(type: MessageFns<Message>, message: DeepPartial<Message>): Buffer {
+  const writer = new LargeBytesWriter();
+  type.encode(type.fromPartial(message), writer);
+  return writer.finish();
+}
+
 /** Serves one request that is there whole. */
 export async function* answersTo(method: ServedMethod, request: unknown, context: CallContext): Answers {
   const result = method.handle(request, context);
-  if (Symbol.asyncIterator in result) for await (const message of result) yield method.encode(message);
-  else yield method.encode(await result);
+  const one = (message: unknown): Buffer[] => [method.limit(method.encode(message))];
+  if (!(Symbol.asyncIterator in result)) return yield one(await result);
+  for await (const message of result)
+    yield message instanceof EncodedAnswers
+      ? message.messages.map((bytes) => method.limit(bytes))
+      : one(message);
 }

@@ -63,7 +63,7 @@ export function standardService(name: string): ServiceDefinition {
 export function standardMethods(
   serviceName: string,
   handlers: Readonly<Record<string, ServedMethod['handle']>>,
-): ServedMethod[] {
+): Omit<ServedMethod, 'limit'>[] {
   return Object.entries(standardService(serviceName)).map(([name, method]) => ({
     path: method.path,
     requestStream: method.requestStream,

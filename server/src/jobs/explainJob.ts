@@ -3,6 +3,10 @@ import type { Leases } from '../store/leases.js';
 import { deviceHoursFreeMs, deviceHoursOf } from '../quotas/quotaUse.js';
 import { Quotas } from '../quotas/quotas.js';
 import { isTerminal, type Job } from './job.js';
+import type { WaitingJob } from './queueForecast.js';
+import { kindOf, offeredPlaces } from './gangPlaces.js';
+import { fairOrder } from './queueOrder.js';
+import { QueueSnapshots, type OwnMachine, type QueueSnapshot } from './queueSnapshot.js';
 import { stopConditions } from './stopText.js';
 
 /** Why a job waits, or that it does not. */
@@ -15,6 +19,7 @@ export const waitReasons = [
   'noServer',
   'runningQuota',
   'deviceHoursQuota',
+  'noDevice',
 ] as const;
 export type WaitReason = (typeof waitReasons)[number];
 
@@ -37,49 +42,39 @@ export interface Explanation {
 
 /** Looks for what keeps a job from running. */
 export class JobExplainer {
+  private readonly snapshots: QueueSnapshots;
+
   constructor(
     private readonly db: Database,
     private readonly leases: Leases,
-    private readonly options: { ownerRunningMax: number; slots: number },
+    private readonly options: { ownerRunningMax: number },
+    machine: OwnMachine,
     private readonly quotas = new Quotas(),
-  ) {}
+  ) {
+    this.snapshots = new QueueSnapshots(db, leases, machine, quotas);
+  }
 
   async explain(job: Job): Promise<Explanation> {
     const { db } = this;
     const { ownerRunningMax } = this.options;
     const nowMs = this.leases.now();
-    const row = await db
+    const { tenant, owner } = await db
       .selectFrom('jobs')
-      .select(['tenant', 'owner', 'not_before_ms'])
+      .select(['tenant', 'owner'])
       .where('id', '=', job.id)
       .executeTakeFirstOrThrow();
-    const running = await db
-      .selectFrom('jobs')
-      .select(['tenant', 'owner', 'progress', 'update_time_ms'])
-      .where('state', 'in', ['starting', 'running'])
-      .execute();
-    const slotCount = (await this.leases.slotCount()) ?? this.options.slots;
-    const ofOwner = running.filter(({ tenant, owner }) => tenant === row.tenant && owner === row.owner);
-    const { queuePosition } = job;
+    const queue = await this.snapshots.take(nowMs);
+    const { running, servers } = queue;
+    const waiting = queue.waiting.find(({ id }) => id === job.id);
+    const ofOwner = running.filter((one) => one.tenant === tenant && one.owner === owner);
+    const notBeforeMs = waiting?.notBeforeMs ?? 0;
     const found = {
-      queuePosition,
-      slotCount,
-      busySlotCount: running.length,
+      queuePosition: job.queuePosition,
+      slotCount: servers.reduce((sum, { processorSlots, cardSlots }) => sum + processorSlots + cardSlots, 0),
+      busySlotCount: running.reduce((sum, { places }) => sum + places, 0),
       ownerRunningCount: ofOwner.length,
       ownerRunningMax,
-      notBeforeMs: row.not_before_ms > nowMs ? row.not_before_ms : null,
-    };
-    // When slots come free, the soonest first; null for a job that does not know yet.
-    const ends = (rows: typeof running): (number | null)[] =>
-      rows
-        .map(({ progress, update_time_ms }) => {
-          const { remainingSeconds } = JSON.parse(progress) as Job['progress'];
-          return remainingSeconds === null ? null : update_time_ms + remainingSeconds * 1000;
-        })
-        .sort((a, b) => (a ?? Infinity) - (b ?? Infinity));
-    const at = (times: (number | null)[], index: number): number | null => {
-      const time = times[index] ?? null;
-      return time === null ? null : Math.max(nowMs, time, found.notBeforeMs ?? 0);
+      notBeforeMs: notBeforeMs > nowMs ? notBeforeMs : null,
     };
     const answer = (reason: WaitReason, message: string, estimatedStartMs: number | null): Explanation => ({
       ...found,
@@ -88,44 +83,106 @@ export class JobExplainer {
       estimatedStartMs,
     });
 
-    if (job.state !== 'queued') {
+    // A job that was claimed since it was read waits no more, either.
+    if (job.state !== 'queued' || waiting === undefined) {
       const has = job.state === 'succeeded' || job.state === 'failed' ? 'has' : 'is';
       const state = `The job ${has} ${job.state}${job.state === 'paused' ? ': resume it' : ''}`;
       const conditions = isTerminal(job.state) ? null : stopConditions(job.spec, job.progress);
       const why = isTerminal(job.state) ? job.stateReason : conditions;
       return answer('notWaiting', why === null ? state : `${state}. ${why}`, null);
     }
-    if (slotCount === 0) return answer('noServer', 'No server runs jobs at present', null);
+    if (found.slotCount === 0) return answer('noServer', 'No server runs jobs at present', null);
+
+    const limits = {
+      ownerRunningMax,
+      tenantRunningMax: (name: string) => this.quotas.of(name).runningJobs,
+      closedTenants: await this.snapshots.closedTenants(),
+    };
+    const forecast = queue.forecast(limits);
+    const places = forecast.placesOf(waiting);
+    if (places.count === 0) {
+      const together = waiting.places > 1 ? await this.overServers(waiting) : null;
+      if (together !== null) return answer(together.reason, together.message, null);
+      return answer('noDevice', noDevice(waiting, job.stateReason), null);
+    }
+    const order = orderOf(queue);
+    const ahead = new Set(order.slice(0, order.indexOf(job.id)));
+    const before = queue.waiting.filter((one) => ahead.has(one.id) && forecast.compete(waiting, one)).length;
+    const startMs = await queue.startOf(job.id, forecast);
     if (found.notBeforeMs !== null) {
       const seconds = Math.ceil((found.notBeforeMs - nowMs) / 1000);
-      return answer(
-        'backingOff',
-        `It waits ${seconds} s more after a crash: ${job.stateReason}`,
-        found.notBeforeMs,
-      );
+      return answer('backingOff', `It waits ${seconds} s more after a crash: ${job.stateReason}`, startMs);
     }
-    const { runningJobs, deviceHours, windowDays } = this.quotas.of(row.tenant);
-    const ofTenant = running.filter(({ tenant }) => tenant === row.tenant);
+    const { runningJobs, deviceHours, windowDays } = this.quotas.of(tenant);
+    const ofTenant = running.filter((one) => one.tenant === tenant);
     if (runningJobs !== null && ofTenant.length >= runningJobs) {
-      const message = `${ofTenant.length} jobs of the tenant ${row.tenant} run, and no more than ${runningJobs} may (quota running_jobs): one of them must end`;
-      return answer('runningQuota', message, at(ends(ofTenant), 0));
+      const message = `${ofTenant.length} jobs of the tenant ${tenant} run, and no more than ${runningJobs} may (quota running_jobs): one of them must end`;
+      return answer('runningQuota', message, startMs);
     }
-    const usedHours = deviceHours === null ? 0 : await deviceHoursOf(db, row.tenant, windowDays, nowMs);
+    const usedHours = deviceHours === null ? 0 : await deviceHoursOf(db, tenant, windowDays, nowMs);
     if (deviceHours !== null && usedHours >= deviceHours) {
       const message =
-        `The tenant ${row.tenant} has used ${usedHours.toFixed(2)} device hours in the last ${windowDays} days, and may use ` +
+        `The tenant ${tenant} has used ${usedHours.toFixed(2)} device hours in the last ${windowDays} days, and may use ` +
         `${deviceHours} (quota device_hours): it starts when enough of them are longer ago`;
-      const freeMs = await deviceHoursFreeMs(db, row.tenant, { deviceHours, windowDays }, nowMs);
+      const freeMs = await deviceHoursFreeMs(db, tenant, { deviceHours, windowDays }, nowMs);
       return answer('deviceHoursQuota', message, freeMs);
     }
     if (ownerRunningMax > 0 && ofOwner.length >= ownerRunningMax) {
       const message = `${ofOwner.length} jobs of the same owner run, and no more than ${ownerRunningMax} may: one of them must end`;
-      return answer('ownerLimit', message, at(ends(ofOwner), 0));
+      return answer('ownerLimit', message, startMs);
     }
-    const free = slotCount - running.length;
-    if (queuePosition <= free) return answer('startsNext', 'A slot is free: it starts within seconds', nowMs);
-    const needed = queuePosition - Math.max(0, free);
-    const message = `${running.length} of ${slotCount} slots are busy and ${queuePosition - 1} jobs are before it: ${needed} must come free`;
-    return answer('slotsBusy', message, at(ends(running), needed - 1));
+    if (startMs !== null && startMs <= nowMs)
+      return answer('startsNext', 'A slot is free: it starts within seconds', nowMs);
+    if (waiting.places > 1 && before === 0)
+      return answer(
+        'slotsBusy',
+        `It takes ${waiting.places} slots of one server at once, and ${places.free} of ${places.count} that it may use are free: they are kept for it until the rest are`,
+        startMs,
+      );
+    const needed = Math.max(1, before + waiting.places - places.free);
+    const message = `${places.count - places.free} of ${places.count} slots that it may use are busy and ${before} jobs are before it: ${needed} must come free`;
+    return answer('slotsBusy', message, startMs);
   }
+
+  /** Of a job that takes more slots at once than any server has; null where no servers train together. */
+  private async overServers({
+    id,
+    places,
+  }: WaitingJob): Promise<{ reason: WaitReason; message: string } | null> {
+    const servers = ((await this.leases.servers()) ?? []).filter(({ mpi_host }) => mpi_host !== null);
+    const slotsOf = (some: typeof servers) => some.reduce((sum, { slots }) => sum + slots, 0);
+    const kinds = new Map(servers.map((server) => [kindOf(server), [] as typeof servers]));
+    for (const server of servers) kinds.get(kindOf(server))!.push(server);
+    const [most = []] = [...kinds.values()].sort((one, other) => slotsOf(other) - slotsOf(one));
+    const count = slotsOf(most);
+    if (count >= places) {
+      const offered = await offeredPlaces(this.db, id);
+      const message = `It takes ${places} slots of ${most.length} servers at once (RELORA_MPIRUN), which have ${count}: ${offered} are kept for it until the rest come free`;
+      return { reason: 'slotsBusy', message };
+    }
+    if (slotsOf(servers) < places) return null;
+    const message = `It takes ${places} slots at once, and servers of one kind have ${count} of them at most. They do not compute alike: ${[...kinds.keys()].join(' / ')}`;
+    return { reason: 'noDevice', message };
+  }
+}
+
+/** Ids in the order in which they would be taken if all could run anywhere. */
+function orderOf({ waiting, running }: QueueSnapshot): string[] {
+  const counts = new Map<string, number>();
+  for (const { tenant, owner } of running) {
+    const key = `${tenant}/${owner}`;
+    counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  return fairOrder(
+    [...waiting].sort((one, other) => other.priority - one.priority),
+    counts,
+  );
+}
+
+function noDevice({ devices, pin, places }: WaitingJob, stateReason: string): string {
+  if (places > 1 && pin === null)
+    return `No server has ${places} slots on ${devices.join(', ')}, which its processes take at once, nor have those with RELORA_MPIRUN together`;
+  if (pin !== null)
+    return `No server has ${pin}, on which the job began: start one, or cancel the job and fork it, which gives other bits`;
+  return `No server has a place on ${devices.join(', ')}: ${stateReason}`;
 }

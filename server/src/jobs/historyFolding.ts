@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { joinSteps, spanOf } from '@relora/engine/plan';
-import type { Transaction } from 'kysely';
+import { sql, type Transaction } from 'kysely';
 import type { Logger } from 'pino';
 import type { Database } from '../store/database.js';
 import type { Schema, StepSpanRow } from '../store/schema.js';
@@ -23,6 +23,8 @@ const spansPerOctave = 512;
 const dueEvents = 1024;
 /** Rows of one transaction, which holds up everybody else for some milliseconds. */
 const rowsPerTransaction = 1024;
+/** Longest time of a timer, some 24 days; where the window is longer it is set again. */
+const timerMsMax = 2 ** 31 - 1;
 /** Steps that a job takes between two looks for spans to join. */
 const joinEverySteps = 2048;
 
@@ -86,7 +88,7 @@ export class HistoryFolding {
     clearTimeout(this.timers.get(jobId));
     this.timers.delete(jobId);
     if (typeof wait !== 'number' || this.isStopping) return;
-    const timer = setTimeout(() => this.take(jobId), Math.max(1000, wait));
+    const timer = setTimeout(() => this.take(jobId), Math.min(Math.max(1000, wait), timerMsMax));
     timer.unref();
     this.timers.set(jobId, timer);
   }
@@ -114,6 +116,7 @@ export class HistoryFolding {
     }
   }
 
+  /** Jobs that have something to be done: there may be thousands that are long, and all is done to most of them. */
   private async longJobs(): Promise<string[]> {
     const rows = await this.db
       .selectFrom('jobs')
@@ -125,13 +128,26 @@ export class HistoryFolding {
           .select(({ fn }) => fn.max('last_sequence').as('spanned'))
           .whereRef('job_id', '=', 'jobs.id')
           .as('spanned'),
+        // The oldest are removed first: where the events of the newest span that may be are gone, those of all are.
+        eb
+          .selectFrom('step_spans')
+          .select('folded')
+          .whereRef('job_id', '=', 'jobs.id')
+          .where(
+            'step_spans.last_sequence',
+            '<=',
+            ({ ref }) => sql<number>`${ref('jobs.last_sequence')} - ${sql.lit(this.rule.eventsKept)}`,
+          )
+          .orderBy('step_spans.last_sequence', 'desc')
+          .limit(1)
+          .as('folded'),
       ])
       .where('last_sequence', '>', Math.min(dueEvents, this.rule.eventsKept))
       .execute();
     return rows
       .filter(
-        ({ last_sequence, spanned }) =>
-          last_sequence - (spanned ?? 0) >= dueEvents || last_sequence > this.rule.eventsKept,
+        ({ last_sequence, spanned, folded }) =>
+          last_sequence - (spanned ?? 0) >= dueEvents || Number(folded ?? 1) === 0,
       )
       .map(({ id }) => id);
   }

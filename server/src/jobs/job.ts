@@ -4,6 +4,7 @@ import {
   shapes,
   targetModules,
   type DatasetEvaluation,
+  type NamedEvaluation,
   type Phase,
   type RunSpec,
   type StopReason,
@@ -43,10 +44,24 @@ export interface Job {
   execution: Execution | null;
   /** The checkpoint of an ended job that this one begins at. */
   origin: JobOrigin | null;
+  /** Where it was before it was imported; null for a job that was created here. */
+  imported: JobImport | null;
   /** Null while it is not deleted. */
   deleteTimeMs: number | null;
   /** From when on a deleted job is gone for good. */
   purgeTimeMs: number | null;
+}
+
+export interface JobImport {
+  /** Resource name there. */
+  job: string;
+  storeId: string;
+  serverVersion: string;
+  timeMs: number;
+  /** SHA-256 of its record: an import that is repeated finds its job by it. */
+  recordSha256: string;
+  /** The checkpoint that it began at there, of which nothing came along. */
+  origin: { job: string; step: number } | null;
 }
 
 export interface JobOrigin {
@@ -79,6 +94,8 @@ export interface JobProgress {
   checkpointStep: number | null;
   /** Of the last evaluation; absent before the first. */
   datasets?: DatasetEvaluation[];
+  /** Each named evaluation as it came out last, by name; absent before the first. */
+  evaluations?: Record<string, NamedEvaluation>;
   /** The evaluation of the lowest held-out loss, whose checkpoint is kept; absent where it is not, or before there is one. */
   best?: { step: number; loss: number };
   /** Why the run ended before its last step; absent where it did not. `stepCount` is then its step. */
@@ -109,6 +126,8 @@ export const execution = {
   cardUuid: name,
   /** On a card alone. */
   libraries: list(32, object({ name, version: name })),
+  /** Processes that trained together. */
+  replicas: count,
   /** Of a mixture alone. */
   datasets: orMissing(list(1024, object(executionDataset))),
 };

@@ -1,13 +1,14 @@
-import { Schedule, spanOf } from '@relora/engine/plan';
+import { Schedule, spanOf, type ExportFormat } from '@relora/engine/plan';
 import type { Leases } from '../store/leases.js';
 import type { Naming } from '../store/stage.js';
 import { checkpointName } from '../store/folders.js';
-import { storageCures, type StorageFault } from '../store/storageFault.js';
+import { storageCures, type PausingFault } from '../store/storageFault.js';
 import type { JobRow } from '../store/schema.js';
 import { hasTrainer, type Execution, type Job, type JobFailure, type JobProgress } from './job.js';
 import type { JobChange, JobPatch, NewEvent } from './jobChange.js';
 import type { ServerFailure, ServerWarning } from './jobFailures.js';
 import type { JobJournal } from './jobJournal.js';
+import { pinOf } from './jobDevices.js';
 import { toJob } from './jobRow.js';
 import { updateApplied } from './jobUpdates.js';
 import { addSteps, endAttempt, type StepUse } from '../usage/attemptUse.js';
@@ -17,6 +18,8 @@ import { stopText } from './stopText.js';
 export interface AttemptKey {
   jobId: string;
   attempt: number;
+  /** Of the last of the trainer's messages that a write stores: one that is repeated, as its answer was lost, changes nothing. */
+  message?: number;
 }
 
 export interface RetryRule {
@@ -49,8 +52,11 @@ export class JobAttempts {
   ): Promise<Job | 'stale'> {
     return await this.journal.change(async (change) => {
       const row = await change.find(key.jobId);
-      if (row === undefined || row.attempt !== key.attempt || !hasTrainer(row.state)) return 'stale';
-      return toJob(await work(row, change));
+      if (row?.attempt !== key.attempt) return 'stale';
+      const { message = 0 } = key;
+      if (message > 0 && message <= row.message_number) return toJob(row);
+      if (!hasTrainer(row.state)) return 'stale';
+      return toJob(await work({ ...row, message_number: Math.max(message, row.message_number) }, change));
     });
   }
 
@@ -59,11 +65,14 @@ export class JobAttempts {
     return await this.write(key, async (row, change) => {
       const progress = readProgress(row);
       progress.step = step;
-      progress.phase = phaseAt(this.scheduleOf(toJob(row)), step, progress.stepCount);
+      const job = toJob(row);
+      const { spec } = job;
+      progress.phase = phaseAt(this.scheduleOf(job), step, progress.stepCount);
       const reason = step === 0 ? 'Training' : `Training resumes from step ${step}`;
       return await change.moveTo(row, 'running', reason, {
         stop_request: row.stop_request, // asked while starting, not yet heard
         execution: JSON.stringify(execution),
+        pin: spec.acceptedDevices.length === 0 ? pinOf(execution) : null,
         progress: JSON.stringify(progress),
       });
     });
@@ -171,11 +180,7 @@ export class JobAttempts {
   }
 
   /** The disk is full or cannot be written: nothing is lost, and nothing more can be done until somebody mends that. */
-  async pausedForStorage(
-    key: AttemptKey,
-    reason: StorageFault['reason'],
-    message: string,
-  ): Promise<Job | 'stale'> {
+  async pausedForStorage(key: AttemptKey, reason: PausingFault, message: string): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
       const warned = await change.append(row, row.attempt, [warning(change, reason, message)]);
       return await change.moveTo(
@@ -198,7 +203,8 @@ export class JobAttempts {
 
   /**
    * The trainer is gone without an answer, or the server was. The job is queued again, later after each crash, until
-   * crashes in a row without a new checkpoint reach the limit: then it fails. An open request to stop is honored at once.
+   * crashes in a row without a new checkpoint reach the limit: then it fails. In an export they are counted by its format, and the
+   * limit fails that alone: the training is done. An open request to stop is honored at once.
    */
   async crashed(
     key: AttemptKey,
@@ -206,13 +212,14 @@ export class JobAttempts {
     rule: RetryRule,
     {
       reason = 'TRAINER_CRASHED' satisfies ServerFailure,
-      giveUp,
+      exporting,
       lastLines,
-    }: { reason?: string; giveUp?: GiveUp; lastLines?: readonly string[] } = {},
+    }: { reason?: string; exporting?: CrashedExport; lastLines?: readonly string[] } = {},
   ): Promise<Job | 'stale'> {
-    return await this.write(
-      key,
-      async (row, change) => await afterCrash(row, change, { what, rule, reason, giveUp, lastLines }),
+    return await this.write(key, async (row, change) =>
+      exporting === undefined
+        ? await afterCrash(row, change, { what, rule, reason, lastLines })
+        : await afterExportCrash(row, change, { what, rule, exporting }),
     );
   }
 
@@ -256,8 +263,17 @@ export class JobAttempts {
   }
 }
 
-/** Leaves out what the crashes are the fault of, so that the rest can be done; in place of failing the job. */
-type GiveUp = (row: JobRow, change: JobChange, message: string) => Promise<JobRow>;
+/** An export that ended its trainer. */
+export interface CrashedExport {
+  format: ExportFormat;
+  /** Stores that it failed, so that the rest can be done. */
+  giveUp(row: JobRow, change: JobChange, message: string): Promise<JobRow>;
+}
+
+interface Crash {
+  what: string;
+  rule: RetryRule;
+}
 
 /** The state of a job whose trainer is gone: a wish that is open, the end, or another turn. */
 async function afterCrash(
@@ -267,28 +283,14 @@ async function afterCrash(
     what,
     rule,
     reason,
-    giveUp,
     lastLines = [],
-  }: {
-    what: string;
-    rule: RetryRule;
-    reason: string;
-    giveUp?: GiveUp | undefined;
-    lastLines?: readonly string[] | undefined;
-  },
+  }: Crash & { reason: string; lastLines?: readonly string[] | undefined },
 ): Promise<JobRow> {
   const wished = await honorWish(row, change);
   if (wished !== undefined) return wished;
   const crashes = row.attempts_without_progress + 1;
   if (crashes >= rule.attemptsWithoutProgressMax) {
-    const tries = `${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'}`;
-    if (giveUp !== undefined) {
-      const without = await giveUp(row, change, `${what}; ${tries} ended so`);
-      return await change.moveTo(without, 'queued', `${what}; waits to finish without this export`, {
-        attempts_without_progress: 0,
-      });
-    }
-    const message = `${what}; ${tries} made no new checkpoint`;
+    const message = `${what}; ${attemptsText(crashes)} made no new checkpoint`;
     return await change.moveTo(
       row,
       'failed',
@@ -297,14 +299,45 @@ async function afterCrash(
       { reason, message, ...(lastLines.length > 0 && { lastLines: [...lastLines] }) },
     );
   }
-  const delayMs = rule.retryDelayMs * Math.min(60, 2 ** (crashes - 1));
   const warned = await change.append(row, row.attempt, [
     warning(change, 'TRAINER_RESTARTED', `${what}; the job resumes from its last checkpoint`),
   ]);
   return await change.moveTo(warned, 'queued', `${what}; waits to resume from its last checkpoint`, {
     attempts_without_progress: crashes,
-    not_before_ms: change.nowMs + delayMs,
+    not_before_ms: change.nowMs + pauseMs(rule, crashes),
   });
+}
+
+/** The same where all steps were taken: no crash of the training, which has nothing to do again. */
+async function afterExportCrash(
+  row: JobRow,
+  change: JobChange,
+  { what, rule, exporting: { format, giveUp } }: Crash & { exporting: CrashedExport },
+): Promise<JobRow> {
+  const wished = await honorWish(row, change);
+  if (wished !== undefined) return wished;
+  const counts = JSON.parse(row.export_crashes) as Partial<Record<ExportFormat, number>>;
+  const crashes = (counts[format] ?? 0) + 1;
+  if (crashes >= rule.attemptsWithoutProgressMax) {
+    const without = await giveUp(row, change, `${what}; ${attemptsText(crashes)} ended so`);
+    return await change.moveTo(without, 'queued', `${what}; waits to finish without this export`);
+  }
+  const warned = await change.append(row, row.attempt, [
+    warning(change, 'TRAINER_RESTARTED', `${what} in an export, which is begun again`),
+  ]);
+  return await change.moveTo(warned, 'queued', `${what}; waits to export again`, {
+    export_crashes: JSON.stringify({ ...counts, [format]: crashes }),
+    not_before_ms: change.nowMs + pauseMs(rule, crashes),
+  });
+}
+
+function attemptsText(crashes: number): string {
+  return `${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'}`;
+}
+
+/** Twice as long after each crash. */
+function pauseMs({ retryDelayMs }: RetryRule, crashes: number): number {
+  return retryDelayMs * Math.min(60, 2 ** (crashes - 1));
 }
 
 async function honorWish(row: JobRow, change: JobChange): Promise<JobRow | undefined> {
@@ -352,6 +385,11 @@ function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): 
       progress.evaluationLoss = body.loss;
       if (body.datasets !== undefined) progress.datasets = body.datasets;
       break;
+    case 'namedEvaluation': {
+      const { kind: _, ...evaluation } = body;
+      progress.evaluations = { ...progress.evaluations, [body.name]: evaluation };
+      break;
+    }
     case 'restart':
       progress.restartCount = body.restart;
       break;

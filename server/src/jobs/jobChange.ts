@@ -1,7 +1,7 @@
-import type { StopReason } from '@relora/engine/plan';
-import type { Transaction } from 'kysely';
+import type { DeviceChoice, StopReason } from '@relora/engine/plan';
+import type { SelectQueryBuilder, Transaction } from 'kysely';
 import type { Leases } from '../store/leases.js';
-import { mayRunOn, type DeviceName } from './jobDevices.js';
+import { mayContinueOn, mayRunOn, placesNeeded, type FreeDevices } from './jobDevices.js';
 import type { JobRow, JobRowChange, NewJobRow, Schema } from '../store/schema.js';
 import {
   hasTrainer,
@@ -13,7 +13,7 @@ import {
   type JobProgress,
   type JobState,
 } from './job.js';
-import { writeBody } from './jobRow.js';
+import { toEventRow } from './jobRow.js';
 import { endAttempt, relabelAttempts } from '../usage/attemptUse.js';
 import { runningOfOwner, withinLimits, type ClaimLimits } from './queueOrder.js';
 
@@ -27,6 +27,8 @@ export interface NewEvent {
   timeMs: number;
   body: JobEventBody;
 }
+
+const onePlace = { free: 1, count: 1 };
 
 /**
  * One transaction that changes jobs. Every event takes its sequence number from the job's row in the transaction that
@@ -73,6 +75,14 @@ export class JobChange {
     ]);
   }
 
+  /** Stores a job whose journal is there already. */
+  async adopt(newRow: NewJobRow, labels: Record<string, string>): Promise<JobRow> {
+    const row = await this.trx.insertInto('jobs').values(newRow).returningAll().executeTakeFirstOrThrow();
+    await this.setLabels(row, labels);
+    this.touched.set(row.id, { row, events: [] });
+    return row;
+  }
+
   /**
    * Waits until no other server claims by a limit of owners or tenants: two that count together would both take the last place, and one that holds
    * the first row would leave the other a later job of the same owner.
@@ -92,46 +102,91 @@ export class JobChange {
    */
   async claim(
     reason: string,
-    devices: readonly DeviceName[],
+    devices: FreeDevices,
     leases: Leases,
     limits: ClaimLimits,
   ): Promise<JobRow | undefined> {
-    const claimed = await this.trx
-      .updateTable('jobs')
-      .set((eb) => ({
-        state: 'starting' as const,
-        state_reason: reason,
-        failure: null,
-        stop_request: null,
-        ...leases.grant(),
-        attempt: eb('attempt', '+', 1),
-        version: eb('version', '+', 1),
-        start_time_ms: eb.fn.coalesce('start_time_ms', eb.val(this.nowMs)),
-      }))
+    const { places = onePlace } = devices;
+    const claimed = await this.claiming(reason, leases)
       .where('id', '=', (query) =>
-        query
-          .selectFrom('jobs')
-          .select('id')
-          .where('state', '=', 'queued')
-          .where('delete_time_ms', 'is', null)
-          .where('not_before_ms', '<=', this.nowMs)
-          .where(mayRunOn(devices))
-          .where(withinLimits(limits))
-          .orderBy('priority', 'desc')
-          .orderBy(runningOfOwner)
-          .orderBy('create_time_ms')
-          .orderBy('id')
+        this.inOrder(query.selectFrom('jobs').select('id'), devices, limits)
           .limit(1)
           .forUpdate()
           .skipLocked(),
       )
+      // The first of all waits for its places, and nobody behind it takes them.
+      .where((eb) => eb.or([eb(placesNeeded(eb), '=', 1), eb(placesNeeded(eb), '<=', places.free)]))
       .returningAll()
       .executeTakeFirst();
-    if (claimed === undefined) return undefined;
+    return claimed && (await this.appendClaim(claimed, reason));
+  }
+
+  /** The same of a queued job that `first` gave. */
+  async claimRow({ id }: JobRow, reason: string, leases: Leases): Promise<JobRow> {
+    const claimed = await this.claiming(reason, leases)
+      .where('id', '=', id)
+      .returningAll()
+      .executeTakeFirstOrThrow();
+    return await this.appendClaim(claimed, reason);
+  }
+
+  private claiming(reason: string, leases: Leases) {
+    return this.trx.updateTable('jobs').set((eb) => ({
+      state: 'starting' as const,
+      state_reason: reason,
+      failure: null,
+      stop_request: null,
+      ...leases.grant(),
+      attempt: eb('attempt', '+', 1),
+      message_number: 0,
+      version: eb('version', '+', 1),
+      start_time_ms: eb.fn.coalesce('start_time_ms', eb.val(this.nowMs)),
+    }));
+  }
+
+  private async appendClaim(claimed: JobRow, reason: string): Promise<JobRow> {
     const event = { from: 'queued' as const, to: 'starting' as const, reason, failure: null };
     return await this.append(claimed, claimed.attempt, [
       { timeMs: this.nowMs, body: { kind: 'state', ...event } },
     ]);
+  }
+
+  /**
+   * The first job that may start, whether there are places for all of its processes now or not.
+   * @param besides devices of jobs that are meant, too
+   */
+  async first(
+    devices: FreeDevices,
+    limits: ClaimLimits,
+    besides: readonly DeviceChoice[] = [],
+  ): Promise<JobRow | undefined> {
+    const jobs = this.trx.selectFrom('jobs').selectAll();
+    return await this.inOrder(jobs, devices, limits, besides)
+      .limit(1)
+      .forUpdate()
+      .skipLocked()
+      .executeTakeFirst();
+  }
+
+  /** Queued jobs that may start on one of the devices where it has as many places as they need, the next first. */
+  private inOrder<Columns>(
+    query: SelectQueryBuilder<Schema, 'jobs', Columns>,
+    { free, pins, places = onePlace }: FreeDevices,
+    limits: ClaimLimits,
+    besides: readonly DeviceChoice[] = [],
+  ): SelectQueryBuilder<Schema, 'jobs', Columns> {
+    return query
+      .where('state', '=', 'queued')
+      .where('delete_time_ms', 'is', null)
+      .where('not_before_ms', '<=', this.nowMs)
+      .where(mayRunOn([...free, ...besides]))
+      .where(mayContinueOn(pins))
+      .where(withinLimits(limits))
+      .where(placesNeeded, '<=', places.count)
+      .orderBy('priority', 'desc')
+      .orderBy(runningOfOwner)
+      .orderBy('create_time_ms')
+      .orderBy('id');
   }
 
   /** Changes the state, writes the event and raises the version. A change that the table does not allow is a fault of ours. */
@@ -190,6 +245,7 @@ export class JobChange {
   ): Promise<JobRow> {
     const changed = {
       ...patch,
+      message_number: row.message_number,
       last_sequence: row.last_sequence + events.length,
       update_time_ms: this.nowMs,
     };
@@ -203,18 +259,7 @@ export class JobChange {
     if (appended.length > 0) {
       await this.trx
         .insertInto('events')
-        .values(
-          appended.map(({ sequence, timeMs, final, body }) => ({
-            job_id: id,
-            sequence,
-            time_ms: timeMs,
-            attempt,
-            final: final ? 1 : 0,
-            body: writeBody(body),
-            restart: body.kind === 'restart' ? body.restart : null,
-            step: body.kind === 'step' ? body.step : null,
-          })),
-        )
+        .values(appended.map((event) => toEventRow(id, event)))
         .execute();
     }
     const next = { ...row, ...changed } as JobRow;

@@ -67,6 +67,7 @@ export class JobControl {
       return await change.moveTo(row, 'queued', 'Resumed on request; waits for a free slot', {
         not_before_ms: 0,
         attempts_without_progress: 0,
+        export_crashes: '{}',
       });
     });
   }

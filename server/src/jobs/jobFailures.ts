@@ -13,9 +13,15 @@ export const serverFailures = {
     'The job left more events than a server of version 0.1 kept. No job fails by it any more.',
   INSTRUCTION_SET_MISSING:
     'RELORA_INSTRUCTION_SET forces instructions that the processor does not have. The server does not start with it.',
+  NATIVE_UNUSABLE:
+    'The native code is missing, damaged, or for another system; the message names the file and what to do. The server does not start with it.',
   CHECKPOINT_CORRUPT:
     'The checkpoint that a forked job begins at is not what was saved. Fork from one before it.',
   CHECKPOINT_MISSING: 'The job ended before it had a checkpoint to export. Of an artifact.',
+  STORAGE_BROKEN:
+    'The disk of the data folder failed (EIO) several times in a row, without a new checkpoint between. See to it, then fork the job from its last checkpoint.',
+  RANKS_DIFFER:
+    'Processes of one job do not compute alike: another version of the engine, another device or other instructions. Give all servers the same version, and RELORA_INSTRUCTION_SET where their processors differ.',
   DATASET_NOT_READY: 'The data set of the job is not there any more, or not ready.',
 } as const;
 
@@ -27,6 +33,7 @@ export const taskFailures = {
   TASKS_BUSY: 'Too many tasks wait for a process.',
   STORAGE_FULL: 'The disk is full.',
   STORAGE_UNWRITABLE: 'A folder of the server cannot be written; the message names it.',
+  STORAGE_BROKEN: 'The disk of the server cannot be read or written (EIO).',
   TASK_ERROR: 'The task met an error that it does not know; the log has its stack.',
 } as const;
 

@@ -1,4 +1,12 @@
-import { datasetNames, Schedule, type RunSpec, type RunUpdate } from '@relora/engine/plan';
+import {
+  readDatasetNames,
+  replicasNeeded,
+  readStoredRunSpec,
+  replicasWithin,
+  Schedule,
+  type RunSpec,
+  type RunUpdate,
+} from '@relora/engine/plan';
 import type { Leases } from '../store/leases.js';
 import { releaseRequest, takeRequest } from '../store/requests.js';
 import { timedId } from '../store/timedId.js';
@@ -15,8 +23,18 @@ import {
 } from './jobDevices.js';
 import { toJob } from './jobRow.js';
 import { defaultTenant, idIn, nameOf, withId } from '../store/tenantIds.js';
-import { queuePositions } from './queueOrder.js';
+import { queuePositions, type ClaimLimits } from './queueOrder.js';
+import type { JobRow } from '../store/schema.js';
 import { insertUpdates } from './jobUpdates.js';
+import {
+  alikeServers,
+  fixShares,
+  isTakenUp,
+  needed,
+  offeredPlaces,
+  offerPlaces,
+  shareOut,
+} from './gangPlaces.js';
 import { beginAttempt } from '../usage/attemptUse.js';
 import { Quotas, type ClosedTenants } from '../quotas/quotas.js';
 
@@ -54,7 +72,14 @@ export interface GoneJob {
   goneJobId: string;
 }
 
-const noneClosed: ClosedTenants = { tenants: [], lookAgainMs: null };
+/**
+ * A job to start over several servers, of which this one has so many processes; or for which its places are on offer, null for none; or
+ * another server took up what was on offer.
+ */
+export type Gathered =
+  { job: Job; device: DeviceName; count: number } | { offered: string | null } | 'takenUp';
+
+const noneClosed: ClosedTenants = { tenants: [], usedUp: [], lookAgainMs: null };
 
 /** Jobs that wait for a slot: rows of the jobs table in the state queued, highest priority first, then oldest first. */
 export class JobQueue {
@@ -137,6 +162,8 @@ export class JobQueue {
         origin_job_id: newJob.origin?.jobId ?? null,
         update_number: newJob.updates?.at(-1)?.number ?? 0,
         devices: writeDevices(newJob.spec),
+        replicas: newJob.spec.replicas,
+        replicas_min: replicasNeeded(newJob.spec, true),
       } as const;
       const queued = await change.insert(values, newJob.labels);
       await change.trx
@@ -157,24 +184,17 @@ export class JobQueue {
    * Takes the first job that may start on a free device: it is `starting` with a new attempt, durably, when this resolves. With nothing to
    * take it says when to look again, since a job waits after a crash or for device hours; null where only an event can change something.
    */
-  async claimNext({
-    free,
-    resolve,
-  }: FreeDevices): Promise<{ job: Job; device: DeviceName } | { notBeforeMs: number | null }> {
+  async claimNext(
+    devices: FreeDevices,
+  ): Promise<{ job: Job; device: DeviceName; processes: number } | { notBeforeMs: number | null }> {
     return await this.journal.change(async (change) => {
-      const { ownerRunningMax = 0 } = this.options;
-      const { mayClose } = this.quotas;
-      if (ownerRunningMax > 0 || mayClose) await change.takeTurn();
-      const closed = mayClose ? await this.quotas.closedTenants(change.trx, change.nowMs) : noneClosed;
-      const limits = { ownerRunningMax, closedTenants: closed.tenants };
-      await resolveFirst(change, free, resolve, limits);
-      const claimed = await change.claim('A trainer is being started', free, this.leases, limits);
+      if ((this.options.ownerRunningMax ?? 0) > 0 || this.quotas.mayClose) await change.takeTurn();
+      const { limits, closed } = await this.limitsOf(change);
+      await resolveFirst(change, devices, limits);
+      const claimed = await this.claim(change, devices, limits);
       if (claimed !== undefined) {
-        const device = readDevices(claimed.devices).find((name) =>
-          free.some((other) => other === name),
-        ) as DeviceName;
-        await beginAttempt(change.trx, claimed, device, change.nowMs);
-        return { job: toJob(claimed), device };
+        const processes = replicasWithin(readStoredRunSpec(claimed.spec), devices.places?.free ?? 1);
+        return await this.begin(change, claimed, devices, processes);
       }
       const { first } = await change.trx
         .selectFrom('jobs')
@@ -186,6 +206,83 @@ export class JobQueue {
       const times = [first, closed.lookAgainMs].filter((time) => time !== null);
       return { notBeforeMs: times.length === 0 ? null : Math.min(...times) };
     });
+  }
+
+  /**
+   * Where the first job takes more places at once than any server has, and servers that compute alike have them together: offers for it
+   * what is free here, and takes it once they offer enough. Whatever else it offered is withdrawn.
+   * @param slots on the processors that are free, or on offer already
+   * @param offeredBefore the job for which they are
+   */
+  async gather(devices: FreeDevices, slots: number, offeredBefore: string | null): Promise<Gathered> {
+    const servers = await alikeServers(this.leases);
+    const own = this.leases.serverId;
+    return await this.journal.change(async (change): Promise<Gathered> => {
+      // One server at a time: two that offer the last places at once would both see too few.
+      await change.takeTurn();
+      if (offeredBefore !== null && (await isTakenUp(change.trx, own, offeredBefore))) return 'takenUp';
+      const { limits } = await this.limitsOf(change);
+      const count = servers.reduce((sum, server) => sum + server.slots, 0);
+      const largest = servers.reduce((most, server) => Math.max(most, server.slots), 0);
+      const wide = { ...devices, places: { free: slots, count } };
+      const isPossible = slots > 0 && count > largest;
+      if (isPossible) await resolveFirst(change, wide, limits);
+      const first = isPossible ? await change.first(wide, limits) : undefined;
+      if (first === undefined || needed(first) <= largest) {
+        await offerPlaces(change.trx, own, null, 0);
+        return { offered: null };
+      }
+      await offerPlaces(change.trx, own, first.id, slots);
+      const shares = await shareOut(change.trx, first, own, servers);
+      if (shares === null) {
+        const reason = waitsForPlaces(first, await offeredPlaces(change.trx, first.id));
+        if (first.state_reason !== reason)
+          await change.append(first, first.attempt, [], { state_reason: reason, version: first.version + 1 });
+        return { offered: first.id };
+      }
+      const claimed = await change.claimRow(first, 'Trainers are being started', this.leases);
+      const begun = await this.begin(change, claimed, devices, shares[0]!.size);
+      await fixShares(change.trx, claimed.id, claimed.attempt, begun.device, shares);
+      return { ...begun, count: shares[0]!.count };
+    });
+  }
+
+  private async limitsOf(change: JobChange): Promise<{ limits: ClaimLimits; closed: ClosedTenants }> {
+    const { ownerRunningMax = 0 } = this.options;
+    const { mayClose } = this.quotas;
+    const closed = mayClose ? await this.quotas.closedTenants(change.trx, change.nowMs) : noneClosed;
+    return { closed, limits: { ownerRunningMax, closedTenants: closed.tenants } };
+  }
+
+  private async begin(
+    change: JobChange,
+    claimed: JobRow,
+    devices: FreeDevices,
+    processes: number,
+  ): Promise<{ job: Job; device: DeviceName; processes: number }> {
+    const device = readDevices(claimed.devices).find((name) =>
+      devices.free.some((other) => other === name),
+    ) as DeviceName;
+    await beginAttempt(change.trx, claimed, { device, processes }, change.nowMs);
+    return { job: toJob(claimed), device, processes };
+  }
+
+  /** The next job; where that waits for several places of the processors at once, they are kept for it, and a card goes to the next. */
+  private async claim(
+    change: JobChange,
+    devices: FreeDevices,
+    limits: ClaimLimits,
+  ): Promise<JobRow | undefined> {
+    const claimed = await change.claim('A trainer is being started', devices, this.leases, limits);
+    const { free = 1 } = devices.places ?? {};
+    const first = claimed === undefined && free > 0 ? await change.first(devices, limits) : undefined;
+    if (first === undefined) return claimed;
+    const reason = waitsForPlaces(first, free);
+    if (first.state_reason !== reason)
+      await change.append(first, first.attempt, [], { state_reason: reason, version: first.version + 1 });
+    const cards = devices.free.filter((name) => name === 'cuda');
+    if (cards.length === 0 || cards.length === devices.free.length) return undefined;
+    return await this.claim(change, { ...devices, free: cards }, limits);
   }
 
   /** Says of jobs that wait for one of these devices why they do; false when there is none. */
@@ -205,6 +302,11 @@ export class JobQueue {
       .executeTakeFirstOrThrow();
     return count >= this.options.jobsMax ? 'full' : undefined;
   }
+}
+
+function waitsForPlaces({ attempt, replicas, replicas_min }: JobRow, free: number): string {
+  const needed = attempt === 0 ? replicas : replicas_min;
+  return `Waits for ${needed} slots at once, of which ${free} ${free === 1 ? 'is' : 'are'} free and kept for it`;
 }
 
 /** Locks what the job needs, so that it is not deleted before the job is seen to need it. */
@@ -239,7 +341,7 @@ async function missingNeed(change: JobChange, newJob: NewJob): Promise<MissingNe
 }
 
 function datasetIdsOf({ tenant = defaultTenant, spec }: NewJob): string[] {
-  return datasetNames(spec).map((name) => idIn(tenant, name.replace(/^datasets\//, '')));
+  return readDatasetNames(spec).map((name) => idIn(tenant, name.replace(/^datasets\//, '')));
 }
 
 function weightsOf({ tenant = defaultTenant, spec }: NewJob): string | null {

@@ -1,6 +1,15 @@
 import type { JobRow, EventRow } from '../store/schema.js';
 import { readStoredRunSpec, type RunSpec } from '@relora/engine/plan';
-import type { Execution, Job, JobEvent, JobEventBody, JobFailure, JobOrigin, JobProgress } from './job.js';
+import type {
+  Execution,
+  Job,
+  JobEvent,
+  JobEventBody,
+  JobFailure,
+  JobImport,
+  JobOrigin,
+  JobProgress,
+} from './job.js';
 
 /** A job as the rest of the server sees it, from its row. What the store holds was checked before it was written. */
 export function toJob(row: JobRow, queuePosition = 0): Job {
@@ -29,6 +38,7 @@ export function toJob(row: JobRow, queuePosition = 0): Job {
     endTimeMs: row.end_time_ms,
     execution: row.execution === null ? null : readExecution(row.execution),
     origin: row.origin === null ? null : (JSON.parse(row.origin) as JobOrigin),
+    imported: row.imported === null ? null : (JSON.parse(row.imported) as JobImport),
     deleteTimeMs: row.delete_time_ms,
     purgeTimeMs: row.purge_time_ms,
   };
@@ -45,8 +55,25 @@ export function toEvent(row: EventRow): JobEvent {
   };
 }
 
+/** An event as the store keeps it; one that stands for several is a span's (stepSpans.ts). */
+export function toEventRow(
+  jobId: string,
+  { sequence, timeMs, attempt, final, body }: Omit<JobEvent, 'firstSequence'>,
+): EventRow {
+  return {
+    job_id: jobId,
+    sequence,
+    time_ms: timeMs,
+    attempt,
+    final: final ? 1 : 0,
+    body: writeBody(body),
+    restart: body.kind === 'restart' ? body.restart : null,
+    step: body.kind === 'step' ? body.step : null,
+  };
+}
+
 /** JSON has no NaN and no infinities, but a skipped step reports them: they are kept as marked objects. */
-export function writeBody(body: JobEventBody): string {
+function writeBody(body: JobEventBody): string {
   return JSON.stringify(body, (_key, value: unknown) =>
     typeof value === 'number' && !Number.isFinite(value) ? { nonFinite: String(value) } : value,
   );
@@ -70,7 +97,7 @@ function parseNumbers(text: string): JobEventBody {
 }
 
 /** Version 0.1 recorded less: what is missing is unknown, and shown as empty. */
-function readExecution(text: string): Execution {
+export function readExecution(text: string): Execution {
   const execution = JSON.parse(text) as Partial<Execution> & Pick<Execution, 'precision'>;
   const { precision } = execution;
   const quantized = { int8Base: 'int8', nf4Base: 'nf4' } as const;
@@ -86,6 +113,7 @@ function readExecution(text: string): Execution {
     deviceModel: '',
     cardUuid: '',
     libraries: [],
+    replicas: 1,
   };
   return { ...unknown, ...execution } as Execution;
 }

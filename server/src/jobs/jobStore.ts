@@ -9,6 +9,7 @@ import { toJob } from './jobRow.js';
 import { defaultTenant } from '../store/tenantIds.js';
 import { queuePositions } from './queueOrder.js';
 import { updatesOf } from './jobUpdates.js';
+import { evaluationsOf, keepEvaluation, type KeptEvaluation } from './modelEvaluations.js';
 
 /** Place in a list of jobs, for the next page: the last job of the page before. */
 export interface JobCursor {
@@ -61,17 +62,27 @@ export class JobStore {
     return await updatesOf(this.db, jobId);
   }
 
-  /** That trainers of ended attempts held their device. */
+  /** What calls found of its weights, newest first. */
+  async evaluationsOf(jobId: string): Promise<KeptEvaluation[]> {
+    return await evaluationsOf(this.db, jobId);
+  }
+
+  async keepEvaluation(jobId: string, evaluation: KeptEvaluation): Promise<void> {
+    await keepEvaluation(this.db, jobId, evaluation);
+  }
+
+  /** That the processes of ended attempts held their device, added up. */
   async deviceSeconds({ id, createTimeMs }: Pick<Job, 'id' | 'createTimeMs'>): Promise<number> {
     const rows = await this.db
       .selectFrom('attempts')
-      .select(['start_time_ms', 'end_time_ms'])
+      .select(['start_time_ms', 'end_time_ms', 'processes'])
       .where('job_id', '=', id)
       .where('job_create_time_ms', '=', createTimeMs)
       .execute();
     return (
       rows.reduce(
-        (sum, { start_time_ms, end_time_ms }) => sum + (end_time_ms ?? start_time_ms) - start_time_ms,
+        (sum, { start_time_ms, end_time_ms, processes }) =>
+          sum + ((end_time_ms ?? start_time_ms) - start_time_ms) * processes,
         0,
       ) / 1000
     );

@@ -1,7 +1,12 @@
 import type { JobEvent } from './job.js';
 
-/** Events kept of a job: some seconds of the fastest run. */
-const eventsMax = 2048;
+/**
+ * Events kept in all, of which each job has its share: a watcher that falls behind what is kept reads the store by itself, which costs
+ * ten times as much, and then hundreds fall behind ever further.
+ */
+const eventsTotalMax = 32_768;
+/** Events kept of a job at least: some seconds of the fastest run. */
+const eventsMin = 2048;
 /** Jobs of which they are kept: those that were watched last. */
 const jobsMax = 64;
 
@@ -43,7 +48,9 @@ export class RecentEvents {
     // Commits are heard of in no certain order where the store has several connections.
     if (later[0]!.sequence !== tail.lastSequence + 1) return this.forget(jobId);
     for (const event of later) tail.events.push(event);
-    if (tail.events.length > 2 * eventsMax) tail.events = tail.events.slice(-eventsMax);
+    const eventsMax = Math.max(eventsMin, Math.floor(eventsTotalMax / this.tails.size));
+    // Seldom, since it copies what stays.
+    if (tail.events.length > eventsMax + eventsMin) tail.events = tail.events.slice(-eventsMax);
     tail.lastSequence = later.at(-1)!.sequence;
     tail.isComplete = later.at(-1)!.final;
   }

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
-import type { CardReading, DeviceDescription } from '../trainer/messages.js';
+import type { DeviceDescription } from '../jobs/jobDevices.js';
+import type { CardReading } from '../trainer/messages.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
 import type { Metrics } from './metrics.js';
 

@@ -1,4 +1,10 @@
-import { spanOf, targetModules, type DatasetEvaluation, type Spread } from '@relora/engine/plan';
+import {
+  spanOf,
+  targetModules,
+  type DatasetEvaluation,
+  type NamedEvaluation,
+  type Spread,
+} from '@relora/engine/plan';
 import type { Gauge } from 'prom-client';
 import { isTerminal, type Job, type JobEvent, type JobEventBody } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
@@ -16,11 +22,14 @@ const smoothing = 0.02;
 export class JobMetrics {
   private readonly perJob: Gauge<string>[];
   private readonly perModule: Gauge<string>[];
+  private readonly perEvaluation: Gauge<string>[];
   /** When the series of a job go, by job id; null while it runs. In order of last beginning. */
   private readonly expiry = new Map<string, number | null>();
   private readonly smoothed = new Map<string, number>();
   /** What each job was evaluated on. */
   private readonly datasets = new Map<string, readonly DatasetEvaluation[]>();
+  /** Names that each job was scored under: as many as its specification has. */
+  private readonly named = new Map<string, Set<string>>();
   private readonly queuedSince = new Map<string, number>();
 
   constructor(private readonly metrics: Metrics) {
@@ -29,6 +38,11 @@ export class JobMetrics {
     );
     const { moduleDeltaNorm, moduleEffectiveRank, moduleSingularValues } = metrics;
     this.perModule = [moduleDeltaNorm, moduleEffectiveRank, moduleSingularValues];
+    this.perEvaluation = [
+      metrics.namedEvaluationLoss,
+      metrics.namedEvaluationAccuracy,
+      metrics.namedEvaluationNormalizedAccuracy,
+    ];
     for (const outcome of ['succeeded', 'failed', 'cancelled']) metrics.jobsFinished.inc({ outcome }, 0);
   }
 
@@ -60,6 +74,9 @@ export class JobMetrics {
       for (const gauge of [this.metrics.datasetEvaluationLoss, this.metrics.datasetEpochs])
         gauge.remove({ job_id: jobId, dataset });
     this.datasets.delete(jobId);
+    for (const evaluation of this.named.get(jobId) ?? [])
+      for (const gauge of this.perEvaluation) gauge.remove({ job_id: jobId, evaluation });
+    this.named.delete(jobId);
     for (const gauge of this.perModule)
       for (const module of targetModules) gauge.remove({ job_id: jobId, module });
   }
@@ -90,6 +107,9 @@ export class JobMetrics {
         metrics.jobEvaluationLoss.set(series, body.loss);
         metrics.jobBitsPerByte.set(series, body.bitsPerByte);
         return this.countDatasets(series, body.datasets ?? []);
+      case 'namedEvaluation':
+        metrics.evaluationDuration.observe(body.seconds);
+        return this.countNamed(job.id, body);
       case 'restart':
         return this.countRestart(series, body);
       case 'checkpoint':
@@ -143,6 +163,16 @@ export class JobMetrics {
       if (tokenCount > 0) this.metrics.datasetEvaluationLoss.set({ job_id, dataset }, loss);
       this.metrics.datasetEpochs.set({ job_id, dataset }, epochs);
     }
+  }
+
+  private countNamed(job_id: string, { name: evaluation, dataset, choices }: NamedEvaluation): void {
+    const { metrics } = this;
+    this.named.set(job_id, (this.named.get(job_id) ?? new Set()).add(evaluation));
+    const series = { job_id, evaluation };
+    if (dataset !== undefined) metrics.namedEvaluationLoss.set(series, dataset.loss);
+    if (choices === undefined) return;
+    metrics.namedEvaluationAccuracy.set(series, choices.accuracy);
+    metrics.namedEvaluationNormalizedAccuracy.set(series, choices.normalizedAccuracy);
   }
 
   private countRestart(series: { job_id: string }, body: JobEventBody & { kind: 'restart' }): void {

@@ -91,6 +91,21 @@ export const metricTable = {
     'How often the job has read the training part of a data set, at the last evaluation.',
     ['job_id', 'dataset'],
   ),
+  namedEvaluationLoss: gauge(
+    'relora_job_named_evaluation_loss',
+    'Loss of the last evaluation of that name on its data set, nats per token.',
+    ['job_id', 'evaluation'],
+  ),
+  namedEvaluationAccuracy: gauge(
+    'relora_job_named_evaluation_accuracy',
+    'Share of the questions of the last evaluation of that name that were answered rightly.',
+    ['job_id', 'evaluation'],
+  ),
+  namedEvaluationNormalizedAccuracy: gauge(
+    'relora_job_named_evaluation_normalized_accuracy',
+    'The same by log-probability per byte of a choice.',
+    ['job_id', 'evaluation'],
+  ),
   jobLearningRate: gauge('relora_job_learning_rate', 'Learning rate of the last step.', ['job_id']),
   jobGradientNorm: gauge('relora_job_gradient_norm', 'Global norm of the last gradient before clipping.', [
     'job_id',

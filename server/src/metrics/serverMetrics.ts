@@ -61,7 +61,7 @@ export class ServerMetrics {
       metrics.jobs.set({ state }, count);
     metrics.webhookPending.set(await this.parts.webhooks.pendingCount());
     metrics.slots.set(supervisor.slotCount);
-    metrics.slotsInUse.set(supervisor.runningCount);
+    metrics.slotsInUse.set(supervisor.slotsInUse);
     const { bavail, bsize } = await statfs(config.dataFolder);
     metrics.diskFree.set(bavail * bsize);
     metrics.serverMemory.set(process.memoryUsage.rss());

@@ -10,7 +10,7 @@ export async function queuedJobsOf(db: Database, tenant: string): Promise<number
   return await countJobs(db, tenant, ['queued']);
 }
 
-/** Hours in which attempts of a tenant held a device, in the last days. */
+/** Hours in which processes of a tenant held a device, in the last days. */
 export async function deviceHoursOf(
   db: Database,
   tenant: string,
@@ -21,8 +21,8 @@ export async function deviceHoursOf(
   const { ms } = await db
     .selectFrom('attempts')
     .select(
-      sql<number | null>`sum(coalesce(end_time_ms, ${nowMs})
-        - case when start_time_ms < ${sinceMs} then ${sinceMs} else start_time_ms end)`.as('ms'),
+      sql<number | null>`sum(processes * (coalesce(end_time_ms, ${nowMs})
+        - case when start_time_ms < ${sinceMs} then ${sinceMs} else start_time_ms end))`.as('ms'),
     )
     .where('tenant', '=', tenant)
     .where(({ eb, or }) => or([eb('end_time_ms', 'is', null), eb('end_time_ms', '>', sinceMs)]))
@@ -44,7 +44,7 @@ export async function deviceHoursFreeMs(
   const sinceMs = Math.round(nowMs - windowMs);
   const rows = await db
     .selectFrom('attempts')
-    .select(['start_time_ms', 'end_time_ms'])
+    .select(['start_time_ms', 'end_time_ms', 'processes'])
     .where('tenant', '=', tenant)
     .where(({ eb, or }) => or([eb('end_time_ms', 'is', null), eb('end_time_ms', '>', sinceMs)]))
     .orderBy('start_time_ms')
@@ -53,13 +53,18 @@ export async function deviceHoursFreeMs(
   const parts = rows.map((row) => ({
     fromMs: Math.max(row.start_time_ms, sinceMs),
     untilMs: row.end_time_ms!,
+    processes: row.processes,
   }));
-  const usedMs = parts.reduce((sum, { fromMs, untilMs }) => sum + untilMs - fromMs, 0);
+  const usedMs = parts.reduce(
+    (sum, { fromMs, untilMs, processes }) => sum + (untilMs - fromMs) * processes,
+    0,
+  );
   let surplusMs = usedMs - deviceHours * 3_600_000;
   // Attempts that ran side by side leave side by side: this is then later than it need be, never too early.
-  for (const { fromMs, untilMs } of parts) {
-    if (surplusMs < untilMs - fromMs) return Math.ceil(fromMs + Math.max(0, surplusMs) + windowMs);
-    surplusMs -= untilMs - fromMs;
+  for (const { fromMs, untilMs, processes } of parts) {
+    const partMs = (untilMs - fromMs) * processes;
+    if (surplusMs < partMs) return Math.ceil(fromMs + Math.max(0, surplusMs) / processes + windowMs);
+    surplusMs -= partMs;
   }
   return null;
 }

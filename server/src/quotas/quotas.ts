@@ -11,6 +11,8 @@ type Trx = Transaction<Schema>;
 /** Tenants of which no job starts now. */
 export interface ClosedTenants {
   tenants: readonly string[];
+  /** Those of them that have used their device hours: the end of a job opens none. */
+  usedUp: readonly string[];
   /** When to look again, where time alone may open one of them; null where another job has to end. */
   lookAgainMs: number | null;
 }
@@ -35,7 +37,7 @@ export class Quotas {
       for (const listener of quotas.listeners) listener();
     };
     quotas.file = await WatchedFile.open(path, read, (error) =>
-      log.error({ err: error }, 'The file of quotas cannot be used; the quotas before hold'),
+      log.error({ err: error }, 'The file of quotas cannot be used; the previous quotas stay in force'),
     );
     return quotas;
   }
@@ -63,7 +65,7 @@ export class Quotas {
   /** Of the tenants that have jobs in the queue. */
   async closedTenants(trx: Trx, nowMs: number): Promise<ClosedTenants> {
     const tenants: string[] = [];
-    let isTimeAlone = false;
+    const usedUp: string[] = [];
     const waiting = await trx
       .selectFrom('jobs')
       .select('tenant')
@@ -79,9 +81,9 @@ export class Quotas {
         deviceHours !== null &&
         (await deviceHoursOf(trx, tenant, windowDays, nowMs)) >= deviceHours;
       if (isBusy || isUsedUp) tenants.push(tenant);
-      isTimeAlone ||= isUsedUp;
+      if (isUsedUp) usedUp.push(tenant);
     }
-    return { tenants, lookAgainMs: isTimeAlone ? nowMs + lookAgainMs : null };
+    return { tenants, usedUp, lookAgainMs: usedUp.length > 0 ? nowMs + lookAgainMs : null };
   }
 
   /** Throws QUOTA_EXCEEDED where the tenant has as many jobs in the queue as it may. */

@@ -95,11 +95,9 @@ async function freedBytes(folder: string): Promise<number> {
 async function readPurgeTimes(db: Database): Promise<Map<string, number>> {
   const times = new Map<string, number>();
   for (const kind of kinds) {
-    const rows = await db
-      .selectFrom(kind)
-      .select(['id', 'purge_time_ms'])
-      .where('purge_time_ms', 'is not', null)
-      .execute();
+    const due = db.selectFrom(kind).select(['id', 'purge_time_ms']).where('purge_time_ms', 'is not', null);
+    // What is left of a data set after its purge, the tokenizer, belongs to the jobs that used it, and stays with them.
+    const rows = await (kind === 'datasets' ? due.where('datasets.purged', '=', 0) : due).execute();
     for (const { id, purge_time_ms } of rows) times.set(`${kind}/${id}`, purge_time_ms!);
   }
   return times;

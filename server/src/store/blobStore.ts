@@ -170,17 +170,38 @@ export class Digester {
   }
 }
 
+/** A read costs a thread's wake-up, so it brings many pieces; the next one is under way while they are used. */
+const readBytes = 1 << 20;
+
 async function* readPieces(
   file: FileHandle,
   start: number,
   end: number,
   pieceBytes: number,
 ): AsyncGenerator<Uint8Array> {
-  for (let position = start; position < end;) {
-    const piece = Buffer.allocUnsafeSlow(Math.min(pieceBytes, end - position));
-    const { bytesRead } = await file.read(piece, 0, piece.length, position);
-    if (bytesRead === 0) return;
-    position += bytesRead;
-    yield piece.subarray(0, bytesRead);
+  // Each piece has memory of its own: one that is used is free again, though others of the same read still wait.
+  const read = async (position: number): Promise<Buffer[]> => {
+    const pieces: Buffer[] = [];
+    const stop = Math.min(position + readBytes, end);
+    for (let at = position; at < stop; at += pieceBytes)
+      pieces.push(Buffer.allocUnsafeSlow(Math.min(pieceBytes, stop - at)));
+    let { bytesRead: left } = await file.readv(pieces, position);
+    return pieces.flatMap((piece) => {
+      const read = piece.subarray(0, left);
+      left -= read.length;
+      return read.length > 0 ? [read] : [];
+    });
+  };
+  let ahead = start < end ? read(start) : undefined;
+  try {
+    for (let position = start; ahead !== undefined;) {
+      const pieces = await ahead;
+      position += pieces.reduce((sum, { length }) => sum + length, 0);
+      ahead = pieces.length > 0 && position < end ? read(position) : undefined;
+      ahead?.catch(() => {}); // is reported when it is its turn
+      for (let piece = pieces.shift(); piece !== undefined; piece = pieces.shift()) yield piece;
+    }
+  } finally {
+    await ahead?.catch(() => {}); // the file may be closed then
   }
 }

@@ -16,6 +16,8 @@ export interface DatabaseOptions {
   onStatement?: (seconds: number) => void;
   /** `postgres://…`; SQLite in the data folder when it is left out. */
   url?: string;
+  /** Of a SQLite file: up to this size all of it is checked when it is opened; any size without. */
+  wholeCheckBytesMax?: number;
   /** Of the file that is given up where a full disk keeps SQLite from being opened or closed; 0 for none. */
   reserveBytes?: number;
 }

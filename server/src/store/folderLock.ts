@@ -1,6 +1,7 @@
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Libsql from 'libsql';
+import { makeDataFolder, unusable } from './dataFolder.js';
 import { StoreUnusable } from './storeError.js';
 
 /**
@@ -8,15 +9,17 @@ import { StoreUnusable } from './storeError.js';
  * of an SQLite file, which the kernel gives back when the process dies, also by kill -9. Throws StoreUnusable.
  */
 export function lockFolder(dataFolder: string): () => void {
-  mkdirSync(dataFolder, { recursive: true, mode: 0o700 });
+  makeDataFolder(dataFolder);
   const holderFile = join(dataFolder, 'server.pid');
-  const lock = new Libsql(join(dataFolder, 'folder.lock'), { timeout: 250 });
+  const file = join(dataFolder, 'folder.lock');
+  let lock: Libsql.Database | undefined;
   try {
+    lock = new Libsql(file, { timeout: 250 });
     lock.prepare('pragma locking_mode = exclusive').all();
     lock.exec('create table if not exists held (pid integer); begin exclusive; delete from held; commit');
   } catch (error) {
-    lock.close();
-    if ((error as { code?: unknown }).code !== 'SQLITE_BUSY') throw error;
+    lock?.close();
+    if ((error as { code?: unknown }).code !== 'SQLITE_BUSY') throw unusable(file, error as Error);
     const pid = readFileSync(holderFile, 'utf8').trim();
     throw new StoreUnusable(
       `${dataFolder} is in use by the server with pid ${pid}: each server needs a RELORA_DATA_FOLDER of its own`,
@@ -25,9 +28,10 @@ export function lockFolder(dataFolder: string): () => void {
   }
   writeFileSync(`${holderFile}.new`, `${process.pid}\n`);
   renameSync(`${holderFile}.new`, holderFile);
+  const held = lock;
   return () => {
     for (const text of ['pragma locking_mode = normal', 'select count(*) from held'])
-      lock.prepare(text).all();
-    lock.close();
+      held.prepare(text).all();
+    held.close();
   };
 }

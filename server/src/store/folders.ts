@@ -15,6 +15,8 @@ export const folders = {
   datasets: (dataFolder: string) => join(dataFolder, 'datasets'),
   dataset: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId),
   uploads: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'uploads'),
+  /** Jobs that are being imported, each in a folder of its own. */
+  imports: (dataFolder: string) => join(dataFolder, 'imports'),
   /** Copies under way; see sharedStage.ts. */
   staging: (dataFolder: string) => join(dataFolder, 'staging'),
   prepared: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'prepared'),

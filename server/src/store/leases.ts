@@ -2,6 +2,7 @@ import { sql, type RawBuilder } from 'kysely';
 import type { Database } from './database.js';
 import type { Described } from './servers.js';
 import { beatOfServer, livingServers, removeServer } from './servers.js';
+import type { ServerRow } from './schema.js';
 import { isStoreBroken, StoreUnusable } from './storeError.js';
 import { timedId } from './timedId.js';
 
@@ -132,11 +133,9 @@ export class Leases {
     return nowMs - this.lastBeatMs < 2 * this.beatMs && nowMs - this.steadySinceMs >= this.beatMs;
   }
 
-  /** Jobs that all living servers together run at once; null where this one is alone. */
-  async slotCount(): Promise<number | null> {
-    if (this.options === null) return null;
-    const servers = await livingServers(this.db, this.options.leaseMs);
-    return servers.reduce((sum, { slots }) => sum + slots, 0);
+  /** All that work on the store, this one among them; null where it is alone. */
+  async servers(): Promise<ServerRow[] | null> {
+    return this.options === null ? null : await livingServers(this.db, this.options.leaseMs);
   }
 
   /** Renews a claim until it is released. `onLost` is called once when another server has the row, or nobody needs it any more. */

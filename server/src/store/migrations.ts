@@ -33,6 +33,8 @@ const tenantsAndLeases = `
     devices text not null,
     memory_bytes integer not null,
     slots integer not null,
+    card_slots integer not null default 0,
+    mpi_host text,
     start_time_ms integer not null,
     heartbeat_time_ms integer not null
   ) strict;
@@ -43,10 +45,16 @@ const tenantsAndLeases = `
   alter table jobs add column base_weights_name text;
   alter table jobs add column origin_job_id text;
   alter table jobs add column devices text not null default ',auto,';
+  alter table jobs add column pin text;
+  alter table jobs add column replicas integer not null default 1;
+  alter table jobs add column replicas_min integer not null default 1;
   alter table jobs add column lease_server text;
   alter table jobs add column update_number integer not null default 0;
+  alter table jobs add column export_crashes text not null default '{}';
   alter table jobs add column lease_until_ms integer;
+  alter table jobs add column message_number integer not null default 0;
   alter table jobs add column retention text;
+  alter table jobs add column imported text;
   alter table jobs add column delete_time_ms integer;
   alter table jobs add column purge_time_ms integer;
   update jobs set name = id;
@@ -69,6 +77,14 @@ const tenantsAndLeases = `
     primary key (job_id, dataset_id)
   ) strict;
   create index job_datasets_by_dataset on job_datasets (dataset_id, job_id);
+  alter table artifacts add column difference text;
+  create table model_evaluations (
+    job_id text not null references jobs (id) on delete cascade,
+    number integer not null,
+    time_ms integer not null,
+    body text not null,
+    primary key (job_id, number)
+  ) strict;
   create table job_updates (
     job_id text not null references jobs (id) on delete cascade,
     number integer not null,
@@ -226,6 +242,18 @@ const tenantsAndLeases = `
     result text not null
   ) strict;
   create index audit_by_time on audit (time_ms);
+  create table gang_places (
+    job_id text not null references jobs (id) on delete cascade,
+    server_id text not null,
+    slots integer not null,
+    attempt integer,
+    device text,
+    first_rank integer,
+    size integer,
+    launch text,
+    primary key (job_id, server_id)
+  ) strict;
+  create index gang_places_by_server on gang_places (server_id);
   create table attempts (
     job_id text not null,
     job_create_time_ms integer not null,
@@ -233,6 +261,7 @@ const tenantsAndLeases = `
     tenant text not null,
     labels text not null,
     device text not null,
+    processes integer not null default 1,
     start_time_ms integer not null,
     end_time_ms integer,
     primary key (job_id, job_create_time_ms, attempt)
@@ -423,7 +452,7 @@ export const migrations: readonly Migration[] = [
     spec = json_remove(spec, '$.tokenizer.tokenizerJson')
     where json_extract(spec, '$.tokenizer.kind') = 'huggingFace';
   insert into attempts
-    select job_id, create_time_ms, events.attempt, 'default', labels, json_extract(spec, '$.device'), min(time_ms),
+    select job_id, create_time_ms, events.attempt, 'default', labels, json_extract(spec, '$.device'), 1, min(time_ms),
       max(case when json_extract(body, '$.to') not in ('starting', 'running') then time_ms end)
     from events join jobs on jobs.id = job_id
     where events.attempt > 0 and json_extract(body, '$.kind') = 'state' group by job_id, events.attempt;

@@ -7,6 +7,8 @@ import type { StoreUrl } from './storeUrl.js';
 
 /** Names the store whose blobs these are. */
 const markerName = 'store/incarnation';
+/** Before the name of a store that takes a place for its own. */
+const comingPrefix = 'store/coming-';
 
 /** Opens the blobs of a store, and sees that they can be written and read, and are of no other store. Throws StoreUnusable. */
 export async function openBlobs(url: StoreUrl, incarnation: string): Promise<BlobStore> {
@@ -23,13 +25,29 @@ export async function openBlobs(url: StoreUrl, incarnation: string): Promise<Blo
       { cause: error },
     );
   }
-  const owner = await readText(blobs, markerName);
-  if (owner === undefined) await blobs.put(markerName, textSource(incarnation));
-  else if (owner !== incarnation)
+  const owner = (await readText(blobs, markerName)) ?? (await take(blobs, incarnation));
+  if (owner !== incarnation)
     throw new StoreUnusable(
       `${where} belongs to another database (store ${owner}, not ${incarnation}): name another RELORA_STORE_URL, or the database that belongs to it`,
     );
   return blobs;
+}
+
+/**
+ * Marks an empty place as that of a store; answers whose it is. Two stores may find it empty at once, and S3 has no lock: each first
+ * writes that it comes, then looks whether another one does. At least one sees the other, and gives way.
+ */
+async function take(blobs: BlobStore, incarnation: string): Promise<string> {
+  const coming = `${comingPrefix}${incarnation}`;
+  await blobs.put(coming, textSource(incarnation));
+  let owner = incarnation;
+  for await (const { name } of blobs.list('store'))
+    if (name.startsWith(comingPrefix) && name !== coming) owner = name.slice(comingPrefix.length);
+  // After the look: who came and went before it has left the mark.
+  owner = (await readText(blobs, markerName)) ?? owner;
+  if (owner === incarnation) await blobs.put(markerName, textSource(incarnation));
+  await blobs.remove(coming);
+  return owner;
 }
 
 /** After a restore the store is another one, and takes its blobs along. */

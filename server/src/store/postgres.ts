@@ -37,6 +37,8 @@ export async function openPostgres(
   // A connection that ends while nobody uses it is no error: the next statement gets another.
   pool.on('error', () => {});
   pool.on('connect', (client) => {
+    // Nor is one that ends within a transaction, between two statements: the next one fails. Unheard it would end the process.
+    client.on('error', () => {});
     client
       .query(
         `set synchronous_commit = on; set statement_timeout = ${statementTimeoutMs}; ` +

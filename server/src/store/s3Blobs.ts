@@ -20,6 +20,8 @@ const partsMax = 9000;
 const namesInDelete = 1000;
 /** Tries of one request, with growing waits between them. */
 const attemptsMax = 5;
+/** Refusals of a request that was changed on its way. The SDK takes them for mistakes of its caller, and does not try again. */
+const changedOnTheWay = new Set(['BadDigest', 'InvalidDigest', 'XAmzContentSHA256Mismatch']);
 /** A connection on which nothing moves for so long is given up, and the request tried again. */
 const silenceMsDefault = 60_000;
 /** How often a read whose stream was cut is taken up where it ended. */
@@ -247,17 +249,20 @@ export class S3Blobs implements BlobStore {
 
   /** Whatever S3 does not do is a thing that passes, or that an operator mends: nothing is lost by waiting. */
   private async call<T>(request: () => Promise<T>): Promise<T> {
-    try {
-      return await request();
-    } catch (error) {
-      const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } };
-      const status = $metadata?.httpStatusCode === undefined ? '' : `, HTTP ${$metadata.httpStatusCode}`;
-      throw new BlobsAway(
-        `S3 at ${this.url.endpoint ?? this.url.region} does not answer as it should (${name}${status}: ${message})`,
-        {
-          cause: error,
-        },
-      );
+    for (let attempts = 1; ; attempts++) {
+      try {
+        return await request();
+      } catch (error) {
+        const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } };
+        if (changedOnTheWay.has(name) && attempts < attemptsMax) continue;
+        const status = $metadata?.httpStatusCode === undefined ? '' : `, HTTP ${$metadata.httpStatusCode}`;
+        throw new BlobsAway(
+          `S3 at ${this.url.endpoint ?? this.url.region} does not answer as it should (${name}${status}: ${message})`,
+          {
+            cause: error,
+          },
+        );
+      }
     }
   }
 }

@@ -16,6 +16,7 @@ export interface Schema {
   dataset_labels: DatasetLabelRow;
   weights_labels: WeightsLabelRow;
   job_updates: JobUpdateRow;
+  model_evaluations: ModelEvaluationRow;
   events: EventRow;
   step_spans: StepSpanRow;
   checkpoints: CheckpointRow;
@@ -37,6 +38,7 @@ export interface Schema {
   webhooks: WebhookTable;
   webhook_deliveries: WebhookDeliveryRow;
   servers: ServerRow;
+  gang_places: GangPlaceRow;
   store_info: StoreInfoRow;
   reached_speeds: ReachedSpeedRow;
 }
@@ -88,6 +90,8 @@ export interface AttemptRow {
   labels: string;
   /** Name of what it was claimed for. */
   device: string;
+  /** That train together, each in a slot of its own: device hours count each. */
+  processes: Generated<number>;
   start_time_ms: number;
   end_time_ms: number | null;
 }
@@ -150,6 +154,8 @@ export interface JobTable extends Owned, Leased {
   attempt: number;
   /** Crashes since the last checkpoint. */
   attempts_without_progress: number;
+  /** Crashes in exports, by format, as JSON. */
+  export_crashes: Generated<string>;
   /** Not claimed before. */
   not_before_ms: number;
   stop_request: StopRequest | null;
@@ -166,10 +172,19 @@ export interface JobTable extends Owned, Leased {
   base_weights_name: string | null;
   /** From `origin`. */
   origin_job_id: string | null;
+  /** Where it was before, as JSON; null for a job that was created here. */
+  imported: Generated<string | null>;
   /** Number of the last change of its run; 0 for none. */
   update_number: Generated<number>;
+  /** Of the last message of its attempt's trainer that is stored. */
+  message_number: Generated<number>;
   /** That it may run on, as `,cuda,native,`; `,auto,` until a server resolves it. */
   devices: string;
+  /** On what its first attempt ran, as `native avx512`, where every later one has to; null where the job accepts others. */
+  pin: Generated<string | null>;
+  /** Processes that train together, and the fewest with which it may resume. */
+  replicas: Generated<number>;
+  replicas_min: Generated<number>;
 }
 
 /** A label, for filters: the row of the job has them too, as JSON. */
@@ -188,6 +203,15 @@ export interface JobUpdateRow {
   step: number;
   body: string;
   create_time_ms: number;
+}
+
+/** What a call found of a job's weights. */
+export interface ModelEvaluationRow {
+  job_id: string;
+  /** Rises within the job. */
+  number: number;
+  time_ms: number;
+  body: string;
 }
 
 export interface EventRow {
@@ -245,6 +269,8 @@ export interface ArtifactTable extends Fenced {
   format: ExportFormat;
   weight_type: GgufType;
   cast_error_max: number;
+  /** What was measured of it, as JSON; null where nothing was. */
+  difference: string | null;
   /** Null without adapters. */
   cycle: number | null;
   failure: string | null;
@@ -406,10 +432,30 @@ export interface ServerRow {
   /** JSON of what jobs can run on there, with its rates. */
   devices: string;
   memory_bytes: number;
-  /** Jobs that it runs at once; 0 while it drains. */
+  /** Jobs that it runs at once on its processors, and on its cards; 0 while it drains. */
   slots: number;
+  card_slots: number;
+  /** By which name mpirun reaches it; null where it takes no part in jobs over several servers. */
+  mpi_host: string | null;
   start_time_ms: number;
   heartbeat_time_ms: number;
+}
+
+/** Slots that a server keeps for a job whose processes take those of several; gone with the attempt. */
+export interface GangPlaceRow {
+  job_id: string;
+  server_id: string;
+  slots: number;
+  /** Null while they are on offer: the job waits for more of them. */
+  attempt: number | null;
+  /** On what all of them compute. */
+  device: string | null;
+  /** Its ranks are this one and those after it. */
+  first_rank: number | null;
+  /** Ranks of all servers. */
+  size: number | null;
+  /** What mpirun starts there for each rank, as JSON, once everything is there that they read; see gangPlaces.ts. */
+  launch: string | null;
 }
 
 /** What jobs reached on a device; see reachedSpeedStore.ts. */

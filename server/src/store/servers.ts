@@ -10,8 +10,11 @@ export interface Described {
   /** JSON; see ServerRow. */
   devices: string;
   memoryBytes: number;
-  /** Jobs that it runs at once. */
+  /** Jobs that it runs at once on its processors, and on its cards. */
   slots: number;
+  cardSlots: number;
+  /** By which mpirun reaches it; null where it takes no part in jobs over several servers. */
+  mpiHost: string | null;
   startTimeMs: number;
 }
 
@@ -22,7 +25,7 @@ const forgottenMs = 86_400_000;
 export async function beatOfServer(
   db: Database,
   id: string,
-  { address, version, devices, memoryBytes, slots, startTimeMs }: Described,
+  { address, version, devices, memoryBytes, slots, cardSlots, mpiHost, startTimeMs }: Described,
   databaseTime: RawBuilder<number>,
 ): Promise<number> {
   const now = {
@@ -31,6 +34,8 @@ export async function beatOfServer(
     devices,
     memory_bytes: memoryBytes,
     slots,
+    card_slots: cardSlots,
+    mpi_host: mpiHost,
     heartbeat_time_ms: databaseTime,
   };
   const beat = await db

@@ -17,6 +17,8 @@ export interface SharedStageOptions {
 }
 
 const pieceBytes = 1 << 20;
+/** How often a blob is read that seems to be another: a bit may have changed on the way. */
+const readsMax = 5;
 /** Files up to this size are read to see whether a folder is what was given; of longer ones the length is enough. */
 const readBytesMax = 1 << 20;
 
@@ -31,6 +33,7 @@ export class SharedStage implements Stage {
   /** By folder or owner: how many use it. */
   private readonly users = new Map<string, number>();
   private readonly taking = new Map<string, Promise<void>>();
+  private readonly distrusted = new Set<string>();
   private evicting: Promise<void> = Promise.resolve();
 
   private constructor(
@@ -112,6 +115,11 @@ export class SharedStage implements Stage {
     }
   }
 
+  distrust(folder: string): boolean {
+    this.distrusted.add(folder);
+    return true;
+  }
+
   keep(owner: string): () => void {
     return this.use(owner);
   }
@@ -161,7 +169,8 @@ export class SharedStage implements Stage {
     if (rows.length === 0) throw new BlobDamaged(`The store has no files of ${folder}`);
     const path = join(this.dataFolder, folder);
     const nowSeconds = Date.now() / 1000;
-    if (!(await isWhole(path, rows))) {
+    const readMax = this.distrusted.delete(folder) ? Infinity : readBytesMax;
+    if (!(await isWhole(path, rows, readMax))) {
       await this.makeRoom(rows.reduce((sum, row) => sum + row.size_bytes, 0));
       await mkdir(dirname(path), { recursive: true });
       const temporary = join(folders.staging(this.dataFolder), randomBytes(8).toString('hex'));
@@ -202,19 +211,14 @@ export class SharedStage implements Stage {
     }
     const blob = await this.blobs.openRead(row.blob);
     if (blob === undefined) throw new BlobDamaged(`${row.blob} of ${row.folder} is missing in the store`);
-    const file = await open(path, 'wx', 0o600);
     try {
-      const hash = createHash('sha256');
-      for await (const piece of blob.read(0, row.size_bytes, pieceBytes)) {
-        hash.update(piece);
-        await file.writeFile(piece);
+      for (let reads = 1; ; reads++) {
+        const sha256 = await copy(blob, row.size_bytes, path);
+        if (sha256 === row.sha256) return;
+        if (reads === readsMax)
+          throw new BlobDamaged(`${row.blob} of ${row.folder} has SHA-256 ${sha256}, not ${row.sha256}`);
       }
-      await file.sync();
-      const sha256 = hash.digest('hex');
-      if (sha256 !== row.sha256)
-        throw new BlobDamaged(`${row.blob} of ${row.folder} has SHA-256 ${sha256}, not ${row.sha256}`);
     } finally {
-      await file.close();
       await blob.close();
     }
   }
@@ -279,19 +283,37 @@ async function requireNamed(trx: Transaction<Schema>, blobs: readonly string[]):
   const rows = await trx
     .selectFrom('blob_files')
     .select('blob')
-    .distinct()
     .where('blob', 'in', blobs)
+    // Whoever forgets them waits, and sees then who names them, too.
+    .forUpdate()
     .execute();
-  if (rows.length < blobs.length) throw new BlobForgotten('A blob that was to be used again is gone');
+  if (new Set(rows.map(({ blob }) => blob)).size < blobs.length)
+    throw new BlobForgotten('A blob that was to be used again is gone');
 }
 
-async function isWhole(path: string, rows: readonly BlobFileRow[]): Promise<boolean> {
+async function isWhole(path: string, rows: readonly BlobFileRow[], readMax: number): Promise<boolean> {
   for (const row of rows) {
     const file = join(path, row.file_name);
     if ((await sizeOf(file)) !== row.size_bytes) return false;
-    if (row.size_bytes <= readBytesMax && (await sha256Of(file)) !== row.sha256) return false;
+    if (row.size_bytes <= readMax && (await sha256Of(file)) !== row.sha256) return false;
   }
   return true;
+}
+
+/** Writes a blob's bytes into a new file, or in place of what an earlier read left; gives their SHA-256. */
+async function copy(blob: OpenBlob, sizeBytes: number, path: string): Promise<string> {
+  const file = await open(path, 'w', 0o600);
+  try {
+    const hash = createHash('sha256');
+    for await (const piece of blob.read(0, sizeBytes, pieceBytes)) {
+      hash.update(piece);
+      await file.writeFile(piece);
+    }
+    await file.sync();
+    return hash.digest('hex');
+  } finally {
+    await file.close();
+  }
 }
 
 async function sizeOf(path: string): Promise<number | undefined> {

@@ -1,12 +1,4 @@
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   Kysely,
@@ -18,12 +10,14 @@ import {
   type SqliteStatement,
 } from 'kysely';
 import Libsql from 'libsql';
+import { makeDataFolder, unusable } from './dataFolder.js';
 import type { DatabaseOptions } from './database.js';
 import { applicationId, migrations } from './migrations.js';
 import type { Schema } from './schema.js';
-import { storageCures, storageFault } from './storageFault.js';
+import { storageFault } from './storageFault.js';
 import { Reserve } from './reserve.js';
 import { isDiskFull, StoreUnusable } from './storeError.js';
+import { storeDamage } from './storeDamage.js';
 
 /** Locks of another process are not waited for: it is a second server, and that is to be said at once. */
 const busyTimeoutMs = 250;
@@ -37,19 +31,18 @@ const statementsMax = 500;
  */
 export async function openSqlite(
   dataFolder: string,
-  { onStatement, reserveBytes = 0 }: Omit<DatabaseOptions, 'url'> = {},
+  { onStatement, reserveBytes = 0, wholeCheckBytesMax = Infinity }: Omit<DatabaseOptions, 'url'> = {},
 ): Promise<Kysely<Schema>> {
   const file = join(dataFolder, 'store.db');
   const holderFile = join(dataFolder, 'server.pid');
-  // Nobody else on the machine reads prompts, data or weights.
-  mkdirSync(dataFolder, { recursive: true, mode: 0o700 });
+  makeDataFolder(dataFolder);
   refuseLostStore(dataFolder, file);
 
   const reserve = new Reserve(join(dataFolder, 'reserve'), reserveBytes);
   let connection: Libsql.Database | undefined;
   try {
     connection = new Libsql(file, { timeout: busyTimeoutMs });
-    prepareConnection(connection, file, reserve);
+    prepareConnection(connection, file, { reserve, wholeCheckBytesMax });
   } catch (error) {
     connection?.close();
     throw explain(error, file, holderFile);
@@ -113,7 +106,11 @@ function refuseLostStore(dataFolder: string, file: string): void {
   );
 }
 
-function prepareConnection(connection: Libsql.Database, file: string, reserve: Reserve): void {
+function prepareConnection(
+  connection: Libsql.Database,
+  file: string,
+  { reserve, wholeCheckBytesMax }: { reserve: Reserve; wholeCheckBytesMax: number },
+): void {
   const pragma = (text: string): unknown =>
     Object.values(connection.prepare(`pragma ${text}`).all()[0] ?? {})[0];
 
@@ -139,9 +136,8 @@ function prepareConnection(connection: Libsql.Database, file: string, reserve: R
   // After journal_mode, which may set its own. FULL syncs the log at every commit, NORMAL would lose the last ones in a power cut.
   connection.exec('pragma synchronous = full; pragma foreign_keys = on');
 
-  const check = pragma('quick_check(1)');
-  if (check !== 'ok')
-    throw new StoreUnusable(`${file} is damaged (${String(check)}): restore it from a backup`);
+  const damage = storeDamage(connection, wholeCheckBytesMax);
+  if (damage !== null) throw new StoreUnusable(`${file} is damaged (${damage}): restore it from a backup`);
 
   // One transaction a step: a crash leaves either all of it or nothing.
   for (const [index, { sqlite }] of migrations.entries()) {
@@ -222,14 +218,5 @@ function explain(error: unknown, file: string, holderFile: string): unknown {
       `${file} is in use by the server with pid ${pid}: stop it, or name another RELORA_DATA_FOLDER`,
     );
   }
-  if (code === 'SQLITE_FULL')
-    return new StoreUnusable(`${file} cannot be used (the disk is full): ${storageCures.STORAGE_FULL}`, {
-      cause: error,
-    });
-  return new StoreUnusable(
-    `${file} cannot be used (${error.message}): check that it is a store of this server and can be written`,
-    {
-      cause: error,
-    },
-  );
+  return unusable(file, error);
 }

@@ -27,6 +27,8 @@ export interface Stage {
   give(folder: string, maker: Maker, digests?: ReadonlyMap<string, string>): Promise<Naming>;
   /** Has a folder on this machine, whole and checked. It stays until the function that is returned was called. Throws BlobDamaged. */
   take(folder: string): Promise<() => void>;
+  /** A folder was found to be wrong: a copy of it is read whole when it is taken again. False where there is nothing but it. */
+  distrust(folder: string): boolean;
   /** Keeps what this machine has of a job, data set or weights until the function that is returned was called. */
   keep(owner: string): () => void;
   /** In the transaction that deletes a folder's row: its files, or all but those to keep, are thrown away. */
@@ -71,6 +73,7 @@ export const localStage = (blobs: BlobStore): Stage => ({
   isShared: false,
   give: async () => async () => {},
   take: async () => nothing,
+  distrust: () => false,
   keep: () => nothing,
   forget: async () => {},
   openFile: async (folder, fileName) => await blobs.openRead(`${folder}/${fileName}`),

@@ -1,32 +1,56 @@
+import { mkdirSync, rmdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+
 /** A fault of the file system that somebody can mend: its reason, and a message that names the path. */
 export interface StorageFault {
-  reason: 'STORAGE_FULL' | 'STORAGE_UNWRITABLE';
+  reason: 'STORAGE_FULL' | 'STORAGE_UNWRITABLE' | 'STORAGE_BROKEN';
   message: string;
 }
+
+/** Those for which a job is paused; where a disk is broken it is tried again, as after a crash. */
+export type PausingFault = Exclude<StorageFault['reason'], 'STORAGE_BROKEN'>;
 
 /** What to do about it, as the middle of a sentence. */
 export const storageCures: Readonly<Record<StorageFault['reason'], string>> = {
   STORAGE_FULL: 'make room',
   STORAGE_UNWRITABLE: 'give the user of the server the right to write there, or mount it for writing',
+  STORAGE_BROKEN: 'see to the disk',
 };
 
-const unwritableCodes = new Set(['EACCES', 'EPERM']);
+const unwritableCodes = new Set(['EACCES', 'EPERM', 'EROFS']);
 
-/** What an error of writing a file of ours says of the disk; undefined for any other error. */
+/** What an error of a file of ours says of the disk; undefined for any other error. */
 export function storageFault(error: unknown): StorageFault | undefined {
-  const { code, syscall, path, message } = (error ?? {}) as Partial<
+  const { syscall, path, message, ...given } = (error ?? {}) as Partial<
     Record<'code' | 'syscall' | 'path' | 'message', unknown>
   >;
+  const where = typeof path === 'string' ? path : 'A file';
+  // Node's recursive mkdir says ENOENT where a parent cannot be made, whatever the reason: a missing one it would have made.
+  const isOfParent = given.code === 'ENOENT' && syscall === 'mkdir' && typeof path === 'string';
+  const code = isOfParent ? (whyNoFolder(path) ?? 'EROFS') : given.code;
   if (code === 'ENOSPC' || code === 'EDQUOT')
     return { reason: 'STORAGE_FULL', message: `The disk of the data folder is full (${String(message)})` };
-  // Node's recursive mkdir says ENOENT for a file system that is read-only: a missing parent it would have made.
-  const isReadOnly = code === 'EROFS' || (code === 'ENOENT' && syscall === 'mkdir');
-  if (isReadOnly || (typeof code === 'string' && unwritableCodes.has(code))) {
-    const where = typeof path === 'string' ? path : 'A file';
+  if (code === 'EIO')
     return {
-      reason: 'STORAGE_UNWRITABLE',
-      message: `${where} cannot be written (${isReadOnly ? 'it is read-only' : code})`,
+      reason: 'STORAGE_BROKEN',
+      message: `${where} cannot be read or written (EIO): the disk is broken`,
     };
+  if (typeof code === 'string' && unwritableCodes.has(code)) {
+    const why = code === 'EROFS' ? 'it is read-only' : code;
+    return { reason: 'STORAGE_UNWRITABLE', message: `${where} cannot be written (${why})` };
   }
   return undefined;
+}
+
+/** Code of the error with which a folder cannot be made; undefined where it can be by now. */
+function whyNoFolder(path: string): string | undefined {
+  try {
+    mkdirSync(path);
+    rmdirSync(path);
+    return undefined;
+  } catch (error) {
+    const { code = '' } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return undefined;
+    return code === 'ENOENT' && dirname(path) !== path ? whyNoFolder(dirname(path)) : code;
+  }
 }

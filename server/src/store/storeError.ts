@@ -34,9 +34,19 @@ export function isDiskFull(error: unknown): boolean {
   return fullCodes.has(codeOf(error));
 }
 
+/** Whether a disk, or the store on it, cannot be read or written: what was begun was undone, or its outcome is unknown. */
+export function isDiskBroken(error: unknown): boolean {
+  return /^(EIO$|SQLITE_IOERR|SQLITE_READONLY|SQLITE_CANTOPEN|58030$)/.test(codeOf(error));
+}
+
 /** Whether no more files can be opened, by this process or on this machine: it can be tried again when others are closed. */
 export function isOutOfFiles(error: unknown): boolean {
   return ['EMFILE', 'ENFILE'].includes(codeOf(error));
+}
+
+/** Whether it is the system that refused something of a file: a disk, rights, files that are open. Node's own codes begin with ERR_. */
+export function isOfFiles(error: unknown): boolean {
+  return /^E(?!RR_)[A-Z0-9]+$/.test(codeOf(error));
 }
 
 /** Whether the database cannot be reached at present: it can be tried again, nothing of ours is lost. */
@@ -46,7 +56,9 @@ export function isStoreAway(error: unknown): boolean {
   // pg has no code for a connection that ended under a statement.
   return (
     error instanceof Error &&
-    /^Connection terminated|^timeout exceeded when trying to connect/.test(error.message)
+    /^Connection terminated|^Client has encountered a connection error|^timeout exceeded when trying to connect/.test(
+      error.message,
+    )
   );
 }
 

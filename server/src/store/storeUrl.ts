@@ -15,7 +15,8 @@ export const storeUrlRange =
 
 /** Undefined for what is none; what PostgreSQL says to the rest is said at the start. */
 export function parseDatabaseUrl(text: string): string | undefined {
-  return URL.canParse(text) && /^postgres(ql)?:$/.test(new URL(text).protocol) ? text : undefined;
+  // Without `//` pg would take it for a database of this machine.
+  return URL.canParse(text) && /^postgres(ql)?:\/\/\S+$/.test(text) ? text : undefined;
 }
 
 const parameters = ['region', 'endpoint', 'path_style'];

@@ -32,8 +32,8 @@ export async function removeStrays(db: Database, blobs: BlobStore): Promise<numb
 }
 
 /**
- * The order of reads makes it safe: a blob was listed before the rows that name it are read, and these before the fences. One
- * whose naming came after the look at the rows is still fenced by then.
+ * The order of reads makes it safe: a blob was listed before the fences are read, and these before the rows that name it. One that
+ * nobody may name any more was named by then, or never is; read the other way round, its job could name it and end in between.
  */
 async function straysAmong(
   db: Database,
@@ -41,11 +41,12 @@ async function straysAmong(
   names: readonly string[],
 ): Promise<string[]> {
   if (names.length === 0) return [];
-  const named = await db.selectFrom('blob_files').select('blob').where('blob', 'in', names).execute();
-  const isNamed = new Set(named.map(({ blob }: Pick<BlobFileRow, 'blob'>) => blob));
   const strays: string[] = [];
-  for (const name of names) if (!isNamed.has(name) && !(await mayBeNamed(db, kind, name))) strays.push(name);
-  return strays;
+  for (const name of names) if (!(await mayBeNamed(db, kind, name))) strays.push(name);
+  if (strays.length === 0) return [];
+  const named = await db.selectFrom('blob_files').select('blob').where('blob', 'in', strays).execute();
+  const isNamed = new Set(named.map(({ blob }: Pick<BlobFileRow, 'blob'>) => blob));
+  return strays.filter((name) => !isNamed.has(name));
 }
 
 async function mayBeNamed(

@@ -9,8 +9,11 @@ export interface Point {
   timeMs: number;
 }
 
-/** The last step of each kind of which a tracker has the values. */
-export type Reached = Partial<Record<'step' | 'evaluation' | 'restart', number>>;
+/** The last step of each kind of which a tracker has the values; evaluations that a job names have one each. */
+export type Reached = Partial<Record<Kind | `namedEvaluation ${string}`, number>>;
+type Kind = (typeof kinds)[number];
+const kinds = ['step', 'evaluation', 'namedEvaluation', 'restart'] as const;
+type Valued = JobEvent['body'] & { kind: Kind };
 
 /**
  * The values of an event that a tracker has not got yet, and what it has then. After a crash a run repeats the steps since its last
@@ -20,19 +23,21 @@ export function pointsOf(
   { body, timeMs }: JobEvent,
   reached: Reached,
 ): { points: Point[]; reached: Reached } {
-  if (body.kind !== 'step' && body.kind !== 'evaluation' && body.kind !== 'restart')
-    return { points: [], reached };
+  if (!hasValues(body)) return { points: [], reached };
   const { step } = body;
-  if (step <= (reached[body.kind] ?? -1)) return { points: [], reached };
+  const curve = body.kind === 'namedEvaluation' ? (`namedEvaluation ${body.name}` as const) : body.kind;
+  if (step <= (reached[curve] ?? -1)) return { points: [], reached };
   const points = Object.entries(valuesOf(body))
     .filter(([, value]) => Number.isFinite(value))
     .map(([key, value]) => ({ key, value, step, timeMs }));
-  return { points, reached: { ...reached, [body.kind]: step } };
+  return { points, reached: { ...reached, [curve]: step } };
 }
 
-function valuesOf(
-  body: JobEvent['body'] & { kind: 'step' | 'evaluation' | 'restart' },
-): Record<string, number> {
+function hasValues(body: JobEvent['body']): body is Valued {
+  return (kinds as readonly string[]).includes(body.kind);
+}
+
+function valuesOf(body: Valued): Record<string, number> {
   switch (body.kind) {
     case 'step': {
       // Of a step without an update there is nothing to draw.
@@ -53,6 +58,21 @@ function valuesOf(
         held_out_perplexity: body.perplexity,
         held_out_bits_per_byte: body.bitsPerByte,
       };
+    case 'namedEvaluation': {
+      const { name, dataset, choices } = body;
+      return {
+        ...(dataset && {
+          [`${name}/loss`]: dataset.loss,
+          [`${name}/perplexity`]: dataset.perplexity,
+          [`${name}/bits_per_byte`]: dataset.bitsPerByte,
+        }),
+        ...(choices && {
+          [`${name}/accuracy`]: choices.accuracy,
+          [`${name}/normalized_accuracy`]: choices.normalizedAccuracy,
+          [`${name}/log_probability`]: choices.logProbability,
+        }),
+      };
+    }
     case 'restart':
       return {
         restart: body.restart,

@@ -52,7 +52,10 @@ export class TensorBoard implements Tracker {
       const { size } = await file.stat();
       // Somebody threw it away, and with it the past of the job: what comes stands in a new one.
       if (size < length)
-        this.log.warn({ folder }, 'An event file of TensorBoard is gone: it begins again with what comes');
+        this.log.warn(
+          { folder },
+          'An event file of TensorBoard is gone: a new one begins with the next event',
+        );
       const start = size < length ? 0 : length;
       await file.truncate(start);
       const data = Buffer.concat(start === 0 ? [fileHeader(job.createTimeMs), ...records] : records);

@@ -122,6 +122,7 @@ export class ArtifactExporter {
             format: row.format,
             weightType: row.weight_type,
             shardBytesMax: row.shard_bytes_max,
+            sequenceLength: spec.batch.sequenceLength,
           },
           { signal, log },
         );
@@ -176,6 +177,9 @@ export class ArtifactExporter {
 
   private async endIfDeleted(): Promise<void> {
     const { present } = this;
-    if (present !== undefined && !(await this.parts.exports.isPending(present.row))) present.ended.abort();
+    if (present === undefined) return;
+    // What cannot be read now is looked for at the next change.
+    const isPending = await this.parts.exports.isPending(present.row).catch(() => true);
+    if (!isPending) present.ended.abort();
   }
 }

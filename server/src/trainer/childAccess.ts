@@ -21,6 +21,7 @@ export function accessOfTrainer(order: TrainOrder): ChildAccess {
     ]),
     write: [jobFolder],
     cards: usesCards(device),
+    network: order.member?.by === 'mpi',
   };
 }
 
@@ -52,6 +53,8 @@ export function accessOfTask(task: Task, settings: Settings): ChildAccess | null
         ]),
         cards: usesCards(task.device),
       };
+    case 'checkDataset':
+      return { ...onProcessors, read: [task.folder] };
     case 'checkWeights':
       return { ...onProcessors, read: [task.folder, ...(task.beneath ?? [])] };
     case 'generate':
@@ -67,9 +70,11 @@ export function accessOfTask(task: Task, settings: Settings): ChildAccess | null
         cards: usesCards(task.device),
       };
     case 'describeDevices':
+      // Without a trial it holds cards by a socket while it looks at them.
+      return task.isTrial ? { ...onProcessors, read: kernels(task.device), cards: true } : null;
     case 'compileKernels':
     case 'watchCards':
-      // They read nothing that a client sent, and hold cards by a socket while they look at them.
+      // As the one above they read nothing that a client sent.
       return null;
   }
 }

@@ -1,8 +1,15 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { delimiter, dirname, join } from 'node:path';
+import { delimiter, dirname, isAbsolute, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import {
+  findNativeFile,
+  NativeUnusable,
+  thisPlatform,
+  whyUnfit,
+  type NativeFile,
+} from '@relora/engine/binaries';
 import type { Logger } from 'pino';
 import { ConfigInvalid, type Config } from '../config.js';
 
@@ -13,6 +20,8 @@ export interface ChildAccess {
   write: readonly string[];
   /** The nodes of graphics cards, with NVIDIA's libraries where Python has them. */
   cards: boolean;
+  /** To reach processes of other machines. */
+  network?: boolean;
 }
 
 /** Which program is to be started for a child, and what before its own. */
@@ -21,8 +30,13 @@ export interface Launch {
   execArgv: string[];
 }
 
+/** The same with flags of Node, which go before the program. */
+export function withFlags(flags: readonly string[], { execPath, execArgv }: Launch): Launch {
+  return { execPath, execArgv: [...execArgv, ...flags] };
+}
+
 /** server/native/confine.cpp. */
-const confineProgram = fileURLToPath(new URL('../../native/build/confine', import.meta.url));
+const built = fileURLToPath(new URL('../../native/build/confine', import.meta.url));
 
 const systemFolders = [
   '/usr',
@@ -63,14 +77,18 @@ export class Confinement {
   readonly means: string | null;
   /** Why it does not; empty where it does, or where it is not to. */
   readonly problem: string;
+  private readonly program: string;
+  /** Why children are not confined where they compute on a card, as far as `auto` goes; null once one has computed so. */
+  private problemOfCards: string | null = 'none was tried yet';
 
   constructor(
-    private readonly config: Pick<Config, 'sandbox' | 'cudaFolder'>,
-    private readonly program = confineProgram,
+    private readonly config: Pick<Config, 'sandbox' | 'cudaFolder' | 'native'>,
+    program?: string,
   ) {
-    const found = config.sandbox === 'off' ? { problem: '' } : probe(program);
+    const found = config.sandbox === 'off' ? { problem: '' } : find(config.native, program);
     this.means = 'means' in found ? found.means : null;
     this.problem = 'problem' in found ? found.problem : '';
+    this.program = 'program' in found ? found.program : '';
   }
 
   /** Says in the log what holds. Throws ConfigInvalid where children must be confined and cannot be. */
@@ -86,16 +104,37 @@ export class Confinement {
       );
   }
 
-  launch(entry: string, access: ChildAccess): Launch {
-    // No driver of a card has run so yet: with `auto` it must not be what keeps a job from one.
-    const isFree = this.means === null || (access.cards && this.config.sandbox === 'auto');
+  /**
+   * Drivers are programs of others, which change: with `auto` none of them may keep a job from its card. So a child that computes on
+   * every card that there is, and is confined, comes first.
+   */
+  get mustTryCards(): boolean {
+    return this.means !== null && this.config.sandbox === 'auto' && this.problemOfCards !== null;
+  }
+
+  /** What came of the trial: null where the card worked. */
+  triedCards(problem: string | null, log: Logger): void {
+    this.problemOfCards = problem;
+    if (problem === null) log.info('Trainers on a card are confined: a trial worked');
+    else log.warn({ problem }, 'Trainers on a card are not confined: a trial failed');
+  }
+
+  /** Why trainers on a card are not confined where others are; null where they are. */
+  get unconfinedCards(): string | null {
+    return this.mustTryCards ? this.problemOfCards : null;
+  }
+
+  launch(entry: string, { isTrial = false, ...access }: ChildAccess & { isTrial?: boolean }): Launch {
+    // Confined is who reaches no network, and MPI finds its own on each machine.
+    const isFree =
+      this.means === null || access.network === true || (access.cards && !isTrial && this.mustTryCards);
     if (isFree) return { execPath: process.execPath, execArgv: [] };
     const flags = (flag: string, paths: readonly string[]): string[] => paths.flatMap((path) => [flag, path]);
     return {
       execPath: this.program,
       execArgv: [
         ...flags('-x', [...systemFolders, realpathSync(process.execPath)]),
-        ...flags('-r', [...systemFiles, ...programFolders(entry), ...access.read]),
+        ...flags('-r', [...systemFiles, ...programFolders(entry), ...this.nativeFolder(), ...access.read]),
         ...flags('-w', access.write),
         ...flags('-d', devices),
         ...(access.cards ? this.cardFlags(flags) : []),
@@ -103,6 +142,11 @@ export class Confinement {
         process.execPath,
       ],
     };
+  }
+
+  /** Where RELORA_NATIVE has native code, if that is a folder: what lies among the packages can be read already. */
+  private nativeFolder(): string[] {
+    return isAbsolute(this.config.native) ? [this.config.native] : [];
   }
 
   private cardFlags(flags: (flag: string, paths: readonly string[]) => string[]): string[] {
@@ -124,12 +168,25 @@ export class Confinement {
   }
 }
 
-function probe(program: string): { means: string } | { problem: string } {
+/** The program, by `path` or as RELORA_NATIVE says, and what it does here. */
+function find(choice: string, path?: string): { means: string; program: string } | { problem: string } {
   if (process.platform !== 'linux') return { problem: 'Linux alone has what it needs' };
-  if (!existsSync(program))
-    return { problem: `${program} is not there: build it with server/native/build.mjs` };
+  let file: NativeFile;
   try {
-    return { means: execFileSync(program, ['--probe'], { encoding: 'utf8', stdio: 'pipe' }).trim() };
+    file =
+      path === undefined ? findNativeFile('confine', { choice, built }) : { path, origin: `from ${path}` };
+  } catch (error) {
+    if (!(error instanceof NativeUnusable)) throw error;
+    return { problem: error.message };
+  }
+  const { path: program } = file;
+  if (!existsSync(program)) return { problem: `${program} is not there` };
+  // A program for another system would be taken for a script.
+  const unfit = whyUnfit(file, thisPlatform());
+  if (unfit !== null) return { problem: unfit };
+  try {
+    const means = execFileSync(program, ['--probe'], { encoding: 'utf8', stdio: 'pipe' }).trim();
+    return { means, program };
   } catch (error) {
     const { stderr = '', message } = error as Error & { stderr?: string };
     return { problem: stderr.trim().replace(/^confine: /, '') || message };

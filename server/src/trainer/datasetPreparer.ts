@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs';
 import { mkdir, rename, rm } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
@@ -17,7 +19,7 @@ const crashesMax = 2;
 
 /**
  * Prepares data sets one after another in a child process. The child fills a temporary folder; the folder is renamed,
- * then the row says ready. After a crash of child or server the preparation begins again.
+ * then the row says ready. After a crash of child or server the next try continues after what is on the disk.
  */
 export class DatasetPreparer {
   private readonly work: WaitingWork;
@@ -28,7 +30,12 @@ export class DatasetPreparer {
     private readonly tasks: TaskRunner,
     private readonly config: Pick<
       Config,
-      'allowedFolders' | 'dataFolder' | 'datasetBytesMax' | 'tokenizerCpuSeconds'
+      | 'allowedFolders'
+      | 'dataFolder'
+      | 'datasetBytesMax'
+      | 'preparerMemoryBytesMax'
+      | 'preparerThreads'
+      | 'tokenizerCpuSeconds'
     >,
     private readonly feed: ChangeFeed,
     private readonly leases: Leases,
@@ -53,7 +60,7 @@ export class DatasetPreparer {
     this.work.wake();
   }
 
-  /** Stops the present preparation; it begins again at the next start. */
+  /** Stops the present preparation; the next start continues it. */
   async stop(): Promise<void> {
     this.stopListening?.();
     await this.work.stop();
@@ -82,15 +89,22 @@ export class DatasetPreparer {
   ): Promise<void> {
     const folder = folders.dataset(this.config.dataFolder, dataset.id);
     const temporary = join(folder, '.preparing');
+    const progressFolder = join(folder, '.progress');
     const prepared = this.store.preparedFolder(dataset.id);
     const log = this.log.child({ datasetId: dataset.id });
+    /** Where the last try began: one that begins further on made progress before it ended. */
+    let begun = -1;
     for (let crashes = 0; ;) {
       try {
         await mkdir(folder, { recursive: true });
-        // What an earlier try left; also a folder that was renamed before its row was stored.
-        await rm(temporary, { recursive: true, force: true });
+        // A folder that was renamed before its row was stored is what a try continues with.
+        if (!existsSync(temporary) && existsSync(prepared)) await rename(prepared, temporary);
         await rm(prepared, { recursive: true, force: true });
-        if (dataset.files.some(({ serverPath }) => serverPath === null))
+        let isFirst = true;
+        // Of several servers the one that took the call has copied what lay on its machine.
+        const lies = ({ serverPath }: { serverPath: string | null }) =>
+          this.stage.isShared ? null : serverPath;
+        if (dataset.files.some((file) => lies(file) === null))
           taken.push(await this.stage.take(`datasets/${dataset.id}/uploads`));
         const base = dataset.spec.base;
         const baseId =
@@ -100,8 +114,8 @@ export class DatasetPreparer {
           {
             kind: 'prepareDataset',
             files: dataset.files.map((file, index) => ({
-              path: file.serverPath ?? this.store.uploadPath(dataset.id, index),
-              beneath: file.serverPath === null ? null : this.config.allowedFolders,
+              path: lies(file) ?? this.store.uploadPath(dataset.id, index),
+              beneath: lies(file) === null ? null : this.config.allowedFolders,
               fileName: file.fileName,
               format: file.format,
               split: file.split,
@@ -109,6 +123,9 @@ export class DatasetPreparer {
             spec: dataset.spec,
             baseFolder: baseId === null ? null : this.store.preparedFolder(baseId),
             outputFolder: temporary,
+            progressFolder,
+            threads: this.config.preparerThreads || availableParallelism(),
+            memoryBytesMax: this.config.preparerMemoryBytesMax,
             unpackedBytesMax: this.config.datasetBytesMax,
             tokenizerCpuSeconds: this.config.tokenizerCpuSeconds,
           },
@@ -116,7 +133,12 @@ export class DatasetPreparer {
             signal,
             timeoutMs: null,
             log,
-            onPart: (ratio) => this.store.setPreparedRatio(dataset.id, Math.min(1, Number(ratio) || 0)),
+            onPart: (part) => {
+              const ratio = Math.min(1, Number(part) || 0);
+              if (isFirst && ratio > begun) [begun, crashes] = [ratio, 0];
+              isFirst = false;
+              this.store.setPreparedRatio(dataset.id, ratio);
+            },
           },
         );
         await rename(temporary, prepared);
@@ -136,6 +158,7 @@ export class DatasetPreparer {
             }),
         );
         if (!isReady) return log.warn('Another server prepares the data set');
+        await this.remove(progressFolder, log);
         await this.remove(folders.uploads(this.config.dataFolder, dataset.id), log);
         log.info({ tokenCount: result.train.tokenCount }, 'A data set is ready');
         return;
@@ -145,6 +168,7 @@ export class DatasetPreparer {
         log.warn({ reason: failure.reason, err: error }, failure.message);
         if (failure.reason === 'TASK_CRASHED' && ++crashes < crashesMax) continue;
         await this.store.failed(dataset, failure);
+        await this.remove(progressFolder, log);
         return await this.remove(temporary, log);
       }
     }

@@ -1,7 +1,6 @@
-import type { BaseWeightsBefore } from '@relora/engine';
+import type { BaseWeightsBefore, ExportCheck } from '@relora/engine';
 import type { CardReading } from '@relora/engine/cuda';
 import type { LocatedDocument, SoughtDocument } from '@relora/engine/data';
-import type { ChoiceReport } from '@relora/engine';
 import type {
   ChoiceQuestion,
   DeviceChoice,
@@ -12,7 +11,8 @@ import type {
 } from '@relora/engine/plan';
 import type { ExportResult } from '../artifacts/artifact.js';
 import type { DatasetFormat, DatasetSpec, DatasetSplit, PreparedDataset } from '../datasets/dataset.js';
-import type { DeviceName } from '../jobs/jobDevices.js';
+import type { DeviceDescription } from '../jobs/jobDevices.js';
+import type { ModelEvaluation } from '../jobs/modelEvaluations.js';
 import type { WeightsReport } from '../weights/weights.js';
 
 /** What a child computes on; from the settings. */
@@ -35,6 +35,9 @@ export interface CardSettings {
   cacheFolder: string;
 }
 
+/** How exports are compared with the weights of their run; from the settings. */
+export type ExportCheckSettings = Omit<ExportCheck, 'sequenceLength'>;
+
 /** One execution of a job. */
 export interface TrainOrder {
   jobId: string;
@@ -45,9 +48,14 @@ export interface TrainOrder {
   baseWeightsFolder: string | null;
   /** What they were when they were registered, and when an earlier attempt began. */
   baseWeightsBefore: BaseWeightsBefore;
-  /** The job's folder; nothing is written outside of it. */
+  /** The job's folder, or of a further rank its own in there; nothing is written outside of it. */
   jobFolder: string;
-  /** Prepared folders of the data set, or of those of the mixture in its order. */
+  /**
+   * Which of the run's processes this is; null where it is alone. They share the memory of the file `rankMemoryFile`, or reach each other
+   * through MPI.
+   */
+  member: { rank: number; size: number; by: 'memory' | 'mpi' } | null;
+  /** Prepared folders of all data sets that it reads, in the order of `readDatasetNames`. */
   datasetFolders: readonly string[];
   /** Folders that base weights at a path must not lead out of; null for our own. */
   baseWeightsBeneath: readonly string[] | null;
@@ -57,6 +65,7 @@ export interface TrainOrder {
   origin: { path: string; manifestSha256: string; spec: RunSpec } | null;
   /** What an earlier attempt sealed of the last step already. */
   exportedFormats: ExportFormat[];
+  exportCheck: ExportCheckSettings;
   /** Messages the child may have sent without an acknowledgement. */
   unacknowledgedMax: number;
   /** Changes of the run; those with a step are repeated at it. */
@@ -84,6 +93,11 @@ export interface PrepareTask {
   baseFolder: string | null;
   /** Temporary folder to fill; the parent renames it. */
   outputFolder: string;
+  /** Beside it, what the next try continues with. */
+  progressFolder: string;
+  /** Threads that encode text, fewer where the memory does not hold them. */
+  threads: number;
+  memoryBytesMax: number;
   /** What one packed file may unpack to. */
   unpackedBytesMax: number;
   tokenizerCpuSeconds: number;
@@ -107,18 +121,6 @@ export interface EvaluateTask extends ModelPlace {
   tokenCount: number;
   questions: ChoiceQuestion[];
   device: DeviceSettings;
-}
-
-export interface ModelEvaluation {
-  datasets: {
-    dataset: string;
-    loss: number;
-    perplexity: number;
-    bitsPerByte: number;
-    tokenCount: number;
-  }[];
-  /** Null where there are no questions. */
-  choices: ChoiceReport | null;
 }
 
 export interface GenerateTask extends ModelPlace {
@@ -146,7 +148,7 @@ export interface LocateTask {
   kind: 'locateDocuments';
   /** Prepared folders, in the order of the specification. */
   datasetFolders: string[];
-  spec: Pick<RunSpec, 'dataset' | 'mixture' | 'seed' | 'batch' | 'streams'>;
+  spec: Pick<RunSpec, 'dataset' | 'mixture' | 'omittedDocuments' | 'seed' | 'batch' | 'streams'>;
   documents: SoughtDocument[];
 }
 
@@ -161,6 +163,7 @@ export interface ExportTask {
   format: ExportFormat;
   weightType: GgufType;
   shardBytesMax: number;
+  check: ExportCheck;
   device: DeviceSettings;
 }
 
@@ -182,6 +185,14 @@ export type { CardReading };
 export interface DescribeTask {
   kind: 'describeDevices';
   device: DeviceSettings;
+  /** Cards alone, by a process that is confined as trainers are: whether they work so. */
+  isTrial: boolean;
+}
+
+/** Reads a prepared folder as a run would, with every hash. */
+export interface CheckDatasetTask {
+  kind: 'checkDataset';
+  folder: string;
 }
 
 export interface CheckWeightsTask {
@@ -204,29 +215,9 @@ export type Task =
   | DescribeTask
   | CompileTask
   | WatchCardsTask
+  | CheckDatasetTask
   | CheckWeightsTask
   | ExportTask;
-
-/** Something jobs can run on, as measured in a child. */
-export interface DeviceDescription {
-  backend: DeviceName;
-  isDefault: boolean;
-  model: string;
-  instructionSet: string;
-  threadCount: number;
-  memoryBytes: number;
-  /** Floating point operations per second; 0 where it cannot be measured. */
-  float32Flops: number;
-  bfloat16Flops: number;
-  int8Flops: number;
-  /** Bytes a second that go to and from memory; 0 where it cannot be measured. */
-  memoryBytesPerSecond: number;
-  autoPrecision: 'float32' | 'bfloat16';
-  /** Of a card; empty elsewhere, as the next. */
-  uuid: string;
-  /** As 9.0. */
-  computeCapability: string;
-}
 
 /** Why something that jobs could run on cannot be had. */
 export interface DeviceProblem {
@@ -237,6 +228,8 @@ export interface DeviceProblem {
 }
 
 export interface FoundDevices {
+  /** Where the native code that was loaded comes from, for people. */
+  native: string;
   /** Files of NVIDIA's libraries that were found by their paths. */
   libraries: string[];
   /** What `auto` takes comes first. */
@@ -272,6 +265,7 @@ export interface TaskTypes {
   compileKernels: { part: never; result: null };
   watchCards: { part: CardReading[]; result: null };
   exportWeights: { part: never; result: ExportResult };
+  checkDataset: { part: never; result: PreparedDataset };
   checkWeights: { part: never; result: WeightsReport };
 }
 

@@ -3,10 +3,10 @@ import type { RunUpdate } from '@relora/engine/plan';
 import type { Logger } from 'pino';
 import type { PlannedArtifact, SealedArtifact } from '../artifacts/artifact.js';
 import { failExport, sealArtifact, storeFailedExport } from '../artifacts/sealArtifact.js';
-import type { StorageFault } from '../store/storageFault.js';
-import { isPassing, isStoreBroken } from '../store/storeError.js';
+import type { PausingFault } from '../store/storageFault.js';
+import { isOfFiles, isPassing, isStoreBroken } from '../store/storeError.js';
 import { checkpointName, folders } from '../store/folders.js';
-import { giveThen, type Maker, type Stage } from '../store/stage.js';
+import { BlobDamaged, giveThen, type Maker, type Stage } from '../store/stage.js';
 import { checkpointDigests, type CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job, JobFailure } from '../jobs/job.js';
 import type { AttemptKey, JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
@@ -15,14 +15,22 @@ import type { ServerFailure } from '../jobs/jobFailures.js';
 import { parseTrainerMessage, type TrainerMessage } from './childMessages.js';
 import { JobLog } from './jobLog.js';
 import type { TrainOrder } from './messages.js';
+import type { LedGang } from './ledGang.js';
+import { lostReason, RankProcesses, type RankProcessesParts } from './rankProcesses.js';
 import { TrainerProcess, type ProcessExit, type ProcessOptions } from './trainerProcess.js';
 
 export interface RunningJobParts {
   attempts: JobAttempts;
   checkpoints: CheckpointStore;
   stage: Stage;
+  /** Folders of the stage that the trainer reads: data sets, and the weights that it begins at. */
+  inputs: readonly string[];
   dataFolder: string;
   process: Omit<ProcessOptions, 'onMessage' | 'onLine' | 'log'>;
+  /** Those beside the trainer that train with it on this machine; empty for none. */
+  ranks: RankProcessesParts['ranks'];
+  /** What holds them together with those of other machines; null where there are none. */
+  gang: LedGang | null;
   /** What the trainer of an attempt prints, at most so many bytes. */
   logBytesMax: number;
   retry: RetryRule;
@@ -44,8 +52,15 @@ const batchEventsMax = 256;
 const fullDiskRetryMs = 2000;
 /** How many times the wait after a crash a job waits whose trainer the machine could not start. */
 const notStartedDelays = 10;
-/** Faults of a card that may be over at the next attempt: another program let its memory go, or the card is back. */
-const passingReasons: ReadonlySet<string> = new Set(['DEVICE_OUT_OF_MEMORY', 'DEVICE_LOST']);
+/** Faults that may be over at the next attempt: another program let the memory of a card go, the card or the disk is back. */
+const passingReasons: ReadonlySet<string> = new Set([
+  'DEVICE_OUT_OF_MEMORY',
+  'DEVICE_LOST',
+  'STORAGE_BROKEN',
+  lostReason,
+]);
+/** What a trainer says of its inputs. */
+const inputReasons: ReadonlySet<string> = new Set(['DATASET_CORRUPT', 'BASE_WEIGHTS_CHANGED']);
 /** Faults of the machine, for which the job is paused until somebody has mended it. */
 const machineReasons: ReadonlySet<string> = new Set([
   'DEVICE_NOT_FOUND',
@@ -54,7 +69,7 @@ const machineReasons: ReadonlySet<string> = new Set([
   'DEVICE_TOO_OLD',
 ]);
 /** Reasons of the engine for which the job is paused, and loses nothing: somebody has to mend the disk. */
-const storageReasons: Readonly<Record<string, StorageFault['reason']>> = {
+const storageReasons: Readonly<Record<string, PausingFault>> = {
   CHECKPOINT_NO_SPACE: 'STORAGE_FULL',
   STORAGE_FULL: 'STORAGE_FULL',
   STORAGE_UNWRITABLE: 'STORAGE_UNWRITABLE',
@@ -72,6 +87,9 @@ export class RunningJob {
   /** Resolves when the process is gone and the job's next state is stored; never rejects. */
   readonly done: Promise<TrainerOutcome>;
   private readonly process: TrainerProcess;
+  private readonly ranks: RankProcesses;
+  /** Which of its other ranks is gone, and how. */
+  private lost: string | undefined;
   private readonly log: Logger;
   private readonly waiting: TrainerMessage[] = [];
   private batchTimer: NodeJS.Timeout | undefined;
@@ -93,6 +111,8 @@ export class RunningJob {
   private keepCount: number;
   /** Who waits for which order to save. */
   private readonly savers = new Map<number, (problem: string | null) => void>();
+  /** Messages could not be stored: nothing further is. */
+  private hasLost = false;
   /** The server does not wait for this run any more, not even for space. */
   private isAbandoned = false;
 
@@ -106,22 +126,46 @@ export class RunningJob {
     this.keepCount = order.updates.reduce(keepCountAfter, job.spec.checkpoint.keepCount);
     this.output = new JobLog(folders.log(parts.dataFolder, job.id), job.attempt, parts.logBytesMax);
     this.log = parts.log.child({ jobId: job.id, attempt: job.attempt });
+    const onLine = (isError: boolean, line: string): void => {
+      this.lastLines = [...this.lastLines, line.slice(0, lastLineLengthMax)].slice(-lastLinesMax);
+      this.output.write(isError, line);
+    };
     this.process = new TrainerProcess({
       ...parts.process,
       log: this.log,
       onMessage: (message) => this.receive(message),
-      onLine: (isError, line) => {
-        this.lastLines = [...this.lastLines, line.slice(0, lastLineLengthMax)].slice(-lastLinesMax);
-        this.output.write(isError, line);
-      },
+      onLine,
     });
-    this.log.info({ pid: this.process.pid }, 'A trainer is started');
+    this.log.info({ trainerPid: this.process.pid }, 'A trainer is started');
     this.process.send({ type: 'train', order });
-    this.done = this.process.exited.then(async (exit) => await this.conclude(exit));
+    const { gang } = parts;
+    const onLost = (what: string): void => {
+      this.lost ??= what;
+      this.process.kill();
+    };
+    this.ranks = new RankProcesses({
+      ranks: parts.ranks,
+      log: this.log,
+      onLine,
+      onLost,
+      ...(gang !== null && { byMpi: true, onGone: (rank, end) => gang.leave(rank, end) }),
+    });
+    gang?.listen(onLost, (line) => onLine(true, `[mpirun] ${line}`));
+    this.done = this.process.exited.then(async (exit) => {
+      gang?.leave(0, { isWell: exit.code === 0 && this.lost === undefined, what: exit.what });
+      this.ranks.end();
+      await this.ranks.gone; // the next attempt begins when nothing is left of this one
+      await gang?.end();
+      return await this.conclude(exit);
+    });
   }
 
   get pid(): number | undefined {
     return this.process.pid;
+  }
+
+  get pids(): (number | undefined)[] {
+    return [this.process.pid, ...this.ranks.pids];
   }
 
   /**
@@ -170,7 +214,7 @@ export class RunningJob {
   }
 
   private receive(raw: unknown): void {
-    if (this.fault !== undefined) return;
+    if (this.fault !== undefined || this.hasLost) return;
     const message = parseTrainerMessage(raw);
     if (message === undefined) return this.refuse('sent something that is not a message');
     if (message.number !== this.lastNumber + 1)
@@ -214,16 +258,21 @@ export class RunningJob {
     // One writer at a time keeps the order; it takes along whatever arrives while it works.
     this.writing ??= this.writeWaiting()
       .catch((error: unknown) => {
+        // Of files that it left, which are given to the others: the next attempt makes them again.
+        const isOfMachine = isPassing(error) || isOfFiles(error) || error instanceof BlobDamaged;
         // What the store or the table of states refuses is a wrong message, however well it is written.
-        if (!isStoreBroken(error) && !isPassing(error)) {
+        if (!isStoreBroken(error) && !isOfMachine) {
           this.log.error({ err: error }, 'A message of the trainer was refused');
           return this.refuse('sent a message that does not fit its job');
         }
+        // What comes after them would leave a gap.
+        this.hasLost = true;
+        this.waiting.length = 0;
         this.process.kill();
-        if (isPassing(error))
+        if (isOfMachine)
           return this.log.warn(
             { err: error },
-            'The store cannot take the last messages: they are not stored',
+            'The last messages cannot be stored: the job goes back to before them',
           );
         this.log.fatal({ err: error }, 'The journal cannot be written');
         this.parts.onStoreFailure(error);
@@ -254,17 +303,19 @@ export class RunningJob {
   private async store(messages: TrainerMessage[]): Promise<Job | 'stale' | undefined> {
     const { attempts } = this.parts;
     const message = messages[0]!;
+    const key = { ...this.key, message: messages.at(-1)!.number };
     switch (message.type) {
       case 'event':
         return await this.storeEvents(
+          key,
           messages.flatMap((entry) =>
             entry.type === 'event' ? [{ timeMs: entry.timeMs, body: entry.body }] : [],
           ),
         );
       case 'started':
-        return await attempts.started(this.key, message.execution, message.step);
+        return await attempts.started(key, message.execution, message.step);
       case 'checkpointCorrupt':
-        return await attempts.checkpointCorrupt(this.key, message.path, message.problem);
+        return await attempts.checkpointCorrupt(key, message.path, message.problem);
       case 'saved':
         for (const [ticket, resolve] of this.savers) {
           if (ticket > message.ticket) continue;
@@ -277,16 +328,16 @@ export class RunningJob {
         return undefined;
       case 'artifact':
         this.exporting = undefined;
-        return await this.storeArtifact(message.artifact);
+        return await this.storeArtifact(key, message.artifact);
       case 'exportFailed':
         this.exporting = undefined;
-        return await storeFailedExport(attempts, this.key, message.artifact, message.failure);
+        return await storeFailedExport(attempts, key, message.artifact, message.failure);
       case 'finished': {
         const result =
           message.outcome === 'succeeded'
-            ? await attempts.succeeded(this.key)
+            ? await attempts.succeeded(key)
             : await attempts.stopped(
-                this.key,
+                key,
                 'The server stopped; resumes from its checkpoint when it runs again',
               );
         this.outcome = message.outcome;
@@ -294,7 +345,7 @@ export class RunningJob {
         return result;
       }
       case 'failed': {
-        const result = await this.storeFailure(message);
+        const result = await this.storeFailure(key, message);
         this.outcome = 'failed';
         this.process.killAfterGrace();
         return result;
@@ -302,7 +353,7 @@ export class RunningJob {
     }
   }
 
-  private async storeEvents(events: NewEvent[]): Promise<Job | 'stale'> {
+  private async storeEvents(key: AttemptKey, events: NewEvent[]): Promise<Job | 'stale'> {
     const { attempts, stage } = this.parts;
     const given = [];
     for (const { body } of events) {
@@ -310,17 +361,17 @@ export class RunningJob {
       const folder = `jobs/${this.job.id}/checkpoints/${basename(body.path)}`;
       given.push({ folder, maker: this.maker, digests: await checkpointDigests(body.path) });
     }
-    return await giveThen(stage, given, async (name) => await attempts.append(this.key, events, name));
+    return await giveThen(stage, given, async (name) => await attempts.append(key, events, name));
   }
 
-  private async storeArtifact(artifact: SealedArtifact): Promise<Job | 'stale'> {
+  private async storeArtifact(key: AttemptKey, artifact: SealedArtifact): Promise<Job | 'stale'> {
     const { attempts, stage } = this.parts;
     const folder = `jobs/${this.job.id}/artifacts/${artifact.id}`;
     const digests = new Map(artifact.files.map(({ fileName, sha256 }) => [fileName, sha256]));
     return await giveThen(
       stage,
       [{ folder, maker: this.maker, digests }],
-      async (name) => await sealArtifact(attempts, this.key, artifact, name),
+      async (name) => await sealArtifact(attempts, key, artifact, name),
     );
   }
 
@@ -328,19 +379,21 @@ export class RunningJob {
     return { kind: 'run', fence: this.key.attempt };
   }
 
-  private async storeFailure({
-    reason,
-    message,
-  }: {
-    reason: string;
-    message: string;
-  }): Promise<Job | 'stale'> {
-    const { attempts, retry } = this.parts;
+  private async storeFailure(
+    key: AttemptKey,
+    reported: { reason: string; message: string },
+  ): Promise<Job | 'stale'> {
+    const { attempts, retry, stage, inputs } = this.parts;
+    // What it says of another rank's end that one has said better.
+    const { reason, message } = (reported.reason === lostReason && this.ranks.failure) || reported;
+    // Of several servers this one has a copy, and the next attempt gets it as it was.
+    if (inputReasons.has(reason) && inputs.map((folder) => stage.distrust(folder)).includes(true))
+      return await attempts.crashed(key, message, retry, { reason });
     const storageReason = storageReasons[reason];
-    if (storageReason !== undefined) return await attempts.pausedForStorage(this.key, storageReason, message);
-    if (machineReasons.has(reason)) return await attempts.pausedForDevice(this.key, reason, message);
-    if (passingReasons.has(reason)) return await attempts.crashed(this.key, message, retry, { reason });
-    return await attempts.failed(this.key, this.failureOf({ reason, message }));
+    if (storageReason !== undefined) return await attempts.pausedForStorage(key, storageReason, message);
+    if (machineReasons.has(reason)) return await attempts.pausedForDevice(key, reason, message);
+    if (passingReasons.has(reason)) return await attempts.crashed(key, message, retry, { reason });
+    return await attempts.failed(key, this.failureOf({ reason, message }));
   }
 
   /** Tries again while the disk is full; the store undid what it could not finish. */
@@ -406,19 +459,28 @@ export class RunningJob {
       );
       return 'stopped';
     }
-    this.log.error({ code: exit.code, signal: exit.signal }, exit.what);
+    // Through MPI the first rank does not learn why another has failed, and is ended.
+    if (this.lost !== undefined && this.parts.gang !== null && this.ranks.failure !== undefined) {
+      await this.storeFailure(this.key, this.ranks.failure);
+      return 'failed';
+    }
+    const { what = exit.what } = { what: this.lost };
+    this.log.error({ code: exit.code, signal: exit.signal }, what);
     if (!exit.wasStarted) {
       await attempts.notStarted(this.key, exit.what, retry.retryDelayMs * notStartedDelays);
       return 'crashed';
     }
     const { exporting } = this;
     const reason = exit.wasOutOfMemory ? 'OUT_OF_MEMORY' : 'TRAINER_CRASHED';
-    await attempts.crashed(this.key, exit.what, retry, {
+    await attempts.crashed(this.key, what, retry, {
       reason,
       lastLines: this.lastLines,
-      // The training is done: a format that ends the process again and again fails alone.
       ...(exporting !== undefined && {
-        giveUp: async (row, change, message) => await failExport(row, change, exporting, { reason, message }),
+        exporting: {
+          format: exporting.format,
+          giveUp: async (row, change, message) =>
+            await failExport(row, change, exporting, { reason, message }),
+        },
       }),
     });
     return 'crashed';

@@ -1,20 +1,23 @@
 import { existsSync } from 'node:fs';
 import { resolveAuto, type RunSpec } from '@relora/engine/plan';
 import type { Config } from '../config.js';
-import type { DeviceName } from '../jobs/jobDevices.js';
+import { pinOf, type DeviceDescription, type DeviceName, type FreeDevices } from '../jobs/jobDevices.js';
 import { lockCard, type Unlock } from './cardLock.js';
-import type { DeviceDescription, DeviceProblem } from './messages.js';
+import type { DeviceProblem } from './messages.js';
 
 /** A place for a job: on the processors, or on a card. */
 export interface Slot {
   device: DeviceName;
   /** Null on the processors. */
   uuid: string | null;
+  /** So many places at once, each for a process. */
+  count: number;
 }
 
 /** What is known of the devices of this machine. */
 export interface KnownDevices {
-  /** Null until they were looked for. */
+  /** Processors and cards; null until they were looked for, as the next. */
+  devices(): readonly DeviceDescription[] | null;
   cards(): readonly DeviceDescription[] | null;
   problems(): readonly DeviceProblem[];
 }
@@ -37,17 +40,49 @@ export class Slots {
 
   /** Of processors and cards together. */
   get count(): number {
-    return this.settings.slots + this.settings.gpuSlots * this.cardCount;
+    return this.settings.slots + this.cardSlotCount;
+  }
+
+  get cardSlotCount(): number {
+    return this.settings.gpuSlots * this.cardCount;
   }
 
   get cardCount(): number {
     return this.known.cards()?.length ?? 0;
   }
 
+  /** Places that are taken. */
+  get inUse(): number {
+    return [...this.held.values()].reduce((sum, { count }) => sum + count, this.processorCount);
+  }
+
+  /** Of processes on the processors: those that are free now, and all. */
+  get places(): { free: number; count: number } {
+    const { slots } = this.settings;
+    return { free: Math.max(0, slots - this.processorCount), count: slots };
+  }
+
   /** On what a job could be started now. A card with a place is held from here on, until `giveUnused`. */
-  async free(): Promise<DeviceName[]> {
-    const processors = this.processorCount < this.settings.slots ? processorDevices : [];
+  async free(besides = 0): Promise<DeviceName[]> {
+    const processors = this.processorCount - besides < this.settings.slots ? processorDevices : [];
     return (await this.holdCard()) === null ? [...processors] : ['cuda', ...processors];
+  }
+
+  /**
+   * What of several servers this one takes jobs for: the rest is left to those that have the device, and with the same instructions as
+   * a job began with.
+   * @param besides places of the processors that are taken, and count as free
+   */
+  async ofFleet(besides = 0): Promise<FreeDevices> {
+    const free = await this.free(besides);
+    const resolve = (spec: RunSpec) => this.resolve(spec);
+    const places = { ...this.places, free: this.places.free + besides };
+    const devices = this.known.devices();
+    // Until they were looked for: what has not begun anywhere begins here.
+    if (devices === null) return { free, places, pins: [], resolve };
+    const here = new Set(devices.map(({ backend }) => backend));
+    const pins = [...new Set(devices.map(pinOf))];
+    return { free: free.filter((name) => here.has(name)), places, pins, resolve };
   }
 
   /** Why a job that waits for nothing but a card does; null when one is free, or busy with jobs of this server alone. */
@@ -63,19 +98,19 @@ export class Slots {
     return `Waits for a card: another server on this machine uses ${model} ${uuid}${more}`;
   }
 
-  /** Takes a place that `free` named. */
-  take(device: DeviceName): Slot {
+  /** Takes a place that `free` named, or several of the processors. */
+  take(device: DeviceName, count = 1): Slot {
     if (device !== 'cuda') {
-      this.processorCount++;
-      return { device, uuid: null };
+      this.processorCount += count;
+      return { device, uuid: null, count };
     }
     const [uuid, card] = this.leastUsed()!;
     card.count++;
-    return { device, uuid };
+    return { device, uuid, count: 1 };
   }
 
-  give({ uuid }: Slot): void {
-    if (uuid === null) this.processorCount--;
+  give({ uuid, count }: Slot): void {
+    if (uuid === null) this.processorCount -= count;
     else this.held.get(uuid)!.count--;
     this.giveUnused();
   }

@@ -1,13 +1,14 @@
-import { mkdir, statfs } from 'node:fs/promises';
+import { mkdir, statfs, type FileHandle } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { datasetNames } from '@relora/engine/plan';
+import { readDatasetNames, type RunSpec } from '@relora/engine/plan';
 import type { BaseWeightsBefore } from '@relora/engine';
 import type { Logger } from 'pino';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import type { Config } from '../config.js';
 import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { Checkpoint, CheckpointStore } from '../jobs/checkpointStore.js';
-import type { Job } from '../jobs/job.js';
+import type { GangPlaces, GangShare } from '../jobs/gangPlaces.js';
+import { hasTrainer, type Job } from '../jobs/job.js';
 import type { JobAttempts } from '../jobs/jobAttempts.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
@@ -22,11 +23,16 @@ import type { TrainOrder } from './messages.js';
 import { RunningJob, type TrainerOutcome } from './runningJob.js';
 import { recoverJobs } from './recoverJobs.js';
 import { accessOfTrainer } from './childAccess.js';
-import { Confinement } from './confinement.js';
+import { Confinement, withFlags } from './confinement.js';
 import { childDevice } from './childDevice.js';
+import { GangMember } from './gangMember.js';
+import { LedGang, type Environments } from './ledGang.js';
+import { mpiHostOf } from './mpirun.js';
+import { exportCheckOf } from './exportCheck.js';
 import { trainerMemory } from './childMemory.js';
+import { openRankMemory } from './rankMemory.js';
 import type { Slot, Slots } from './slots.js';
-import { trainerEntry } from './trainerProcess.js';
+import { trainerEntry, type ProcessOptions } from './trainerProcess.js';
 import { idIn, tenantOf } from '../store/tenantIds.js';
 import type { WeightsStore } from '../weights/weightsStore.js';
 
@@ -34,6 +40,7 @@ export interface SupervisorParts {
   config: Config;
   store: JobStore;
   queue: JobQueue;
+  gangPlaces: GangPlaces;
   feed: ChangeFeed;
   leases: Leases;
   stage: Stage;
@@ -67,10 +74,24 @@ const lowDiskRetryMs = 5000;
 /** Wait until it is looked again whether a card can be had. */
 const cardRetryMs = 5000;
 
+/**
+ * A trainer leaves little to collect: with Node's default its heap grows by some 15 MB or does not, as it happens, which is a
+ * twentieth of a small model's memory.
+ */
+const trainerFlags = ['--max-semi-space-size=2'];
+
 /** Keeps the slots busy: one trainer process for each running job, watched, fenced by its attempt, and replaced after a crash. */
 export class Supervisor {
   private readonly running = new Map<string, RunningJob>();
   private begun = 0;
+  /** Jobs over several servers that this one leads, until their trainers are there. */
+  private readonly forming = new Map<string, Promise<void>>();
+  private readonly led = new Map<string, LedGang>();
+  /** What this server has of jobs that others lead, until their attempt is over. */
+  private readonly memberships = new Map<string, Membership>();
+  /** Slots that are kept for a job which waits for those of other servers, too. */
+  private offer: { jobId: string; slot: Slot } | null = null;
+  private watching: Promise<void> | undefined;
   /** Jobs that were claimed and could not be launched; they go back to the queue before anything else is claimed. */
   private readonly unlaunched: { job: Job; what: string; release: () => void }[] = [];
   private readonly exitListeners = new Set<(exit: TrainerExit) => void>();
@@ -103,12 +124,18 @@ export class Supervisor {
       this.steer(change.id, change.updateNumber);
       // A job that ended elsewhere may have been one too many of its owner.
       if (change.state !== 'starting' && change.state !== 'running') this.fill();
+      if (this.memberships.has(change.id) || this.offer?.jobId === change.id) this.watchGangs();
     });
     this.fill();
   }
 
   get slotCount(): number {
     return this.parts.slots.count;
+  }
+
+  /** Of processors and cards together. */
+  get slotsInUse(): number {
+    return this.parts.slots.inUse;
   }
 
   get runningCount(): number {
@@ -123,6 +150,15 @@ export class Supervisor {
   /** Process of a running job's trainer. */
   trainerPid(jobId: string): number | undefined {
     return this.running.get(jobId)?.pid;
+  }
+
+  /** Of all ranks of a running job, the first before the others. */
+  rankPids(jobId: string): number[] {
+    const pids = [
+      ...(this.running.get(jobId)?.pids ?? []),
+      ...(this.memberships.get(jobId)?.member.pids ?? []),
+    ];
+    return pids.filter((pid) => pid !== undefined);
   }
 
   /** See RunningJob; at once where the job has no trainer. */
@@ -142,12 +178,17 @@ export class Supervisor {
     this.stopListening?.();
     clearTimeout(this.retryTimer);
     await this.filling;
+    await this.watching;
+    // Their jobs continue from their last checkpoints.
+    for (const { member } of this.memberships.values()) member.end();
+    await Promise.all(this.forming.values());
     const runs = [...this.running.values()];
     for (const run of runs) run.stop('shutdown');
     const timer = setTimeout(() => {
       for (const run of runs) run.abandon();
     }, timeoutMs);
     await Promise.all(runs.map(async (run) => await run.done));
+    await Promise.all([...this.memberships.values()].map(async ({ member }) => await member.done));
     clearTimeout(timer);
   }
 
@@ -162,6 +203,7 @@ export class Supervisor {
   /** Finds what was not heard of: wishes for running jobs, and new jobs. */
   private async lookAgain(): Promise<void> {
     this.fill();
+    this.watchGangs();
     for (const [jobId, run] of this.running) {
       // What cannot be read now is looked for the next time.
       const job = await this.parts.store.find(jobId).catch(() => undefined);
@@ -194,10 +236,19 @@ export class Supervisor {
 
   private async fillSlots(): Promise<void> {
     this.isFillWanted = false;
-    const { slots } = this.parts;
+    const { slots, leases } = this.parts;
     await this.recover();
+    await this.gatherGangs();
     while (!this.isStopping) {
-      const free = await slots.free();
+      const devices = leases.isShared
+        ? await slots.ofFleet()
+        : {
+            free: await slots.free(),
+            places: slots.places,
+            pins: null,
+            resolve: (spec: RunSpec) => slots.resolve(spec),
+          };
+      const { free } = devices;
       if (free.length === 0) return await this.explainNoCard();
       await this.giveBackUnlaunched();
       const freeBytes = await freeDiskBytes(this.parts.config.dataFolder);
@@ -208,7 +259,7 @@ export class Supervisor {
         );
         return this.fillAfter(lowDiskRetryMs);
       }
-      const claim = await this.parts.queue.claimNext({ free, resolve: (spec) => slots.resolve(spec) });
+      const claim = await this.parts.queue.claimNext(devices);
       if (!('job' in claim)) {
         slots.giveUnused();
         if (!free.includes('cuda')) await this.explainNoCard();
@@ -217,19 +268,127 @@ export class Supervisor {
         return;
       }
       const { job } = claim;
-      const release = this.parts.leases.hold('jobs', job.id, job.attempt, () =>
-        this.running.get(job.id)?.abandon(),
-      );
-      try {
-        await this.launch(job, slots.take(claim.device), release);
-      } catch (error) {
-        const fault = storageFault(error);
-        const why = fault ? `${fault.message}; ${storageCures[fault.reason]}` : (error as Error).message;
-        const what = `The trainer could not be started (${why})`;
-        this.parts.log.error({ jobId: job.id, err: error }, what);
-        this.unlaunched.push({ job, what, release });
-      }
+      await this.launch(job, slots.take(claim.device, claim.processes), false);
     }
+  }
+
+  private hold({ id, attempt }: Job): () => void {
+    return this.parts.leases.hold('jobs', id, attempt, () => this.running.get(id)?.abandon());
+  }
+
+  /** Keeps free slots for the first job where it takes those of several servers, and starts it once there are enough. */
+  private async gatherGangs(): Promise<void> {
+    const { config, slots, queue } = this.parts;
+    if (config.mpirun === '') return;
+    while (!this.isStopping) {
+      await this.joinGangs();
+      const { offer } = this;
+      const devices = await slots.ofFleet(offer?.slot.count);
+      const gathered = await queue.gather(devices, devices.places?.free ?? 0, offer?.jobId ?? null);
+      if (gathered === 'takenUp') continue;
+      this.withdrawOffer();
+      if ('job' in gathered) {
+        const { job, device, count } = gathered;
+        const slot = slots.take(device, count);
+        // Other servers may take minutes until they have what it reads.
+        const forming = this.launch(job, slot, true).finally(() => {
+          this.forming.delete(job.id);
+          if (!this.isStopping) this.fill();
+        });
+        this.forming.set(job.id, forming);
+        continue;
+      }
+      const free = slots.places.free;
+      if (gathered.offered !== null && free > 0)
+        this.offer = { jobId: gathered.offered, slot: slots.take('native', free) };
+      return;
+    }
+  }
+
+  private withdrawOffer(): void {
+    if (this.offer !== null) this.parts.slots.give(this.offer.slot);
+    this.offer = null;
+  }
+
+  /** Looks whether places were taken up, and whether the attempts at which this server has a part continue. */
+  private watchGangs(): void {
+    if (this.parts.config.mpirun === '' || !this.isStarted || this.isStopping) return;
+    this.watching ??= this.watchOnce()
+      .catch((error: unknown) =>
+        this.parts.log.warn({ err: error }, 'Jobs over several servers were not looked at'),
+      )
+      .finally(() => (this.watching = undefined));
+  }
+
+  private async watchOnce(): Promise<void> {
+    const { store, gangPlaces } = this.parts;
+    if (this.offer !== null) this.fill(); // it joins what it is needed for
+    for (const gang of this.led.values()) await gang.check();
+    for (const [jobId, { attempt, member }] of this.memberships) {
+      const job = await store.find(jobId);
+      if (job?.attempt === attempt && hasTrainer(job.state)) continue;
+      member.end();
+      await member.done;
+      this.memberships.delete(jobId);
+      await gangPlaces.leave(jobId, attempt);
+    }
+  }
+
+  /** Starts the ranks that this server has in attempts that others lead. */
+  private async joinGangs(): Promise<void> {
+    for (const [jobId, share] of await this.parts.gangPlaces.ofOwn()) {
+      const { attempt, count, device } = share;
+      const isLed = this.forming.has(jobId) || this.running.has(jobId);
+      if (isLed || this.memberships.get(jobId)?.attempt === attempt) continue;
+      const earlier = this.memberships.get(jobId);
+      earlier?.member.end();
+      await earlier?.member.done;
+      const job = await this.parts.store.find(jobId);
+      // Of an attempt that is over, or of a server that was here before.
+      if (job?.attempt !== attempt || !hasTrainer(job.state) || this.offer?.jobId !== jobId) {
+        await this.parts.gangPlaces.leave(jobId, attempt);
+        continue;
+      }
+      this.withdrawOffer();
+      const slot = this.parts.slots.take(device, count);
+      this.memberships.set(jobId, { attempt, member: this.join(job, share, slot) });
+    }
+  }
+
+  private join(job: Job, share: GangShare, slot: Slot): GangMember {
+    const { gangPlaces, log, slots } = this.parts;
+    const ranks = Array.from({ length: share.count }, (_, index) => share.firstRank + index);
+    let prepared: PreparedRun | undefined;
+    const member = new GangMember({
+      ranks,
+      log: log.child({ jobId: job.id, attempt: job.attempt }),
+      ready: async (command) => {
+        prepared = await this.prepare(job, slot, { rank: share.firstRank, size: share.size, by: 'mpi' });
+        if ('problem' in prepared) throw new Error(prepared.problem);
+        const { order } = prepared;
+        for (const { jobFolder } of ordersOf(order, ranks)) await mkdir(jobFolder, { recursive: true });
+        return await gangPlaces.ready(job.id, job.attempt, { host: this.mpiHost, command });
+      },
+      processes: (environments) => {
+        const { order } = prepared as Exclude<PreparedRun, { problem: string }>;
+        return ordersOf(order, ranks).map((its) => ({
+          order: its,
+          process: this.processOf(its, slot, { environment: environments.get(its.member!.rank)! }),
+        }));
+      },
+    });
+    void member.done.then(async (wasStarted) => {
+      if (prepared !== undefined && 'taken' in prepared) for (const give of prepared.taken) give();
+      slots.give(slot);
+      if (!this.isStopping) this.fill();
+      // The server that leads it need not wait.
+      if (!wasStarted) await gangPlaces.leave(job.id, job.attempt).catch(() => {});
+    });
+    return member;
+  }
+
+  private get mpiHost(): string {
+    return mpiHostOf(this.parts.config)!; // who has none takes no part
   }
 
   /** No event says when another server gives a card up, or when somebody mends one. */
@@ -255,26 +414,33 @@ export class Supervisor {
     this.retryTimer = setTimeout(() => this.fill(), delayMs);
   }
 
-  /** @param release called when the attempt is over, or by the caller when this throws */
-  private async launch(job: Job, slot: Slot, release: () => void): Promise<void> {
+  /** Never rejects: what cannot be started goes back to the queue. */
+  private async launch(job: Job, slot: Slot, isGang: boolean): Promise<void> {
+    const release = this.hold(job);
     try {
-      await this.launchOn(job, slot, release);
+      await this.launchOn(job, slot, release, isGang);
+    } catch (error) {
+      const fault = storageFault(error);
+      const why = fault ? `${fault.message}; ${storageCures[fault.reason]}` : (error as Error).message;
+      const what = `The trainer could not be started (${why})`;
+      this.parts.log.error({ jobId: job.id, err: error }, what);
+      this.unlaunched.push({ job, what, release });
     } finally {
       if (!this.running.has(job.id)) this.parts.slots.give(slot);
     }
   }
 
-  private async launchOn(job: Job, slot: Slot, release: () => void): Promise<void> {
-    const { config, attempts, checkpoints, artifacts, datasets, store, stage, log } = this.parts;
-    const key = { jobId: job.id, attempt: job.attempt };
-    const names = datasetNames(job.spec);
+  /** What a trainer of a job reads, brought to this machine, and its order; or why it cannot run. */
+  private async prepare(job: Job, slot: Slot, member: TrainOrder['member']): Promise<PreparedRun> {
+    const { config, artifacts, datasets, stage, log } = this.parts;
+    const names = readDatasetNames(job.spec);
     const datasetIds = names.map((name) => idIn(tenantOf(job.id), name.replace(/^datasets\//, '')));
     for (const [index, datasetId] of datasetIds.entries()) {
       const dataset = await datasets.findHead(datasetId);
       if (dataset?.state === 'ready') continue;
-      const message = `${names[index]} is ${dataset === undefined ? 'not there any more' : dataset.state}`;
-      await attempts.failed(key, { reason: 'DATASET_NOT_READY' satisfies ServerFailure, message });
-      return release();
+      return {
+        problem: `${names[index]} is ${dataset === undefined ? 'not there any more' : dataset.state}`,
+      };
     }
     const jobFolder = folders.job(config.dataFolder, job.id);
     await mkdir(jobFolder, { recursive: true });
@@ -282,37 +448,91 @@ export class Supervisor {
       log.warn({ jobId: job.id, err: error }, 'Leftovers could not be removed');
     });
     const taken: (() => void)[] = [stage.keep(`jobs/${job.id}`)];
-    const releaseAll = (): void => {
-      for (const give of taken) give();
-      release();
-    };
-    let order: TrainOrder;
+    const inputs = datasetIds.map((datasetId) => `datasets/${datasetId}/prepared`);
+    // Wherever the data folder was when the job was created.
+    const base = namedWeights(tenantOf(job.id), job.spec.baseWeightsName);
+    if (base !== null) inputs.push(base);
     try {
-      for (const datasetId of datasetIds) taken.push(await stage.take(`datasets/${datasetId}/prepared`));
-      const prepared = datasetIds.map((datasetId) => datasets.preparedFolder(datasetId));
-      order = await this.orderOf(job, prepared, slot, taken);
+      for (const input of inputs) taken.push(await stage.take(input));
+      const datasetFolders = datasetIds.map((datasetId) => datasets.preparedFolder(datasetId));
+      return { order: await this.orderOf(job, { datasetFolders, base }, slot, member, taken), inputs, taken };
     } catch (error) {
       for (const give of taken) give();
       throw error;
     }
-    const { entry = trainerEntry } = this.parts;
+  }
+
+  private processOf(
+    order: TrainOrder,
+    slot: Slot,
+    of: Pick<ProcessOptions, 'sharedFile' | 'environment'> = {},
+  ): Omit<ProcessOptions, 'onMessage' | 'onLine' | 'log'> {
+    const { config, entry = trainerEntry } = this.parts;
+    return {
+      entry,
+      launch: withFlags(trainerFlags, this.confinement.launch(entry, accessOfTrainer(order))),
+      folder: order.jobFolder,
+      niceValue: config.trainerNice,
+      sharedFile: of.sharedFile,
+      environment: { ...environmentOf(slot, this.parts.slots), ...of.environment },
+      silenceMs: config.trainerSilenceSeconds * 1000,
+      busyMs: config.trainerBusySeconds * 1000,
+      graceMs: config.trainerGraceSeconds * 1000,
+      memory: trainerMemory(config),
+    };
+  }
+
+  private async launchOn(job: Job, slot: Slot, release: () => void, isGang: boolean): Promise<void> {
+    const { config, attempts, checkpoints, store, stage, log, gangPlaces, leases } = this.parts;
+    const key = { jobId: job.id, attempt: job.attempt };
+    // How many there are in all is known once the others have theirs.
+    const by = isGang ? 'mpi' : 'memory';
+    const isOne = slot.count === 1 && !isGang;
+    const prepared = await this.prepare(job, slot, isOne ? null : { rank: 0, size: slot.count, by });
+    if ('problem' in prepared) {
+      const { problem: message } = prepared;
+      await attempts.failed(key, { reason: 'DATASET_NOT_READY' satisfies ServerFailure, message });
+      return release();
+    }
+    const { inputs, taken } = prepared;
+    let { order } = prepared;
+    const releaseAll = (): void => {
+      for (const give of taken) give();
+      release();
+    };
+    const ranks = Array.from({ length: slot.count }, (_, rank) => rank);
+    let memory: FileHandle | undefined;
+    let gang: LedGang | null = null;
+    let environments: Environments = new Map();
+    try {
+      for (const { jobFolder: folder } of ordersOf(order, ranks)) await mkdir(folder, { recursive: true });
+      if (isGang) {
+        const parts = {
+          ...{ settings: config, host: this.mpiHost, places: gangPlaces, leases, log },
+          ...{ folder: order.jobFolder, isGivenUp: () => this.isStopping },
+        };
+        ({ gang, environments } = await LedGang.form(parts, job));
+        this.led.set(job.id, gang);
+        order = { ...order, member: { ...order.member!, size: gang.size } };
+      } else if (slot.count > 1) memory = await openRankMemory(slot.count, order.jobFolder);
+    } catch (error) {
+      for (const give of taken) give();
+      throw error;
+    }
+    const [first, ...others] = ordersOf(order, ranks).map((its) => {
+      const environment = environments.get(its.member?.rank ?? 0) ?? {};
+      return { order: its, process: this.processOf(its, slot, { environment, sharedFile: memory?.fd }) };
+    });
     const run = new RunningJob(
       {
         attempts,
         checkpoints,
         stage,
+        inputs,
         dataFolder: config.dataFolder,
-        process: {
-          entry,
-          launch: this.confinement.launch(entry, accessOfTrainer(order)),
-          folder: jobFolder,
-          niceValue: config.trainerNice,
-          environment: environmentOf(slot, this.parts.slots),
-          silenceMs: config.trainerSilenceSeconds * 1000,
-          busyMs: config.trainerBusySeconds * 1000,
-          graceMs: config.trainerGraceSeconds * 1000,
-          memory: trainerMemory(config),
-        },
+        process: first!.process,
+        ranks: others,
+        gang,
         retry: {
           attemptsWithoutProgressMax: config.attemptsWithoutProgressMax,
           retryDelayMs: config.retryDelaySeconds * 1000,
@@ -324,17 +544,20 @@ export class Supervisor {
       job,
       order,
     );
+    await memory?.close(); // the processes have it
     this.running.set(job.id, run);
     this.begun++;
     void run.done.then((outcome) => {
       this.running.delete(job.id);
+      this.led.delete(job.id);
       releaseAll();
       this.parts.slots.give(slot);
       for (const listener of this.exitListeners) listener({ ...key, outcome });
       if (!this.isStopping) this.fill();
     });
     // A wish that came between the claim and this line found no trainer to hear it.
-    const { stopRequest, updateNumber } = (await store.find(job.id)) ?? job;
+    // Where it cannot be read now it is looked for again.
+    const { stopRequest, updateNumber } = (await store.find(job.id).catch(() => undefined)) ?? job;
     if (stopRequest !== null) run.stop(stopRequest);
     this.steer(job.id, updateNumber);
   }
@@ -353,15 +576,13 @@ export class Supervisor {
   /** What the trainer is to do, and from where. */
   private async orderOf(
     job: Job,
-    datasetFolders: readonly string[],
+    { datasetFolders, base }: { datasetFolders: readonly string[]; base: string | null },
     { device, uuid }: Slot,
+    member: TrainOrder['member'],
     taken: (() => void)[],
   ): Promise<TrainOrder> {
     const { config, artifacts, stage } = this.parts;
     const kept = await this.takeCheckpoints(job, taken);
-    // Wherever the data folder was when the job was created.
-    const base = namedWeights(tenantOf(job.id), job.spec.baseWeightsName);
-    if (base !== null) taken.push(await stage.take(base));
     if (job.origin !== null && kept.length === 0)
       taken.push(await stage.take(`jobs/${job.origin.jobId}/checkpoints/${job.origin.folder}`));
     return {
@@ -376,6 +597,7 @@ export class Supervisor {
         sha256: job.execution?.backend === device ? job.execution.baseWeightsSha256 : null,
       },
       jobFolder: folders.job(config.dataFolder, job.id),
+      member,
       datasetFolders,
       baseWeightsBeneath: job.spec.baseWeightsName === null ? config.allowedFolders : null,
       checkpoints: kept.map(({ folder, manifestSha256 }) => ({ path: folder, manifestSha256 })),
@@ -386,6 +608,7 @@ export class Supervisor {
           ? job.progress.best.step
           : job.progress.stepCount,
       ),
+      exportCheck: exportCheckOf(config),
       unacknowledgedMax,
       updates: await this.parts.store.updatesOf(job.id),
       startTimeMs: job.startTimeMs ?? Date.now(),
@@ -438,6 +661,24 @@ export class Supervisor {
       spec,
     };
   }
+}
+
+/** What a trainer of a job reads, on this machine; `problem`: why it cannot run. */
+type PreparedRun =
+  { order: TrainOrder; inputs: readonly string[]; taken: readonly (() => void)[] } | { problem: string };
+
+interface Membership {
+  attempt: number;
+  member: GangMember;
+}
+
+/** Of ranks of a run on this machine. Those beside the first of all write into folders of their own. */
+function ordersOf(order: TrainOrder, ranks: readonly number[]): TrainOrder[] {
+  return ranks.map((rank) => {
+    if (rank === 0) return order;
+    const jobFolder = join(order.jobFolder, 'ranks', String(rank));
+    return { ...order, jobFolder, member: { ...order.member!, rank } };
+  });
 }
 
 /** With several cards a trainer sees its own alone. Where there is one, it is named as the operator did. */

@@ -3,11 +3,14 @@ import type { LocatedDocument } from '@relora/engine/data';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { ExportResult } from '../artifacts/artifact.js';
-import type { TaskFailure } from '../jobs/jobFailures.js';
+import type { PreparedDataset } from '../datasets/dataset.js';
+import type { DeviceDescription } from '../jobs/jobDevices.js';
+import type { ModelEvaluation } from '../jobs/modelEvaluations.js';
 import type { WeightsReport } from '../weights/weights.js';
 import type {
   CardReading,
   CheckWeightsTask,
+  DescribeTask,
   DeviceSettings,
   EvaluateTask,
   ExportTask,
@@ -15,7 +18,6 @@ import type {
   GeneratedPiece,
   GenerateTask,
   LocateTask,
-  ModelEvaluation,
   PreviewedToken,
   PreviewTask,
   Task,
@@ -25,20 +27,13 @@ import type {
 import { accessOfTask } from './childAccess.js';
 import { Confinement } from './confinement.js';
 import { childDevice, isOnProcessors } from './childDevice.js';
+import { exportCheckOf } from './exportCheck.js';
 import { preparerMemory, trainerMemory } from './childMemory.js';
-import { parseExportResult, parseTaskMessage } from './childMessages.js';
+import { parseExportResult } from './childMessages.js';
+import { givingUp, TaskAnswer, TaskFailed } from './taskAnswer.js';
 import { TrainerProcess, trainerEntry } from './trainerProcess.js';
 
-/** A task that ended badly: `reason` is in UPPER_SNAKE_CASE, from the engine or from taskFailures. */
-export class TaskFailed extends Error {
-  override name = 'TaskFailed';
-  constructor(
-    readonly reason: string,
-    message: string,
-  ) {
-    super(message);
-  }
-}
+export { TaskFailed };
 
 export interface TaskOptions<K extends keyof TaskTypes> {
   /** Ends the child; the task then fails with TASK_ABORTED. */
@@ -55,6 +50,7 @@ const readsFilesOfClients: ReadonlySet<Task['kind']> = new Set([
   'previewDataset',
   'locateDocuments',
   'evaluateModel',
+  'checkDataset',
   'checkWeights',
 ]);
 
@@ -78,10 +74,31 @@ export class TaskRunner {
 
   /** What jobs can run on, measured for about a second. */
   async describeDevices(signal: AbortSignal = new AbortController().signal): Promise<FoundDevices> {
-    return await this.run(
-      { kind: 'describeDevices', device: childDevice(this.config, this.config.device) },
-      { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
-    );
+    const task = { kind: 'describeDevices', device: childDevice(this.config, this.config.device) } as const;
+    const options = { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 };
+    const found = await this.run({ ...task, isTrial: false }, options);
+    const cards = found.devices.filter(({ backend }) => backend === 'cuda');
+    if (cards.length > 0 && this.confinement.mustTryCards) {
+      const problem = await this.tryCards(cards, { ...task, isTrial: true }, options);
+      if (!signal.aborted) this.confinement.triedCards(problem, this.log);
+    }
+    return found;
+  }
+
+  /** Whether the same cards work for a process that is confined; null, or why not. */
+  private async tryCards(
+    cards: readonly DeviceDescription[],
+    task: DescribeTask,
+    options: TaskOptions<'describeDevices'>,
+  ): Promise<string | null> {
+    try {
+      const { devices, problems } = await this.run(task, options);
+      const lost = cards.find(({ uuid }) => !devices.some((device) => device.uuid === uuid));
+      return lost === undefined ? null : (problems[0]?.message ?? `${lost.model} was not found`);
+    } catch (error) {
+      if (error instanceof TaskFailed) return error.message;
+      throw error;
+    }
   }
 
   /** Runs until it is ended, and takes no place of others. */
@@ -112,9 +129,13 @@ export class TaskRunner {
   }
 
   async locateDocuments(task: Omit<LocateTask, 'kind'>, signal: AbortSignal): Promise<LocatedDocument[]> {
-    const { dataset, mixture, seed, batch, streams } = task.spec;
+    const { dataset, mixture, omittedDocuments, seed, batch, streams } = task.spec;
     return await this.run(
-      { kind: 'locateDocuments', ...task, spec: { dataset, mixture, seed, batch, streams } },
+      {
+        kind: 'locateDocuments',
+        ...task,
+        spec: { dataset, mixture, omittedDocuments, seed, batch, streams },
+      },
       { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 },
     );
   }
@@ -132,17 +153,23 @@ export class TaskRunner {
 
   /** Fills a new folder with the weights of a checkpoint; takes as long as it takes. */
   async exportWeights(
-    task: Omit<ExportTask, 'kind' | 'device'>,
+    { sequenceLength, ...task }: Omit<ExportTask, 'kind' | 'device' | 'check'> & { sequenceLength: number },
     options: { signal: AbortSignal; log: Logger },
   ): Promise<ExportResult> {
+    const check = { ...exportCheckOf(this.config), sequenceLength };
     const result = await this.run(
-      { kind: 'exportWeights', ...task, device: this.device() },
+      { kind: 'exportWeights', ...task, check, device: this.device() },
       { ...options, timeoutMs: null },
     );
     const checked = parseExportResult(result);
     if (checked === undefined)
       throw new TaskFailed('TASK_CRASHED', 'The task sent something that is not an export');
     return checked;
+  }
+
+  /** Takes as long as its files take to be read. */
+  async checkDataset(folder: string, signal: AbortSignal): Promise<PreparedDataset> {
+    return await this.run({ kind: 'checkDataset', folder }, { signal, timeoutMs: null });
   }
 
   async checkWeights(
@@ -232,67 +259,52 @@ export class TaskRunner {
     // What is not there cannot be allowed.
     for (const path of [this.config.dataFolder, ...(access?.write ?? [])])
       await mkdir(path, { recursive: true });
-    let answer: { result: TaskTypes[K]['result'] } | { failed: TaskFailed } | undefined;
-    const child = new TrainerProcess({
-      entry: this.entry,
-      ...(access && { launch: this.confinement.launch(this.entry, access) }),
-      folder: this.config.dataFolder,
-      niceValue: this.config.trainerNice,
-      silenceMs: this.config.trainerSilenceSeconds * 1000,
-      busyMs: this.config.trainerBusySeconds * 1000,
-      graceMs: this.config.trainerGraceSeconds * 1000,
-      memory: readsFilesOfClients.has(task.kind) ? preparerMemory(this.config) : trainerMemory(this.config),
-      log,
-      onMessage: (raw) => {
-        const message = parseTaskMessage(raw);
-        if (answer !== undefined) return;
-        if (message === undefined) {
-          answer = {
-            failed: new TaskFailed('TASK_CRASHED', 'The task sent something that is not a message'),
-          };
-          child.kill();
-        } else if (message.type === 'part') {
-          options.onPart?.(message.value as TaskTypes[K]['part']);
-        } else {
-          answer =
-            message.type === 'result'
-              ? { result: message.value as TaskTypes[K]['result'] }
-              : { failed: new TaskFailed(message.reason, message.message) };
-          child.killAfterGrace();
-        }
-      },
+    const answer = new TaskAnswer<K>(options.onPart);
+    const child = this.newChild(task, access, log, (raw) => {
+      const is = answer.take(raw);
+      if (is === 'unreadable') child.kill();
+      else if (is === 'answered') child.killAfterGrace();
     });
     this.processes.add(child);
-    const giveUp = (reason: TaskFailure, message: string): void => {
-      answer ??= { failed: new TaskFailed(reason, message) };
+    const stopWaiting = givingUp(options, (reason, message) => {
+      answer.fail(reason, message);
       child.terminate();
-    };
-    const abort = (): void => giveUp('TASK_ABORTED', 'The task was given up');
-    options.signal.addEventListener('abort', abort, { once: true });
-    if (options.signal.aborted) abort();
-    const { timeoutMs } = options;
-    const timer =
-      timeoutMs === null
-        ? undefined
-        : setTimeout(
-            () => giveUp('TASK_TIMED_OUT', `The task took longer than ${timeoutMs / 1000} s`),
-            timeoutMs,
-          );
+    });
     child.send({ type: 'task', task });
 
     const exit = await child.exited;
-    clearTimeout(timer);
-    options.signal.removeEventListener('abort', abort);
+    stopWaiting();
     this.processes.delete(child);
-    if (answer === undefined) {
-      log.error({ code: exit.code, signal: exit.signal }, exit.what);
-      throw new TaskFailed(
-        exit.wasOutOfMemory ? 'OUT_OF_MEMORY' : 'TASK_CRASHED',
-        exit.what.replace('The trainer', 'The process of the task'),
-      );
-    }
-    if ('failed' in answer) throw answer.failed;
-    return answer.result;
+    if (answer.given !== undefined) return answer.result();
+    log.error({ code: exit.code, signal: exit.signal }, exit.what);
+    throw new TaskFailed(
+      exit.wasOutOfMemory ? 'OUT_OF_MEMORY' : 'TASK_CRASHED',
+      exit.what.replace('The trainer', 'The process of the task'),
+    );
+  }
+
+  private newChild(
+    task: Task,
+    access: ReturnType<typeof accessOfTask>,
+    log: Logger,
+    onMessage: (raw: unknown) => void,
+  ): TrainerProcess {
+    const { config } = this;
+    const isTrial = 'isTrial' in task && task.isTrial;
+    return new TrainerProcess({
+      entry: this.entry,
+      ...(access && { launch: this.confinement.launch(this.entry, { ...access, isTrial }) }),
+      folder: config.dataFolder,
+      // Threads of a library of tokenizers wait for those of Node, of which there are four otherwise.
+      ...('threads' in task && { environment: { UV_THREADPOOL_SIZE: String(task.threads + 4) } }),
+      niceValue: config.trainerNice,
+      silenceMs: config.trainerSilenceSeconds * 1000,
+      busyMs: config.trainerBusySeconds * 1000,
+      graceMs: config.trainerGraceSeconds * 1000,
+      memory: readsFilesOfClients.has(task.kind) ? preparerMemory(config) : trainerMemory(config),
+      log,
+      onMessage,
+    });
   }
 
   private async takePlace({

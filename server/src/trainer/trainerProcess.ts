@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import type { Readable } from 'node:stream';
 import type { Logger } from 'pino';
 import { gibibytes } from '../errors.js';
+import { eachLine } from './childLines.js';
 import type { Launch } from './confinement.js';
 import { heartbeat } from './heartbeat.js';
 import { watchMemory } from './memoryWatch.js';
@@ -20,6 +21,8 @@ export interface ProcessOptions {
   /** Working folder, so that a core file or a stray relative path stays there. */
   folder: string;
   niceValue: number;
+  /** Open file that it gets as `rankMemoryFile`. */
+  sharedFile?: number | undefined;
   /** Variables beside those that it inherits. */
   environment?: Readonly<Record<string, string>>;
   /** Silence after which the child counts as hung. */
@@ -48,9 +51,10 @@ export interface ProcessExit {
 
 /** All that a child gets of our environment: what Node, a GPU library and temporary files need, and no credentials. */
 const inheritedVariables =
-  /^(PATH|HOME|TZ|TMPDIR|LANG|LC_[A-Z]+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|CUDA_[A-Z_]+|NVIDIA_[A-Z_]+|TF_[A-Z_]+)$/;
-/** Longest line of a child's output; longer ones are cut. */
-const logLineLengthMax = 4096;
+  /^(PATH|HOME|TZ|TMPDIR|LANG|LC_[A-Z]+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|RELORA_NATIVE|CUDA_[A-Z_]+|NVIDIA_[A-Z_]+|TF_[A-Z_]+)$/;
+export function inheritedEnvironment(): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => inheritedVariables.test(name)));
+}
 
 /**
  * A child process: started with little of our environment, its output in our log, ended by SIGTERM and then SIGKILL, and
@@ -82,9 +86,7 @@ export class TrainerProcess {
       child = fork(entry, [], {
         cwd: folder,
         env: {
-          ...Object.fromEntries(
-            Object.entries(process.env).filter(([name]) => inheritedVariables.test(name)),
-          ),
+          ...inheritedEnvironment(),
           ...options.environment,
         },
         execArgv: [],
@@ -92,7 +94,10 @@ export class TrainerProcess {
         // A session of its own: Ctrl-C in the server's terminal is for the server, which then stops its children in order.
         detached: true,
         serialization: 'advanced',
-        stdio: ['ignore', 'pipe', 'pipe', 'ipc', 'pipe'],
+        stdio: [
+          ...(['ignore', 'pipe', 'pipe', 'ipc', 'pipe'] as const),
+          ...(options.sharedFile === undefined ? [] : [options.sharedFile]),
+        ],
       });
     } catch (error) {
       this.isGone = true;
@@ -115,11 +120,11 @@ export class TrainerProcess {
       this.isAlive();
       if (!this.isGone) options.onMessage(message);
     });
-    this.pipe(child.stdout, (line) => {
+    eachLine(child.stdout, (line) => {
       options.onLine?.(false, line);
       log.info({ stream: 'stdout' }, line);
     });
-    this.pipe(child.stderr, (line) => {
+    eachLine(child.stderr, (line) => {
       options.onLine?.(true, line);
       this.errorTail = `${this.errorTail}\n${line}`.slice(-2048);
       log.warn({ stream: 'stderr' }, line);
@@ -242,23 +247,6 @@ export class TrainerProcess {
       wasStarted: true,
       what: `The trainer ${how}${why}`,
     };
-  }
-
-  /** Writes a stream line by line. A line without an end is cut, so that a flood of bytes is never held. */
-  private pipe(stream: Readable | null, write: (line: string) => void): void {
-    let rest = '';
-    stream?.setEncoding('utf8').on('data', (text: string) => {
-      const lines = (rest + text).split('\n');
-      rest = lines.pop() ?? '';
-      if (rest.length > logLineLengthMax) {
-        lines.push(rest);
-        rest = '';
-      }
-      for (const line of lines) if (line.trim() !== '') write(line.slice(0, logLineLengthMax));
-    });
-    stream?.on('end', () => {
-      if (rest.trim() !== '') write(rest);
-    });
   }
 }
 

@@ -3,9 +3,11 @@ import {
   foldersOf,
   ReceivedFiles,
   type ExpectedFile,
+  type KeptParts,
   type ReceiveResult,
   type WriteResult,
 } from './receivedFiles.js';
+import type { UploadParts } from './uploadParts.js';
 
 /** One client's upload of one thing. Must be closed, also after an error. */
 export interface Upload {
@@ -20,7 +22,16 @@ export class OpenUploads {
   private readonly ids = new Set<string>();
 
   /** @param options `touch` notes that somebody sends bytes: other servers have none of them to look at */
-  constructor(private readonly options: { freeDiskBytesMin: number; touch(id: string): Promise<void> }) {}
+  constructor(
+    private readonly options: {
+      freeDiskBytesMin: number;
+      /** Null where no other server shares the store. */
+      parts: UploadParts | null;
+      /** As `datasets/…`. */
+      ownerOf(id: string): string;
+      touch(id: string): Promise<void>;
+    },
+  ) {}
 
   has(id: string): boolean {
     return this.ids.has(id);
@@ -47,7 +58,13 @@ export class OpenUploads {
       await this.options.touch(id);
       const folders = new Set([found.folder, ...foldersOf(found.files)]);
       for (const folder of folders) await mkdir(folder, { recursive: true });
-      const received = new ReceivedFiles(found.files, found.folder, this.options.freeDiskBytesMin);
+      const received = new ReceivedFiles(
+        found.files,
+        found.folder,
+        this.options.freeDiskBytesMin,
+        this.partsOf(id),
+      );
+      await received.bring();
       return {
         receivedBytes: received.receivedBytes,
         write: async (fileIndex, offset, data) => await received.write(fileIndex, offset, data),
@@ -61,5 +78,17 @@ export class OpenUploads {
       release();
       throw error;
     }
+  }
+
+  private partsOf(id: string): KeptParts | null {
+    const { parts } = this.options;
+    if (parts === null) return null;
+    const owner = this.options.ownerOf(id);
+    return {
+      partBytes: parts.partBytes,
+      bring: async (index, path) => await parts.bring(owner, index, path),
+      add: async (index, path, start, end) => await parts.add(owner, index, path, start, end),
+      drop: async (index) => await parts.drop(owner, index),
+    };
   }
 }

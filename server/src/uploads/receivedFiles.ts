@@ -6,9 +6,9 @@ import { syncFolder } from '../store/folders.js';
 
 /**
  * `noFile`: no uploaded file has this index. `wrongOffset`: bytes must continue at receivedBytes. `tooLong`: more than the
- * declared size. `noSpace`: the disk floor is reached, or the disk is full.
+ * declared size. `noSpace`: the disk floor is reached, or the disk is full. `busy`: another server receives it, too.
  */
-export type WriteResult = 'written' | 'noFile' | 'wrongOffset' | 'tooLong' | 'noSpace';
+export type WriteResult = 'written' | 'noFile' | 'wrongOffset' | 'tooLong' | 'noSpace' | 'busy';
 
 /** `incomplete`: bytes are missing and the upload can be resumed. `wrongHash`: the named file was dropped and must be sent again. */
 export type ReceiveResult =
@@ -36,11 +36,21 @@ export function foldersOf(files: readonly ExpectedFile[]): string[] {
 /** Space is asked for once in so many bytes: a look for every chunk would cost more than it is worth. */
 const spaceCheckBytes = 64 * 2 ** 20;
 
+/** Keeps what arrives of an upload where other servers find it. */
+export interface KeptParts {
+  partBytes: number;
+  bring(fileIndex: number, path: string): Promise<Hash>;
+  add(fileIndex: number, path: string, start: number, end: number): Promise<boolean>;
+  drop(fileIndex: number): Promise<void>;
+}
+
 interface Target {
   file: ExpectedFile;
   handle: FileHandle | undefined;
   /** Of all bytes so far; null when some came in an earlier upload, so that the file must be read again. */
   hash: Hash | null;
+  /** Bytes of which other servers know. */
+  keptBytes: number;
 }
 
 /** Receives the files of one client's upload into a folder of their own. Must be closed, also after an error. */
@@ -50,18 +60,29 @@ export class ReceivedFiles {
   private readonly targets: Target[];
   private openTarget: Target | undefined;
   private bytesUntilCheck = 0;
+  private isComplete = false;
 
   constructor(
     files: readonly ExpectedFile[],
     private readonly folder: string,
     private readonly freeDiskBytesMin: number,
+    /** Null where no other server could continue it. */
+    private readonly parts: KeptParts | null = null,
   ) {
     this.receivedBytes = files.map(({ receivedBytes }) => receivedBytes);
     this.targets = files.map((file) => ({
       file,
       handle: undefined,
       hash: file.receivedBytes === 0 ? createHash('sha256') : null,
+      keptBytes: file.receivedBytes,
     }));
+  }
+
+  /** Has on this machine what arrived at others; before anything is written. */
+  async bring(): Promise<void> {
+    if (this.parts === null) return;
+    for (const [index, target] of this.targets.entries())
+      if (target.file.receivedBytes > 0) target.hash = await this.parts.bring(index, target.file.path);
   }
 
   /** Appends bytes; they are in the file, but only safe against a power cut after `complete`. */
@@ -94,7 +115,19 @@ export class ReceivedFiles {
     }
     target.hash?.update(data);
     this.receivedBytes[fileIndex] = received + data.length;
+    const unkept = received + data.length - target.keptBytes;
+    if (this.parts !== null && unkept >= this.parts.partBytes)
+      return (await this.keep(target, fileIndex)) ? 'written' : 'busy';
     return 'written';
+  }
+
+  /** False where another server got ahead: whoever sends has to look where it is. */
+  private async keep(target: Target, fileIndex: number): Promise<boolean> {
+    const end = this.receivedBytes[fileIndex]!;
+    if (this.parts === null || end === target.keptBytes) return true;
+    if (!(await this.parts.add(fileIndex, target.file.path, target.keptBytes, end))) return false;
+    target.keptBytes = end;
+    return true;
   }
 
   /** Syncs and checks every file; all is safe when it resolves with `done`. */
@@ -118,7 +151,9 @@ export class ReceivedFiles {
       target.hash = null;
       if (file.sha256 !== null && actual !== file.sha256) {
         await rm(path);
+        await this.parts?.drop(index);
         this.receivedBytes[index] = 0;
+        target.keptBytes = 0;
         target.hash = createHash('sha256');
         return { outcome: 'wrongHash', fileName: file.fileName, expected: file.sha256, actual };
       }
@@ -127,11 +162,16 @@ export class ReceivedFiles {
       await syncFolder(folder);
     await syncFolder(dirname(this.folder));
     await syncFolder(dirname(dirname(this.folder)));
+    this.isComplete = true;
     return { outcome: 'done' };
   }
 
+  /** What arrived since the last part is kept, too; where that fails it is sent again. */
   async close(): Promise<void> {
     await this.closeOpen();
+    if (this.isComplete || this.parts === null) return;
+    for (const [index, target] of this.targets.entries())
+      if (!target.file.isOnServer) await this.keep(target, index).catch(() => false);
   }
 
   /** What was written is synced by `complete`, through whichever descriptor. */

@@ -1,5 +1,5 @@
-import type { Transaction } from 'kysely';
-import type { JobRow, Schema } from '../store/schema.js';
+import type { Selectable, Transaction } from 'kysely';
+import type { AttemptRow, JobRow, Schema } from '../store/schema.js';
 
 type Trx = Transaction<Schema>;
 
@@ -14,13 +14,16 @@ export interface StepUse {
 export async function beginAttempt(
   trx: Trx,
   row: Pick<JobRow, 'id' | 'create_time_ms' | 'attempt' | 'tenant' | 'labels'>,
-  device: string,
+  { device, processes }: { device: string; processes: number },
   nowMs: number,
 ): Promise<void> {
   const { tenant, labels } = row;
   await trx
     .insertInto('attempts')
-    .values({ ...keyOf(row), tenant, labels, device, start_time_ms: nowMs, end_time_ms: null })
+    .values({
+      ...keyOf(row),
+      ...{ tenant, labels, device, processes, start_time_ms: nowMs, end_time_ms: null },
+    })
     .execute();
 }
 
@@ -32,10 +35,10 @@ export async function addSteps(
   nowMs: number,
 ): Promise<void> {
   const attempt = await ofAttempt(trx, row)
-    .select('start_time_ms')
+    .select(['start_time_ms', 'processes'])
     .where('end_time_ms', 'is', null)
     .executeTakeFirst();
-  if (attempt !== undefined) await addToMonths(trx, row, attempt.start_time_ms, nowMs, steps);
+  if (attempt !== undefined) await addToMonths(trx, row, attempt, nowMs, steps);
 }
 
 /** An attempt that has ended already stays as it is. */
@@ -48,9 +51,9 @@ export async function endAttempt(trx: Trx, row: AttemptOf, endTimeMs: number): P
     .where('job_create_time_ms', '=', job_create_time_ms)
     .where('attempt', '=', attempt)
     .where('end_time_ms', 'is', null)
-    .returning('start_time_ms')
+    .returning(['start_time_ms', 'processes'])
     .executeTakeFirst();
-  if (ended !== undefined) await addToMonths(trx, row, ended.start_time_ms, endTimeMs, []);
+  if (ended !== undefined) await addToMonths(trx, row, ended, endTimeMs, []);
 }
 
 /** The labels by which its use is looked at are those that the job has at last. */
@@ -86,7 +89,7 @@ function ofAttempt(trx: Trx, row: AttemptOf) {
 async function addToMonths(
   trx: Trx,
   row: AttemptOf,
-  startTimeMs: number,
+  { start_time_ms: startTimeMs, processes }: Pick<Selectable<AttemptRow>, 'start_time_ms' | 'processes'>,
   endTimeMs: number,
   steps: readonly StepUse[],
 ): Promise<void> {
@@ -99,7 +102,7 @@ async function addToMonths(
       .values({
         ...keyOf(row),
         month,
-        device_ms: untilMs - fromMs,
+        device_ms: (untilMs - fromMs) * processes,
         step_seconds: sum(({ seconds }) => seconds),
         tokens: sum(({ tokens }) => tokens),
       })

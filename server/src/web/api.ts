@@ -6,22 +6,25 @@ import { nobody, type Authenticate } from '../access/principal.js';
 import { peerOf } from '../connections.js';
 import { ServiceError } from '../errors.js';
 import type { JsonMethod } from '../grpc/jsonMethods.js';
-import type { Answers, CallContext } from '../grpc/service.js';
+import type { CallContext } from '../grpc/service.js';
 import { errorAnswer } from './errorAnswer.js';
-import { readJson } from './readJson.js';
+import { isJson, onlyJson, readJson } from './readJson.js';
 import { sendWhole } from './send.js';
 import { answerSession, credentialsOf } from './session.js';
 
 export interface WebApiParts {
   /** By path. */
   methods: ReadonlyMap<string, JsonMethod>;
-  call(path: string, request: Buffer, context: CallContext): Answers;
+  call(path: string, request: Buffer, context: CallContext): AsyncGenerator<Buffer, void, undefined>;
   authenticate: Authenticate;
   bodyBytesMax: number;
+  readerSilenceSeconds: number;
 }
 
 /** Headers that a call takes over as metadata. */
-const passedHeaders = /^(user-agent|x-request-id|relora-.+)$/;
+const passedHeaders = /^(user-agent|x-request-id|relora-[0-9a-z_.-]+(?<!-bin))$/;
+/** What a value of metadata may hold. */
+const printable = /^[ -~]*$/;
 
 /**
  * The API for a page: every method that takes one request by `POST /api/SERVICE/METHOD`, the events of a job as Server-Sent Events
@@ -36,7 +39,7 @@ export class WebApi {
     const end = (error: ServiceError): void => over.abort(error);
     response.once('close', () => end(new ServiceError('CALL_CANCELLED', {})));
     const context: CallContext = {
-      metadata: metadataOf(request),
+      metadata: new Metadata(),
       peer: peerOf(request.socket),
       certificate: () => credentialsOf(request).certificate,
       caller: nobody,
@@ -44,6 +47,7 @@ export class WebApi {
       end,
     };
     try {
+      enterMetadata(context.metadata, request);
       if (url.pathname === '/api/session')
         return await answerSession(request, response, this.parts.authenticate);
       const [, jobId, rest] = /^\/api\/jobs\/([^/]+)\/(.+)$/.exec(url.pathname) ?? [];
@@ -76,9 +80,7 @@ export class WebApi {
     const method = this.parts.methods.get(path);
     if (method === undefined || method.responseStream) return sendWhole(request, response, notFound);
     if (request.method !== 'POST') return refuseMethod(request, response, 'POST');
-    // A form of another site can send text, but not this type without being asked about first.
-    if (!/^application\/json(;|$)/.test(request.headers['content-type'] ?? ''))
-      return sendWhole(request, response, { status: 415, text: 'Only application/json\n' });
+    if (!isJson(request)) return sendWhole(request, response, onlyJson);
     const body = method.read(await readJson(request, this.parts.bodyBytesMax));
     for await (const answer of this.parts.call(path, body, context))
       sendWhole(request, response, { status: 200, json: method.write(answer) });
@@ -118,7 +120,7 @@ export class WebApi {
       for await (const answer of answers) {
         begin();
         const json = method.write(answer) as { event: { sequence: string } };
-        await write(
+        await this.write(
           response,
           `id: ${json.event.sequence}\ndata: ${JSON.stringify(json)}\n\n`,
           context.signal,
@@ -162,9 +164,24 @@ export class WebApi {
         });
         if (request.method === 'HEAD') break;
       }
-      await write(response, data, context.signal);
+      await this.write(response, data, context.signal);
     }
     response.end();
+  }
+
+  /** Waits for a client that does not take what it is sent, and cuts it after a while: it would keep a connection from others. */
+  private async write(
+    response: ServerResponse,
+    data: string | Uint8Array,
+    signal: AbortSignal,
+  ): Promise<void> {
+    if (response.write(data)) return;
+    const timer = setTimeout(() => response.destroy(), this.parts.readerSilenceSeconds * 1000);
+    try {
+      await once(response, 'drain', { signal });
+    } finally {
+      clearTimeout(timer);
+    }
   }
 }
 
@@ -174,23 +191,24 @@ function refuseMethod(request: IncomingMessage, response: ServerResponse, allow:
   sendWhole(request, response, { status: 405, text: `Only ${allow}\n`, headers: { allow } });
 }
 
-/** Waits for a client that does not take what it is sent. */
-async function write(
-  response: ServerResponse,
-  data: string | Uint8Array,
-  signal: AbortSignal,
-): Promise<void> {
-  if (!response.write(data)) await once(response, 'drain', { signal });
-}
-
-function metadataOf(request: IncomingMessage): Metadata {
-  const { headers } = request;
-  const metadata = new Metadata();
+/** Throws NOT_AUTHENTICATED and REQUEST_INVALID for what HTTP takes and metadata does not; what is for the log alone is left out then. */
+function enterMetadata(metadata: Metadata, request: IncomingMessage): void {
   const { authorization } = credentialsOf(request);
-  if (authorization !== undefined) metadata.set('authorization', authorization);
-  for (const [name, value] of Object.entries(headers))
-    if (typeof value === 'string' && passedHeaders.test(name)) metadata.set(name, value);
-  return metadata;
+  if (authorization !== undefined) {
+    if (!printable.test(authorization))
+      throw new ServiceError('NOT_AUTHENTICATED', { cause: 'its authorization is not `Bearer TOKEN`' });
+    metadata.set('authorization', authorization);
+  }
+  for (const [name, value] of Object.entries(request.headers)) {
+    if (typeof value !== 'string' || !passedHeaders.test(name)) continue;
+    if (printable.test(value)) metadata.set(name, value);
+    else if (name.startsWith('relora-'))
+      throw new ServiceError('REQUEST_INVALID', {
+        problems: [
+          { field: name, expected: 'printable characters of ASCII', got: JSON.stringify(value.slice(0, 40)) },
+        ],
+      });
+  }
 }
 
 function decode(part: string): string {

@@ -2,6 +2,13 @@ import type { IncomingMessage } from 'node:http';
 import type { JsonValue } from '@bufbuild/protobuf';
 import { ServiceError } from '../errors.js';
 
+/** A form of another site can send text, but not this type without being asked about first. */
+export function isJson({ headers }: IncomingMessage): boolean {
+  return /^application\/json(;|$)/.test(headers['content-type'] ?? '');
+}
+
+export const onlyJson = { status: 415, text: 'Only application/json\n' };
+
 /** The body of a request. Throws MESSAGE_TOO_LARGE, REQUEST_INVALID. */
 export async function readJson(request: IncomingMessage, bytesMax: number): Promise<JsonValue> {
   const pieces: Buffer[] = [];

@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { TLSSocket } from 'node:tls';
 import { requireRole, type Authenticate, type Credentials } from '../access/principal.js';
 import { certificateNames } from '../certificates.js';
-import { readJson } from './readJson.js';
+import { isJson, onlyJson, readJson } from './readJson.js';
 import { sendWhole } from './send.js';
 
 const cookieName = 'relora-token';
@@ -21,7 +21,13 @@ export function credentialsOf({ headers, socket }: IncomingMessage): Credentials
 
 function cookieOf(cookies: string | undefined): string | undefined {
   const found = (cookies ?? '').split(/; */).find((each) => each.startsWith(`${cookieName}=`));
-  return found === undefined ? undefined : decodeURIComponent(found.slice(cookieName.length + 1));
+  if (found === undefined) return undefined;
+  const value = found.slice(cookieName.length + 1);
+  try {
+    return decodeURIComponent(value);
+  } catch {
+    return value; // no token of ours, which the caller then hears
+  }
 }
 
 /**
@@ -52,6 +58,7 @@ export async function answerSession(
       text: 'Only GET, POST and DELETE\n',
       headers: { allow: 'GET, POST, DELETE' },
     });
+  if (!isJson(request)) return sendWhole(request, response, onlyJson);
   const body = await readJson(request, tokenBytesMax);
   const token = typeof body === 'object' && body !== null && 'token' in body ? String(body.token).trim() : '';
   const json = await describe(authenticate, { authorization: `Bearer ${token}` });

@@ -1,6 +1,7 @@
 import type { JsonValue } from '@bufbuild/protobuf';
 import type { Job, JobEvent } from '../jobs/job.js';
 import { nameOf } from '../store/tenantIds.js';
+import { fieldOf } from './webhook.js';
 
 /** An event in protobuf's JSON form, as every client reads it. */
 export type EventJson = (jobId: string, event: JobEvent) => JsonValue;
@@ -9,7 +10,7 @@ export type EventJson = (jobId: string, event: JobEvent) => JsonValue;
 export function eventMessage(job: Job, event: JobEvent, toJson: EventJson, bytesMax: number): string {
   const message = (content: object): string =>
     JSON.stringify({
-      type: `job.${event.body.kind}`,
+      type: `job.${fieldOf(event.body.kind)}`,
       timestamp: new Date(event.timeMs).toISOString(),
       data: {
         job: `jobs/${nameOf(job.id)}`,

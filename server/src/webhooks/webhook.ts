@@ -7,6 +7,7 @@ export const eventKinds = [
   'state',
   'step',
   'evaluation',
+  'namedEvaluation',
   'restart',
   'checkpoint',
   'artifact',
@@ -14,11 +15,20 @@ export const eventKinds = [
   'warning',
   'plan',
   'update',
+  'stop',
+  'documents',
 ] as const satisfies readonly JobEventBody['kind'][];
 export type EventKind = (typeof eventKinds)[number];
 
-/** Those of a webhook that names none: steps come by the second, and a receiver asks for them. */
-export const defaultEventKinds: readonly EventKind[] = eventKinds.filter((kind) => kind !== 'step');
+/** As the contract names the field of JobEvent: named_evaluation. */
+export function fieldOf(kind: JobEventBody['kind']): string {
+  return kind.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+/** Those of a webhook that names none: steps and documents come by the hundred, and a receiver asks for them. */
+export const defaultEventKinds: readonly EventKind[] = eventKinds.filter(
+  (kind) => kind !== 'step' && kind !== 'documents',
+);
 
 export interface Webhook {
   id: string;

@@ -8,6 +8,7 @@ import type { Naming, Stage } from '../store/stage.js';
 import { timedId } from '../store/timedId.js';
 import type { Weights, WeightsFile, WeightsReport } from './weights.js';
 import { Quotas } from '../quotas/quotas.js';
+import { partsFolder, type UploadParts } from '../uploads/uploadParts.js';
 import { defaultTenant, idIn, nameOf } from '../store/tenantIds.js';
 
 export interface WeightsCursor {
@@ -34,6 +35,8 @@ export class WeightsStore {
     private readonly dataFolder: string,
     private readonly stage: Stage,
     private readonly quotas = new Quotas(),
+    /** Null where no other server shares the store. */
+    private readonly parts: UploadParts | null = null,
   ) {}
 
   /** Where the files lie: what the engine opens. */
@@ -167,6 +170,7 @@ export class WeightsStore {
       const job = await jobAtWeights(trx, `weights/${weightsId}`);
       if (job !== undefined) return job;
       await this.stage.forget(trx, `weights/${weightsId}`);
+      await this.stage.forget(trx, partsFolder(`weights/${weightsId}`));
       await trx.deleteFrom('weights').where('id', '=', weightsId).execute();
       return undefined;
     });
@@ -182,13 +186,19 @@ export class WeightsStore {
       .where('weights_id', '=', row.id)
       .orderBy('file_index')
       .execute();
+    const arrived =
+      row.state === 'uploading' && this.parts !== null
+        ? await this.parts.received(`weights/${row.id}`)
+        : null;
+    const lengthOf = async ({ file_index: index, file_name: name }: (typeof rows)[number]) =>
+      arrived === null ? await this.lengthOf(row.id, name) : (arrived.get(index) ?? 0);
     const files = await Promise.all(
       rows.map(async (file): Promise<WeightsFile> => ({
         fileName: file.file_name,
         sizeBytes: file.size_bytes,
         sha256: file.sha256,
         // The length of the file is what survived a crash.
-        receivedBytes: row.state === 'ready' ? file.size_bytes : await this.lengthOf(row.id, file.file_name),
+        receivedBytes: row.state === 'ready' ? file.size_bytes : await lengthOf(file),
       })),
     );
     return {

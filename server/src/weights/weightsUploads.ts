@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { OpenUploads, type Upload } from '../uploads/openUploads.js';
+import type { UploadParts } from '../uploads/uploadParts.js';
 import type { Weights } from './weights.js';
 import type { WeightsStore } from './weightsStore.js';
 
@@ -9,9 +10,11 @@ export class WeightsUploads {
 
   constructor(
     private readonly store: WeightsStore,
-    options: { freeDiskBytesMin: number },
+    { freeDiskBytesMin }: { freeDiskBytesMin: number },
+    parts: UploadParts | null = null,
   ) {
-    this.uploads = new OpenUploads({ ...options, touch: async (id) => await store.touch(id) });
+    const touch = async (id: string) => await store.touch(id);
+    this.uploads = new OpenUploads({ freeDiskBytesMin, parts, ownerOf: (id) => `weights/${id}`, touch });
   }
 
   isOpen(weightsId: string): boolean {

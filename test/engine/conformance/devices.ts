@@ -22,7 +22,6 @@ export interface Column {
 }
 
 const plainLibraries = { ...modelOptions.libraries, products: [] };
-const matrixOptimizers = ['muon', 'loraMuon', 'apolloMini'];
 
 const best = loadNativeAddon().describe().instructionSets[0]!;
 
@@ -52,14 +51,12 @@ export const columns: Column[] = [
     name: 'cuda on its model, float32',
     open: () => Promise.resolve(openCuda({ ...modelOptions, precision: 'float32' })),
     tolerance: 2e-5,
-    refuses: matrixOptimizers,
     kernels: (one) => cudaKernels(one, 'float32', false),
   },
   {
     name: 'cuda on its model, bfloat16',
     open: () => Promise.resolve(openCuda({ ...modelOptions, precision: 'bfloat16' })),
     tolerance: 0.03,
-    refuses: matrixOptimizers,
     kernels: (one) => cudaKernels(one, 'bfloat16', true),
   },
   {
@@ -67,7 +64,6 @@ export const columns: Column[] = [
     open: () =>
       Promise.resolve(openCuda({ ...modelOptions, libraries: plainLibraries, precision: 'bfloat16' })),
     tolerance: 0.03,
-    refuses: matrixOptimizers,
     kernels: (one) => cudaKernels(one, 'bfloat16', false),
   },
   {
@@ -93,15 +89,14 @@ function nativeKernels({ call, ways }: Case): string[] {
   const half = Object.keys(halfNames).find((name) => call.startsWith(name));
   if (half !== undefined) {
     const packed = ways.includes('packMerged') ? ['packMerged'] : [];
-    if (ways.includes('plain')) return [`${half}Forward`, `${half}Backward`, ...packed];
-    const core = half === 'attentionHalf' ? ['rotary', 'attentionForward'] : ['swigluForward'];
-    const forward = ['rmsNormForward', ...core];
-    if (ways.includes('float32')) return [...forward, 'matmul'];
-    if (ways.includes('cache')) return [...forward, 'linearForward'];
-    const back = half === 'attentionHalf' ? 'attentionBackward' : 'swigluBackward';
-    const masks = ways.includes('dropoutMask') ? ['dropoutMask'] : [];
-    const layers = ['linearForward', 'linearBackward', 'matmul', ...masks];
-    return [...forward, 'rmsNormBackward', back, ...layers];
+    if (!ways.includes('float32') && !ways.includes('cache')) {
+      const masks = ways.includes('dropoutMask') ? ['dropoutMask'] : [];
+      return [`${half}Forward`, `${half}Backward`, ...packed, ...masks];
+    }
+    const turning = ways.includes('not turned') ? [] : ['rotary'];
+    const core = half === 'attentionHalf' ? [...turning, 'attentionForward'] : ['swigluForward'];
+    const layer = ways.includes('float32') ? 'matmul' : 'linearForward';
+    return ['rmsNormForward', ...core, layer];
   }
   if (ways.includes('nothing')) return [];
   const kernels: Record<string, string[]> = {

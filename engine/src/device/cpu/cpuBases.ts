@@ -1,5 +1,5 @@
 import type * as api from '../device.js';
-import { scaleOf } from './composedLinear.js';
+import { scaleOf } from './fusedHalves.js';
 import type { CpuBase } from './cpuMemory.js';
 import { CpuUpdates } from './cpuUpdates.js';
 
@@ -26,7 +26,7 @@ export class CpuBases extends CpuUpdates implements api.FrozenBaseCalls {
       this.floats(weight),
       this.floats(a),
       this.floats(b),
-      typeof adapter.scale === 'number' ? adapter.scale : scaleOf(this, adapter),
+      scaleOf(this, adapter.scale),
       rank,
     );
     this.rest(weight);

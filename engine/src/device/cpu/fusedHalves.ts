@@ -1,48 +1,111 @@
-import type { AttentionHalf, DeviceBuffer, Layer, LayerGradients, MlpHalf } from '../device.js';
+import type { AttentionHalf, DeviceBuffer, HeadNorms, Layer, LayerGradients, MlpHalf } from '../device.js';
+import { dropoutMask } from '../dropout.js';
+import { beginsOf } from '../hostDocuments.js';
 import type { CpuMemory } from './cpuMemory.js';
-import type { NativeAttentionHalf, NativeLayer, NativeLayerGradients, NativeMlpHalf } from './nativeAddon.js';
+import type {
+  NativeAttentionHalf,
+  NativeHeadNorms,
+  NativeLayer,
+  NativeLayerGradients,
+  NativeMlpHalf,
+} from './nativeAddon.js';
 
 /** Halves of blocks and their layers as the kernels that compute them whole take them. */
 
-export function nativeAttentionHalf(cpu: CpuMemory, half: AttentionHalf): NativeAttentionHalf {
-  const { shape, angles, q, k, v, o } = half;
+/** Of dropout, by the places of a half's layers; null where one drops nothing. */
+export type Masks = readonly (Float32Array | null)[];
+
+export const attentionLayers = ({ q, k, v, o }: AttentionHalf): Layer[] => [q, k, v, o];
+export const mlpLayers = ({ gate, up, down }: MlpHalf): Layer[] => [gate, up, down];
+
+/** To be given back. */
+export function drawMasks(
+  cpu: CpuMemory,
+  layers: readonly Layer[],
+  { batch, time }: Record<'batch' | 'time', number>,
+): Masks {
+  return layers.map((layer) => {
+    const dropout = layer.adapter?.dropout ?? null;
+    if (dropout === null) return null;
+    const mask = cpu.take(batch * time * layer.inFeatures);
+    const { share, place } = dropout;
+    if (place.version === 1) dropoutMask(mask, dropout, layer, time);
+    else {
+      const { seed, step, firstSequence } = place;
+      const sequenceLength = time * layer.inFeatures;
+      cpu.addon.dropoutMask(mask, { share, seed, step, firstSequence, layer: layer.index, sequenceLength });
+    }
+    return mask;
+  });
+}
+
+export function giveMasks(cpu: CpuMemory, masks: Masks): void {
+  for (const mask of masks) if (mask !== null) cpu.give(mask);
+}
+
+export function nativeAttentionHalf(cpu: CpuMemory, half: AttentionHalf, masks: Masks): NativeAttentionHalf {
+  const { shape, angles, documents, headNorms, q, k, v, o } = half;
+  const common = commonFields(cpu, half, attentionLayers(half));
   return {
     shape,
-    ...common(cpu, half),
-    cos: cpu.floats(angles.cos),
-    sin: cpu.floats(angles.sin),
-    q: nativeLayer(cpu, q),
-    k: nativeLayer(cpu, k),
-    v: nativeLayer(cpu, v),
-    o: nativeLayer(cpu, o),
+    ...common,
+    cos: angles && cpu.floats(angles.cos),
+    sin: angles && cpu.floats(angles.sin),
+    headNorms: nativeHeadNorms(cpu, headNorms),
+    documents: beginsOf(documents),
+    q: nativeLayer(cpu, q, masks[0]),
+    k: nativeLayer(cpu, k, masks[1]),
+    v: nativeLayer(cpu, v, masks[2]),
+    o: nativeLayer(cpu, o, masks[3]),
   };
 }
 
-export function nativeMlpHalf(cpu: CpuMemory, half: MlpHalf): NativeMlpHalf {
+export function nativeMlpHalf(cpu: CpuMemory, half: MlpHalf, masks: Masks): NativeMlpHalf {
   const { batch, time, hidden, intermediate } = half.shape;
   return {
     shape: { rows: batch * time, hidden, intermediate },
-    ...common(cpu, half),
-    gate: nativeLayer(cpu, half.gate),
-    up: nativeLayer(cpu, half.up),
-    down: nativeLayer(cpu, half.down),
+    ...commonFields(cpu, half, mlpLayers(half)),
+    gate: nativeLayer(cpu, half.gate, masks[0]),
+    up: nativeLayer(cpu, half.up, masks[1]),
+    down: nativeLayer(cpu, half.down, masks[2]),
   };
+}
+
+export function nativeHeadNorms(cpu: CpuMemory, norms: HeadNorms | null): NativeHeadNorms | null {
+  return norms && { q: cpu.floats(norms.q), k: cpu.floats(norms.k) };
 }
 
 export function nativeGradients(
   cpu: CpuMemory,
-  { weight, a, b, bias }: LayerGradients,
+  { weight, a, b, scale, bias }: LayerGradients,
 ): NativeLayerGradients {
   const values = (buffer: DeviceBuffer | null) => buffer && cpu.floats(buffer);
-  return { weight: values(weight), a: values(a), b: values(b), bias: values(bias) };
+  return { weight: values(weight), a: values(a), b: values(b), scale: values(scale), bias: values(bias) };
 }
 
-function common(cpu: CpuMemory, { gain, epsilon }: Pick<MlpHalf, 'gain' | 'epsilon'>) {
-  return { gain: cpu.floats(gain), epsilon, precision: cpu.precision, compact: cpu.isCompact };
+/** The scale as products take it, in float32. */
+export function scaleOf(cpu: CpuMemory, scale: number | DeviceBuffer): number {
+  return Math.fround(typeof scale === 'number' ? scale : Math.tanh(cpu.floats(scale)[0]!));
 }
 
-/** Its adapter has neither dropout nor a trained scale. */
-function nativeLayer(cpu: CpuMemory, { weight, base, adapter, bias }: Layer): NativeLayer {
+/** Sums are apart where there is dropout or a trained scale; what is kept for those is float32. */
+function commonFields(
+  cpu: CpuMemory,
+  { gain, epsilon }: Pick<MlpHalf, 'gain' | 'epsilon'>,
+  layers: readonly Layer[],
+) {
+  const apart = layers.some(
+    ({ adapter }) => adapter !== null && (typeof adapter.scale !== 'number' || adapter.dropout !== null),
+  );
+  const { precision, isCompact } = cpu;
+  return { gain: cpu.floats(gain), epsilon, precision, compact: isCompact && !apart, apart };
+}
+
+function nativeLayer(
+  cpu: CpuMemory,
+  { weight, base, adapter, bias }: Layer,
+  mask: Float32Array | null | undefined,
+): NativeLayer {
   return {
     base: base && cpu.panels(base),
     weight: base === null ? cpu.floats(weight) : null,
@@ -50,8 +113,9 @@ function nativeLayer(cpu: CpuMemory, { weight, base, adapter, bias }: Layer): Na
       rank: adapter.rank,
       a: cpu.floats(adapter.a),
       b: cpu.floats(adapter.b),
-      scale: adapter.scale as number,
+      scale: scaleOf(cpu, adapter.scale),
       graph: adapter.graph,
+      mask: mask ?? null,
     },
     bias: bias && cpu.floats(bias),
   };

@@ -1,6 +1,4 @@
-import { createRequire } from 'node:module';
-import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { findNativeAddon, loadNativeFile } from '../../binaries/nativeFiles.js';
 import type { LayerGraph } from '../../plan/adapterGraphs.js';
 import type { BasePrecision, MatmulShape, ProductPrecision } from '../device.js';
 
@@ -177,7 +175,7 @@ export interface NativeAddon {
     x: Float32Array,
     state: Float32Array,
     dy: Float32Array,
-    gradients: NativeGradients<'q' | 'k' | 'v' | 'o'>,
+    gradients: NativeGradients<'q' | 'k' | 'v' | 'o'> & { headNorms: NativeHeadNorms | null },
   ): void;
   attentionHalfStateLength(half: NativeAttentionHalf): number;
 
@@ -303,6 +301,20 @@ export interface NativeAddon {
   /** Gives the memory of a buffer back now, not when the collector finds it. The buffer and its views are empty from then on. */
   freeBuffer(buffer: ArrayBuffer): void;
 
+  /**
+   * Memory that processes share, an open file of which each has the same length, as member `rank` of `size`. Of the calls below each
+   * member makes the same in the same order, one at a time; they are rejected (ERR_MEMBER_LOST) where one left or calls another. What is
+   * passed in must not be touched before they are settled.
+   */
+  openSharedMemory(file: number, rank: number, size: number): NativeExchange;
+  /** The same over MPI, whose library has that name, as the member that it says. Leaving waits for the others. */
+  openMpi(library: string): { rank: number; size: number; exchange: NativeExchange };
+  /** values becomes its sum over all members, in the order of their ranks. */
+  exchangeSum(exchange: NativeExchange, values: Float32Array): Promise<void>;
+  /** all[size * own.length] */
+  exchangeGather(exchange: NativeExchange, all: Uint8Array, own: Uint8Array): Promise<void>;
+  exchangeLeave(exchange: NativeExchange): void;
+
   /** Gives pages that nothing is in back to the operating system. */
   trimHeap(): void;
 
@@ -321,7 +333,7 @@ export interface NativeMatmulShape extends MatmulShape {
 /** A frozen base, with or without an adapter beside it. */
 export interface FrozenLayer {
   base: PackedBase;
-  adapter: Omit<NativeAdapter, 'graph'> | null;
+  adapter: Omit<NativeAdapter, 'graph' | 'mask'> | null;
 }
 
 /** [positions, headDim / 2] */
@@ -333,10 +345,13 @@ export interface NativeAngles {
 /** Queries, keys and values, or their gradients. */
 export type NativeHeads = Record<'q' | 'k' | 'v', Float32Array>;
 
-export type NativeAttentionShape = Record<
+export interface NativeAttentionShape extends Record<
   'batch' | 'time' | 'heads' | 'kvHeads' | 'headDim' | 'scale',
   number
->;
+> {
+  /** [batch * time]: where in its sequence the document of each position begins; null: at 0. */
+  documents: Int32Array | null;
+}
 
 /** Integers count modulo 2^32, but for the seed. */
 export interface DropoutStream {
@@ -379,6 +394,11 @@ export interface NativeMatrices {
   moments: NativeMoments | null;
 }
 
+/** Opaque handle of what members of a run reach each other by, made by `openSharedMemory` or `openMpi`. */
+export interface NativeExchange {
+  readonly exchange: unique symbol;
+}
+
 export interface NativeMuonOptions {
   learningRate: number;
   momentum: number;
@@ -406,13 +426,19 @@ export interface NativeAdapter {
   b: Float32Array;
   scale: number;
   graph: LayerGraph;
+  /** [rows, in], of its input: 0, or what is kept is multiplied by; null drops nothing. In a half that is apart alone. */
+  mask: Float32Array | null;
 }
 
-/** Null for what is not wanted: of a trained weight, or of a frozen one without an adapter; of a and b. */
+/**
+ * Null for what is not wanted: of a trained weight, or of a frozen one without an adapter; of a and b; of the g that scale = tanh(g) was
+ * made of, in a half that is apart alone.
+ */
 export interface NativeLayerGradients {
   weight: Float32Array | null;
   a: Float32Array | null;
   b: Float32Array | null;
+  scale: Float32Array | null;
   bias: Float32Array | null;
 }
 
@@ -427,6 +453,11 @@ interface NativeHalf {
   precision: ProductPrecision;
   /** What is kept for the backward pass is kept in bfloat16. */
   compact: boolean;
+  /**
+   * Each product is rounded by itself and then added: the sums of halves with dropout or a trained scale. Goes with neither `compact` nor
+   * merged graphs.
+   */
+  apart: boolean;
 }
 
 export interface NativeMlpHalf extends NativeHalf, Record<'gate' | 'up' | 'down', NativeLayer> {
@@ -435,10 +466,16 @@ export interface NativeMlpHalf extends NativeHalf, Record<'gate' | 'up' | 'down'
 
 export interface NativeAttentionHalf extends NativeHalf, Record<'q' | 'k' | 'v' | 'o', NativeLayer> {
   shape: Record<'batch' | 'time' | 'hidden' | 'heads' | 'kvHeads' | 'headDim', number>;
-  /** [>= time, headDim / 2] */
-  cos: Float32Array;
-  sin: Float32Array;
+  /** [>= time, headDim / 2]; both null: queries and keys are not turned. */
+  cos: Float32Array | null;
+  sin: Float32Array | null;
+  headNorms: NativeHeadNorms | null;
+  /** [batch * time]: where in its sequence the document of each position begins; null: at 0. */
+  documents: Int32Array | null;
 }
+
+/** Gains of the norms of each head, or their gradients: [headDim]. */
+export type NativeHeadNorms = Record<'q' | 'k', Float32Array>;
 
 /**
  * Best first. `amx` needs its tiles for bfloat16 and int8, a Linux that saves them, and avx512bf16; `avx512bf16` also needs
@@ -482,13 +519,7 @@ export interface NativeDescription {
   cpuModel: string;
 }
 
-/** Loads the addon that `engine/native/build.mjs` compiled. Throws an error that says how to build it when it is missing. */
+/** Compiled here or of a package, as RELORA_NATIVE says. Throws NativeUnusable with what to do where it cannot be loaded. */
 export function loadNativeAddon(): NativeAddon {
-  const path = fileURLToPath(new URL('../../../native/build/relora.node', import.meta.url));
-  if (!existsSync(path)) {
-    throw new Error(
-      `The native backend is not built (${path} is missing): run "npm run build"; it needs g++ >= 11 or clang >= 14`,
-    );
-  }
-  return createRequire(import.meta.url)(path) as NativeAddon;
+  return loadNativeFile(findNativeAddon()) as NativeAddon;
 }

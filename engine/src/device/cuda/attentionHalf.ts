@@ -1,7 +1,9 @@
-import type { AttentionHalf, AttentionShape, ForwardMode } from '../device.js';
+import type { AttentionHalf, AttentionShape, ForwardMode, HeadNorms } from '../device.js';
 import type { CardCache } from './cardCache.js';
-import type { Scope } from './cardMemory.js';
+import { addressesOf } from './cardDocuments.js';
+import type { Scope } from './scope.js';
 import type { HalfParts, Middle, MiddleState } from './half.js';
+import { headNormBackward, headNormForward } from './headNorm.js';
 import { bytesOf, columnsOf, newMatrix, widthOf, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
@@ -10,11 +12,13 @@ export function attentionParts(
   calls: MatrixCalls,
   half: AttentionHalf,
   cache: ForwardMode['cache'] = null,
+  /** Of the norms of the heads, for the backward pass. */
+  gradients: HeadNorms | null = null,
 ): HalfParts {
   const { shape, gain, epsilon, q, k, v, o } = half;
   const { batch, time, hidden } = shape;
   const common = { rows: batch * time, time, hidden, gain, epsilon };
-  return { ...common, first: [q, k, v], last: o, middle: new Attention(calls, half, cache) };
+  return { ...common, first: [q, k, v], last: o, middle: new Attention(calls, half, cache, gradients) };
 }
 
 class Attention implements Middle {
@@ -24,6 +28,7 @@ class Attention implements Middle {
     private readonly calls: MatrixCalls,
     private readonly half: AttentionHalf,
     private readonly cache: ForwardMode['cache'],
+    private readonly gradients: HeadNorms | null,
   ) {
     this.shape = half.shape;
   }
@@ -42,8 +47,12 @@ class Attention implements Middle {
     const { batch, time, heads, kvHeads, headDim } = shape;
     const keysAndValues = this.cache === null ? null : (this.cache.keysAndValues as CardCache);
     const firstPosition = keysAndValues?.length ?? 0;
-    this.turn(made, firstPosition, 1);
     const { q, k, v } = this.headsOf(made);
+    const norms = this.half.headNorms;
+    const normed = (of: 'q' | 'k', x: Matrix) =>
+      headNormForward(calls, x, norms![of], { headDim, epsilon: this.half.epsilon }, kept);
+    const before = norms && { q: normed('q', q), k: normed('k', k) };
+    this.turn(made, firstPosition, 1);
     const mixed = newMatrix(kept, made.rows, innerWidth, made.type);
     const logSumExp = kept.take(4 * batch * heads * time);
     const keys = keysAndValues === null ? { k, v } : keysAndValues.append(calls, this.cache!.block, k, v);
@@ -52,7 +61,7 @@ class Attention implements Middle {
       ...{ q: q.address, k: keys.k.address, v: keys.v.address },
       ...{ queries: time, keys: firstPosition + time, heads, group: heads / kvHeads },
       ...{ q_stride: q.stride, kv_stride: keys.k.stride, out_stride: mixed.stride },
-      scale: 1 / Math.sqrt(headDim),
+      ...{ begins: addressesOf(this.half.documents).begins, scale: 1 / Math.sqrt(headDim) },
     };
     if (made.type === 'bf16')
       calls.launch({
@@ -67,13 +76,13 @@ class Attention implements Middle {
         grid: [Math.ceil(time / 4), heads, batch],
         parameters: { ...parameters, dim: headDim },
       });
-    return { inner: mixed, state: { mixed, logSumExp } };
+    return { inner: mixed, state: { mixed, logSumExp, heads: before } };
   }
 
   backward(
     made: Matrix,
     dmixed: Matrix,
-    { mixed, logSumExp }: MiddleState,
+    { mixed, logSumExp, heads: before }: MiddleState,
     temporary: Scope,
   ): { dmade: Matrix; inner: Matrix } {
     const { calls, shape } = this;
@@ -88,7 +97,7 @@ class Attention implements Middle {
       ...{ dq: d.q.address, dk: d.k.address, dv: d.v.address, delta },
       ...{ q: of.q.address, k: of.k.address, v: of.v.address },
       ...{ dout: dmixed.address, log_sum_exp: logSumExp, time, heads, group: heads / kvHeads },
-      ...{ out_stride: mixed.stride, scale: 1 / Math.sqrt(headDim) },
+      ...{ out_stride: mixed.stride, ...addressesOf(this.half.documents), scale: 1 / Math.sqrt(headDim) },
     };
     if (made.type === 'bf16') this.tiledBackward(made, mixed, dmixed, delta, ends);
     else {
@@ -105,6 +114,12 @@ class Attention implements Middle {
       launch('attention_float_backward_kv', kvHeads);
     }
     this.turn(dmade, 0, -1);
+    const { headNorms, epsilon } = this.half;
+    if (before !== null)
+      for (const name of ['q', 'k'] as const) {
+        const into = { d: d[name], gain: this.gradients![name] };
+        headNormBackward(calls, into, before[name], headNorms![name], { headDim, epsilon }, temporary);
+      }
     return { dmade, inner: mixed };
   }
 
@@ -153,7 +168,8 @@ class Attention implements Middle {
   private turn(made: Matrix, firstPosition: number, sign: 1 | -1): void {
     const { calls } = this;
     const { time, heads, kvHeads, headDim } = this.shape;
-    const { angles } = this.half;
+    const { angles, documents } = this.half;
+    if (angles === null) return;
     const { q, k } = this.headsOf(made);
     const length = (angles.positionCount * headDim) / 2;
     const isOne = k.address === q.address + heads * headDim * bytesOf[q.type];
@@ -169,7 +185,7 @@ class Attention implements Middle {
             ...{ x: of.address, rows: of.rows, heads: count, head_dim: headDim, stride: of.stride, time },
             cosines: calls.memory.floats(angles.cos, length, 'angles.cos'),
             sines: calls.memory.floats(angles.sin, length, 'angles.sin'),
-            ...{ first_position: firstPosition, sign },
+            ...{ begins: addressesOf(documents).begins, first_position: firstPosition, sign },
           },
         },
         of.type,
@@ -179,5 +195,5 @@ class Attention implements Middle {
   }
 }
 
-/** Of a head's rows in shared memory, as attention.cu pads them. */
+/** Bytes of a head's rows in shared memory, padded as in attention.cu. */
 const tileBytes = (rows: number, dim: number) => rows * (Math.ceil(dim / 16) * 16 + 8) * bytesOf.bf16;

@@ -3,14 +3,14 @@ import type { Card } from './cudaAddon.js';
 /** Enough launches to be worth a call of the addon, few enough that the card does not wait for them. */
 const listBytes = 2 ** 13;
 
-/** What neither is queued nor waits. */
+/** Calls that neither queue work nor wait. */
 const unordered: ReadonlySet<string> = new Set([
   ...['allocate', 'allocateHost', 'loadModule', 'loadKernel', 'kernelAttributes', 'planProduct'],
 ]);
 
 /**
- * A card that is handed launches as lists: those that follow one another are one call of the addon. Whatever else is queued or waits comes
- * behind all launches before it, as without.
+ * A card whose launches are handed over as lists: those that follow one another are one call of the addon. Any other call that queues or
+ * waits first hands over the launches before it, so the order stays the same.
  */
 export function batched(card: Card): Card {
   const list = new Uint8Array(listBytes);

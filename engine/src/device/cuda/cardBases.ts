@@ -1,11 +1,12 @@
 import type * as api from '../device.js';
 import type { BlasProducts } from './blasProducts.js';
-import { CardMemory, Scope } from './cardMemory.js';
+import { CardMemory } from './cardMemory.js';
+import { Scope } from './scope.js';
 import type { Card } from './cudaAddon.js';
 import type { Kernels } from './kernels.js';
-import type { CardBase } from './linear.js';
 import { newMatrix, tight, typeOf, type Arithmetic } from './matrix.js';
 import { MatrixCalls } from './matrixCalls.js';
+import { newCardBase, packInto, type CardBase } from './packedBase.js';
 
 /** Frozen weights of a card: as products read them, merged into, and parked on the host between. */
 export class CardBases extends CardMemory implements api.FrozenBaseCalls {
@@ -25,33 +26,23 @@ export class CardBases extends CardMemory implements api.FrozenBaseCalls {
   }
 
   packBase(weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
-    const { bytes } = this.memory();
-    const scope = new Scope(this);
-    const type = typeOf(this.arithmetic);
+    checkWeight(weight, inFeatures, outFeatures);
     const isE4m3 = this.description.basePrecision === 'fp8';
-    const matrix = type === 'float' || isE4m3 ? null : newMatrix(scope, inFeatures, outFeatures, type);
-    const own = { isE4m3, holder: null, version: 0, matrix, release: () => scope.end() };
-    // Codes for both directions take what bfloat16 takes.
-    const taken = isE4m3 ? 2 * inFeatures * outFeatures : this.memory().bytes - bytes;
-    const base: CardBase = { inFeatures, outFeatures, bytes: taken, ...own };
-    this.repackBase(base, weight);
-    return base;
+    return newCardBase(inFeatures, outFeatures, isE4m3, typeOf(this.arithmetic));
   }
 
   repackBase(base: api.FrozenBase, weight: api.DeviceBuffer): void {
-    const { matrix, inFeatures, outFeatures, isE4m3 } = base as CardBase;
-    (base as CardBase).version++;
-    if (isE4m3) return; // when it is used
-    if (typeOf(this.arithmetic) === 'float') {
-      // Products read the weight itself, until an adapter is merged in.
-      (base as CardBase).release();
-      (base as CardBase).matrix = null;
-      return;
-    }
-    const scope = new Scope(this);
-    const from = this.stagedFloats(weight, inFeatures * outFeatures, 'repackBase: weight', scope);
-    this.calls.copy(matrix!, tight(from, inFeatures, outFeatures));
-    scope.end();
+    const own = base as CardBase;
+    const { inFeatures, outFeatures, matrix } = own;
+    checkWeight(weight, inFeatures, outFeatures);
+    this.changed();
+    own.version++;
+    if (matrix === null) return; // when it is used
+    if (typeOf(this.arithmetic) !== 'float')
+      return packInto(this.calls, matrix, { weight, inFeatures, outFeatures, name: 'repackBase: weight' });
+    // Products read the weight itself, until an adapter is merged in.
+    own.release();
+    own.matrix = null;
   }
 
   /** In bfloat16 W + s A B is made by each pass for itself. */
@@ -79,6 +70,7 @@ export class CardBases extends CardMemory implements api.FrozenBaseCalls {
   }
 
   releaseBase(base: api.FrozenBase): void {
+    this.changed();
     (base as CardBase).release();
     (base as CardBase).matrix = null;
   }
@@ -138,4 +130,9 @@ export class CardBases extends CardMemory implements api.FrozenBaseCalls {
     scope.end();
     return { finite, deltaNorm: Math.sqrt(squares) };
   }
+}
+
+function checkWeight({ length }: api.DeviceBuffer, inFeatures: number, outFeatures: number): void {
+  if (length !== inFeatures * outFeatures)
+    throw new RangeError(`packBase: weight: expected ${inFeatures * outFeatures} elements, got ${length}`);
 }

@@ -1,5 +1,6 @@
 import type { KeyValueCache } from '../device.js';
-import { Scope, type CardMemory } from './cardMemory.js';
+import type { CardMemory } from './cardMemory.js';
+import { Scope } from './scope.js';
 import { newMatrix, rowsOf, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 

@@ -5,7 +5,7 @@ interface Known {
   cure: string;
 }
 
-/** Why what a library calls that ends an attempt, and what to do; null for what is said of a card that is in use. */
+/** What an error code of a library means for an attempt, and what to do; null for the other codes, those of a card in use. */
 function knownFault(code: string): Known | null {
   switch (code) {
     case 'LIBRARY_MISSING':

@@ -1,76 +1,39 @@
-import { DeviceFault } from '../deviceFaults.js';
 import type { DeviceBuffer, DeviceMemory, ElementType, HostValues } from '../device.js';
-import type { Card } from './cudaAddon.js';
+import { CardBuffer, elementBytes, type Half } from './cardBuffer.js';
+import { CardPieces } from './cardPieces.js';
 import type { Matrix } from './matrix.js';
-import { Slabs } from './slabs.js';
+import type { Feeds } from './feeds.js';
+import { Scope } from './scope.js';
 
-/** What flows between the halves is float32 here too: what a probe computes from it is exact, and it costs a step little. */
-const elementBytes: Record<ElementType, number> = { float32: 4, activation: 4, int8: 1, uint8: 1 };
-/** The driver aligns allocations to this. */
-const alignment = 256;
 /** Parts of one allocation begin at multiples of it: 16 bytes are moved as one. */
 const partAlignment = 64;
 
-class CardBuffer implements DeviceBuffer {
-  half: Half | null = null;
-  /** Where its values lie while they are parked: pinned memory of the host. */
-  host: number | null = null;
+/** Buffers in a card's memory, with what products read of them beside them, and some of them parked on the host. */
+export class CardMemory extends CardPieces implements DeviceMemory {
+  private feeds: Feeds | null = null;
 
-  constructor(
-    readonly owner: CardMemory,
-    /** Null once it was given back, and while it is parked. */
-    public address: number | null,
-    readonly length: number,
-    readonly type: ElementType,
-    /** Where the allocation begins that it is a part of; null where it is none. */
-    readonly whole: number | null,
-  ) {}
-
-  get isPart(): boolean {
-    return this.whole !== null;
-  }
-}
-
-/** The bfloat16 of a parameter, beside it. */
-export interface Half {
-  readonly matrix: Matrix;
-  /** The parameter was written since. */
-  isStale: boolean;
-  /** The codes of the matrix are of these values, too. */
-  hasCodes: boolean;
-  release(): void;
-}
-
-/** Memory of a card. What is given back is used again for what needs as much: commands run in order, so none can see another's. */
-export class CardMemory implements DeviceMemory {
-  private readonly slabs: Slabs;
-  private readonly taken = new Map<number, number>();
-  private bytes = 0;
-
-  /** `isApart`: every buffer is an allocation of the driver's own. */
-  constructor(
-    readonly card: Card,
-    isApart = false,
-  ) {
-    this.slabs = new Slabs(card, isApart);
+  /** What the work uploads goes through the feeds; null for none. */
+  feeding(feeds: Feeds | null, work: () => void): void {
+    this.feeds = feeds;
+    try {
+      work();
+    } finally {
+      this.feeds = null;
+    }
   }
 
-  /** The address of that many bytes, which hold anything. */
-  take(bytes: number): number {
-    const size = Math.ceil(Math.max(bytes, 1) / alignment) * alignment;
-    const address = this.piece(size);
-    this.taken.set(address, size);
-    this.bytes += size;
-    return address;
+  /** Memory with what `fill` uploads, which differs from one time to the next. */
+  fed(scope: Scope, bytes: number, fill: (at: number) => void): number {
+    if (this.feeds !== null) return this.feeds.place(scope, bytes, fill);
+    const at = scope.take(bytes);
+    fill(at);
+    return at;
   }
 
-  /** Commands that are queued may still use it. */
-  give(address: number): void {
-    const size = this.taken.get(address);
-    if (size === undefined) throw new Error('Memory of the card was given back already');
-    this.taken.delete(address);
-    this.bytes -= size;
-    this.slabs.give(address, size);
+  /** The same of memory that the caller has, once for all that reads `key` there. */
+  fedOnce(key: object, fill: () => void): void {
+    if (this.feeds === null) fill();
+    else this.feeds.once(key, fill);
   }
 
   alloc(length: number, type: ElementType = 'float32'): DeviceBuffer {
@@ -130,6 +93,12 @@ export class CardMemory implements DeviceMemory {
     return values;
   }
 
+  async changeOnHost(buffer: DeviceBuffer, change: (values: Float32Array) => Promise<void>): Promise<void> {
+    const values = (await this.download(buffer)) as Float32Array;
+    await change(values);
+    this.upload(buffer, values);
+  }
+
   convert(to: DeviceBuffer, from: DeviceBuffer): void {
     const [target, source] = [
       this.floats(to, from.length, 'convert: to'),
@@ -146,8 +115,19 @@ export class CardMemory implements DeviceMemory {
     of.half?.release();
     of.half = null;
     if (of.host !== null) this.card.releaseHost(of.host);
-    else this.give(of.address!);
+    else if (!of.isTakenOver) this.give(of.address!);
     of.address = of.host = null;
+    of.isTakenOver = false;
+  }
+
+  /** A state holds what will be read of the buffer: all that may still be done with it is to release it. */
+  takeOver(buffer: DeviceBuffer): void {
+    const of = this.own(buffer, 'takeOver');
+    if (of.isPart) throw new TypeError('takeOver: parts belong to their whole');
+    this.give(this.addressOf(buffer, 'takeOver'));
+    of.half?.release();
+    of.half = of.address = null;
+    of.isTakenOver = true;
   }
 
   /** Moves the values to pinned memory of the host; what reads them has them brought back for as long as it needs them. */
@@ -155,18 +135,16 @@ export class CardMemory implements DeviceMemory {
     const of = this.own(buffer, 'park');
     if (of.host !== null || of.length === 0) return;
     if (of.isPart) throw new TypeError('park: parts belong to their whole');
-    const bytes = of.length * elementBytes[of.type];
-    of.host = this.card.allocateHost(bytes);
-    this.card.downloadHost(of.host, of.address!, bytes);
+    of.host = this.card.allocateHost(of.bytes);
+    this.card.downloadHost(of.host, of.address!, of.bytes);
     this.give(of.address!);
     of.address = null;
   }
 
   /** Where the values lie on the card until the scope ends: for parked ones a copy. */
   staged(buffer: DeviceBuffer, field: string, scope: Scope): number {
-    const { host, length, type } = this.own(buffer, field);
+    const { host, bytes } = this.own(buffer, field);
     if (host === null) return this.addressOf(buffer, field);
-    const bytes = length * elementBytes[type];
     const address = scope.take(bytes);
     this.card.uploadHost(address, host, bytes);
     return address;
@@ -181,8 +159,8 @@ export class CardMemory implements DeviceMemory {
 
   /** What was changed in a staged copy becomes the parked values. */
   keepStaged(buffer: DeviceBuffer, address: number): void {
-    const { host, length, type } = this.own(buffer, 'keepStaged');
-    if (host !== null) this.card.downloadHost(host, address, length * elementBytes[type]);
+    const { host, bytes } = this.own(buffer, 'keepStaged');
+    if (host !== null) this.card.downloadHost(host, address, bytes);
     this.written(buffer);
   }
 
@@ -193,34 +171,21 @@ export class CardMemory implements DeviceMemory {
   /** Keeps the bfloat16 of a buffer in `matrix` from now on; it is stale. */
   keepHalf(buffer: DeviceBuffer, matrix: Matrix, release: () => void): Half {
     const of = this.own(buffer, 'half');
+    if (buffer.type === 'float32') this.changed();
     of.half?.release();
     return (of.half = { matrix, isStale: true, hasCodes: false, release });
   }
 
   /** Its values were changed by something that does not write their bfloat16. */
   written(buffer: DeviceBuffer): void {
-    const { half } = buffer as CardBuffer;
-    if (half !== null) half.isStale = true;
-  }
-
-  trim(): void {
-    this.slabs.trim();
+    const { half, type } = buffer as CardBuffer;
+    if (half === null) return;
+    if (!half.isStale && type === 'float32') this.changed();
+    half.isStale = true;
   }
 
   discard(_values: HostValues): void {
     // What a card's job holds on the host are single tensors.
-  }
-
-  reserve(bytes: number): number | null {
-    const { allocatedBytes, freeBytes } = this.card.memory();
-    const missing = bytes - allocatedBytes;
-    if (missing > freeBytes) return allocatedBytes + freeBytes;
-    this.slabs.reserve(missing);
-    return null;
-  }
-
-  memory(): { count: number; bytes: number } {
-    return { count: this.taken.size, bytes: this.bytes };
   }
 
   /** Where a buffer of floats of that length lies. */
@@ -264,7 +229,7 @@ export class CardMemory implements DeviceMemory {
   private own(buffer: DeviceBuffer, field: string): CardBuffer {
     if (!(buffer instanceof CardBuffer) || buffer.owner !== this)
       throw new TypeError(`${field}: the buffer is not of this device`);
-    if (buffer.address === null && buffer.host === null)
+    if (buffer.address === null && buffer.host === null && !buffer.isTakenOver)
       throw new Error(`${field}: the buffer was given back already`);
     return buffer;
   }
@@ -272,51 +237,13 @@ export class CardMemory implements DeviceMemory {
   /** What was parked comes back for good: to be trained, or for a call that seldom reads it. */
   private addressOf(buffer: DeviceBuffer, field: string): number {
     const of = this.own(buffer, field);
-    const { host, length, type } = of;
+    const { host, bytes } = of;
+    if (of.isTakenOver) throw new Error(`${field}: a state has taken the buffer over`);
     if (host === null) return of.address!;
-    const bytes = length * elementBytes[type];
     of.address = this.take(bytes);
     of.host = null;
     this.card.uploadHost(of.address, host, bytes);
     this.card.releaseHost(host);
     return of.address;
-  }
-
-  private piece(size: number): number {
-    try {
-      return this.slabs.take(size);
-    } catch (error) {
-      if (!(error instanceof DeviceFault) || error.reason !== 'DEVICE_OUT_OF_MEMORY') throw error;
-    }
-    this.trim();
-    try {
-      return this.slabs.take(size);
-    } catch (error) {
-      if (!(error instanceof DeviceFault) || error.reason !== 'DEVICE_OUT_OF_MEMORY') throw error;
-      const { freeBytes, totalBytes } = this.card.memory();
-      throw new DeviceFault(
-        'DEVICE_OUT_OF_MEMORY',
-        `The card has no ${size} bytes beside the ${this.bytes} that this run holds: ${freeBytes} of ${totalBytes} are free. ` +
-          'Ask for smaller micro-batches, recomputation or moments in eight bits',
-        { cause: error },
-      );
-    }
-  }
-}
-
-/** Memory that is given back together: of one call, or of the state that a half keeps. */
-export class Scope {
-  private readonly held: number[] = [];
-
-  constructor(private readonly memory: CardMemory) {}
-
-  take(bytes: number): number {
-    const address = this.memory.take(bytes);
-    this.held.push(address);
-    return address;
-  }
-
-  end(): void {
-    for (const address of this.held.splice(0)) this.memory.give(address);
   }
 }

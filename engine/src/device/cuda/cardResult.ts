@@ -1,5 +1,6 @@
 import type { ResultBuffer, StepResult } from '../device.js';
-import { Scope, type CardMemory } from './cardMemory.js';
+import type { CardMemory } from './cardMemory.js';
+import { Scope } from './scope.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
 const headerBytes = 24;
@@ -63,6 +64,11 @@ export class CardResult implements ResultBuffer {
       number,
     ];
     return { loss, lossSum, squaredNorm, rowLosses: new Float32Array(bytes.buffer, headerBytes) };
+  }
+
+  write({ loss, lossSum, rowLosses }: Omit<StepResult, 'squaredNorm'>): void {
+    this.memory.card.upload(this.address, Float64Array.of(loss, lossSum));
+    if (rowLosses.length > 0) this.memory.card.upload(this.address + headerBytes, rowLosses);
   }
 
   release(): void {

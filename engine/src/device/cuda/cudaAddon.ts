@@ -1,5 +1,4 @@
-import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
+import { engineFile, findNativeFile, loadNativeFile } from '../../binaries/nativeFiles.js';
 import { DeviceFault } from '../deviceFaults.js';
 
 /**
@@ -134,16 +133,19 @@ export interface CompiledProgram {
 }
 
 /** The folder of the addon and of the kernels' texts, from the sources as from the build. */
-export const cudaFolder = fileURLToPath(new URL('../../../cuda/', import.meta.url));
+export const cudaFolder = engineFile('cuda/');
 
-export function loadCudaAddon(path = `${cudaFolder}build/host/relora_cuda.node`): CudaAddon {
+/** Compiled here or of a package, as RELORA_NATIVE says, or the file at `path`. */
+export function loadCudaAddon(path?: string): CudaAddon {
   try {
-    return createRequire(import.meta.url)(path) as CudaAddon;
+    const built = `${cudaFolder}build/host/relora_cuda.node`;
+    const file = path === undefined ? findNativeFile('relora_cuda.node', { built }) : { path, origin: path };
+    return loadNativeFile(file) as CudaAddon;
   } catch (error) {
-    throw new DeviceFault(
-      'DEVICE_LIBRARY_MISSING',
-      `The addon for NVIDIA cards cannot be loaded (${(error as Error).message.split('\n')[0]}): cards are served on Linux alone; there \`npm run build\` makes it`,
-      { cause: error },
-    );
+    const message =
+      process.platform === 'linux'
+        ? `The addon for NVIDIA cards cannot be used. ${(error as Error).message}`
+        : 'NVIDIA cards are served on Linux alone: train on the processor';
+    throw new DeviceFault('DEVICE_LIBRARY_MISSING', message, { cause: error });
   }
 }

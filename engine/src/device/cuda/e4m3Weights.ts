@@ -1,8 +1,8 @@
 import type { Layer } from '../device.js';
-import { Scope } from './cardMemory.js';
-import type { CardBase } from './linear.js';
+import { Scope } from './scope.js';
 import { columnsOf, newMatrix, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
+import type { CardBase } from './packedBase.js';
 import { quantized, transposed, type Quantized } from './quantized.js';
 
 /**

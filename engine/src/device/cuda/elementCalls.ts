@@ -1,4 +1,5 @@
-import type { CardMemory, Scope } from './cardMemory.js';
+import type { CardMemory } from './cardMemory.js';
+import type { Scope } from './scope.js';
 import type { KernelCall, Kernels } from './kernels.js';
 import { newMatrix, type Matrix, type MatrixType } from './matrix.js';
 

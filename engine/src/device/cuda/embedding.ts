@@ -1,5 +1,5 @@
 import type { TableShape } from '../device.js';
-import { Scope } from './cardMemory.js';
+import { Scope } from './scope.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
 /** y[rows, hidden], floats one after the other, = the rows of the table at ids. */
@@ -10,10 +10,12 @@ export function embeddingForward(
   ids: Int32Array,
   shape: TableShape,
 ): void {
-  checkIds(ids, shape, 'embeddingForward');
-  const scope = new Scope(calls.memory);
-  const at = scope.take(4 * ids.length);
-  calls.memory.card.upload(at, ids);
+  const { memory } = calls;
+  const scope = new Scope(memory);
+  const at = memory.fed(scope, 4 * ids.length, (to) => {
+    checkIds(ids, shape, 'embeddingForward');
+    memory.card.upload(to, ids);
+  });
   calls.launch(
     {
       file: 'embedding',
@@ -29,7 +31,10 @@ export function embeddingForward(
 /** Rows that one block adds up at most; what occurs more often is added up in parts. */
 const segmentRows = 64;
 
-/** dtable is added to. Positions are sorted by id here, so that rows of one id are added in their order. */
+/**
+ * Adds to dtable. Positions are sorted by id here, so that rows of one id are added in their order. It launches as many segments and parts
+ * as that many rows can have at most, whatever the ids are; those that the ids do not need are empty.
+ */
 export function embeddingBackward(
   calls: MatrixCalls,
   dtable: number,
@@ -37,60 +42,72 @@ export function embeddingBackward(
   ids: Int32Array,
   shape: TableShape,
 ): void {
-  checkIds(ids, shape, 'embeddingBackward');
-  const { hidden } = shape;
-  const { rows, segments, long } = segmentsOf(ids, shape.vocabulary);
-  const scope = new Scope(calls.memory);
-  const upload = (values: Int32Array): number => {
-    const at = scope.take(values.byteLength);
-    calls.memory.card.upload(at, values);
-    return at;
-  };
-  const partial = scope.take(4 * hidden * long.partialCount);
+  const { rows, hidden, vocabulary } = shape;
+  const { memory } = calls;
+  const longMax = Math.floor(rows / (segmentRows + 1));
+  const partsMax = longMax + Math.floor(rows / segmentRows);
+  const segmentsMax = Math.min(rows, vocabulary) + Math.floor(rows / segmentRows);
+  const scope = new Scope(memory);
+  const places = { rows: 0, segments: 4 * rows, long: 4 * rows + 16 * segmentsMax };
+  const at = memory.fed(scope, places.long + 12 * longMax, (to) => {
+    checkIds(ids, shape, 'embeddingBackward');
+    const words = new Int32Array(rows + 4 * segmentsMax + 3 * longMax);
+    fillSegments(
+      words.subarray(0, rows),
+      words.subarray(rows, rows + 4 * segmentsMax),
+      words.subarray(rows + 4 * segmentsMax),
+      ids,
+      vocabulary,
+    );
+    memory.card.upload(to, words);
+  });
+  const partial = scope.take(4 * hidden * partsMax);
   calls.launch(
     {
-      ...{ file: 'embedding', kernel: 'embedding_backward', grid: [segments.length / 4] as const },
+      ...{ file: 'embedding', kernel: 'embedding_backward', grid: [segmentsMax] as const },
       parameters: {
-        ...{ dtable, dy, rows: upload(rows), segments: upload(Int32Array.from(segments)), partial },
+        ...{ dtable, dy, rows: at + places.rows, segments: at + places.segments, partial },
         ...{ hidden, stride: hidden },
       },
     },
     'float',
   );
-  if (long.ids.length > 0)
-    calls.launch(
-      {
-        ...{ file: 'embedding', kernel: 'embedding_add_parts', grid: [long.ids.length / 3] as const },
-        parameters: { dtable, partial, ids: upload(Int32Array.from(long.ids)), hidden },
-      },
-      'float',
-    );
+  calls.launch(
+    {
+      ...{ file: 'embedding', kernel: 'embedding_add_parts', grid: [longMax] as const },
+      parameters: { dtable, partial, ids: at + places.long, hidden },
+    },
+    'float',
+  );
   scope.end();
 }
 
 /**
- * `rows`: places sorted by id, and of one id by their order. `segments`: [begin, end, id, where among the parts it goes or -1 for the
- * table itself] each. `long`: [id, begin, end] among the parts.
+ * `rows`: places sorted by id, those of one id in their order. `segments`: [begin, end, id, its place among the parts, or -1 where it is
+ * added to the table itself]. `long`: [id, begin, end] among the parts. Entries that are not needed stay zero, which means empty.
  */
-function segmentsOf(ids: Int32Array, vocabulary: number) {
+function fillSegments(
+  rows: Int32Array,
+  segments: Int32Array,
+  long: Int32Array,
+  ids: Int32Array,
+  vocabulary: number,
+): void {
   const ends = new Int32Array(vocabulary + 1);
   for (const id of ids) ends[id + 1]!++;
   for (let id = 0; id < vocabulary; id++) ends[id + 1]! += ends[id]!;
   const begins = ends.slice();
-  const rows = new Int32Array(ids.length);
   ids.forEach((id, row) => (rows[begins[id]!++] = row));
-  const segments: number[] = [];
-  const long = { ids: [] as number[], partialCount: 0 };
+  let [segment, longs, parts] = [0, 0, 0];
   for (let id = 0; id < vocabulary; id++) {
     const [begin, end] = [ends[id]!, ends[id + 1]!];
     const count = Math.ceil((end - begin) / segmentRows);
-    if (count > 1) long.ids.push(id, long.partialCount, long.partialCount + count);
+    if (count > 1) long.set([id, parts, parts + count], 3 * longs++);
     for (let part = 0; part < count; part++) {
       const first = begin + part * segmentRows;
-      segments.push(first, Math.min(first + segmentRows, end), id, count > 1 ? long.partialCount++ : -1);
+      segments.set([first, Math.min(first + segmentRows, end), id, count > 1 ? parts++ : -1], 4 * segment++);
     }
   }
-  return { rows, segments, long };
 }
 
 function checkIds(ids: Int32Array, { rows, vocabulary }: TableShape, call: string): void {

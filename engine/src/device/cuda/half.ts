@@ -1,11 +1,19 @@
 import type { DeviceBuffer, ForwardMode, Layer, LayerGradients } from '../device.js';
-import { Scope } from './cardMemory.js';
+import { Scope } from './scope.js';
 import { JoinedLayers } from './joinedLayers.js';
 import { LayerGroup, type GroupState } from './layerGroup.js';
 import type { LinearPass } from './linear.js';
 import { newMatrix, tight, typeOf, type Arithmetic, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
-import { makesCodes, normBackward, normForward, roundsGradient, type NormGradients } from './norm.js';
+import {
+  keptInput,
+  makesCodes,
+  normBackward,
+  normForward,
+  roundsGradient,
+  type NormGradients,
+  type NormInput,
+} from './norm.js';
 import { newQuantized } from './quantized.js';
 
 /** A half of a block: x + last(middle(first(norm(x)))), with the layers of `first` beside each other. */
@@ -25,9 +33,9 @@ export interface HalfParts {
 export interface Middle {
   /** Columns of what goes into `last`: with zeros behind them where all layers of the half are joined. */
   innerWidth(isJoined: boolean): number;
-  /** Of what the layers of `first` make, [rows, one after the other]. */
+  /** The type of what the layers of `first` make, [rows, one after the other]. */
   typeOfMade(type: Matrix['type']): Matrix['type'];
-  /** `kept`: of what the backward pass needs; `inner` may be among it or not. `withCodes`: it will be read in e4m3. */
+  /** What the backward pass needs is taken from `kept`; `inner` may be part of it. `withCodes`: `inner` will be read in e4m3. */
   forward(
     made: Matrix,
     innerWidth: number,
@@ -35,25 +43,33 @@ export interface Middle {
     temporary: Scope,
     withCodes: boolean,
   ): { inner: Matrix; state: MiddleState };
-  /** dmade of dinner, zero between the layers, which may be read in e4m3; and what went into `last`, for its gradients. */
+  /**
+   * `dmade` is the gradient of `made`, zero between the layers, which may be read in e4m3 and may lie where `made` does. `inner` is what
+   * went into `last`, for the gradients of that layer; it is there until `between` ends.
+   */
   backward(
     made: Matrix,
     dinner: Matrix,
     state: MiddleState,
     temporary: Scope,
+    between: Scope,
     withCodes: boolean,
   ): { dmade: Matrix; inner: Matrix };
 }
 
-/** Of one half: attention's output and the logarithms of its sums; nothing of SwiGLU. */
+/** What the middle of a half keeps: attention its output and the logarithms of its sums, SwiGLU nothing. */
 export interface MiddleState {
   readonly mixed: Matrix;
   readonly logSumExp: number;
+  /** Queries and keys before the norms of their heads; null without those. */
+  readonly heads: Record<'q' | 'k', Matrix> | null;
 }
 
 /** What the backward pass of a half needs. The norm of x is not among it: it is made again for less than it would hold. */
 export interface CardHalfState {
   readonly scope: Scope;
+  /** What came in, as the backward pass reads it: rounded where products round; null where nobody will read it. */
+  readonly x: NormInput | null;
   readonly made: Matrix;
   readonly middle: MiddleState;
   readonly first: GroupState;
@@ -65,23 +81,25 @@ export function halfForward(
   to: number,
   x: number,
   parts: HalfParts,
-  { precision }: Pick<ForwardMode, 'precision'>,
+  { precision, keepsState }: Pick<ForwardMode, 'precision' | 'keepsState'>,
   run: Arithmetic,
 ): CardHalfState {
   const { rows, hidden, middle } = parts;
   const isProbe = precision === 'float32';
   const pass: LinearPass = { arithmetic: isProbe ? 'float32' : run, isProbe, time: parts.time };
   const type = typeOf(pass.arithmetic);
-  const [scope, temporary] = [new Scope(calls.memory), new Scope(calls.memory)];
+  const [scope, temporary] = [new Scope(calls.memory, 'pass'), new Scope(calls.memory)];
   const { first, last, innerWidth } = groupsOf(calls, parts, pass);
-  const { normed } = normedOf(calls, x, parts, type, temporary, first.readsCodes);
+  const input: NormInput = { address: x, type: 'float' };
+  const kept = !keepsState ? null : type === 'float' ? input : keptInput(scope, parts);
+  const { normed } = normedOf(calls, input, parts, type, temporary, first.readsCodes, kept);
   const made = newMatrix(scope, rows, first.width, middle.typeOfMade(type));
   const firstState = first.forward(made, normed, null, scope, temporary);
   const { inner, state } = middle.forward(made, innerWidth, scope, temporary, last.readsCodes);
-  const input = calls.as(type, inner, temporary);
-  const lastState = last.forward(tight(to, rows, hidden), input, tight(x, rows, hidden), scope, temporary);
+  const between = calls.as(type, inner, temporary);
+  const lastState = last.forward(tight(to, rows, hidden), between, tight(x, rows, hidden), scope, temporary);
   temporary.end();
-  return { scope, made, middle: state, first: firstState, last: lastState };
+  return { scope, x: kept, made, middle: state, first: firstState, last: lastState };
 }
 
 export interface CardHalfGradients {
@@ -96,7 +114,6 @@ export function halfBackward(
   calls: MatrixCalls,
   gradients: CardHalfGradients,
   dy: DeviceBuffer,
-  x: number,
   parts: HalfParts,
   state: CardHalfState,
   arithmetic: Arithmetic,
@@ -105,44 +122,50 @@ export function halfBackward(
   const { memory } = calls;
   const pass: LinearPass = { arithmetic, isProbe: false, time: parts.time };
   const type = typeOf(arithmetic);
-  const temporary = new Scope(memory);
+  // What is large is given back as soon as it was read.
+  const [temporary, upper, between] = [new Scope(memory), new Scope(memory), new Scope(memory)];
   const residual = memory.floats(dy, rows * hidden, 'half: dy');
   // Rounded by whoever made it, or now.
   const upstream =
     type === 'float' ? tight(residual, rows, hidden) : calls.half(dy, rows, hidden, 'half: dy');
 
   const { first, last, innerWidth, isJoined } = groupsOf(calls, parts, pass);
-  const dinner = newMatrix(temporary, rows, innerWidth, state.made.type);
+  const dinner = newMatrix(upper, rows, innerWidth, state.made.type);
   const lastBack = last.inputGradient(dinner, upstream, state.last, temporary);
-  const { dmade, inner } = middle.backward(state.made, dinner, state.middle, temporary, first.readsCodes);
-  const input = calls.as(type, inner, temporary);
+  const back = [state.made, dinner, state.middle, temporary, between, first.readsCodes] as const;
+  const { dmade, inner } = middle.backward(...back);
+  upper.end();
+  const input = calls.as(type, inner, between);
   last.gradients([gradients.last], upstream, input, state.last, lastBack, temporary);
+  between.end();
 
   const dpart = calls.as(type, dmade, temporary);
   const dn = isJoined
     ? newMatrix(temporary, rows, hidden, type)
     : tight(temporary.take(4 * rows * hidden), rows, hidden);
   const firstBack = first.inputGradient(dn, dpart, state.first, temporary);
-  const { normed, rstd } = normedOf(calls, x, parts, type, temporary, false);
+  const { normed, rstd } = normedOf(calls, state.x!, parts, type, temporary, false);
   first.gradients(gradients.first, dpart, normed, state.first, firstBack, temporary);
   const into = normGradients(calls, gradients, parts, type, last.readsCodes);
-  normBackward(calls, into, dn, x, rstd, residual, normOf(calls, parts), temporary);
+  normBackward(calls, into, dn, state.x!, rstd, residual, normOf(calls, parts), temporary);
   temporary.end();
   state.scope.end();
 }
 
 function normedOf(
   calls: MatrixCalls,
-  x: number,
+  x: NormInput,
   parts: HalfParts,
   type: Matrix['type'],
   scope: Scope,
   withCodes: boolean,
+  kept: NormInput | null = null,
 ) {
   const plain = newMatrix(scope, parts.rows, parts.hidden, type);
   const normed = withCodes && makesCodes(parts) ? { ...plain, codes: newQuantized(scope, plain) } : plain;
   const rstd = scope.take(4 * parts.rows);
-  normForward(calls, normed, rstd, x, normOf(calls, parts));
+  // Floats stay where they are.
+  normForward(calls, normed, rstd, x, normOf(calls, parts), kept?.type === 'bf16' ? kept : null);
   return { normed, rstd };
 }
 

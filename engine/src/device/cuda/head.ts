@@ -1,5 +1,5 @@
 import type { DeviceBuffer, HeadPass, TableShape } from '../device.js';
-import { Scope } from './cardMemory.js';
+import { Scope } from './scope.js';
 import type { CardResult } from './cardResult.js';
 import { bytesOf, newMatrix, rowsOf, tight, typeOf, type Arithmetic, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
@@ -8,11 +8,13 @@ import type { MatrixCalls } from './matrixCalls.js';
 export interface HeadLimits {
   /** Logits in float32: few enough to be read again from the card's cache. */
   readonly logitBytes: number;
-  /** Their gradients, in what products read: as many rows as fit, so that the sums over rows are one product. */
+  /** Their gradients, in what products read. */
   readonly gradientBytes: number;
+  /** Elements of dx that are made at once: enough to fill a card with tiles. */
+  readonly tileElements: number;
 }
 
-const headLimits: HeadLimits = { logitBytes: 2 ** 25, gradientBytes: 2 ** 29 };
+const headLimits: HeadLimits = { logitBytes: 2 ** 25, gradientBytes: 2 ** 29, tileElements: 2 ** 22 };
 
 /** Losses of rows, added to the result; gradients where they are wanted. */
 export function headCrossEntropy(
@@ -21,7 +23,7 @@ export function headCrossEntropy(
   gradients: { readonly dx: number; readonly head: number } | null,
   { shape, x, head, targets, scale, firstRow }: HeadPass,
   arithmetic: Arithmetic,
-  { logitBytes, gradientBytes }: HeadLimits = headLimits,
+  { logitBytes, gradientBytes, tileElements }: HeadLimits = headLimits,
 ): void {
   const { rows, vocabulary, hidden } = shape;
   const { memory } = calls;
@@ -33,13 +35,12 @@ export function headCrossEntropy(
     scope,
   );
   const weights = headOf(calls, head, shape, arithmetic);
-  const ids = scope.take(4 * rows);
-  memory.card.upload(ids, targets);
+  const ids = memory.fed(scope, 4 * rows, (at) => memory.card.upload(at, targets));
   const losses = scope.take(4 * rows);
-  const chunkOf = (bytes: number, each: number) =>
-    Math.min(rows, Math.max(128, Math.floor(bytes / (each * vocabulary) / 128) * 128));
-  const outerRows = gradients === null ? rows : chunkOf(gradientBytes, bytesOf[type]);
-  const innerRows = Math.min(outerRows, chunkOf(logitBytes, bytesOf.float));
+  const chunkOf = (most: number) => Math.min(rows, Math.max(128, Math.floor(most / 128) * 128));
+  const fitting = Math.min(gradientBytes / (bytesOf[type] * vocabulary), tileElements / hidden);
+  const outerRows = gradients === null ? rows : chunkOf(fitting);
+  const innerRows = Math.min(outerRows, chunkOf(logitBytes / (bytesOf.float * vocabulary)));
   const logits = newMatrix(scope, innerRows, vocabulary, 'float');
   const all = gradients && newMatrix(scope, outerRows, vocabulary, type);
   for (let outer = 0; outer < rows; outer += outerRows) {

@@ -1,10 +1,10 @@
-import type { DeviceBuffer, Layer, LayerGradients } from '../device.js';
-import { Scope, type CardMemory } from './cardMemory.js';
-import { E4m3Weights } from './e4m3Weights.js';
-import type { CardBase, LinearPass } from './linear.js';
-import { columnsOf, newMatrix, padded, tight, widthOf, type Matrix } from './matrix.js';
+import type { Layer, LayerGradients } from '../device.js';
+import { isOfE4m3, JoinedWeights } from './joinedWeights.js';
+import type { LinearPass } from './linear.js';
+import { newMatrix, tight, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 import type { ProductPart } from './productCalls.js';
+import { Scope } from './scope.js';
 
 /**
  * Layers that read one input, as one product: their weights stand beside each other, in bfloat16. Trained weights are rounded by their
@@ -12,71 +12,7 @@ import type { ProductPart } from './productCalls.js';
  * held for more than a layer. x A is made in the backward pass, by one product for all: it costs what more columns of
  * the forward product would, and nothing is kept.
  */
-export class JoinedLayers {
-  private readonly offsets: readonly number[];
-  /** W, or the rounded weights that are trained: [columns of the input, of all layers], zeros where no layer has a weight. */
-  private readonly weights: Matrix;
-  /** Of a base in e4m3, in place of W: adapters have a path of their own beside it then, which e4m3 would swallow while they are young. */
-  private readonly e4m3: E4m3Weights | null = null;
-  /** A of the adapted layers beside each other; null without adapters. */
-  private readonly a: Matrix | null;
-  /** Where the columns of each layer's A begin. */
-  private readonly rankOffsets: readonly number[];
-
-  /** `inputWidth`: columns of what goes in, zeros among them. */
-  private constructor(
-    private readonly calls: MatrixCalls,
-    private readonly layers: readonly Layer[],
-    private readonly inputWidth: number,
-  ) {
-    const { memory } = calls;
-    // One alone makes what it makes.
-    const widths = layers.map(({ outFeatures }) =>
-      layers.length === 1 ? outFeatures : widthOf(outFeatures),
-    );
-    this.offsets = offsetsOf(widths);
-    const isE4m3 = isOfE4m3(layers[0]!);
-    if (isE4m3) this.e4m3 = new E4m3Weights(calls, layers, inputWidth, this.offsets);
-    const weights = zeros(memory, isE4m3 ? 0 : inputWidth, this.offsets.at(-1)!, layers.length);
-    this.weights = weights.matrix;
-    layers.forEach((layer, i) => {
-      if (isE4m3) return weights.release();
-      const own = this.partOf(this.weights, i);
-      const base = layer.base as CardBase | null;
-      if (base === null) {
-        memory.keepHalf(layer.weight, own, weights.release);
-        return;
-      }
-      calls.copy(own, base.matrix!);
-      base.release();
-      Object.assign(base, { matrix: own, release: weights.release });
-    });
-
-    const adapters = layers.map(({ adapter }) => adapter);
-    const count = adapters.filter((adapter) => adapter !== null).length;
-    this.rankOffsets = offsetsOf(adapters.map((adapter) => padded(adapter?.rank ?? 0)));
-    this.a = null;
-    if (count === 0) return;
-    const a = zeros(memory, inputWidth, this.rankOffsets.at(-1)!, count);
-    const sizes = layers.map(({ adapter, outFeatures }) => (adapter?.rank ?? 0) * padded(outFeatures));
-    const b = zeros(memory, 1, offsetsOf(sizes).at(-1)!, count);
-    this.a = a.matrix;
-    layers.forEach(({ adapter, inFeatures, outFeatures }, i) => {
-      if (adapter === null) return;
-      const ownA = { ...columnsOf(a.matrix, this.rankOffsets[i]!, adapter.rank), rows: inFeatures };
-      memory.keepHalf(adapter.a, ownA, a.release);
-      const { address } = columnsOf(b.matrix, offsetsOf(sizes)[i]!, 0);
-      const ownB = {
-        ...b.matrix,
-        address,
-        rows: adapter.rank,
-        columns: outFeatures,
-        stride: padded(outFeatures),
-      };
-      memory.keepHalf(adapter.b, ownB, b.release);
-    });
-  }
-
+export class JoinedLayers extends JoinedWeights {
   /** Whether they can be one product. */
   static canBe(layers: readonly Layer[], pass: LinearPass): boolean {
     const isAlike = layers.every(({ base }) => (base === null) === (layers[0]!.base === null));
@@ -153,24 +89,6 @@ export class JoinedLayers {
       }
   }
 
-  /** Places of the adapted layers by their scale: what one product may do together. */
-  private byScale(): Map<number, number[]> {
-    const groups = new Map<number, number[]>();
-    this.layers.forEach(({ adapter }, i) => {
-      if (adapter === null) return;
-      const scale = adapter.scale as number;
-      groups.set(scale, [...(groups.get(scale) ?? []), i]);
-    });
-    return groups;
-  }
-
-  /** All of A, what something else than an update has written rounded. */
-  private roundedA(): Matrix {
-    for (const { adapter, inFeatures, name } of this.layers)
-      if (adapter !== null) this.calls.half(adapter.a, inFeatures, adapter.rank, `${name}.a`);
-    return this.a!;
-  }
-
   /** Gradients that are wanted are written, in the order of the layers. */
   gradients(into: readonly LayerGradients[], dy: Matrix, x: Matrix): void {
     const temporary = new Scope(this.calls.memory);
@@ -236,64 +154,6 @@ export class JoinedLayers {
       calls.products(a, { transposeA: true, scale }, areTogether(calls, into, 'a'));
     }
   }
-
-  /** The weights with their adapters in them. */
-  private merged(temporary: Scope): Matrix {
-    const { calls, layers, weights } = this;
-    // Rounds what something else than an update has written.
-    for (const { base, weight, inFeatures, outFeatures, name } of layers)
-      if (base === null) calls.half(weight, inFeatures, outFeatures, name);
-    if (this.a === null) return weights;
-    this.roundedA();
-    const merged = newMatrix(temporary, weights.rows, weights.columns, 'bf16');
-    // What no layer has is zero here too, and a layer without an adapter is as it was.
-    const isWhole = layers.every(
-      ({ adapter, inFeatures, outFeatures }) =>
-        adapter !== null && inFeatures === weights.rows && outFeatures * layers.length === weights.columns,
-    );
-    if (!isWhole) calls.memory.card.copy(merged.address, weights.address, 2 * weights.rows * weights.stride);
-    for (const [scale, places] of this.byScale())
-      calls.products(
-        places.map((i) => {
-          const { adapter, inFeatures, outFeatures, name } = layers[i]!;
-          const a = calls.half(adapter!.a, inFeatures, adapter!.rank, `${name}.a`);
-          const b = calls.half(adapter!.b, adapter!.rank, outFeatures, `${name}.b`);
-          return { to: this.partOf(merged, i), a, b, addend: this.partOf(weights, i) };
-        }),
-        { scale },
-      );
-    return merged;
-  }
-
-  /** A layer's own part of the weights, or of what is made of them. */
-  private partOf(all: Matrix, i: number): Matrix {
-    return { ...this.columnsOfLayer(all, i), rows: this.layers[i]!.inFeatures };
-  }
-
-  private columnsOfLayer(all: Matrix, i: number): Matrix {
-    return columnsOf(all, this.offsets[i]!, this.layers[i]!.outFeatures);
-  }
-
-  private ranksOfLayer(all: Matrix, i: number): Matrix {
-    return columnsOf(all, this.rankOffsets[i]!, this.layers[i]!.adapter!.rank);
-  }
-
-  /** Whether it is made of these, and what it shares with them is still theirs. */
-  private isOf(layers: readonly Layer[]): boolean {
-    const isOwn = ({ weight, base, adapter }: Layer, i: number): boolean => {
-      const own = this.layers[i]!;
-      if (weight !== own.weight || base !== own.base || adapter?.a !== own.adapter?.a) return false;
-      if (adapter !== null && !this.holds(this.a, adapter.a)) return false;
-      if (base === null) return this.holds(this.weights, weight);
-      if (this.e4m3 !== null) return (base as CardBase).holder === this.e4m3;
-      return isInside(this.weights, (base as CardBase).matrix);
-    };
-    return layers.length === this.layers.length && layers.every(isOwn);
-  }
-
-  private holds(all: Matrix | null, buffer: DeviceBuffer): boolean {
-    return isInside(all, this.calls.memory.halfOf(buffer)?.matrix ?? null);
-  }
 }
 
 /** By the first of the layers. */
@@ -308,34 +168,6 @@ function isPlain(layer: Layer): boolean {
   return isOfE4m3(layer) || adapter.graph !== 'separate';
 }
 
-const isOfE4m3 = ({ base }: Layer) => base !== null && (base as CardBase).isE4m3;
-
 function areTogether(calls: MatrixCalls, into: readonly LayerGradients[], of: 'weight' | 'a' | 'b'): boolean {
   return calls.memory.areTogether(into.flatMap((gradients) => gradients[of] ?? []));
-}
-
-/** A matrix of zeros that several hold: given back when the last of them has let it go. */
-function zeros(memory: CardMemory, rows: number, columns: number, holders: number) {
-  const scope = new Scope(memory);
-  const matrix = newMatrix(scope, rows, columns, 'bf16');
-  memory.card.fill(matrix.address, 0, 2 * rows * matrix.stride);
-  let left = holders;
-  return {
-    matrix,
-    release: () => {
-      if (--left === 0) scope.end();
-    },
-  };
-}
-
-function isInside(all: Matrix | null, part: Matrix | null): boolean {
-  if (all === null || part === null) return false;
-  return part.address >= all.address && part.address < all.address + 2 * all.rows * all.stride;
-}
-
-/** Where each of some widths begins, and behind them where the last one ends. */
-function offsetsOf(widths: readonly number[]): number[] {
-  const offsets = [0];
-  for (const width of widths) offsets.push(offsets.at(-1)! + width);
-  return offsets;
 }

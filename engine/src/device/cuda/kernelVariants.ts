@@ -10,13 +10,20 @@ export interface KernelVariant {
 export const architectures = ['sm_80', 'sm_86', 'sm_89', 'sm_90a', 'sm_100a', 'sm_120'] as const;
 
 const headDims = [8, 16, 32, 48, 64, 80, 96, 128];
-const ofOneType = ['adamw', 'attention_float', 'product', 'product_e4m3', 'product_float'];
+const ofOneType = ['adamw', 'apollo', 'attention_float', 'muon', 'product', 'product_e4m3', 'product_float'];
 
 /** Everything that a run may load, for the table of registers and for whoever fills the cache. */
 export function kernelVariants(): KernelVariant[] {
   return listKernelFiles().flatMap((file) => {
     if (file === 'attention') return headDims.map((dim) => ({ file, definitions: [`HEAD_DIM=${dim}`] }));
     if (ofOneType.includes(file)) return [{ file, definitions: [] }];
+    if (file === 'rms_norm')
+      return ['bf16', 'float'].flatMap((type) =>
+        ['bf16', 'float'].map((input) => ({
+          file,
+          definitions: [`INPUT=${input}`, `ACTIVATION=${type}`],
+        })),
+      );
     return ['bf16', 'float'].map((type) => ({ file, definitions: [`ACTIVATION=${type}`] }));
   });
 }

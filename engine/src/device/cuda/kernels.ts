@@ -39,8 +39,8 @@ export class Kernels {
     this.counted(call.kernel);
   }
 
-  counted(name: string): void {
-    this.counts.set(name, (this.counts.get(name) ?? 0) + 1);
+  counted(name: string, count = 1): void {
+    this.counts.set(name, (this.counts.get(name) ?? 0) + count);
   }
 
   private load({ file, kernel, definitions = [], dynamicSharedBytes = 0 }: KernelCall): LoadedKernel {

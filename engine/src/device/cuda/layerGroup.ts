@@ -1,5 +1,5 @@
 import type { Layer, LayerGradients } from '../device.js';
-import type { Scope } from './cardMemory.js';
+import type { Scope } from './scope.js';
 import { JoinedLayers } from './joinedLayers.js';
 import {
   linearForward,
@@ -33,7 +33,7 @@ export class LayerGroup {
     return this.joined?.readsCodes ?? false;
   }
 
-  /** Columns of what the layers make; what stands between them is zero, or is not read. */
+  /** Columns of what the layers make; the padding between layers is zero, or is not read. */
   get width(): number {
     return this.layers.reduce((sum, { outFeatures }) => sum + widthOf(outFeatures), 0);
   }

@@ -1,21 +1,9 @@
-import type { DeviceBuffer, Dropout, FrozenBase, Layer, LayerAdapter, LayerGradients } from '../device.js';
-import { dropoutMask } from '../dropout.js';
-import type { Scope } from './cardMemory.js';
+import type { Layer, LayerAdapter, LayerGradients } from '../device.js';
+import { maskOf } from './layerMask.js';
+import { factorA, factorB, scaleOf, weightOf } from './layerOperands.js';
 import { newMatrix, tight, type Arithmetic, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
-
-/** A frozen weight as products read it; null in float32, where they read the weight. */
-export interface CardBase extends FrozenBase {
-  /** In e4m3, packed by the layers that are joined to read it; where they cannot be, products read the weight in bfloat16. */
-  readonly isE4m3: boolean;
-  holder: object | null;
-  /** Of the weight: counts its packings. */
-  version: number;
-  /** In the type of products, but for e4m3. */
-  matrix: Matrix | null;
-  /** Gives its memory back, or its share of what it lies in. */
-  release: () => void;
-}
+import type { Scope } from './scope.js';
 
 /** What the backward pass of a layer needs beside its input. */
 export interface LinearState {
@@ -194,109 +182,4 @@ function throughAdapter(
   );
   calls.product(xa, dropped, a);
   return { mask, dropped, xa };
-}
-
-/** Version 1 is drawn in one order, on the host; version 2 is counted, here. */
-function maskOf(
-  calls: MatrixCalls,
-  x: Matrix,
-  dropout: Dropout,
-  layer: Layer,
-  pass: LinearPass,
-  kept: Scope,
-): number {
-  const length = x.rows * x.columns;
-  const mask = kept.take(4 * length);
-  if (dropout.version === 1) {
-    const drawn = new Float32Array(length);
-    dropoutMask(drawn, dropout, layer, pass.time);
-    calls.memory.card.upload(mask, drawn);
-    return mask;
-  }
-  const sequenceLength = pass.time * x.columns;
-  const threads = Math.ceil(sequenceLength / 4) * (length / sequenceLength);
-  calls.launch(
-    {
-      file: 'elementwise',
-      kernel: 'dropout_mask',
-      grid: [Math.ceil(threads / 256)],
-      parameters: {
-        ...{ mask, length, sequence_length: sequenceLength, first_sequence: dropout.firstSequence >>> 0 },
-        ...{ step: dropout.step >>> 0, layer: layer.index >>> 0 },
-        ...{ key_low: dropout.seed >>> 0, key_high: Math.floor(dropout.seed / 2 ** 32) >>> 0 },
-        ...{ threshold: Math.ceil(dropout.share * 2 ** 32), kept: 1 / (1 - dropout.share) },
-      },
-    },
-    'float',
-  );
-  return mask;
-}
-
-/** A constant, or the address of tanh(g). */
-function scaleOf(
-  calls: MatrixCalls,
-  { scale }: LayerAdapter,
-  temporary: Scope,
-): { scale: number; factor: number | null } {
-  if (typeof scale === 'number') return { scale, factor: null };
-  const factor = temporary.take(4);
-  calls.launch(
-    {
-      file: 'elementwise',
-      kernel: 'adapter_scale',
-      grid: [1],
-      parameters: { factor, g: calls.memory.floats(scale, 1, 'scale') },
-    },
-    'float',
-  );
-  return { scale: 1, factor };
-}
-
-/** Floats of a parameter as products read them. */
-function operand(
-  calls: MatrixCalls,
-  of: DeviceBuffer,
-  [rows, columns]: readonly [rows: number, columns: number],
-  { arithmetic }: Pick<LinearPass, 'arithmetic'>,
-  field: string,
-  scope: Scope,
-): Matrix {
-  if (arithmetic !== 'float32') return calls.half(of, rows, columns, field);
-  return tight(calls.memory.stagedFloats(of, rows * columns, field, scope), rows, columns);
-}
-
-function factorA(
-  calls: MatrixCalls,
-  { inFeatures, name }: Layer,
-  { a, rank }: LayerAdapter,
-  pass: LinearPass,
-  scope: Scope,
-): Matrix {
-  return operand(calls, a, [inFeatures, rank], pass, `${name}.a`, scope);
-}
-
-function factorB(
-  calls: MatrixCalls,
-  { outFeatures, name }: Layer,
-  { b, rank }: LayerAdapter,
-  pass: LinearPass,
-  scope: Scope,
-): Matrix {
-  return operand(calls, b, [rank, outFeatures], pass, `${name}.b`, scope);
-}
-
-function weightOf(calls: MatrixCalls, layer: Layer, pass: LinearPass, temporary: Scope): Matrix {
-  const { base, weight, inFeatures, outFeatures, name, adapter } = layer;
-  const packed = pass.isProbe ? null : ((base as CardBase | null)?.matrix ?? null);
-  if (packed === null) return operand(calls, weight, [inFeatures, outFeatures], pass, name, temporary);
-  const isMerged = adapter !== null && adapter.graph !== 'separate' && packed.type === 'bf16';
-  if (!isMerged) return packed; // in float32 `packMerged` has put the adapter into it
-  const merged = newMatrix(temporary, inFeatures, outFeatures, 'bf16');
-  const { scale } = scaleOf(calls, adapter, temporary);
-  const [a, b] = [
-    factorA(calls, layer, adapter, pass, temporary),
-    factorB(calls, layer, adapter, pass, temporary),
-  ];
-  calls.product(merged, a, b, { scale, addend: packed });
-  return merged;
 }

@@ -1,4 +1,4 @@
-import type { Scope } from './cardMemory.js';
+import type { Scope } from './scope.js';
 import type { Quantized } from './quantized.js';
 
 /** What products compute in. */

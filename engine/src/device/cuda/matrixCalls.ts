@@ -1,11 +1,14 @@
 import type { DeviceBuffer } from '../device.js';
-import { Scope } from './cardMemory.js';
+import { DropoutPlaces } from './dropoutPlaces.js';
+import { Scope } from './scope.js';
 import { newMatrix, tight, withoutCodes, type Matrix } from './matrix.js';
 import { ProductCalls } from './productCalls.js';
 import { newQuantized } from './quantized.js';
 
 /** The kernels of a card, by what they do to matrices; and parameters as products read them. */
 export class MatrixCalls extends ProductCalls {
+  readonly places = new DropoutPlaces(this.memory);
+
   /**
    * A parameter of floats as products read it: rounded when it has changed, and kept beside it. The update of a parameter rounds what
    * it writes (`adamW`), so that a step has nothing to round.

@@ -1,4 +1,4 @@
-import { Scope } from './cardMemory.js';
+import { Scope } from './scope.js';
 import { bytesOf, newMatrix, type MatrixType } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
@@ -49,7 +49,7 @@ async function copyRate(calls: MatrixCalls): Promise<number> {
   }
 }
 
-/** Null where the work is too little to be timed and there is more. The first time is for what is made once. */
+/** Null where the work is too small to be timed and can be made larger. A first pass compiles what is compiled once. */
 async function rateOf(
   { memory: { card } }: MatrixCalls,
   amount: number,

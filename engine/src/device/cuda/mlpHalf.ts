@@ -1,5 +1,5 @@
 import type { MlpHalf } from '../device.js';
-import type { Scope } from './cardMemory.js';
+import type { Scope } from './scope.js';
 import type { HalfParts, Middle, MiddleState } from './half.js';
 import { newMatrix, widthOf, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
@@ -16,6 +16,7 @@ export function mlpParts(calls: MatrixCalls, half: MlpHalf): HalfParts {
 const nothing: MiddleState = {
   mixed: { address: 0, rows: 0, columns: 0, stride: 0, type: 'float' },
   logSumExp: 0,
+  heads: null,
 };
 
 /** What goes into `down` is not kept: the backward pass makes it again. */
@@ -57,16 +58,17 @@ class SwiGlu implements Middle {
     dinner: Matrix,
     _state: MiddleState,
     temporary: Scope,
+    between: Scope,
     withCodes: boolean,
   ): { dmade: Matrix; inner: Matrix } {
-    const inner = newMatrix(temporary, made.rows, dinner.columns, made.type);
-    const plain = newMatrix(temporary, made.rows, made.columns, made.type);
-    const ends = { d_gate_up: plain.address, h: inner.address, dh: dinner.address };
+    const inner = newMatrix(between, made.rows, dinner.columns, made.type);
+    // Where gate and up lie: a thread reads what it writes over.
+    const ends = { d_gate_up: made.address, h: inner.address, dh: dinner.address };
     if (!withCodes) {
       this.launch('swiglu_backward', made, inner, { ...ends, up_offset: made.columns / 2 });
-      return { dmade: plain, inner };
+      return { dmade: made, inner };
     }
-    const dmade = { ...plain, codes: newQuantized(temporary, plain) };
+    const dmade = { ...made, codes: newQuantized(temporary, made) };
     this.launch('swiglu_backward_codes', made, inner, { ...ends, ...codesParameters(dmade.codes) });
     return { dmade, inner };
   }

@@ -2,7 +2,7 @@ import { sliceRows } from './elementCalls.js';
 import type { Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 import { codesParameters } from './quantized.js';
-import type { Scope } from './cardMemory.js';
+import type { Scope } from './scope.js';
 
 export interface Norm {
   readonly rows: number;
@@ -15,17 +15,35 @@ export interface Norm {
 /** Whether kernels of norms make codes of what they write. */
 export const makesCodes = ({ hidden }: Pick<Norm, 'hidden'>) => hidden % 8 === 0;
 
-/** y, with its codes where it has room for them, = the norm of x[rows, hidden], floats one after the other; rstd: [rows] floats. */
-export function normForward(calls: MatrixCalls, y: Matrix, rstd: number, x: number, norm: Norm): void {
+/** What goes into a norm, [rows, hidden] one after the other: floats as they flow, or rounded as the state of a half keeps them. */
+export interface NormInput {
+  readonly address: number;
+  readonly type: 'float' | 'bf16';
+}
+
+/** Room for what a state keeps of the input of a norm. */
+export const keptInput = (scope: Scope, { rows, hidden }: Pick<Norm, 'rows' | 'hidden'>): NormInput => ({
+  address: scope.take(2 * rows * hidden),
+  type: 'bf16',
+});
+
+/** y, with its codes where it has room for them, = the norm of x; rstd: [rows] floats; `kept` becomes x rounded. */
+export function normForward(
+  calls: MatrixCalls,
+  y: Matrix,
+  rstd: number,
+  x: NormInput,
+  norm: Norm,
+  kept: NormInput | null = null,
+): void {
   const { rows, hidden, epsilon, gain } = norm;
   calls.launch(
     {
-      file: 'rms_norm',
-      kernel: 'rms_norm_forward',
-      grid: [Math.ceil(rows / 8)],
+      ...{ file: 'rms_norm', kernel: 'rms_norm_forward', grid: [Math.ceil(rows / 8)] as const },
+      definitions: [`INPUT=${x.type}`],
       parameters: {
-        ...{ y: y.address, rstd, x, gain, rows, dim: hidden, y_stride: y.stride, epsilon },
-        ...codesParameters(y.codes),
+        ...{ y: y.address, rstd, x: x.address, kept: kept?.address ?? 0, gain },
+        ...{ rows, dim: hidden, y_stride: y.stride, epsilon, ...codesParameters(y.codes) },
       },
     },
     y.type,
@@ -50,7 +68,7 @@ export function normBackward(
   calls: MatrixCalls,
   gradients: NormGradients,
   dy: Matrix,
-  x: number,
+  x: NormInput,
   rstd: number,
   residual: number | null,
   norm: Norm,
@@ -59,12 +77,13 @@ export function normBackward(
   const { rows, hidden, gain } = norm;
   const slices = Math.ceil(rows / sliceRows);
   const partial = scope.take(slices * hidden * 4);
-  const shape = { dy: dy.address, x, rstd, rows, dim: hidden, dy_stride: dy.stride };
+  const shape = { dy: dy.address, x: x.address, rstd, rows, dim: hidden, dy_stride: dy.stride };
+  const definitions = [`INPUT=${x.type}`];
   if (roundsGradient(norm)) {
     const { dx, rounded } = gradients;
     calls.launch(
       {
-        ...{ file: 'rms_norm', kernel: 'rms_norm_both', grid: [slices] as const },
+        ...{ file: 'rms_norm', kernel: 'rms_norm_both', grid: [slices] as const, definitions },
         dynamicSharedBytes: 8 * hidden * 4,
         parameters: {
           ...{ ...shape, dx, partial, residual: residual ?? 0, gain, slice_rows: sliceRows },
@@ -79,7 +98,8 @@ export function normBackward(
   // Before dx, which may lie where dy does.
   calls.launch(
     {
-      ...{ file: 'rms_norm', kernel: 'rms_norm_gain', grid: [Math.ceil(hidden / 128), slices] as const },
+      ...{ file: 'rms_norm', kernel: 'rms_norm_gain', definitions },
+      grid: [Math.ceil(hidden / 128), slices],
       parameters: { ...shape, partial, slice_rows: sliceRows },
     },
     dy.type,
@@ -87,7 +107,7 @@ export function normBackward(
   calls.sumSlices(gradients.gain, partial, slices, hidden);
   calls.launch(
     {
-      ...{ file: 'rms_norm', kernel: 'rms_norm_backward', grid: [Math.ceil(rows / 8)] as const },
+      ...{ file: 'rms_norm', kernel: 'rms_norm_backward', definitions, grid: [Math.ceil(rows / 8)] as const },
       parameters: { ...shape, dx: gradients.dx, residual: residual ?? 0, gain },
     },
     dy.type,

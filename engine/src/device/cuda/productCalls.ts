@@ -1,4 +1,5 @@
-import { Scope, type CardMemory } from './cardMemory.js';
+import type { CardMemory } from './cardMemory.js';
+import { Scope } from './scope.js';
 import type { BlasProduct, BlasProducts } from './blasProducts.js';
 import { ElementCalls } from './elementCalls.js';
 import type { Kernels } from './kernels.js';
@@ -67,6 +68,42 @@ export class ProductCalls extends ElementCalls {
     for (const part of parts) {
       if (parts.length === 1 || !this.byBlas(part, batchOf([part])!, options)) this.byKernel(part, options);
     }
+  }
+
+  /**
+   * to = x xᵀ, of floats, of `count` matrices that lie behind each other as rows of `x`: half of each is computed, by kernels of our own,
+   * for libraries compute all of it.
+   */
+  squares(to: Matrix, x: Matrix, count: number): void {
+    const m = to.columns;
+    if (to.rows !== count * m || x.rows !== to.rows || to.type !== 'float')
+      throw new Error(`Squares of ${count} of ${x.rows} rows, into ${to.rows} x ${to.columns}`);
+    if (x.type === 'float') {
+      const across = Math.ceil(m / 64);
+      const strides = { c_stride: to.stride, x_stride: x.stride };
+      const parameters = { c: to.address, x: x.address, m, k: x.columns, ...strides };
+      const grid = [across, across, count] as const;
+      return this.launch({ file: 'product_float', kernel: 'squares_float', grid, parameters });
+    }
+    const across = Math.ceil(m / tile);
+    this.launch({
+      file: 'product',
+      kernel: 'product_squares',
+      grid: [across, across, count],
+      dynamicSharedBytes: stages * stageBytes.product_right_transposed,
+      parameters: {
+        ...{
+          c_bf16: 0,
+          c_float: to.address,
+          a: x.address,
+          b: x.address,
+          a_stride: x.stride,
+          b_stride: x.stride,
+        },
+        ...{ m, n: m, k: x.columns, c_stride: to.stride, slice_k: x.columns, slice_elements: m * to.stride },
+        ...{ addend: 0, addend_stride: 0, bias: 0, factor: 0, scale: 1, adds: 0 },
+      },
+    });
   }
 
   /** to = a bᵀ + addend of matrices in e4m3, with their scales. */

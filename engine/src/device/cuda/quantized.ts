@@ -1,4 +1,4 @@
-import type { Scope } from './cardMemory.js';
+import type { Scope } from './scope.js';
 import { tight, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 

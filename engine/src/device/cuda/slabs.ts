@@ -4,18 +4,26 @@ export interface SlabSource {
   release(address: number): void;
 }
 
+/** 'pass': until the backward pass of the same step. */
+export type Lifetime = 'pass' | 'any';
+
 interface Piece {
   address: number;
   bytes: number;
 }
 
 /** How allocations of the driver grow: each is a quarter of what is taken so far, within these. */
-const [slabMin, slabMax] = [2 ** 26, 2 ** 28];
+export interface SlabSizes {
+  readonly least: number;
+  readonly most: number;
+}
+
+const largeSlabs: SlabSizes = { least: 2 ** 26, most: 2 ** 28 };
 
 /**
  * Memory of a card in pieces of few large allocations. A piece that is given back is one with free ones beside it, and the smallest
- * that fits is taken: temporaries of many sizes share what each of them needs at another time. The same calls give the same
- * addresses. Nothing waits: what uses a piece is queued behind what used it before.
+ * that fits is taken from its begin; what waits for its backward pass is taken from the end of the last one, so that nothing which stays comes
+ * to lie between that. The same calls give the same addresses. Nothing waits: what uses a piece is queued behind what used it before.
  */
 export class Slabs {
   /** Free pieces by their address, in its order. */
@@ -28,26 +36,29 @@ export class Slabs {
   constructor(
     private readonly source: SlabSource,
     private readonly isApart: boolean,
+    private readonly sizes = largeSlabs,
   ) {}
 
   /** So many bytes, a multiple of what everything is aligned to. Throws what the source throws. */
-  take(bytes: number): number {
+  take(bytes: number, lifetime: Lifetime = 'any'): number {
+    const isOfPass = lifetime === 'pass';
     let best = -1;
     for (let i = 0; i < this.free.length; i++) {
       const { bytes: size } = this.free[i]!;
-      if (this.isApart ? size === bytes : size >= bytes && (best < 0 || size < this.free[best]!.bytes))
-        best = i;
+      const isBetter = best < 0 || isOfPass || size < this.free[best]!.bytes;
+      if (this.isApart ? size === bytes : size >= bytes && isBetter) best = i;
     }
     if (best < 0) {
-      const grown = Math.min(slabMax, Math.max(slabMin, Math.floor(this.taken / 4 / slabMin) * slabMin));
+      const { least, most } = this.sizes;
+      const grown = Math.min(most, Math.max(least, Math.floor(this.taken / 4 / least) * least));
       const size = this.isApart ? bytes : Math.max(bytes, grown);
       best = this.insert(this.fromSource(size, bytes));
     }
     this.taken += bytes;
     const piece = this.free[best]!;
-    const { address } = piece;
-    piece.address += bytes;
     piece.bytes -= bytes;
+    const address = isOfPass ? piece.address + piece.bytes : piece.address;
+    if (!isOfPass) piece.address += bytes;
     if (piece.bytes === 0) this.free.splice(best, 1);
     return address;
   }
@@ -70,19 +81,19 @@ export class Slabs {
     } else this.free.splice(at, 0, { address, bytes });
   }
 
-  /** Has so many bytes more ready, in one allocation; where the driver has them in parts alone, they come when they are needed. */
+  /** Takes that many more bytes from the driver in one allocation. Where it has no such piece, memory is taken when it is needed. */
   reserve(bytes: number): void {
-    if (this.isApart || bytes < slabMin) return;
+    if (this.isApart || bytes < this.sizes.least) return;
     try {
       const address = this.source.allocate(bytes);
       this.slabs.set(address, bytes);
       this.insert(address);
     } catch {
-      // The run begins all the same: what is missing at last is an error with its own figures.
+      // The run begins all the same: if memory is missing later, that error has its own figures.
     }
   }
 
-  /** Gives allocations back of which nothing is taken. */
+  /** Gives back the allocations that are free as a whole. */
   trim(): void {
     for (let i = this.free.length - 1; i >= 0; i--) {
       const { address, bytes } = this.free[i]!;
@@ -93,7 +104,7 @@ export class Slabs {
     }
   }
 
-  /** A large one, or just what is needed where there is no more. */
+  /** A large allocation, or one of just what is needed where the driver has no more. */
   private fromSource(size: number, needed: number): number {
     try {
       const address = this.source.allocate(size);
@@ -113,7 +124,7 @@ export class Slabs {
     return at;
   }
 
-  /** Of the first free piece behind it. */
+  /** Index of the first free piece behind the address. */
   private place(address: number): number {
     let [low, high] = [0, this.free.length];
     while (low < high) {

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Scalar, Tensor, Tensor1D, Tensor2D, Tensor4D, Tensor5D } from '@tensorflow/tfjs-core';
 import type { AttentionHalf, AttentionShape, MlpHalf } from '../device.js';
+import { beginsOf } from '../hostDocuments.js';
 
 /**
  * The plain definitions of what a model is made of, in ops of tfjs that can be differentiated: the truth that every device is held
@@ -46,7 +47,7 @@ export function rmsNorm(x: Tensor2D, gain: Tensor1D, epsilon: number): Tensor2D 
   return tf.mul(tf.mul(x, tf.rsqrt(tf.add(meanSquare, epsilon))), gain);
 }
 
-/** Cosines and sines of positions, each [time, headDim / 2]. */
+/** Cosines and sines of positions, each [time, headDim / 2], or of all rows, [batch * time, headDim / 2]. */
 export interface AngleTensors {
   cos: Tensor2D;
   sin: Tensor2D;
@@ -60,7 +61,7 @@ export function rotary(
   heads: number,
 ): Tensor2D {
   const half = headDim / 2;
-  const [cos, sin] = [angles.cos, angles.sin].map((values) => tf.reshape(values, [1, time, 1, half])) as [
+  const [cos, sin] = [angles.cos, angles.sin].map((values) => tf.reshape(values, [-1, time, 1, half])) as [
     Tensor4D,
     Tensor4D,
   ];
@@ -77,14 +78,22 @@ export function rotary(
   return tf.reshape(turned, x.shape);
 }
 
-/** softmax(q kᵀ / sqrt(headDim)) v over the past and present of each sequence. */
-export function causalAttention(q: Tensor2D, k: Tensor2D, v: Tensor2D, shape: AttentionShape): Tensor2D {
+/** softmax(q kᵀ / sqrt(headDim)) v over the past and present of each sequence, or of each document in it. */
+export function causalAttention(
+  q: Tensor2D,
+  k: Tensor2D,
+  v: Tensor2D,
+  shape: AttentionShape,
+  documents: Int32Array | null,
+): Tensor2D {
   const { batch, time, heads, headDim } = shape;
   const queries = byHead(q, shape, heads); // [batch, heads, time, headDim]
   const keys = repeatHeads(byHead(k, shape, shape.kvHeads), shape);
   const values = repeatHeads(byHead(v, shape, shape.kvHeads), shape);
   const scores = tf.mul(tf.matMul(queries, keys, false, true), 1 / Math.sqrt(headDim)); // [batch, heads, time, time]
-  const weights = tf.softmax(tf.add(scores, futureMask(time)));
+  const weights = tf.softmax(
+    tf.add(scores, documents === null ? futureMask(time) : documentMask(documents, time)),
+  );
   return tf.reshape(tf.transpose(tf.matMul(weights, values), [0, 2, 1, 3]), [batch * time, heads * headDim]);
 }
 
@@ -106,6 +115,16 @@ function futureMask(time: number): Tensor2D {
   return tf.tensor2d(mask, [time, time]);
 }
 
+/** The same for each sequence, [batch, 1, time, time], and for what is before the document of a row. */
+function documentMask(documents: Int32Array, time: number): Tensor4D {
+  const mask = new Float32Array(documents.length * time);
+  documents.forEach((begin, row) => {
+    mask.fill(-1e30, row * time, row * time + begin);
+    mask.fill(-1e30, row * time + (row % time) + 1, (row + 1) * time);
+  });
+  return tf.tensor4d(mask, [documents.length / time, 1, time, time]);
+}
+
 /** silu(gate) * up, elementwise (Shazeer 2020). */
 export function swiglu(gate: Tensor2D, up: Tensor2D): Tensor2D {
   return tf.mul(tf.mul(gate, tf.sigmoid(gate)), up);
@@ -114,18 +133,36 @@ export function swiglu(gate: Tensor2D, up: Tensor2D): Tensor2D {
 export type AttentionLayers = Record<'q' | 'k' | 'v' | 'o', LayerTensors>;
 export type MlpLayers = Record<'gate' | 'up' | 'down', LayerTensors>;
 
-/** x + o(attend(rotary(q(n)), rotary(k(n)), v(n))) with n = rmsNorm(x, gain). */
+/** Gains of each head of queries and keys, [headDim]. */
+export type HeadGains = Record<'q' | 'k', Tensor1D>;
+
+/** Each head of x[rows, heads * headDim] by itself. */
+export function headNorm(x: Tensor2D, gain: Tensor1D, epsilon: number): Tensor2D {
+  const heads = tf.reshape(x, [-1, gain.shape[0]]) as Tensor2D;
+  return tf.reshape(rmsNorm(heads, gain, epsilon), x.shape);
+}
+
+/**
+ * x + o(attend(rotary(q(n)), rotary(k(n)), v(n))) with n = rmsNorm(x, gain). With head norms those of q(n) and k(n) are turned; without
+ * angles nothing is.
+ */
 export function attentionHalf(
   x: Tensor2D,
   gain: Tensor1D,
   layers: AttentionLayers,
-  { shape, epsilon }: Pick<AttentionHalf, 'shape' | 'epsilon'>,
-  angles: AngleTensors,
-  attend = (q: Tensor2D, k: Tensor2D, v: Tensor2D): Tensor2D => causalAttention(q, k, v, shape),
+  headGains: HeadGains | null,
+  { shape, epsilon, documents }: Pick<AttentionHalf, 'shape' | 'epsilon' | 'documents'>,
+  angles: AngleTensors | null,
+  attend = (q: Tensor2D, k: Tensor2D, v: Tensor2D): Tensor2D =>
+    causalAttention(q, k, v, shape, beginsOf(documents)),
 ): Tensor2D {
   const n = rmsNorm(x, gain, epsilon);
-  const q = rotary(layer(n, layers.q), angles, shape, shape.heads);
-  const k = rotary(layer(n, layers.k), angles, shape, shape.kvHeads);
+  const through = (of: 'q' | 'k', heads: number) => {
+    const made = layer(n, layers[of]);
+    const normed = headGains === null ? made : headNorm(made, headGains[of], epsilon);
+    return angles === null ? normed : rotary(normed, angles, shape, heads);
+  };
+  const [q, k] = [through('q', shape.heads), through('k', shape.kvHeads)];
   const v = layer(n, layers.v);
   return tf.add(x, layer(attend(q, k, v), layers.o));
 }

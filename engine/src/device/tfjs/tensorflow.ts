@@ -26,7 +26,7 @@ export const isTensorflowSetUp = (): boolean => existsSync(`${ownPackage}/lib/na
 /** Loads TensorFlow; throws with what to install. It registers the tfjs backend `tensorflow`. */
 export async function loadTensorflow(): Promise<Tensorflow> {
   replaceRemoved();
-  process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2'; // it would tell its story at every start
+  process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2'; // else it prints a page at every start
   const failures: string[] = [];
   for (const [name, path] of packages()) {
     try {

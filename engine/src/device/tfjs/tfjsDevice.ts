@@ -2,8 +2,10 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { unmeasured, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type * as api from '../device.js';
+import { documentAngles } from '../documentAngles.js';
 import { dropoutMask } from '../dropout.js';
 import type { HostCache } from '../hostCache.js';
+import { beginsOf } from '../hostDocuments.js';
 import { HostObjects } from '../hostObjects.js';
 import type { HostResult } from '../hostResult.js';
 import { decode, encode } from '../momentCodes.js';
@@ -20,7 +22,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
 
   constructor(
     readonly description: api.DeviceDescription,
-    /** As tfjs calls it. */
+    /** The name that tfjs has for it. */
     private readonly backendName: string,
   ) {
     super();
@@ -74,9 +76,10 @@ export class TfjsDevice extends HostObjects implements api.Device {
     const position = keysAndValues?.length ?? 0;
     this.run('attentionHalfForward', () => {
       const attend = (q: Tensor2D, k: Tensor2D, v: Tensor2D): Tensor2D => {
-        if (keysAndValues === undefined) return definition.causalAttention(q, k, v, half.shape);
+        if (keysAndValues === undefined)
+          return definition.causalAttention(q, k, v, half.shape, beginsOf(half.documents));
         keysAndValues.append(cache!.block, valuesOf(k), valuesOf(v), k.shape[1]);
-        if (position === 0) return definition.causalAttention(q, k, v, half.shape);
+        if (position === 0) return definition.causalAttention(q, k, v, half.shape, null);
         const out = keysAndValues.attend(cache!.block, valuesOf(q), half.shape, new Float32Array(q.size));
         return tf.tensor2d(out, q.shape);
       };
@@ -84,7 +87,8 @@ export class TfjsDevice extends HostObjects implements api.Device {
       const input = this.matrix(x, batch * time, hidden);
       const gain = this.vector(half.gain);
       const angles = this.anglesOf(half, position);
-      this.write(y, definition.attentionHalf(input, gain, layers, half, angles, attend));
+      const headGains = this.headGainsOf(half.headNorms);
+      this.write(y, definition.attentionHalf(input, gain, layers, headGains, half, angles, attend));
     });
     return null;
   }
@@ -99,6 +103,15 @@ export class TfjsDevice extends HostObjects implements api.Device {
     const { q, k, v, o, shape } = half;
     this.run('attentionHalfBackward', () => {
       const angles = this.anglesOf(half, 0);
+      const headGains = this.headGainsOf(half.headNorms);
+      const { headNorms } = gradients;
+      const more: [api.DeviceBuffer, Tensor][] =
+        headGains === null
+          ? []
+          : [
+              [headNorms!.q, headGains.q],
+              [headNorms!.k, headGains.k],
+            ];
       this.differentiate<'q' | 'k' | 'v' | 'o'>(
         { q, k, v, o },
         gradients,
@@ -106,7 +119,8 @@ export class TfjsDevice extends HostObjects implements api.Device {
         x,
         half,
         shape,
-        (input, gain, layers) => definition.attentionHalf(input, gain, layers, half, angles),
+        (input, gain, layers) => definition.attentionHalf(input, gain, layers, headGains, half, angles),
+        more,
       );
     });
   }
@@ -402,6 +416,8 @@ export class TfjsDevice extends HostObjects implements api.Device {
     half: Pick<api.MlpHalf, 'gain'>,
     { batch, time, hidden }: Pick<api.MlpShape, 'batch' | 'time' | 'hidden'>,
     define: (x: Tensor2D, gain: Tensor1D, layers: Record<Name, definition.LayerTensors>) => Tensor2D,
+    /** Where gradients by what else the definition uses go. */
+    more: readonly [api.DeviceBuffer, Tensor][] = [],
   ): void {
     const rows = batch * time;
     const tensors = this.layersOf(layers, rows, time);
@@ -412,6 +428,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
       targets.push(target);
       inputs.push(tensor);
     };
+    for (const [target, tensor] of more) want(target, tensor);
     for (const name of Object.keys(layers) as Name[]) {
       const { weight, adapter, bias } = tensors[name];
       const wanted = gradients[name];
@@ -465,8 +482,23 @@ export class TfjsDevice extends HostObjects implements api.Device {
     return tf.tensor2d(mask, [rows, layer.inFeatures]);
   }
 
-  private anglesOf({ angles, shape }: api.AttentionHalf, position: number): definition.AngleTensors {
+  private headGainsOf(norms: api.HeadNorms | null): definition.HeadGains | null {
+    return norms && { q: this.vector(norms.q), k: this.vector(norms.k) };
+  }
+
+  private anglesOf(
+    { angles, shape, documents }: api.AttentionHalf,
+    position: number,
+  ): definition.AngleTensors | null {
+    if (angles === null) return null;
     const half = shape.headDim / 2;
+    const begins = beginsOf(documents);
+    if (begins !== null) {
+      const table = { cos: this.floats(angles.cos), sin: this.floats(angles.sin) };
+      const rows = documentAngles(table, begins, shape.time, half);
+      const size: [number, number] = [begins.length, half];
+      return { cos: tf.tensor2d(rows.cos, size), sin: tf.tensor2d(rows.sin, size) };
+    }
     const part = (buffer: api.DeviceBuffer) =>
       tf.tensor2d(this.floats(buffer).slice(position * half, (position + shape.time) * half), [
         shape.time,

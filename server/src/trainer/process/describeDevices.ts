@@ -1,15 +1,20 @@
 import { existsSync } from 'node:fs';
 import { DeviceFault, openDevice, unmeasured, type Device } from '@relora/engine';
+import { findNativeAddon } from '@relora/engine/binaries';
 import { findDriver, findLibraries, listCards } from '@relora/engine/cuda';
 import { machineMemoryBytes } from '../../machineMemory.js';
 import { lockCard } from '../cardLock.js';
-import type { DescribeTask, DeviceDescription, DeviceSettings, FoundDevices } from '../messages.js';
+import type { DeviceDescription } from '../../jobs/jobDevices.js';
+import type { DescribeTask, DeviceSettings, FoundDevices } from '../messages.js';
 import { deviceFor } from './device.js';
 
 /** Devices that can be had on this machine, the one that `auto` takes first, each with its measured speed where it can be. */
-export async function describeDevices({ device }: DescribeTask): Promise<FoundDevices> {
-  const found: FoundDevices = { devices: [], problems: [], libraries: [] };
-  await describeCards(device, found);
+export async function describeDevices({ device, isTrial }: DescribeTask): Promise<FoundDevices> {
+  const found: FoundDevices = {
+    ...{ native: findNativeAddon().origin, devices: [], problems: [], libraries: [] },
+  };
+  await describeCards(device, found, isTrial);
+  if (isTrial) return found;
   // Throws for instructions that are forced and not there.
   found.devices.push(await describe(await deviceFor({ ...device, device: 'native' }, 'auto')));
   for (const backend of ['tensorflow', 'reference'] as const) {
@@ -28,7 +33,7 @@ export async function describeDevices({ device }: DescribeTask): Promise<FoundDe
 }
 
 /** One device a card. */
-async function describeCards(device: DeviceSettings, found: FoundDevices): Promise<void> {
+async function describeCards(device: DeviceSettings, found: FoundDevices, isTrial: boolean): Promise<void> {
   const { devices, problems } = found;
   const folder = device.card.libraryFolder;
   const note = (error: unknown) => problems.push(problemOf('cuda', error));
@@ -45,7 +50,7 @@ async function describeCards(device: DeviceSettings, found: FoundDevices): Promi
       const card = await deviceFor(
         { ...device, device: 'cuda', card: { ...device.card, uuid } },
         'auto',
-        true,
+        !isTrial,
       );
       const described = await describe(card, uuid);
       devices.push({ ...described, memoryBytes, uuid, computeCapability: (capability / 10).toFixed(1) });

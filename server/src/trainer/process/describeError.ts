@@ -20,7 +20,8 @@ export function describeError(
   const text = String(message ?? error).slice(0, 16_000);
   const fault = storageFault(error);
   const isOurs = folder !== undefined && typeof path === 'string' && path.startsWith(folder);
-  if (fault !== undefined && (fault.reason === 'STORAGE_FULL' || code === 'EROFS' || isOurs)) return fault;
+  if (fault !== undefined && (fault.reason !== 'STORAGE_UNWRITABLE' || code === 'EROFS' || isOurs))
+    return fault;
   if (code === 'ERR_OUT_OF_MEMORY' || /^Array buffer allocation failed/.test(text))
     return { reason: 'OUT_OF_MEMORY' satisfies ServerFailure, message: `Memory ran out (${text})` };
   if (typeof reason === 'string' && /^[A-Z][A-Z0-9_]{0,63}$/.test(reason)) return { reason, message: text };

@@ -1,6 +1,7 @@
-import { evaluateChoices, heldOutLoss, meansOf, type Llama } from '@relora/engine';
+import { encodeQuestions, evaluateChoices, heldOutLoss, meansOf, type Llama } from '@relora/engine';
 import { Dataset, encodeAlike, type Tokenizer } from '@relora/engine/data';
-import type { EvaluateTask, ModelEvaluation } from '../messages.js';
+import type { ModelEvaluation } from '../../jobs/modelEvaluations.js';
+import type { EvaluateTask } from '../messages.js';
 import { deviceFor } from './device.js';
 import { loadModel } from './loadModel.js';
 
@@ -11,11 +12,17 @@ export async function evaluateModel(task: EvaluateTask, stop: AbortSignal): Prom
   const datasets: ModelEvaluation['datasets'] = [];
   for (const { name, folder } of task.datasets)
     datasets.push({ dataset: name, ...(await onDataset(model, tokenizer, name, folder, task, stop)) });
-  const choices =
-    task.questions.length === 0
-      ? null
-      : await evaluateChoices(model, tokenizer, task.questions, { signal: stop });
-  return { datasets, choices };
+  return { datasets, choices: task.questions.length === 0 ? null : await onQuestions() };
+
+  async function onQuestions(): Promise<ModelEvaluation['choices']> {
+    const { maxPositionEmbeddings: tokensMax } = model.config;
+    const questions = await encodeQuestions(tokenizer, task.questions, tokensMax);
+    const result = device.newResult(0);
+    const report = await evaluateChoices(model, result, questions, stop);
+    device.releaseResult(result);
+    stop.throwIfAborted();
+    return report;
+  }
 }
 
 async function onDataset(

@@ -1,17 +1,34 @@
-import { exportModel, withCheckpointWeights } from '@relora/engine';
-import { openTokenizer } from '@relora/engine/data';
+import { exportModel, measureExport, withCheckpointWeights } from '@relora/engine';
+import { DataError, Dataset, openTokenizer } from '@relora/engine/data';
 import type { ExportResult } from '../../artifacts/artifact.js';
 import type { ExportTask } from '../messages.js';
 import { deviceFor } from './device.js';
 
-/** Writes the weights of a checkpoint into a new folder, one tensor in memory at a time. */
+/** Writes the weights of a checkpoint into a new folder, one tensor in memory at a time, and compares what can be read from there. */
 export async function exportWeights(task: ExportTask): Promise<ExportResult> {
   const device = await deviceFor(task.device, 'float32');
   const tokenizer = await openTokenizer(task.datasetFolder);
+  const dataset = await datasetOf(task.datasetFolder);
   const { path, manifestSha256 } = task.checkpoint;
-  return await withCheckpointWeights(device, path, tokenizer, { manifestSha256 }, async (source) => {
-    const { files, castErrorMax } = await exportModel(source, task.outputFolder, task);
-    const digests = files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 }));
-    return { files: digests, castErrorMax, cycle: source.lineage.cycle };
-  });
+  try {
+    return await withCheckpointWeights(device, path, tokenizer, { manifestSha256 }, async (source) => {
+      const { files, castErrorMax } = await exportModel(source, task.outputFolder, task);
+      const difference = await measureExport(device, source, task.outputFolder, task, dataset, task.check);
+      const digests = files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 }));
+      const measured = difference === null ? {} : { difference };
+      return { files: digests, castErrorMax, ...measured, cycle: source.lineage.cycle };
+    });
+  } finally {
+    await dataset?.close();
+  }
+}
+
+/** Null where nothing but the tokenizer is left of a data set that was deleted. */
+async function datasetOf(folder: string): Promise<Dataset | null> {
+  try {
+    return await Dataset.open(folder, { verify: false });
+  } catch (error) {
+    if (error instanceof DataError) return null;
+    throw error;
+  }
 }

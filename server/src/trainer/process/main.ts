@@ -1,6 +1,8 @@
+import { dirname } from 'node:path';
 import { writeFileSync } from 'node:fs';
 import type { Task, TrainOrder } from '../messages.js';
 import { ServerChannel } from './channel.js';
+import { checkDataset } from './checkDataset.js';
 import { checkWeights } from './checkWeights.js';
 import { compileKernels } from './compileKernels.js';
 import { describeDevices } from './describeDevices.js';
@@ -56,7 +58,7 @@ async function runTask(task: Task): Promise<void> {
   } catch (error) {
     await channel.answer({
       type: 'failed',
-      ...describeError(error, 'TASK_ERROR', 'outputFolder' in task ? task.outputFolder : undefined),
+      ...describeError(error, 'TASK_ERROR', 'outputFolder' in task ? dirname(task.outputFolder) : undefined),
     });
   }
   process.exit(0);
@@ -74,6 +76,8 @@ async function perform(task: Task) {
       return await locate(task);
     case 'previewDataset':
       return await preview(task);
+    case 'checkDataset':
+      return await checkDataset(task.folder);
     case 'checkWeights':
       return await checkWeights(task);
     case 'describeDevices':

@@ -1,17 +1,17 @@
-import {
-  appendDataset,
-  Dataset,
-  idleSequencesText,
-  prepareDataset,
-  type DatasetManifest,
-} from '@relora/engine/data';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { appendDataset, encoderThreadsMax, prepareDataset } from '@relora/engine/data';
 import type { PreparedDataset } from '../../datasets/dataset.js';
 import type { PrepareTask } from '../messages.js';
 import type { ServerChannel } from './channel.js';
+import { checkDataset } from './checkDataset.js';
 
 /** Fills a new folder with the tokens of a data set, then opens it as a run would, which checks every hash. */
 export async function prepare(task: PrepareTask, channel: ServerChannel): Promise<PreparedDataset> {
-  const { tokenizer, textField, pairFields, heldOutShare, seed, skipInvalid } = task.spec;
+  const { tokenizer, textField, pairFields, chat, heldOutShare, seed, skipInvalid } = task.spec;
+  const isAppended = task.baseFolder !== null;
+  // What is appended is prepared beside the whole, which is then made of it and the base as often as it takes.
+  const addedFolder = isAppended ? join(task.progressFolder, 'added') : task.outputFolder;
   const { formats } = await prepareDataset(
     {
       files: task.files.map(({ path, beneath, fileName, format, split }) => ({
@@ -21,57 +21,24 @@ export async function prepare(task: PrepareTask, channel: ServerChannel): Promis
         format,
         split: split ?? 'auto',
       })),
-      outputFolder: task.outputFolder,
+      outputFolder: addedFolder,
       tokenizer,
       textField,
       pairFields,
+      chat,
       heldOutShare,
       seed,
       skipInvalid,
       limits: { unpackedBytesMax: task.unpackedBytesMax, tokenizerCpuSeconds: task.tokenizerCpuSeconds },
+      threads: Math.min(task.threads, encoderThreadsMax(tokenizer, task.memoryBytesMax)),
+      progress: { folder: task.progressFolder },
     },
     (share) => void channel.answer<'prepareDataset'>({ type: 'part', value: share }),
     channel.stop,
   );
-  if (task.baseFolder !== null) await appendDataset(task.baseFolder, task.outputFolder);
-  const dataset = await Dataset.open(task.outputFolder, { verify: true });
-  try {
-    const { manifest, manifestSha256 } = dataset;
-    const size = ({ tokens, documents, bytes, duplicates, trained }: typeof manifest.train) => ({
-      tokenCount: tokens,
-      documentCount: documents,
-      textBytes: bytes,
-      duplicateDocumentCount: duplicates ?? 0,
-      trainedTokenCount: trained?.tokens ?? tokens,
-    });
-    return {
-      tokenizer: manifest.tokenizer,
-      train: size(manifest.train),
-      heldOut: size(manifest.heldOut),
-      manifestSha256,
-      formats,
-      ...skippedRows(manifest.skipped),
-      warnings: await warningsOf(dataset),
-    };
-  } finally {
-    await dataset.close();
+  if (task.baseFolder !== null) {
+    await rm(task.outputFolder, { recursive: true, force: true });
+    await appendDataset(task.baseFolder, addedFolder, task.outputFolder);
   }
-}
-
-function skippedRows(skipped: DatasetManifest['skipped']): Pick<PreparedDataset, 'skippedRows'> {
-  if (skipped === undefined) return {};
-  const { rows: rowCount, of: totalRowCount, first } = skipped;
-  return { skippedRows: { rowCount, totalRowCount, first } };
-}
-
-async function warningsOf({ manifest, train }: Dataset): Promise<NonNullable<PreparedDataset['warnings']>> {
-  const warnings: NonNullable<PreparedDataset['warnings']> = [];
-  const { skipped } = manifest;
-  if (skipped !== undefined) {
-    const message = `${skipped.rows} of ${skipped.of} rows were left out; the first: ${skipped.first[0]?.message}`;
-    warnings.push({ reason: 'ROWS_SKIPPED', message });
-  }
-  const idle = manifest.train.trained === undefined ? null : await idleSequencesText(train);
-  if (idle !== null) warnings.push({ reason: 'PROMPTS_LONG', message: idle });
-  return warnings;
+  return { ...(await checkDataset(task.outputFolder)), formats };
 }

@@ -9,24 +9,28 @@ import {
   disposeRun,
   engineVersion,
   exportModel,
+  measureExport,
   runWeights,
   saveCheckpoint,
   specHash,
   tfjsVersion,
   trainLoop,
   withCheckpointWeights,
+  type Collective,
   type Device,
   type TrainingEvent,
   type TrainingRun,
   type WeightSource,
 } from '@relora/engine';
-import { CheckedShards, Dataset } from '@relora/engine/data';
+import type { Dataset } from '@relora/engine/data';
 import type { Execution } from '../../jobs/job.js';
 import type { ExportFormat } from '@relora/engine/plan';
 import type { TrainOrder } from '../messages.js';
 import { deviceFor } from './device.js';
 import type { ServerChannel, StopOrder } from './channel.js';
+import { collectiveOf, follow, kindOf, type Beginning } from './follow.js';
 import { describeError } from './describeError.js';
+import { openDatasets, runOptions } from './openRun.js';
 import { publish } from './publish.js';
 import { StepReports } from './stepReports.js';
 import { nameOf } from '../../store/tenantIds.js';
@@ -37,12 +41,26 @@ import { nameOf } from '../../store/tenantIds.js';
  */
 export async function train(order: TrainOrder, channel: ServerChannel): Promise<void> {
   const device = await deviceFor(order.device, order.spec.precision);
-  // Lengths are checked now, hashes before a file is read for the first time: once for the job.
-  const checked = new CheckedShards(join(order.jobFolder, 'checked-held-out.json'));
-  const datasets = await Promise.all(
-    order.datasetFolders.map(async (folder) => await Dataset.open(folder, { verify: false, checked })),
-  );
-  const run = await begin(order, device, datasets, channel);
+  const collective = collectiveOf(order, device);
+  if (collective.rank > 0) return await follow(order, device, collective, channel);
+  try {
+    await lead(order, device, collective, channel);
+  } finally {
+    collective.leave();
+  }
+}
+
+/** The run as the server knows it: of several ranks the first. */
+async function lead(
+  order: TrainOrder,
+  device: Device,
+  collective: Collective,
+  channel: ServerChannel,
+): Promise<void> {
+  const datasets = await openDatasets(order);
+  const run = await begin(order, device, collective, datasets, channel);
+  const beginning = { manifestSha256: run.lastSaved?.manifestSha256 ?? null, kind: kindOf(device) };
+  await collective.broadcast<Beginning>(beginning);
   channel.listenForUpdates((update) => run.steering.add(update));
   /** Checkpoints that the server has a row for, by their path: one that a stop finds already saved is not reported again. */
   const known = new Map(order.checkpoints.map((checkpoint) => [checkpoint.path, checkpoint]));
@@ -86,12 +104,16 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
       await saveWhenAsked();
     }
 
+    // All came to the same end. What follows takes time, in which those that MPI has would wait for this one.
+    if (order.member?.by === 'mpi') collective.leave(true);
     await send(steps.rest(performance.now()));
     if (channel.stop.aborted) {
       if ((channel.stop.reason as StopOrder).keep)
         await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
       return await channel.report({ type: 'finished', outcome: 'stopped' });
     }
+    // Exports hold merged weights and logits: they begin without the buffers of steps, so that they need no more than those did.
+    device.trim();
     for (const format of order.spec.export.formats)
       if (!order.exportedFormats.includes(format))
         await exportArtifact(order, run, format, channel, bestOf(run, [...known.values()]));
@@ -136,35 +158,11 @@ interface BestCheckpoint {
 async function begin(
   order: TrainOrder,
   device: Device,
+  collective: Collective,
   datasets: readonly Dataset[],
   channel: ServerChannel,
 ): Promise<TrainingRun> {
-  const {
-    spec: askedFor,
-    baseWeightsFolder,
-    baseWeightsBefore,
-    baseWeightsBeneath,
-    jobFolder: runFolder,
-    attempt,
-  } = order;
-  const options = {
-    spec: askedFor,
-    baseWeightsFolder: baseWeightsFolder ?? undefined,
-    baseWeightsBefore,
-    baseWeightsBeneath,
-    device,
-    dataset: datasets[0]!,
-    mixture: datasets,
-    runFolder,
-    attempt,
-    steering: {
-      updates: order.updates,
-      doneMs: dutiesFrom(order.startTimeMs),
-      startMs: order.startTimeMs,
-      deviceSeconds: order.deviceSeconds,
-      stopStep: order.stopStep,
-    },
-  };
+  const options = runOptions(order, device, collective, datasets);
   for (const { path, manifestSha256 } of order.checkpoints) {
     try {
       return await beginRun({ ...options, checkpointPath: path, manifestSha256 });
@@ -178,10 +176,8 @@ async function begin(
   return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec });
 }
 
-const dutiesFrom = (startMs: number) => ({ evaluation: startMs, checkpoint: startMs, sample: startMs });
-
 /** What has to be equal for the same bits, and the threads. */
-function executionOf({ spec, device, data, graphs, baseWeightsSha256 }: TrainingRun): Execution {
+function executionOf({ spec, device, collective, data, graphs, baseWeightsSha256 }: TrainingRun): Execution {
   const { name, model, uuid, instructionSet, threadCount, precision, basePrecision, libraries } =
     device.description;
   return {
@@ -203,6 +199,7 @@ function executionOf({ spec, device, data, graphs, baseWeightsSha256 }: Training
     deviceModel: model,
     cardUuid: uuid ?? '',
     libraries: Object.entries(libraries).map(([name, version]) => ({ name, version })),
+    replicas: collective.size,
   };
 }
 
@@ -232,19 +229,42 @@ async function exportArtifact(
   try {
     await mkdir(folder, { recursive: true });
     const job = `jobs/${nameOf(order.jobId)}`;
-    const { files, castErrorMax, lineage } = await withWeights(run, best, async (source) => ({
+    const { files, castErrorMax, difference, lineage } = await withWeights(run, best, async (source) => ({
       ...(await exportModel(source, temporary, { format, weightType, shardBytesMax, job })),
+      difference: await measure(order, run, source, temporary, { format, weightType }),
       lineage: source.lineage,
     }));
     await publish(temporary, join(folder, id));
     const digests = files.map(({ fileName, sizeBytes, sha256 }) => ({ fileName, sizeBytes, sha256 }));
-    const sealed = { ...artifact, cycle: lineage.cycle, castErrorMax, files: digests };
+    const measured = difference === null ? {} : { difference };
+    const sealed = { ...artifact, cycle: lineage.cycle, castErrorMax, ...measured, files: digests };
     await channel.report({ type: 'artifact', artifact: sealed });
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
     const failure = describeError(error, 'TASK_ERROR', order.jobFolder);
-    if (failure.reason === 'STORAGE_FULL') throw error;
+    // The disk is to blame, and not the format: the run is continued when it can be.
+    if (failure.reason === 'STORAGE_FULL' || failure.reason === 'STORAGE_BROKEN') throw error;
     await channel.report({ type: 'exportFailed', artifact, failure });
+  }
+}
+
+/** What the written files compute against the weights that they were made of; on a processor, where a card's memory is the run's. */
+async function measure(
+  order: TrainOrder,
+  run: TrainingRun,
+  source: WeightSource,
+  folder: string,
+  what: Pick<Parameters<typeof exportModel>[2], 'format' | 'weightType'>,
+) {
+  const isCard = run.device.description.name === 'cuda';
+  const device = isCard ? await deviceFor({ ...order.device, device: 'native' }, 'float32') : run.device;
+  const { source: dataset } =
+    run.data.parts.find(({ source: part }) => part.heldOut.tokenCount > 1) ?? run.data.parts[0]!;
+  const check = { ...order.exportCheck, sequenceLength: run.spec.batch.sequenceLength };
+  try {
+    return await measureExport(device, source, folder, what, dataset, check);
+  } finally {
+    if (isCard) device.close();
   }
 }
 

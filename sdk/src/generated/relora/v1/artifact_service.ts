@@ -200,6 +200,29 @@ export interface Artifact {
     | undefined;
   /** Number of the adapters that it was made from, from 1; 0 for a model without adapters. */
   cycle: number;
+  /** What it computes, by its files as they were read back, against the weights of the run; unset where that was not measured. */
+  difference: ExportDifference | undefined;
+}
+
+/**
+ * How an export differs from the weights that it was made of. Both compute in float32 arithmetic on the first tokens of the held-out part
+ * of the job.
+ */
+export interface ExportDifference {
+  /** Tokens. */
+  tokenCount: number;
+  /** Whether they were held out; where nothing is, they are the first of the training part, and drawn where the data set was deleted. */
+  heldOut: boolean;
+  /** Largest difference of a logit, each about the mean of its token. */
+  logitDifferenceMax: number;
+  /** Root of the mean square of these differences over that of the run's logits. */
+  logitDifferenceRatio: number;
+  /** Largest ratio that is let pass; above it the artifact is FAILED with EXPORT_DIFFERS. */
+  logitDifferenceRatioMax: number;
+  /** Mean loss of the run's weights, nats per token. */
+  loss: number;
+  /** The same of the export. */
+  exportedLoss: number;
 }
 
 /** One file of an artifact. */
@@ -314,6 +337,7 @@ function createBaseArtifact(): Artifact {
     castErrorMax: 0,
     failure: undefined,
     cycle: 0,
+    difference: undefined,
   };
 }
 
@@ -354,6 +378,9 @@ export const Artifact: MessageFns<Artifact> = {
     }
     if (message.cycle !== 0) {
       writer.uint32(96).int32(message.cycle);
+    }
+    if (message.difference !== undefined) {
+      ExportDifference.encode(message.difference, writer.uint32(106).fork()).join();
     }
     return writer;
   },
@@ -467,6 +494,14 @@ export const Artifact: MessageFns<Artifact> = {
             message.cycle = reader.int32();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.difference = ExportDifference.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -509,6 +544,7 @@ export const Artifact: MessageFns<Artifact> = {
         : 0,
       failure: isSet(object.failure) ? JobFailure.fromJSON(object.failure) : undefined,
       cycle: isSet(object.cycle) ? globalThis.Number(object.cycle) : 0,
+      difference: isSet(object.difference) ? ExportDifference.fromJSON(object.difference) : undefined,
     };
   },
 
@@ -550,6 +586,9 @@ export const Artifact: MessageFns<Artifact> = {
     if (message.cycle !== 0) {
       obj.cycle = Math.round(message.cycle);
     }
+    if (message.difference !== undefined) {
+      obj.difference = ExportDifference.toJSON(message.difference);
+    }
     return obj;
   },
 
@@ -572,6 +611,206 @@ export const Artifact: MessageFns<Artifact> = {
       ? JobFailure.fromPartial(object.failure)
       : undefined;
     message.cycle = object.cycle ?? 0;
+    message.difference = (object.difference !== undefined && object.difference !== null)
+      ? ExportDifference.fromPartial(object.difference)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseExportDifference(): ExportDifference {
+  return {
+    tokenCount: 0,
+    heldOut: false,
+    logitDifferenceMax: 0,
+    logitDifferenceRatio: 0,
+    logitDifferenceRatioMax: 0,
+    loss: 0,
+    exportedLoss: 0,
+  };
+}
+
+export const ExportDifference: MessageFns<ExportDifference> = {
+  encode(message: ExportDifference, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.tokenCount !== 0) {
+      writer.uint32(8).int32(message.tokenCount);
+    }
+    if (message.heldOut !== false) {
+      writer.uint32(16).bool(message.heldOut);
+    }
+    if (message.logitDifferenceMax !== 0) {
+      writer.uint32(25).double(message.logitDifferenceMax);
+    }
+    if (message.logitDifferenceRatio !== 0) {
+      writer.uint32(33).double(message.logitDifferenceRatio);
+    }
+    if (message.logitDifferenceRatioMax !== 0) {
+      writer.uint32(41).double(message.logitDifferenceRatioMax);
+    }
+    if (message.loss !== 0) {
+      writer.uint32(49).double(message.loss);
+    }
+    if (message.exportedLoss !== 0) {
+      writer.uint32(57).double(message.exportedLoss);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportDifference {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportDifference();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.tokenCount = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.heldOut = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.logitDifferenceMax = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.logitDifferenceRatio = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.logitDifferenceRatioMax = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.loss = reader.double();
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.exportedLoss = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportDifference {
+    return {
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : 0,
+      heldOut: isSet(object.heldOut)
+        ? globalThis.Boolean(object.heldOut)
+        : isSet(object.held_out)
+        ? globalThis.Boolean(object.held_out)
+        : false,
+      logitDifferenceMax: isSet(object.logitDifferenceMax)
+        ? globalThis.Number(object.logitDifferenceMax)
+        : isSet(object.logit_difference_max)
+        ? globalThis.Number(object.logit_difference_max)
+        : 0,
+      logitDifferenceRatio: isSet(object.logitDifferenceRatio)
+        ? globalThis.Number(object.logitDifferenceRatio)
+        : isSet(object.logit_difference_ratio)
+        ? globalThis.Number(object.logit_difference_ratio)
+        : 0,
+      logitDifferenceRatioMax: isSet(object.logitDifferenceRatioMax)
+        ? globalThis.Number(object.logitDifferenceRatioMax)
+        : isSet(object.logit_difference_ratio_max)
+        ? globalThis.Number(object.logit_difference_ratio_max)
+        : 0,
+      loss: isSet(object.loss) ? globalThis.Number(object.loss) : 0,
+      exportedLoss: isSet(object.exportedLoss)
+        ? globalThis.Number(object.exportedLoss)
+        : isSet(object.exported_loss)
+        ? globalThis.Number(object.exported_loss)
+        : 0,
+    };
+  },
+
+  toJSON(message: ExportDifference): unknown {
+    const obj: any = {};
+    if (message.tokenCount !== 0) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    if (message.heldOut !== false) {
+      obj.heldOut = message.heldOut;
+    }
+    if (message.logitDifferenceMax !== 0) {
+      obj.logitDifferenceMax = floatToJson(message.logitDifferenceMax);
+    }
+    if (message.logitDifferenceRatio !== 0) {
+      obj.logitDifferenceRatio = floatToJson(message.logitDifferenceRatio);
+    }
+    if (message.logitDifferenceRatioMax !== 0) {
+      obj.logitDifferenceRatioMax = floatToJson(message.logitDifferenceRatioMax);
+    }
+    if (message.loss !== 0) {
+      obj.loss = floatToJson(message.loss);
+    }
+    if (message.exportedLoss !== 0) {
+      obj.exportedLoss = floatToJson(message.exportedLoss);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportDifference>): ExportDifference {
+    return ExportDifference.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportDifference>): ExportDifference {
+    const message = createBaseExportDifference();
+    message.tokenCount = object.tokenCount ?? 0;
+    message.heldOut = object.heldOut ?? false;
+    message.logitDifferenceMax = object.logitDifferenceMax ?? 0;
+    message.logitDifferenceRatio = object.logitDifferenceRatio ?? 0;
+    message.logitDifferenceRatioMax = object.logitDifferenceRatioMax ?? 0;
+    message.loss = object.loss ?? 0;
+    message.exportedLoss = object.exportedLoss ?? 0;
     return message;
   },
 };

@@ -370,7 +370,10 @@ export interface DatasetWarning {
 export interface DatasetFile {
   /** Name, without folders; for uploads. */
   fileName: string;
-  /** Path on the server, inside a folder that the operator allowed (RELORA_ALLOWED_FOLDERS); in place of an upload. */
+  /**
+   * Path on the server, inside a folder that the operator allowed (RELORA_ALLOWED_FOLDERS); in place of an upload. Of several servers
+   * the one that takes the call copies it into the store.
+   */
   serverPath: string;
   /**
    * Format; by default recognized by the content. Files packed with gzip are unpacked, those packed with zstd where the server's
@@ -421,7 +424,18 @@ export interface DatasetSpec {
     | number
     | undefined;
   /** The same as a share of all rows, 0 to 1; in place of the count. */
-  skipInvalidShare?: number | undefined;
+  skipInvalidShare?:
+    | number
+    | undefined;
+  /**
+   * Field with the messages of a chat, in place of text_field; in JSON lines and JSON alone. The chat template makes a text of them, as
+   * apply_chat_template of transformers does, and only what an assistant says counts in the loss.
+   */
+  messagesField?:
+    | string
+    | undefined;
+  /** Chat template in Jinja, at most 65536 bytes; default the one beside the tokenizer. Only with messages_field. */
+  chatTemplate?: string | undefined;
 }
 
 /** How text becomes tokens. At most one is set. */
@@ -465,6 +479,11 @@ export interface HuggingFaceTokenizer {
    * that of a well-known name.
    */
   endToken: string;
+  /**
+   * Content of tokenizer_config.json, at most 1 MiB: its chat template and names of tokens. Beside tokenizer_json alone; of weights and
+   * paths the file that lies there counts.
+   */
+  tokenizerConfigJson: string;
 }
 
 /** A prepared tokenizer. */
@@ -1745,6 +1764,8 @@ function createBaseDatasetSpec(): DatasetSpec {
     completionField: undefined,
     skipInvalidCount: undefined,
     skipInvalidShare: undefined,
+    messagesField: undefined,
+    chatTemplate: undefined,
   };
 }
 
@@ -1773,6 +1794,12 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     }
     if (message.skipInvalidShare !== undefined) {
       writer.uint32(65).double(message.skipInvalidShare);
+    }
+    if (message.messagesField !== undefined) {
+      writer.uint32(74).string(message.messagesField);
+    }
+    if (message.chatTemplate !== undefined) {
+      writer.uint32(82).string(message.chatTemplate);
     }
     return writer;
   },
@@ -1854,6 +1881,22 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
             message.skipInvalidShare = reader.double();
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.messagesField = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.chatTemplate = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1900,6 +1943,16 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
         : isSet(object.skip_invalid_share)
         ? globalThis.Number(object.skip_invalid_share)
         : undefined,
+      messagesField: isSet(object.messagesField)
+        ? globalThis.String(object.messagesField)
+        : isSet(object.messages_field)
+        ? globalThis.String(object.messages_field)
+        : undefined,
+      chatTemplate: isSet(object.chatTemplate)
+        ? globalThis.String(object.chatTemplate)
+        : isSet(object.chat_template)
+        ? globalThis.String(object.chat_template)
+        : undefined,
     };
   },
 
@@ -1929,6 +1982,12 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     if (message.skipInvalidShare !== undefined) {
       obj.skipInvalidShare = floatToJson(message.skipInvalidShare);
     }
+    if (message.messagesField !== undefined) {
+      obj.messagesField = message.messagesField;
+    }
+    if (message.chatTemplate !== undefined) {
+      obj.chatTemplate = message.chatTemplate;
+    }
     return obj;
   },
 
@@ -1947,6 +2006,8 @@ export const DatasetSpec: MessageFns<DatasetSpec> = {
     message.completionField = object.completionField ?? undefined;
     message.skipInvalidCount = object.skipInvalidCount ?? undefined;
     message.skipInvalidShare = object.skipInvalidShare ?? undefined;
+    message.messagesField = object.messagesField ?? undefined;
+    message.chatTemplate = object.chatTemplate ?? undefined;
     return message;
   },
 };
@@ -2208,7 +2269,7 @@ export const TrainedBpeTokenizer: MessageFns<TrainedBpeTokenizer> = {
 };
 
 function createBaseHuggingFaceTokenizer(): HuggingFaceTokenizer {
-  return { tokenizerJson: "", serverPath: "", weights: "", endToken: "" };
+  return { tokenizerJson: "", serverPath: "", weights: "", endToken: "", tokenizerConfigJson: "" };
 }
 
 export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
@@ -2224,6 +2285,9 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     }
     if (message.endToken !== "") {
       writer.uint32(34).string(message.endToken);
+    }
+    if (message.tokenizerConfigJson !== "") {
+      writer.uint32(42).string(message.tokenizerConfigJson);
     }
     return writer;
   },
@@ -2273,6 +2337,14 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
             message.endToken = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.tokenizerConfigJson = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2303,6 +2375,11 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
         : isSet(object.end_token)
         ? globalThis.String(object.end_token)
         : "",
+      tokenizerConfigJson: isSet(object.tokenizerConfigJson)
+        ? globalThis.String(object.tokenizerConfigJson)
+        : isSet(object.tokenizer_config_json)
+        ? globalThis.String(object.tokenizer_config_json)
+        : "",
     };
   },
 
@@ -2320,6 +2397,9 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     if (message.endToken !== "") {
       obj.endToken = message.endToken;
     }
+    if (message.tokenizerConfigJson !== "") {
+      obj.tokenizerConfigJson = message.tokenizerConfigJson;
+    }
     return obj;
   },
 
@@ -2332,6 +2412,7 @@ export const HuggingFaceTokenizer: MessageFns<HuggingFaceTokenizer> = {
     message.serverPath = object.serverPath ?? "";
     message.weights = object.weights ?? "";
     message.endToken = object.endToken ?? "";
+    message.tokenizerConfigJson = object.tokenizerConfigJson ?? "";
     return message;
   },
 };

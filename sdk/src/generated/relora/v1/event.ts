@@ -22,6 +22,7 @@ import {
   jobStateFromJSON,
   jobStateToJSON,
   jobStateToNumber,
+  NamedEvaluation,
   Precision,
   precisionFromJSON,
   precisionToJSON,
@@ -110,6 +111,10 @@ export interface JobEvent {
   /** Losses of the documents of some steps. */
   documents?:
     | DocumentsEvent
+    | undefined;
+  /** The model was scored by a named evaluation of the job. */
+  namedEvaluation?:
+    | NamedEvaluation
     | undefined;
   /**
    * Sequence number of the first event that this one stands for, which is its own but for the step event of a span: older step
@@ -468,6 +473,7 @@ function createBaseJobEvent(): JobEvent {
     update: undefined,
     stop: undefined,
     documents: undefined,
+    namedEvaluation: undefined,
     firstSequence: 0,
   };
 }
@@ -524,6 +530,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     }
     if (message.documents !== undefined) {
       DocumentsEvent.encode(message.documents, writer.uint32(146).fork()).join();
+    }
+    if (message.namedEvaluation !== undefined) {
+      NamedEvaluation.encode(message.namedEvaluation, writer.uint32(154).fork()).join();
     }
     if (message.firstSequence !== 0) {
       writer.uint32(120).int64(message.firstSequence);
@@ -680,6 +689,14 @@ export const JobEvent: MessageFns<JobEvent> = {
             message.documents = DocumentsEvent.decode(reader, reader.uint32());
             continue;
           }
+          case 19: {
+            if (tag !== 154) {
+              break;
+            }
+
+            message.namedEvaluation = NamedEvaluation.decode(reader, reader.uint32());
+            continue;
+          }
           case 15: {
             if (tag !== 120) {
               break;
@@ -719,6 +736,11 @@ export const JobEvent: MessageFns<JobEvent> = {
       update: isSet(object.update) ? UpdateEvent.fromJSON(object.update) : undefined,
       stop: isSet(object.stop) ? StopEvent.fromJSON(object.stop) : undefined,
       documents: isSet(object.documents) ? DocumentsEvent.fromJSON(object.documents) : undefined,
+      namedEvaluation: isSet(object.namedEvaluation)
+        ? NamedEvaluation.fromJSON(object.namedEvaluation)
+        : isSet(object.named_evaluation)
+        ? NamedEvaluation.fromJSON(object.named_evaluation)
+        : undefined,
       firstSequence: isSet(object.firstSequence)
         ? globalThis.Number(object.firstSequence)
         : isSet(object.first_sequence)
@@ -780,6 +802,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     if (message.documents !== undefined) {
       obj.documents = DocumentsEvent.toJSON(message.documents);
     }
+    if (message.namedEvaluation !== undefined) {
+      obj.namedEvaluation = NamedEvaluation.toJSON(message.namedEvaluation);
+    }
     if (message.firstSequence !== 0) {
       obj.firstSequence = Math.round(message.firstSequence);
     }
@@ -827,6 +852,9 @@ export const JobEvent: MessageFns<JobEvent> = {
     message.stop = (object.stop !== undefined && object.stop !== null) ? StopEvent.fromPartial(object.stop) : undefined;
     message.documents = (object.documents !== undefined && object.documents !== null)
       ? DocumentsEvent.fromPartial(object.documents)
+      : undefined;
+    message.namedEvaluation = (object.namedEvaluation !== undefined && object.namedEvaluation !== null)
+      ? NamedEvaluation.fromPartial(object.namedEvaluation)
       : undefined;
     message.firstSequence = object.firstSequence ?? 0;
     return message;

@@ -1734,11 +1734,47 @@ export interface Job {
     | undefined;
   /** Changes of the run, in the order of their numbers. Only in answers of GetJob and UpdateJob. */
   updates: JobUpdate[];
+  /** What calls of EvaluateModel found of its weights, newest first, the last 100. Only in answers of GetJob. */
+  evaluations: KeptEvaluation[];
+  /** Where it was imported from; unset for a job that was created here. */
+  imported: JobImport | undefined;
 }
 
 export interface Job_LabelsEntry {
   key: string;
   value: string;
+}
+
+/** Where a job was before it was imported (ImportJob). */
+export interface JobImport {
+  /** `jobs/{job}` as it was called there. */
+  job: string;
+  /** The store there (WatchJobResponse.store_id). */
+  storeId: string;
+  /** Version of the server there. */
+  serverVersion: string;
+  /** When it was imported. */
+  time:
+    | Date
+    | undefined;
+  /** The checkpoint that it began at there; unset where it began at none. */
+  origin: JobOrigin | undefined;
+}
+
+/** What a call of EvaluateModel found of a job's weights. */
+export interface KeptEvaluation {
+  /** When the call was answered. */
+  time:
+    | Date
+    | undefined;
+  /** What was scored, as the call named it: `jobs/{job}`, or `jobs/{job}/artifacts/{artifact}`. */
+  model: string;
+  /** Steps taken before the weights. */
+  step: number;
+  /** Each data set. */
+  datasets: DatasetEvaluation[];
+  /** The questions; unset where there were none. */
+  choices: ChoiceEvaluation | undefined;
 }
 
 /** A change of a run under way. It stands beside the specification, and a run that is resumed or repeated makes it at the same step. */
@@ -1849,6 +1885,38 @@ export interface JobProgress {
     | undefined;
   /** Why the run ended before its last step; unset where it did not. `step_count` is then where it ended. */
   stopReason: StopReason;
+  /** Each named evaluation of the job (JobSpec.evaluations) as it came out last; empty before the first. */
+  evaluations: NamedEvaluation[];
+}
+
+/** What a named evaluation came to (JobSpec.evaluations). Exactly one of dataset and choices is set. */
+export interface NamedEvaluation {
+  /** Its name in the specification. */
+  name: string;
+  /** Steps taken before it. */
+  step: number;
+  /** The data set that it is on. */
+  dataset:
+    | DatasetEvaluation
+    | undefined;
+  /** The questions that it has. */
+  choices:
+    | ChoiceEvaluation
+    | undefined;
+  /** Wall-clock time. */
+  seconds: number;
+}
+
+/** How a model answers questions with choices: the choice with the highest log-probability behind the question is its answer. */
+export interface ChoiceEvaluation {
+  /** Questions. */
+  questionCount: number;
+  /** Share that it answers rightly. */
+  accuracy: number;
+  /** The same by log-probability per byte of a choice, so that long ones are not at a disadvantage. */
+  normalizedAccuracy: number;
+  /** Mean log-probability of the right choices, nats. */
+  logProbability: number;
 }
 
 /** What an evaluation came to on one data set. Loss, perplexity and bits_per_byte are 0 where nothing of it is held out. */
@@ -1904,6 +1972,8 @@ export interface Execution {
   libraries: ExecutionLibrary[];
   /** The data sets of a mixture, whose digests dataset_sha256 is one over; empty without. */
   datasets: ExecutionDataset[];
+  /** Processes that trained together; 1 where an older version ran. */
+  replicas: number;
 }
 
 /** A data set of a mixture. */
@@ -2027,7 +2097,8 @@ export interface JobSpec {
     | undefined;
   /**
    * Devices that the job may run on beside `device`, which goes before them: the first that is free is taken, at a resume too, where
-   * bits may differ. Nothing beside device auto.
+   * bits may differ. Of several servers a job without any resumes where the device has the instructions that it began with; `device`
+   * itself named here accepts any (RESUMED_ON_OTHER_BACKEND warns). Nothing beside device auto.
    */
   acceptedDevices: string[];
   /**
@@ -2050,7 +2121,68 @@ export interface JobSpec {
    * Steps whose documents are reported together by their losses (DocumentsEvent), 0 for none; by default as many as make a thousand
    * reports, and 100 at least. A step whose loss jumps is reported by itself. Steps of more than 4,194,304 tokens report none.
    */
-  documentWindowStepCount?: number | undefined;
+  documentWindowStepCount?:
+    | number
+    | undefined;
+  /**
+   * What the model is scored on while it trains beside its held-out part, at most 16, each under a name of its own. Nothing that is
+   * trained depends on it.
+   */
+  evaluations: NamedEvaluationSpec[];
+  /**
+   * Documents of the training part that are passed over: a run reads the end of a text in place of their tokens, and learns nothing from
+   * them. All else stays where it is in the order. At most 1000; ExplainJob says where documents lie.
+   */
+  omittedDocuments: OmittedDocument[];
+  /**
+   * Processes that train together, each on its part of every batch: a divisor of batch.sequence_count, at most RELORA_REPLICAS_MAX of the
+   * server; default 1. They begin at once, each on a slot of one server. Their number changes sums by rounding alone.
+   */
+  replicas?:
+    | number
+    | undefined;
+  /**
+   * The fewest that the job may resume with while fewer slots are free than it asks for, a divisor of batch.sequence_count and at most
+   * replicas; 0 for no fewer than those; default 0. Execution.replicas says how many there were.
+   */
+  replicasMin?: number | undefined;
+}
+
+/** Tokens of a training part that are passed over. */
+export interface OmittedDocument {
+  /** `datasets/{dataset}` that the job trains on. */
+  dataset: string;
+  /** Place of its first token in the training part. */
+  firstToken: number;
+  /** Its tokens, the one that ends it too. */
+  tokenCount: number;
+}
+
+/**
+ * Something that a model is scored on while it trains, at the beginning, at the end and in between. Exactly one of dataset and
+ * questions is set.
+ */
+export interface NamedEvaluationSpec {
+  /** By which events, metrics and comparisons name it: 1 to 63 of `a-z 0-9 _ -`, beginning with a letter; each once. */
+  name: string;
+  /** `datasets/{dataset}`, prepared with the job's tokenizer: its held-out part counts. */
+  dataset: string;
+  /**
+   * Questions as JSON lines `{"question", "choices", "answer"}`, at most 262144 bytes in all evaluations of a job; the answer is an index
+   * from 0 or one of the choices. Each choice is read behind its question, of which the end counts where both together are longer than a
+   * sequence of the job.
+   */
+  questions: string;
+  /** Tokens of the held-out part, 0 for all; default 65536. */
+  tokenCount?:
+    | number
+    | undefined;
+  /** Steps between; 0 for none by steps. Default a tenth of all steps. */
+  everyStepCount?:
+    | number
+    | undefined;
+  /** Seconds between, beside the steps; 0 for none by time. Up to 30 days; default 0. */
+  everySeconds?: number | undefined;
 }
 
 /** A data set of a mixture. */
@@ -2089,7 +2221,7 @@ export interface StopSpec {
   seconds?:
     | number
     | undefined;
-  /** Hours that its trainers held their device, those that crashed too; default 0. */
+  /** Hours that its trainers held their device, those that crashed too, each of several processes counted; default 0. */
   deviceHours?: number | undefined;
 }
 
@@ -2146,7 +2278,7 @@ export interface LlamaConfig {
   intermediateSize: number;
   /** Number of layers. */
   numHiddenLayers: number;
-  /** Number of query heads; divides hidden_size into even head sizes. */
+  /** Number of query heads; divides hidden_size into even head sizes, unless head_dim says what those are. */
   numAttentionHeads: number;
   /** Number of key and value heads; divides num_attention_heads; default equal to it. */
   numKeyValueHeads?:
@@ -2177,7 +2309,19 @@ export interface LlamaConfig {
     | RopeScaling
     | undefined;
   /** Whether the query, key and value projections have a bias, as in Qwen2; default false. Biases are always trained. */
-  attentionBias?: boolean | undefined;
+  attentionBias?:
+    | boolean
+    | undefined;
+  /** Size of a head, even, 128 at most; default 0, for hidden_size / num_attention_heads. */
+  headDim?:
+    | number
+    | undefined;
+  /** Whether each head of queries and keys has a norm before its rotary embedding, as in Qwen3; default false. */
+  qkNorm?:
+    | boolean
+    | undefined;
+  /** Each so-manieth layer has no rotary embedding, as in SmolLM3; default 0, for all layers have one. */
+  noRopeInterval?: number | undefined;
 }
 
 /** Llama 3.1's scaling of the rotary embedding, Hugging Face's rope_type "llama3". All fields are needed. */
@@ -2194,7 +2338,10 @@ export interface RopeScaling {
 
 /** Weights to continue from, in Hugging Face layout (config.json and safetensors). Exactly one is set. */
 export interface BaseWeights {
-  /** Folder on the server, inside one of the folders that the operator allowed (RELORA_ALLOWED_FOLDERS). */
+  /**
+   * Folder on the server, inside one of the folders that the operator allowed (RELORA_ALLOWED_FOLDERS). Of several servers the one that
+   * takes the call copies it into the store, and the job has `weights` in its place.
+   */
   path: string;
   /** Weights that were uploaded, `weights/{weights}`. */
   weights: string;
@@ -2361,7 +2508,14 @@ export interface BatchSpec {
     | number
     | undefined;
   /** Sequences computed at once; divides sequence_count. Default: as many as keep 2048 tokens at once. */
-  microBatchSequenceCount?: number | undefined;
+  microBatchSequenceCount?:
+    | number
+    | undefined;
+  /**
+   * Whether documents that share a sequence do not see each other, each from position 0; in training, not in evaluation. Default
+   * false. A document begins with the end-of-text token before it.
+   */
+  maskDocuments?: boolean | undefined;
 }
 
 /** When and on how much of the held-out part to evaluate. */
@@ -2463,6 +2617,8 @@ function createBaseJob(): Job {
     deleteTime: undefined,
     purgeTime: undefined,
     updates: [],
+    evaluations: [],
+    imported: undefined,
   };
 }
 
@@ -2530,6 +2686,12 @@ export const Job: MessageFns<Job> = {
     }
     for (const v of message.updates) {
       JobUpdate.encode(v!, writer.uint32(170).fork()).join();
+    }
+    for (const v of message.evaluations) {
+      KeptEvaluation.encode(v!, writer.uint32(178).fork()).join();
+    }
+    if (message.imported !== undefined) {
+      JobImport.encode(message.imported, writer.uint32(186).fork()).join();
     }
     return writer;
   },
@@ -2718,6 +2880,22 @@ export const Job: MessageFns<Job> = {
             message.updates.push(JobUpdate.decode(reader, reader.uint32()));
             continue;
           }
+          case 22: {
+            if (tag !== 178) {
+              break;
+            }
+
+            message.evaluations.push(KeptEvaluation.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 23: {
+            if (tag !== 186) {
+              break;
+            }
+
+            message.imported = JobImport.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2808,6 +2986,10 @@ export const Job: MessageFns<Job> = {
       updates: globalThis.Array.isArray(object?.updates)
         ? object.updates.map((e: any) => JobUpdate.fromJSON(e))
         : [],
+      evaluations: globalThis.Array.isArray(object?.evaluations)
+        ? object.evaluations.map((e: any) => KeptEvaluation.fromJSON(e))
+        : [],
+      imported: isSet(object.imported) ? JobImport.fromJSON(object.imported) : undefined,
     };
   },
 
@@ -2882,6 +3064,12 @@ export const Job: MessageFns<Job> = {
     if (message.updates?.length) {
       obj.updates = message.updates.map((e) => JobUpdate.toJSON(e));
     }
+    if (message.evaluations?.length) {
+      obj.evaluations = message.evaluations.map((e) => KeptEvaluation.toJSON(e));
+    }
+    if (message.imported !== undefined) {
+      obj.imported = JobImport.toJSON(message.imported);
+    }
     return obj;
   },
 
@@ -2927,6 +3115,10 @@ export const Job: MessageFns<Job> = {
     message.deleteTime = object.deleteTime ?? undefined;
     message.purgeTime = object.purgeTime ?? undefined;
     message.updates = object.updates?.map((e) => JobUpdate.fromPartial(e)) || [];
+    message.evaluations = object.evaluations?.map((e) => KeptEvaluation.fromPartial(e)) || [];
+    message.imported = (object.imported !== undefined && object.imported !== null)
+      ? JobImport.fromPartial(object.imported)
+      : undefined;
     return message;
   },
 };
@@ -3012,6 +3204,286 @@ export const Job_LabelsEntry: MessageFns<Job_LabelsEntry> = {
     const message = createBaseJob_LabelsEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseJobImport(): JobImport {
+  return { job: "", storeId: "", serverVersion: "", time: undefined, origin: undefined };
+}
+
+export const JobImport: MessageFns<JobImport> = {
+  encode(message: JobImport, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== "") {
+      writer.uint32(10).string(message.job);
+    }
+    if (message.storeId !== "") {
+      writer.uint32(18).string(message.storeId);
+    }
+    if (message.serverVersion !== "") {
+      writer.uint32(26).string(message.serverVersion);
+    }
+    if (message.time !== undefined) {
+      Timestamp.encode(toTimestamp(message.time), writer.uint32(34).fork()).join();
+    }
+    if (message.origin !== undefined) {
+      JobOrigin.encode(message.origin, writer.uint32(42).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JobImport {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJobImport();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.storeId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.serverVersion = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.time = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.origin = JobOrigin.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): JobImport {
+    return {
+      job: isSet(object.job) ? globalThis.String(object.job) : "",
+      storeId: isSet(object.storeId)
+        ? globalThis.String(object.storeId)
+        : isSet(object.store_id)
+        ? globalThis.String(object.store_id)
+        : "",
+      serverVersion: isSet(object.serverVersion)
+        ? globalThis.String(object.serverVersion)
+        : isSet(object.server_version)
+        ? globalThis.String(object.server_version)
+        : "",
+      time: isSet(object.time) ? fromJsonTimestamp(object.time) : undefined,
+      origin: isSet(object.origin) ? JobOrigin.fromJSON(object.origin) : undefined,
+    };
+  },
+
+  toJSON(message: JobImport): unknown {
+    const obj: any = {};
+    if (message.job !== "") {
+      obj.job = message.job;
+    }
+    if (message.storeId !== "") {
+      obj.storeId = message.storeId;
+    }
+    if (message.serverVersion !== "") {
+      obj.serverVersion = message.serverVersion;
+    }
+    if (message.time !== undefined) {
+      obj.time = message.time.toISOString();
+    }
+    if (message.origin !== undefined) {
+      obj.origin = JobOrigin.toJSON(message.origin);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<JobImport>): JobImport {
+    return JobImport.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JobImport>): JobImport {
+    const message = createBaseJobImport();
+    message.job = object.job ?? "";
+    message.storeId = object.storeId ?? "";
+    message.serverVersion = object.serverVersion ?? "";
+    message.time = object.time ?? undefined;
+    message.origin = (object.origin !== undefined && object.origin !== null)
+      ? JobOrigin.fromPartial(object.origin)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseKeptEvaluation(): KeptEvaluation {
+  return { time: undefined, model: "", step: 0, datasets: [], choices: undefined };
+}
+
+export const KeptEvaluation: MessageFns<KeptEvaluation> = {
+  encode(message: KeptEvaluation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.time !== undefined) {
+      Timestamp.encode(toTimestamp(message.time), writer.uint32(10).fork()).join();
+    }
+    if (message.model !== "") {
+      writer.uint32(18).string(message.model);
+    }
+    if (message.step !== 0) {
+      writer.uint32(24).int32(message.step);
+    }
+    for (const v of message.datasets) {
+      DatasetEvaluation.encode(v!, writer.uint32(34).fork()).join();
+    }
+    if (message.choices !== undefined) {
+      ChoiceEvaluation.encode(message.choices, writer.uint32(42).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): KeptEvaluation {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseKeptEvaluation();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.time = fromTimestamp(Timestamp.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.model = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.datasets.push(DatasetEvaluation.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.choices = ChoiceEvaluation.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): KeptEvaluation {
+    return {
+      time: isSet(object.time) ? fromJsonTimestamp(object.time) : undefined,
+      model: isSet(object.model) ? globalThis.String(object.model) : "",
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      datasets: globalThis.Array.isArray(object?.datasets)
+        ? object.datasets.map((e: any) => DatasetEvaluation.fromJSON(e))
+        : [],
+      choices: isSet(object.choices) ? ChoiceEvaluation.fromJSON(object.choices) : undefined,
+    };
+  },
+
+  toJSON(message: KeptEvaluation): unknown {
+    const obj: any = {};
+    if (message.time !== undefined) {
+      obj.time = message.time.toISOString();
+    }
+    if (message.model !== "") {
+      obj.model = message.model;
+    }
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.datasets?.length) {
+      obj.datasets = message.datasets.map((e) => DatasetEvaluation.toJSON(e));
+    }
+    if (message.choices !== undefined) {
+      obj.choices = ChoiceEvaluation.toJSON(message.choices);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<KeptEvaluation>): KeptEvaluation {
+    return KeptEvaluation.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<KeptEvaluation>): KeptEvaluation {
+    const message = createBaseKeptEvaluation();
+    message.time = object.time ?? undefined;
+    message.model = object.model ?? "";
+    message.step = object.step ?? 0;
+    message.datasets = object.datasets?.map((e) => DatasetEvaluation.fromPartial(e)) || [];
+    message.choices = (object.choices !== undefined && object.choices !== null)
+      ? ChoiceEvaluation.fromPartial(object.choices)
+      : undefined;
     return message;
   },
 };
@@ -3539,6 +4011,7 @@ function createBaseJobProgress(): JobProgress {
     bestStep: undefined,
     bestEvaluationLoss: undefined,
     stopReason: StopReason.UNSPECIFIED,
+    evaluations: [],
   };
 }
 
@@ -3585,6 +4058,9 @@ export const JobProgress: MessageFns<JobProgress> = {
     }
     if (message.stopReason !== StopReason.UNSPECIFIED) {
       writer.uint32(112).int32(stopReasonToNumber(message.stopReason));
+    }
+    for (const v of message.evaluations) {
+      NamedEvaluation.encode(v!, writer.uint32(122).fork()).join();
     }
     return writer;
   },
@@ -3714,6 +4190,14 @@ export const JobProgress: MessageFns<JobProgress> = {
             message.stopReason = stopReasonFromJSON(reader.int32());
             continue;
           }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.evaluations.push(NamedEvaluation.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3784,6 +4268,9 @@ export const JobProgress: MessageFns<JobProgress> = {
         : isSet(object.stop_reason)
         ? stopReasonFromJSON(object.stop_reason)
         : StopReason.UNSPECIFIED,
+      evaluations: globalThis.Array.isArray(object?.evaluations)
+        ? object.evaluations.map((e: any) => NamedEvaluation.fromJSON(e))
+        : [],
     };
   },
 
@@ -3831,6 +4318,9 @@ export const JobProgress: MessageFns<JobProgress> = {
     if (message.stopReason !== StopReason.UNSPECIFIED) {
       obj.stopReason = stopReasonToJSON(message.stopReason);
     }
+    if (message.evaluations?.length) {
+      obj.evaluations = message.evaluations.map((e) => NamedEvaluation.toJSON(e));
+    }
     return obj;
   },
 
@@ -3853,6 +4343,273 @@ export const JobProgress: MessageFns<JobProgress> = {
     message.bestStep = object.bestStep ?? undefined;
     message.bestEvaluationLoss = object.bestEvaluationLoss ?? undefined;
     message.stopReason = object.stopReason ?? StopReason.UNSPECIFIED;
+    message.evaluations = object.evaluations?.map((e) => NamedEvaluation.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseNamedEvaluation(): NamedEvaluation {
+  return { name: "", step: 0, dataset: undefined, choices: undefined, seconds: 0 };
+}
+
+export const NamedEvaluation: MessageFns<NamedEvaluation> = {
+  encode(message: NamedEvaluation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.step !== 0) {
+      writer.uint32(16).int32(message.step);
+    }
+    if (message.dataset !== undefined) {
+      DatasetEvaluation.encode(message.dataset, writer.uint32(26).fork()).join();
+    }
+    if (message.choices !== undefined) {
+      ChoiceEvaluation.encode(message.choices, writer.uint32(34).fork()).join();
+    }
+    if (message.seconds !== 0) {
+      writer.uint32(41).double(message.seconds);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NamedEvaluation {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNamedEvaluation();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.step = reader.int32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.dataset = DatasetEvaluation.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.choices = ChoiceEvaluation.decode(reader, reader.uint32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.seconds = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): NamedEvaluation {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      step: isSet(object.step) ? globalThis.Number(object.step) : 0,
+      dataset: isSet(object.dataset) ? DatasetEvaluation.fromJSON(object.dataset) : undefined,
+      choices: isSet(object.choices) ? ChoiceEvaluation.fromJSON(object.choices) : undefined,
+      seconds: isSet(object.seconds) ? globalThis.Number(object.seconds) : 0,
+    };
+  },
+
+  toJSON(message: NamedEvaluation): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.step !== 0) {
+      obj.step = Math.round(message.step);
+    }
+    if (message.dataset !== undefined) {
+      obj.dataset = DatasetEvaluation.toJSON(message.dataset);
+    }
+    if (message.choices !== undefined) {
+      obj.choices = ChoiceEvaluation.toJSON(message.choices);
+    }
+    if (message.seconds !== 0) {
+      obj.seconds = floatToJson(message.seconds);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<NamedEvaluation>): NamedEvaluation {
+    return NamedEvaluation.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NamedEvaluation>): NamedEvaluation {
+    const message = createBaseNamedEvaluation();
+    message.name = object.name ?? "";
+    message.step = object.step ?? 0;
+    message.dataset = (object.dataset !== undefined && object.dataset !== null)
+      ? DatasetEvaluation.fromPartial(object.dataset)
+      : undefined;
+    message.choices = (object.choices !== undefined && object.choices !== null)
+      ? ChoiceEvaluation.fromPartial(object.choices)
+      : undefined;
+    message.seconds = object.seconds ?? 0;
+    return message;
+  },
+};
+
+function createBaseChoiceEvaluation(): ChoiceEvaluation {
+  return { questionCount: 0, accuracy: 0, normalizedAccuracy: 0, logProbability: 0 };
+}
+
+export const ChoiceEvaluation: MessageFns<ChoiceEvaluation> = {
+  encode(message: ChoiceEvaluation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.questionCount !== 0) {
+      writer.uint32(8).int32(message.questionCount);
+    }
+    if (message.accuracy !== 0) {
+      writer.uint32(17).double(message.accuracy);
+    }
+    if (message.normalizedAccuracy !== 0) {
+      writer.uint32(25).double(message.normalizedAccuracy);
+    }
+    if (message.logProbability !== 0) {
+      writer.uint32(33).double(message.logProbability);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ChoiceEvaluation {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseChoiceEvaluation();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.questionCount = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.accuracy = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.normalizedAccuracy = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.logProbability = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ChoiceEvaluation {
+    return {
+      questionCount: isSet(object.questionCount)
+        ? globalThis.Number(object.questionCount)
+        : isSet(object.question_count)
+        ? globalThis.Number(object.question_count)
+        : 0,
+      accuracy: isSet(object.accuracy) ? globalThis.Number(object.accuracy) : 0,
+      normalizedAccuracy: isSet(object.normalizedAccuracy)
+        ? globalThis.Number(object.normalizedAccuracy)
+        : isSet(object.normalized_accuracy)
+        ? globalThis.Number(object.normalized_accuracy)
+        : 0,
+      logProbability: isSet(object.logProbability)
+        ? globalThis.Number(object.logProbability)
+        : isSet(object.log_probability)
+        ? globalThis.Number(object.log_probability)
+        : 0,
+    };
+  },
+
+  toJSON(message: ChoiceEvaluation): unknown {
+    const obj: any = {};
+    if (message.questionCount !== 0) {
+      obj.questionCount = Math.round(message.questionCount);
+    }
+    if (message.accuracy !== 0) {
+      obj.accuracy = floatToJson(message.accuracy);
+    }
+    if (message.normalizedAccuracy !== 0) {
+      obj.normalizedAccuracy = floatToJson(message.normalizedAccuracy);
+    }
+    if (message.logProbability !== 0) {
+      obj.logProbability = floatToJson(message.logProbability);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ChoiceEvaluation>): ChoiceEvaluation {
+    return ChoiceEvaluation.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ChoiceEvaluation>): ChoiceEvaluation {
+    const message = createBaseChoiceEvaluation();
+    message.questionCount = object.questionCount ?? 0;
+    message.accuracy = object.accuracy ?? 0;
+    message.normalizedAccuracy = object.normalizedAccuracy ?? 0;
+    message.logProbability = object.logProbability ?? 0;
     return message;
   },
 };
@@ -4032,6 +4789,7 @@ function createBaseExecution(): Execution {
     cardUuid: "",
     libraries: [],
     datasets: [],
+    replicas: 0,
   };
 }
 
@@ -4084,6 +4842,9 @@ export const Execution: MessageFns<Execution> = {
     }
     for (const v of message.datasets) {
       ExecutionDataset.encode(v!, writer.uint32(130).fork()).join();
+    }
+    if (message.replicas !== 0) {
+      writer.uint32(136).int32(message.replicas);
     }
     return writer;
   },
@@ -4229,6 +4990,14 @@ export const Execution: MessageFns<Execution> = {
             message.datasets.push(ExecutionDataset.decode(reader, reader.uint32()));
             continue;
           }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.replicas = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4309,6 +5078,7 @@ export const Execution: MessageFns<Execution> = {
       datasets: globalThis.Array.isArray(object?.datasets)
         ? object.datasets.map((e: any) => ExecutionDataset.fromJSON(e))
         : [],
+      replicas: isSet(object.replicas) ? globalThis.Number(object.replicas) : 0,
     };
   },
 
@@ -4362,6 +5132,9 @@ export const Execution: MessageFns<Execution> = {
     if (message.datasets?.length) {
       obj.datasets = message.datasets.map((e) => ExecutionDataset.toJSON(e));
     }
+    if (message.replicas !== 0) {
+      obj.replicas = Math.round(message.replicas);
+    }
     return obj;
   },
 
@@ -4386,6 +5159,7 @@ export const Execution: MessageFns<Execution> = {
     message.cardUuid = object.cardUuid ?? "";
     message.libraries = object.libraries?.map((e) => ExecutionLibrary.fromPartial(e)) || [];
     message.datasets = object.datasets?.map((e) => ExecutionDataset.fromPartial(e)) || [];
+    message.replicas = object.replicas ?? 0;
     return message;
   },
 };
@@ -4676,6 +5450,10 @@ function createBaseJobSpec(): JobSpec {
     mixture: [],
     stop: undefined,
     documentWindowStepCount: undefined,
+    evaluations: [],
+    omittedDocuments: [],
+    replicas: undefined,
+    replicasMin: undefined,
   };
 }
 
@@ -4767,6 +5545,18 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.documentWindowStepCount !== undefined) {
       writer.uint32(232).int32(message.documentWindowStepCount);
+    }
+    for (const v of message.evaluations) {
+      NamedEvaluationSpec.encode(v!, writer.uint32(242).fork()).join();
+    }
+    for (const v of message.omittedDocuments) {
+      OmittedDocument.encode(v!, writer.uint32(250).fork()).join();
+    }
+    if (message.replicas !== undefined) {
+      writer.uint32(256).int32(message.replicas);
+    }
+    if (message.replicasMin !== undefined) {
+      writer.uint32(264).int32(message.replicasMin);
     }
     return writer;
   },
@@ -5016,6 +5806,38 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.documentWindowStepCount = reader.int32();
             continue;
           }
+          case 30: {
+            if (tag !== 242) {
+              break;
+            }
+
+            message.evaluations.push(NamedEvaluationSpec.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 31: {
+            if (tag !== 250) {
+              break;
+            }
+
+            message.omittedDocuments.push(OmittedDocument.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 32: {
+            if (tag !== 256) {
+              break;
+            }
+
+            message.replicas = reader.int32();
+            continue;
+          }
+          case 33: {
+            if (tag !== 264) {
+              break;
+            }
+
+            message.replicasMin = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5102,6 +5924,20 @@ export const JobSpec: MessageFns<JobSpec> = {
         ? globalThis.Number(object.documentWindowStepCount)
         : isSet(object.document_window_step_count)
         ? globalThis.Number(object.document_window_step_count)
+        : undefined,
+      evaluations: globalThis.Array.isArray(object?.evaluations)
+        ? object.evaluations.map((e: any) => NamedEvaluationSpec.fromJSON(e))
+        : [],
+      omittedDocuments: globalThis.Array.isArray(object?.omittedDocuments)
+        ? object.omittedDocuments.map((e: any) => OmittedDocument.fromJSON(e))
+        : globalThis.Array.isArray(object?.omitted_documents)
+        ? object.omitted_documents.map((e: any) => OmittedDocument.fromJSON(e))
+        : [],
+      replicas: isSet(object.replicas) ? globalThis.Number(object.replicas) : undefined,
+      replicasMin: isSet(object.replicasMin)
+        ? globalThis.Number(object.replicasMin)
+        : isSet(object.replicas_min)
+        ? globalThis.Number(object.replicas_min)
         : undefined,
     };
   },
@@ -5195,6 +6031,18 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.documentWindowStepCount !== undefined) {
       obj.documentWindowStepCount = Math.round(message.documentWindowStepCount);
     }
+    if (message.evaluations?.length) {
+      obj.evaluations = message.evaluations.map((e) => NamedEvaluationSpec.toJSON(e));
+    }
+    if (message.omittedDocuments?.length) {
+      obj.omittedDocuments = message.omittedDocuments.map((e) => OmittedDocument.toJSON(e));
+    }
+    if (message.replicas !== undefined) {
+      obj.replicas = Math.round(message.replicas);
+    }
+    if (message.replicasMin !== undefined) {
+      obj.replicasMin = Math.round(message.replicasMin);
+    }
     return obj;
   },
 
@@ -5254,6 +6102,287 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.mixture = object.mixture?.map((e) => MixturePart.fromPartial(e)) || [];
     message.stop = (object.stop !== undefined && object.stop !== null) ? StopSpec.fromPartial(object.stop) : undefined;
     message.documentWindowStepCount = object.documentWindowStepCount ?? undefined;
+    message.evaluations = object.evaluations?.map((e) => NamedEvaluationSpec.fromPartial(e)) || [];
+    message.omittedDocuments = object.omittedDocuments?.map((e) => OmittedDocument.fromPartial(e)) || [];
+    message.replicas = object.replicas ?? undefined;
+    message.replicasMin = object.replicasMin ?? undefined;
+    return message;
+  },
+};
+
+function createBaseOmittedDocument(): OmittedDocument {
+  return { dataset: "", firstToken: 0, tokenCount: 0 };
+}
+
+export const OmittedDocument: MessageFns<OmittedDocument> = {
+  encode(message: OmittedDocument, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dataset !== "") {
+      writer.uint32(10).string(message.dataset);
+    }
+    if (message.firstToken !== 0) {
+      writer.uint32(16).int64(message.firstToken);
+    }
+    if (message.tokenCount !== 0) {
+      writer.uint32(24).int64(message.tokenCount);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OmittedDocument {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOmittedDocument();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.dataset = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.firstToken = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.tokenCount = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): OmittedDocument {
+    return {
+      dataset: isSet(object.dataset) ? globalThis.String(object.dataset) : "",
+      firstToken: isSet(object.firstToken)
+        ? globalThis.Number(object.firstToken)
+        : isSet(object.first_token)
+        ? globalThis.Number(object.first_token)
+        : 0,
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : 0,
+    };
+  },
+
+  toJSON(message: OmittedDocument): unknown {
+    const obj: any = {};
+    if (message.dataset !== "") {
+      obj.dataset = message.dataset;
+    }
+    if (message.firstToken !== 0) {
+      obj.firstToken = Math.round(message.firstToken);
+    }
+    if (message.tokenCount !== 0) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<OmittedDocument>): OmittedDocument {
+    return OmittedDocument.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<OmittedDocument>): OmittedDocument {
+    const message = createBaseOmittedDocument();
+    message.dataset = object.dataset ?? "";
+    message.firstToken = object.firstToken ?? 0;
+    message.tokenCount = object.tokenCount ?? 0;
+    return message;
+  },
+};
+
+function createBaseNamedEvaluationSpec(): NamedEvaluationSpec {
+  return {
+    name: "",
+    dataset: "",
+    questions: "",
+    tokenCount: undefined,
+    everyStepCount: undefined,
+    everySeconds: undefined,
+  };
+}
+
+export const NamedEvaluationSpec: MessageFns<NamedEvaluationSpec> = {
+  encode(message: NamedEvaluationSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.dataset !== "") {
+      writer.uint32(18).string(message.dataset);
+    }
+    if (message.questions !== "") {
+      writer.uint32(26).string(message.questions);
+    }
+    if (message.tokenCount !== undefined) {
+      writer.uint32(32).int64(message.tokenCount);
+    }
+    if (message.everyStepCount !== undefined) {
+      writer.uint32(40).int32(message.everyStepCount);
+    }
+    if (message.everySeconds !== undefined) {
+      writer.uint32(48).int32(message.everySeconds);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NamedEvaluationSpec {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNamedEvaluationSpec();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.dataset = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.questions = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.tokenCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.everyStepCount = reader.int32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.everySeconds = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): NamedEvaluationSpec {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      dataset: isSet(object.dataset) ? globalThis.String(object.dataset) : "",
+      questions: isSet(object.questions) ? globalThis.String(object.questions) : "",
+      tokenCount: isSet(object.tokenCount)
+        ? globalThis.Number(object.tokenCount)
+        : isSet(object.token_count)
+        ? globalThis.Number(object.token_count)
+        : undefined,
+      everyStepCount: isSet(object.everyStepCount)
+        ? globalThis.Number(object.everyStepCount)
+        : isSet(object.every_step_count)
+        ? globalThis.Number(object.every_step_count)
+        : undefined,
+      everySeconds: isSet(object.everySeconds)
+        ? globalThis.Number(object.everySeconds)
+        : isSet(object.every_seconds)
+        ? globalThis.Number(object.every_seconds)
+        : undefined,
+    };
+  },
+
+  toJSON(message: NamedEvaluationSpec): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.dataset !== "") {
+      obj.dataset = message.dataset;
+    }
+    if (message.questions !== "") {
+      obj.questions = message.questions;
+    }
+    if (message.tokenCount !== undefined) {
+      obj.tokenCount = Math.round(message.tokenCount);
+    }
+    if (message.everyStepCount !== undefined) {
+      obj.everyStepCount = Math.round(message.everyStepCount);
+    }
+    if (message.everySeconds !== undefined) {
+      obj.everySeconds = Math.round(message.everySeconds);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<NamedEvaluationSpec>): NamedEvaluationSpec {
+    return NamedEvaluationSpec.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NamedEvaluationSpec>): NamedEvaluationSpec {
+    const message = createBaseNamedEvaluationSpec();
+    message.name = object.name ?? "";
+    message.dataset = object.dataset ?? "";
+    message.questions = object.questions ?? "";
+    message.tokenCount = object.tokenCount ?? undefined;
+    message.everyStepCount = object.everyStepCount ?? undefined;
+    message.everySeconds = object.everySeconds ?? undefined;
     return message;
   },
 };
@@ -5836,6 +6965,9 @@ function createBaseLlamaConfig(): LlamaConfig {
     vocabSize: undefined,
     ropeScaling: undefined,
     attentionBias: undefined,
+    headDim: undefined,
+    qkNorm: undefined,
+    noRopeInterval: undefined,
   };
 }
 
@@ -5876,6 +7008,15 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
     }
     if (message.attentionBias !== undefined) {
       writer.uint32(96).bool(message.attentionBias);
+    }
+    if (message.headDim !== undefined) {
+      writer.uint32(104).int32(message.headDim);
+    }
+    if (message.qkNorm !== undefined) {
+      writer.uint32(112).bool(message.qkNorm);
+    }
+    if (message.noRopeInterval !== undefined) {
+      writer.uint32(120).int32(message.noRopeInterval);
     }
     return writer;
   },
@@ -5989,6 +7130,30 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
             message.attentionBias = reader.bool();
             continue;
           }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.headDim = reader.int32();
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.qkNorm = reader.bool();
+            continue;
+          }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.noRopeInterval = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -6063,6 +7228,21 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
         : isSet(object.attention_bias)
         ? globalThis.Boolean(object.attention_bias)
         : undefined,
+      headDim: isSet(object.headDim)
+        ? globalThis.Number(object.headDim)
+        : isSet(object.head_dim)
+        ? globalThis.Number(object.head_dim)
+        : undefined,
+      qkNorm: isSet(object.qkNorm)
+        ? globalThis.Boolean(object.qkNorm)
+        : isSet(object.qk_norm)
+        ? globalThis.Boolean(object.qk_norm)
+        : undefined,
+      noRopeInterval: isSet(object.noRopeInterval)
+        ? globalThis.Number(object.noRopeInterval)
+        : isSet(object.no_rope_interval)
+        ? globalThis.Number(object.no_rope_interval)
+        : undefined,
     };
   },
 
@@ -6104,6 +7284,15 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
     if (message.attentionBias !== undefined) {
       obj.attentionBias = message.attentionBias;
     }
+    if (message.headDim !== undefined) {
+      obj.headDim = Math.round(message.headDim);
+    }
+    if (message.qkNorm !== undefined) {
+      obj.qkNorm = message.qkNorm;
+    }
+    if (message.noRopeInterval !== undefined) {
+      obj.noRopeInterval = Math.round(message.noRopeInterval);
+    }
     return obj;
   },
 
@@ -6126,6 +7315,9 @@ export const LlamaConfig: MessageFns<LlamaConfig> = {
       ? RopeScaling.fromPartial(object.ropeScaling)
       : undefined;
     message.attentionBias = object.attentionBias ?? undefined;
+    message.headDim = object.headDim ?? undefined;
+    message.qkNorm = object.qkNorm ?? undefined;
+    message.noRopeInterval = object.noRopeInterval ?? undefined;
     return message;
   },
 };
@@ -7394,7 +8586,12 @@ export const OptimizerSpec: MessageFns<OptimizerSpec> = {
 };
 
 function createBaseBatchSpec(): BatchSpec {
-  return { sequenceLength: undefined, sequenceCount: undefined, microBatchSequenceCount: undefined };
+  return {
+    sequenceLength: undefined,
+    sequenceCount: undefined,
+    microBatchSequenceCount: undefined,
+    maskDocuments: undefined,
+  };
 }
 
 export const BatchSpec: MessageFns<BatchSpec> = {
@@ -7407,6 +8604,9 @@ export const BatchSpec: MessageFns<BatchSpec> = {
     }
     if (message.microBatchSequenceCount !== undefined) {
       writer.uint32(24).int32(message.microBatchSequenceCount);
+    }
+    if (message.maskDocuments !== undefined) {
+      writer.uint32(32).bool(message.maskDocuments);
     }
     return writer;
   },
@@ -7448,6 +8648,14 @@ export const BatchSpec: MessageFns<BatchSpec> = {
             message.microBatchSequenceCount = reader.int32();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.maskDocuments = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -7477,6 +8685,11 @@ export const BatchSpec: MessageFns<BatchSpec> = {
         : isSet(object.micro_batch_sequence_count)
         ? globalThis.Number(object.micro_batch_sequence_count)
         : undefined,
+      maskDocuments: isSet(object.maskDocuments)
+        ? globalThis.Boolean(object.maskDocuments)
+        : isSet(object.mask_documents)
+        ? globalThis.Boolean(object.mask_documents)
+        : undefined,
     };
   },
 
@@ -7491,6 +8704,9 @@ export const BatchSpec: MessageFns<BatchSpec> = {
     if (message.microBatchSequenceCount !== undefined) {
       obj.microBatchSequenceCount = Math.round(message.microBatchSequenceCount);
     }
+    if (message.maskDocuments !== undefined) {
+      obj.maskDocuments = message.maskDocuments;
+    }
     return obj;
   },
 
@@ -7502,6 +8718,7 @@ export const BatchSpec: MessageFns<BatchSpec> = {
     message.sequenceLength = object.sequenceLength ?? undefined;
     message.sequenceCount = object.sequenceCount ?? undefined;
     message.microBatchSequenceCount = object.microBatchSequenceCount ?? undefined;
+    message.maskDocuments = object.maskDocuments ?? undefined;
     return message;
   },
 };

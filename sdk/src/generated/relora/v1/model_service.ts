@@ -8,6 +8,7 @@
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { CallContext, CallOptions } from "nice-grpc-common";
 import {
+  ChoiceEvaluation,
   DatasetEvaluation,
   ExportedWeights,
   exportedWeightsFromJSON,
@@ -109,18 +110,6 @@ export interface EvaluateModelResponse {
   datasets: DatasetEvaluation[];
   /** The questions; unset where there are none. */
   choices: ChoiceEvaluation | undefined;
-}
-
-/** How a model answers questions with choices: the choice with the highest log-probability behind the question is its answer. */
-export interface ChoiceEvaluation {
-  /** Questions. */
-  questionCount: number;
-  /** Share that it answers rightly. */
-  accuracy: number;
-  /** The same by log-probability per byte of a choice, so that long ones are not at a disadvantage. */
-  normalizedAccuracy: number;
-  /** Mean log-probability of the right choices, nats. */
-  logProbability: number;
 }
 
 /** Request of GenerateText. */
@@ -401,135 +390,6 @@ export const EvaluateModelResponse: MessageFns<EvaluateModelResponse> = {
     message.choices = (object.choices !== undefined && object.choices !== null)
       ? ChoiceEvaluation.fromPartial(object.choices)
       : undefined;
-    return message;
-  },
-};
-
-function createBaseChoiceEvaluation(): ChoiceEvaluation {
-  return { questionCount: 0, accuracy: 0, normalizedAccuracy: 0, logProbability: 0 };
-}
-
-export const ChoiceEvaluation: MessageFns<ChoiceEvaluation> = {
-  encode(message: ChoiceEvaluation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.questionCount !== 0) {
-      writer.uint32(8).int32(message.questionCount);
-    }
-    if (message.accuracy !== 0) {
-      writer.uint32(17).double(message.accuracy);
-    }
-    if (message.normalizedAccuracy !== 0) {
-      writer.uint32(25).double(message.normalizedAccuracy);
-    }
-    if (message.logProbability !== 0) {
-      writer.uint32(33).double(message.logProbability);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): ChoiceEvaluation {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseChoiceEvaluation();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 8) {
-              break;
-            }
-
-            message.questionCount = reader.int32();
-            continue;
-          }
-          case 2: {
-            if (tag !== 17) {
-              break;
-            }
-
-            message.accuracy = reader.double();
-            continue;
-          }
-          case 3: {
-            if (tag !== 25) {
-              break;
-            }
-
-            message.normalizedAccuracy = reader.double();
-            continue;
-          }
-          case 4: {
-            if (tag !== 33) {
-              break;
-            }
-
-            message.logProbability = reader.double();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  fromJSON(object: any): ChoiceEvaluation {
-    return {
-      questionCount: isSet(object.questionCount)
-        ? globalThis.Number(object.questionCount)
-        : isSet(object.question_count)
-        ? globalThis.Number(object.question_count)
-        : 0,
-      accuracy: isSet(object.accuracy) ? globalThis.Number(object.accuracy) : 0,
-      normalizedAccuracy: isSet(object.normalizedAccuracy)
-        ? globalThis.Number(object.normalizedAccuracy)
-        : isSet(object.normalized_accuracy)
-        ? globalThis.Number(object.normalized_accuracy)
-        : 0,
-      logProbability: isSet(object.logProbability)
-        ? globalThis.Number(object.logProbability)
-        : isSet(object.log_probability)
-        ? globalThis.Number(object.log_probability)
-        : 0,
-    };
-  },
-
-  toJSON(message: ChoiceEvaluation): unknown {
-    const obj: any = {};
-    if (message.questionCount !== 0) {
-      obj.questionCount = Math.round(message.questionCount);
-    }
-    if (message.accuracy !== 0) {
-      obj.accuracy = floatToJson(message.accuracy);
-    }
-    if (message.normalizedAccuracy !== 0) {
-      obj.normalizedAccuracy = floatToJson(message.normalizedAccuracy);
-    }
-    if (message.logProbability !== 0) {
-      obj.logProbability = floatToJson(message.logProbability);
-    }
-    return obj;
-  },
-
-  create(base?: DeepPartial<ChoiceEvaluation>): ChoiceEvaluation {
-    return ChoiceEvaluation.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<ChoiceEvaluation>): ChoiceEvaluation {
-    const message = createBaseChoiceEvaluation();
-    message.questionCount = object.questionCount ?? 0;
-    message.accuracy = object.accuracy ?? 0;
-    message.normalizedAccuracy = object.normalizedAccuracy ?? 0;
-    message.logProbability = object.logProbability ?? 0;
     return message;
   },
 };
@@ -860,7 +720,10 @@ export const ModelServiceDefinition = {
       responseStream: true,
       options: {},
     },
-    /** Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. Nothing is stored. */
+    /**
+     * Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. The job keeps
+     * what was found (Job.evaluations).
+     */
     evaluateModel: {
       name: "EvaluateModel",
       requestType: EvaluateModelRequest as typeof EvaluateModelRequest,
@@ -878,7 +741,10 @@ export interface ModelServiceImplementation<CallContextExt = {}> {
     request: GenerateTextRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<GenerateTextResponse>>;
-  /** Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. Nothing is stored. */
+  /**
+   * Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. The job keeps
+   * what was found (Job.evaluations).
+   */
   evaluateModel(
     request: EvaluateModelRequest,
     context: CallContext & CallContextExt,
@@ -891,7 +757,10 @@ export interface ModelServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<GenerateTextRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<GenerateTextResponse>;
-  /** Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. Nothing is stored. */
+  /**
+   * Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. The job keeps
+   * what was found (Job.evaluations).
+   */
   evaluateModel(
     request: DeepPartial<EvaluateModelRequest>,
     options?: CallOptions & CallOptionsExt,

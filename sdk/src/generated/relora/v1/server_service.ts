@@ -162,7 +162,10 @@ export interface UsageRow {
   stepSeconds: number;
   /** Tokens of their steps. */
   tokens: number;
-  /** Hours in which they held a device, from the start of the trainer to its end; of a running one until its last event. */
+  /**
+   * Hours in which they held a device, from the start of the trainer to its end, of each of a job's processes; of a running one until its
+   * last event.
+   */
   deviceHours: number;
 }
 

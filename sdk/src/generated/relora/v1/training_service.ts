@@ -22,6 +22,7 @@ import {
   jobStateToJSON,
   jobStateToNumber,
   JobUpdate,
+  NamedEvaluation,
 } from "./job.js";
 
 export const protobufPackage = "relora.v1";
@@ -48,6 +49,8 @@ export const WaitReason = {
   RUNNING_QUOTA: "WAIT_REASON_RUNNING_QUOTA",
   /** DEVICE_HOURS_QUOTA - Its tenant has used its device hours (quota device_hours). */
   DEVICE_HOURS_QUOTA: "WAIT_REASON_DEVICE_HOURS_QUOTA",
+  /** NO_DEVICE - No server has a device that it accepts, or the instructions that it began with. */
+  NO_DEVICE: "WAIT_REASON_NO_DEVICE",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
 
@@ -63,6 +66,7 @@ export namespace WaitReason {
   export type NO_SERVER = typeof WaitReason.NO_SERVER;
   export type RUNNING_QUOTA = typeof WaitReason.RUNNING_QUOTA;
   export type DEVICE_HOURS_QUOTA = typeof WaitReason.DEVICE_HOURS_QUOTA;
+  export type NO_DEVICE = typeof WaitReason.NO_DEVICE;
   export type UNRECOGNIZED = typeof WaitReason.UNRECOGNIZED;
 }
 
@@ -95,6 +99,9 @@ export function waitReasonFromJSON(object: any): WaitReason {
     case 8:
     case "WAIT_REASON_DEVICE_HOURS_QUOTA":
       return WaitReason.DEVICE_HOURS_QUOTA;
+    case 9:
+    case "WAIT_REASON_NO_DEVICE":
+      return WaitReason.NO_DEVICE;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -122,6 +129,8 @@ export function waitReasonToJSON(object: WaitReason): string {
       return "WAIT_REASON_RUNNING_QUOTA";
     case WaitReason.DEVICE_HOURS_QUOTA:
       return "WAIT_REASON_DEVICE_HOURS_QUOTA";
+    case WaitReason.NO_DEVICE:
+      return "WAIT_REASON_NO_DEVICE";
     case WaitReason.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
@@ -148,6 +157,8 @@ export function waitReasonToNumber(object: WaitReason): number {
       return 7;
     case WaitReason.DEVICE_HOURS_QUOTA:
       return 8;
+    case WaitReason.NO_DEVICE:
+      return 9;
     case WaitReason.UNRECOGNIZED:
     default:
       return -1;
@@ -373,7 +384,7 @@ export interface JobEstimate {
   parameterCount: number;
   /** Weights that the main phase trains. */
   trainableParameterCount: number;
-  /** Highest memory resident in the trainer process. */
+  /** Highest memory resident in the trainer process, of several in each. */
   peakMemoryBytes: number;
   /** Floating point operations per token of the main phase. */
   flopsPerToken: number;
@@ -405,6 +416,8 @@ export interface JobEstimate {
   cardMemoryBytes: number;
   /** Memory of the card that a job may have; CreateJob refuses a job that needs more. */
   cardMemoryLimitBytes: number;
+  /** Bytes of gradients that each process gives to the others in a step of the main phase; 0 for a job of one process. */
+  exchangedBytesPerStep: number;
 }
 
 /** When things happen in a run. */
@@ -574,7 +587,10 @@ export interface ExplainJobResponse {
   notBeforeTime:
     | Date
     | undefined;
-  /** When it may start, by the remaining time of running jobs; unset where they do not know yet, or where jobs before it count. */
+  /**
+   * When it may start: by what is left of the jobs that run and the times of those before it, which are taken from their own rate or
+   * from the plan of their steps and what jobs reached on the device. Unset where one of these times is not known.
+   */
   estimatedStartTime:
     | Date
     | undefined;
@@ -604,6 +620,21 @@ export interface DocumentPlace {
     | undefined;
   /** How the part begins. */
   text: string;
+  /**
+   * Place of the document's first token in the training part, and how many it has with the one that ends it: as
+   * JobSpec.omitted_documents takes it. Unset where document_index is.
+   */
+  documentFirstToken?:
+    | number
+    | undefined;
+  /** See document_first_token. */
+  documentTokenCount?:
+    | number
+    | undefined;
+  /** File that the document was in, as it was uploaded; empty for data sets that were prepared before this was kept. */
+  sourceFile: string;
+  /** Number of the document among those of that file that are trained on, from 0; unset where the file is not known. */
+  sourceDocument?: number | undefined;
 }
 
 /** Request of DeleteJob. */
@@ -763,6 +794,100 @@ export interface LogLine {
   isError: boolean;
   /** The line, at most 4096 characters of it. */
   text: string;
+}
+
+/** Request of ExportJob. */
+export interface ExportJobRequest {
+  /** `jobs/{job}`. */
+  name: string;
+  /** A file of the archive; empty for the archive itself, and after it the bytes of `job.jsonl` as the archive has it. */
+  fileName: string;
+  /** First byte of the file to send. */
+  offsetBytes: number;
+  /** Whether the archive has the prepared data sets too, which a server that lacks them takes from it. */
+  withDatasets: boolean;
+}
+
+/** A piece of a file, or the archive. */
+export interface ExportJobResponse {
+  /** What there is to bring; the first where no file was named. */
+  archive:
+    | JobArchive
+    | undefined;
+  /** Place of the bytes in the file. */
+  offsetBytes: number;
+  /** The bytes. */
+  data: Buffer;
+}
+
+/** A job as files. */
+export interface JobArchive {
+  /** 1. */
+  formatVersion: number;
+  /** `jobs/{job}` as it is called where it comes from. */
+  job: string;
+  /** Its files: `job.jsonl` first, then those of checkpoints, artifacts and data sets. */
+  files: ArchiveFile[];
+  /** Bytes of all files. */
+  sizeBytes: number;
+}
+
+/** A file of a job's archive. */
+export interface ArchiveFile {
+  /** Name with its folders, as `checkpoints/step-00000100-1/base.safetensors`. */
+  fileName: string;
+  /** Its size. */
+  sizeBytes: number;
+  /** SHA-256, hexadecimal. */
+  sha256: string;
+}
+
+/** One message of an import. */
+export interface ImportJobRequest {
+  /** What will come; the first message. */
+  header?:
+    | ImportJobHeader
+    | undefined;
+  /** Bytes of one of its files. */
+  chunk?: ImportChunk | undefined;
+}
+
+/** What will come. */
+export interface ImportJobHeader {
+  /** As ExportJob gave it. */
+  archive:
+    | JobArchive
+    | undefined;
+  /** Id to use, as in CreateJobRequest; default the one that it has where it comes from. */
+  jobId: string;
+  /** Only say what has arrived so far. */
+  statusOnly: boolean;
+}
+
+/** Bytes of a file; those of one file come in order. */
+export interface ImportChunk {
+  /** Index in archive.files. */
+  fileIndex: number;
+  /** Place of the first byte in the file. */
+  offsetBytes: number;
+  /** At most 1 MiB. */
+  data: Buffer;
+}
+
+/** Response of ImportJob. */
+export interface ImportJobResponse {
+  /** The job; unset while bytes are missing. */
+  job:
+    | Job
+    | undefined;
+  /** What has arrived of each file, in their order. */
+  files: ImportedFile[];
+}
+
+/** A file of an archive under way. */
+export interface ImportedFile {
+  /** Bytes that have arrived. */
+  receivedBytes: number;
 }
 
 /** Request of ForkJob. */
@@ -1076,6 +1201,8 @@ export interface ComparedJob {
   series: MetricSeries[];
   /** Each data set at the last evaluation. */
   evaluationDatasets: DatasetEvaluation[];
+  /** Each named evaluation (JobSpec.evaluations) as it came out last. */
+  evaluations: NamedEvaluation[];
 }
 
 export interface ComparedJob_LabelsEntry {
@@ -1715,6 +1842,7 @@ function createBaseJobEstimate(): JobEstimate {
     durationHighSeconds: 0,
     cardMemoryBytes: 0,
     cardMemoryLimitBytes: 0,
+    exchangedBytesPerStep: 0,
   };
 }
 
@@ -1764,6 +1892,9 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     }
     if (message.cardMemoryLimitBytes !== 0) {
       writer.uint32(120).int64(message.cardMemoryLimitBytes);
+    }
+    if (message.exchangedBytesPerStep !== 0) {
+      writer.uint32(128).int64(message.exchangedBytesPerStep);
     }
     return writer;
   },
@@ -1901,6 +2032,14 @@ export const JobEstimate: MessageFns<JobEstimate> = {
             message.cardMemoryLimitBytes = longToNumber(reader.int64());
             continue;
           }
+          case 16: {
+            if (tag !== 128) {
+              break;
+            }
+
+            message.exchangedBytesPerStep = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1990,6 +2129,11 @@ export const JobEstimate: MessageFns<JobEstimate> = {
         : isSet(object.card_memory_limit_bytes)
         ? globalThis.Number(object.card_memory_limit_bytes)
         : 0,
+      exchangedBytesPerStep: isSet(object.exchangedBytesPerStep)
+        ? globalThis.Number(object.exchangedBytesPerStep)
+        : isSet(object.exchanged_bytes_per_step)
+        ? globalThis.Number(object.exchanged_bytes_per_step)
+        : 0,
     };
   },
 
@@ -2040,6 +2184,9 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     if (message.cardMemoryLimitBytes !== 0) {
       obj.cardMemoryLimitBytes = Math.round(message.cardMemoryLimitBytes);
     }
+    if (message.exchangedBytesPerStep !== 0) {
+      obj.exchangedBytesPerStep = Math.round(message.exchangedBytesPerStep);
+    }
     return obj;
   },
 
@@ -2063,6 +2210,7 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     message.durationHighSeconds = object.durationHighSeconds ?? 0;
     message.cardMemoryBytes = object.cardMemoryBytes ?? 0;
     message.cardMemoryLimitBytes = object.cardMemoryLimitBytes ?? 0;
+    message.exchangedBytesPerStep = object.exchangedBytesPerStep ?? 0;
     return message;
   },
 };
@@ -3854,7 +4002,18 @@ export const ExplainJobResponse: MessageFns<ExplainJobResponse> = {
 };
 
 function createBaseDocumentPlace(): DocumentPlace {
-  return { dataset: "", file: "", fileToken: 0, documentIndex: undefined, documentToken: undefined, text: "" };
+  return {
+    dataset: "",
+    file: "",
+    fileToken: 0,
+    documentIndex: undefined,
+    documentToken: undefined,
+    text: "",
+    documentFirstToken: undefined,
+    documentTokenCount: undefined,
+    sourceFile: "",
+    sourceDocument: undefined,
+  };
 }
 
 export const DocumentPlace: MessageFns<DocumentPlace> = {
@@ -3876,6 +4035,18 @@ export const DocumentPlace: MessageFns<DocumentPlace> = {
     }
     if (message.text !== "") {
       writer.uint32(50).string(message.text);
+    }
+    if (message.documentFirstToken !== undefined) {
+      writer.uint32(56).int64(message.documentFirstToken);
+    }
+    if (message.documentTokenCount !== undefined) {
+      writer.uint32(64).int64(message.documentTokenCount);
+    }
+    if (message.sourceFile !== "") {
+      writer.uint32(74).string(message.sourceFile);
+    }
+    if (message.sourceDocument !== undefined) {
+      writer.uint32(80).int64(message.sourceDocument);
     }
     return writer;
   },
@@ -3941,6 +4112,38 @@ export const DocumentPlace: MessageFns<DocumentPlace> = {
             message.text = reader.string();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.documentFirstToken = longToNumber(reader.int64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.documentTokenCount = longToNumber(reader.int64());
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.sourceFile = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.sourceDocument = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3973,6 +4176,26 @@ export const DocumentPlace: MessageFns<DocumentPlace> = {
         ? globalThis.Number(object.document_token)
         : undefined,
       text: isSet(object.text) ? globalThis.String(object.text) : "",
+      documentFirstToken: isSet(object.documentFirstToken)
+        ? globalThis.Number(object.documentFirstToken)
+        : isSet(object.document_first_token)
+        ? globalThis.Number(object.document_first_token)
+        : undefined,
+      documentTokenCount: isSet(object.documentTokenCount)
+        ? globalThis.Number(object.documentTokenCount)
+        : isSet(object.document_token_count)
+        ? globalThis.Number(object.document_token_count)
+        : undefined,
+      sourceFile: isSet(object.sourceFile)
+        ? globalThis.String(object.sourceFile)
+        : isSet(object.source_file)
+        ? globalThis.String(object.source_file)
+        : "",
+      sourceDocument: isSet(object.sourceDocument)
+        ? globalThis.Number(object.sourceDocument)
+        : isSet(object.source_document)
+        ? globalThis.Number(object.source_document)
+        : undefined,
     };
   },
 
@@ -3996,6 +4219,18 @@ export const DocumentPlace: MessageFns<DocumentPlace> = {
     if (message.text !== "") {
       obj.text = message.text;
     }
+    if (message.documentFirstToken !== undefined) {
+      obj.documentFirstToken = Math.round(message.documentFirstToken);
+    }
+    if (message.documentTokenCount !== undefined) {
+      obj.documentTokenCount = Math.round(message.documentTokenCount);
+    }
+    if (message.sourceFile !== "") {
+      obj.sourceFile = message.sourceFile;
+    }
+    if (message.sourceDocument !== undefined) {
+      obj.sourceDocument = Math.round(message.sourceDocument);
+    }
     return obj;
   },
 
@@ -4010,6 +4245,10 @@ export const DocumentPlace: MessageFns<DocumentPlace> = {
     message.documentIndex = object.documentIndex ?? undefined;
     message.documentToken = object.documentToken ?? undefined;
     message.text = object.text ?? "";
+    message.documentFirstToken = object.documentFirstToken ?? undefined;
+    message.documentTokenCount = object.documentTokenCount ?? undefined;
+    message.sourceFile = object.sourceFile ?? "";
+    message.sourceDocument = object.sourceDocument ?? undefined;
     return message;
   },
 };
@@ -5589,6 +5828,943 @@ export const LogLine: MessageFns<LogLine> = {
     message.time = object.time ?? undefined;
     message.isError = object.isError ?? false;
     message.text = object.text ?? "";
+    return message;
+  },
+};
+
+function createBaseExportJobRequest(): ExportJobRequest {
+  return { name: "", fileName: "", offsetBytes: 0, withDatasets: false };
+}
+
+export const ExportJobRequest: MessageFns<ExportJobRequest> = {
+  encode(message: ExportJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.fileName !== "") {
+      writer.uint32(18).string(message.fileName);
+    }
+    if (message.offsetBytes !== 0) {
+      writer.uint32(24).int64(message.offsetBytes);
+    }
+    if (message.withDatasets !== false) {
+      writer.uint32(32).bool(message.withDatasets);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.fileName = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.offsetBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.withDatasets = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportJobRequest {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      fileName: isSet(object.fileName)
+        ? globalThis.String(object.fileName)
+        : isSet(object.file_name)
+        ? globalThis.String(object.file_name)
+        : "",
+      offsetBytes: isSet(object.offsetBytes)
+        ? globalThis.Number(object.offsetBytes)
+        : isSet(object.offset_bytes)
+        ? globalThis.Number(object.offset_bytes)
+        : 0,
+      withDatasets: isSet(object.withDatasets)
+        ? globalThis.Boolean(object.withDatasets)
+        : isSet(object.with_datasets)
+        ? globalThis.Boolean(object.with_datasets)
+        : false,
+    };
+  },
+
+  toJSON(message: ExportJobRequest): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.fileName !== "") {
+      obj.fileName = message.fileName;
+    }
+    if (message.offsetBytes !== 0) {
+      obj.offsetBytes = Math.round(message.offsetBytes);
+    }
+    if (message.withDatasets !== false) {
+      obj.withDatasets = message.withDatasets;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportJobRequest>): ExportJobRequest {
+    return ExportJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportJobRequest>): ExportJobRequest {
+    const message = createBaseExportJobRequest();
+    message.name = object.name ?? "";
+    message.fileName = object.fileName ?? "";
+    message.offsetBytes = object.offsetBytes ?? 0;
+    message.withDatasets = object.withDatasets ?? false;
+    return message;
+  },
+};
+
+function createBaseExportJobResponse(): ExportJobResponse {
+  return { archive: undefined, offsetBytes: 0, data: Buffer.alloc(0) };
+}
+
+export const ExportJobResponse: MessageFns<ExportJobResponse> = {
+  encode(message: ExportJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.archive !== undefined) {
+      JobArchive.encode(message.archive, writer.uint32(10).fork()).join();
+    }
+    if (message.offsetBytes !== 0) {
+      writer.uint32(16).int64(message.offsetBytes);
+    }
+    if (message.data.length !== 0) {
+      writer.uint32(26).bytes(message.data);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExportJobResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExportJobResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.archive = JobArchive.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.offsetBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.data = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ExportJobResponse {
+    return {
+      archive: isSet(object.archive) ? JobArchive.fromJSON(object.archive) : undefined,
+      offsetBytes: isSet(object.offsetBytes)
+        ? globalThis.Number(object.offsetBytes)
+        : isSet(object.offset_bytes)
+        ? globalThis.Number(object.offset_bytes)
+        : 0,
+      data: isSet(object.data) ? Buffer.from(bytesFromBase64(object.data)) : Buffer.alloc(0),
+    };
+  },
+
+  toJSON(message: ExportJobResponse): unknown {
+    const obj: any = {};
+    if (message.archive !== undefined) {
+      obj.archive = JobArchive.toJSON(message.archive);
+    }
+    if (message.offsetBytes !== 0) {
+      obj.offsetBytes = Math.round(message.offsetBytes);
+    }
+    if (message.data.length !== 0) {
+      obj.data = base64FromBytes(message.data);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ExportJobResponse>): ExportJobResponse {
+    return ExportJobResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExportJobResponse>): ExportJobResponse {
+    const message = createBaseExportJobResponse();
+    message.archive = (object.archive !== undefined && object.archive !== null)
+      ? JobArchive.fromPartial(object.archive)
+      : undefined;
+    message.offsetBytes = object.offsetBytes ?? 0;
+    message.data = object.data ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
+function createBaseJobArchive(): JobArchive {
+  return { formatVersion: 0, job: "", files: [], sizeBytes: 0 };
+}
+
+export const JobArchive: MessageFns<JobArchive> = {
+  encode(message: JobArchive, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.formatVersion !== 0) {
+      writer.uint32(8).int32(message.formatVersion);
+    }
+    if (message.job !== "") {
+      writer.uint32(18).string(message.job);
+    }
+    for (const v of message.files) {
+      ArchiveFile.encode(v!, writer.uint32(26).fork()).join();
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(32).int64(message.sizeBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JobArchive {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJobArchive();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.formatVersion = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.job = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.files.push(ArchiveFile.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): JobArchive {
+    return {
+      formatVersion: isSet(object.formatVersion)
+        ? globalThis.Number(object.formatVersion)
+        : isSet(object.format_version)
+        ? globalThis.Number(object.format_version)
+        : 0,
+      job: isSet(object.job) ? globalThis.String(object.job) : "",
+      files: globalThis.Array.isArray(object?.files) ? object.files.map((e: any) => ArchiveFile.fromJSON(e)) : [],
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: JobArchive): unknown {
+    const obj: any = {};
+    if (message.formatVersion !== 0) {
+      obj.formatVersion = Math.round(message.formatVersion);
+    }
+    if (message.job !== "") {
+      obj.job = message.job;
+    }
+    if (message.files?.length) {
+      obj.files = message.files.map((e) => ArchiveFile.toJSON(e));
+    }
+    if (message.sizeBytes !== 0) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<JobArchive>): JobArchive {
+    return JobArchive.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JobArchive>): JobArchive {
+    const message = createBaseJobArchive();
+    message.formatVersion = object.formatVersion ?? 0;
+    message.job = object.job ?? "";
+    message.files = object.files?.map((e) => ArchiveFile.fromPartial(e)) || [];
+    message.sizeBytes = object.sizeBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseArchiveFile(): ArchiveFile {
+  return { fileName: "", sizeBytes: 0, sha256: "" };
+}
+
+export const ArchiveFile: MessageFns<ArchiveFile> = {
+  encode(message: ArchiveFile, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.fileName !== "") {
+      writer.uint32(10).string(message.fileName);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(16).int64(message.sizeBytes);
+    }
+    if (message.sha256 !== "") {
+      writer.uint32(26).string(message.sha256);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ArchiveFile {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseArchiveFile();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.fileName = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.sha256 = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ArchiveFile {
+    return {
+      fileName: isSet(object.fileName)
+        ? globalThis.String(object.fileName)
+        : isSet(object.file_name)
+        ? globalThis.String(object.file_name)
+        : "",
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+      sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+    };
+  },
+
+  toJSON(message: ArchiveFile): unknown {
+    const obj: any = {};
+    if (message.fileName !== "") {
+      obj.fileName = message.fileName;
+    }
+    if (message.sizeBytes !== 0) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    if (message.sha256 !== "") {
+      obj.sha256 = message.sha256;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ArchiveFile>): ArchiveFile {
+    return ArchiveFile.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ArchiveFile>): ArchiveFile {
+    const message = createBaseArchiveFile();
+    message.fileName = object.fileName ?? "";
+    message.sizeBytes = object.sizeBytes ?? 0;
+    message.sha256 = object.sha256 ?? "";
+    return message;
+  },
+};
+
+function createBaseImportJobRequest(): ImportJobRequest {
+  return { header: undefined, chunk: undefined };
+}
+
+export const ImportJobRequest: MessageFns<ImportJobRequest> = {
+  encode(message: ImportJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.header !== undefined) {
+      ImportJobHeader.encode(message.header, writer.uint32(10).fork()).join();
+    }
+    if (message.chunk !== undefined) {
+      ImportChunk.encode(message.chunk, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImportJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImportJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.header = ImportJobHeader.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.chunk = ImportChunk.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ImportJobRequest {
+    return {
+      header: isSet(object.header) ? ImportJobHeader.fromJSON(object.header) : undefined,
+      chunk: isSet(object.chunk) ? ImportChunk.fromJSON(object.chunk) : undefined,
+    };
+  },
+
+  toJSON(message: ImportJobRequest): unknown {
+    const obj: any = {};
+    if (message.header !== undefined) {
+      obj.header = ImportJobHeader.toJSON(message.header);
+    }
+    if (message.chunk !== undefined) {
+      obj.chunk = ImportChunk.toJSON(message.chunk);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ImportJobRequest>): ImportJobRequest {
+    return ImportJobRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImportJobRequest>): ImportJobRequest {
+    const message = createBaseImportJobRequest();
+    message.header = (object.header !== undefined && object.header !== null)
+      ? ImportJobHeader.fromPartial(object.header)
+      : undefined;
+    message.chunk = (object.chunk !== undefined && object.chunk !== null)
+      ? ImportChunk.fromPartial(object.chunk)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseImportJobHeader(): ImportJobHeader {
+  return { archive: undefined, jobId: "", statusOnly: false };
+}
+
+export const ImportJobHeader: MessageFns<ImportJobHeader> = {
+  encode(message: ImportJobHeader, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.archive !== undefined) {
+      JobArchive.encode(message.archive, writer.uint32(10).fork()).join();
+    }
+    if (message.jobId !== "") {
+      writer.uint32(18).string(message.jobId);
+    }
+    if (message.statusOnly !== false) {
+      writer.uint32(24).bool(message.statusOnly);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImportJobHeader {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImportJobHeader();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.archive = JobArchive.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.jobId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.statusOnly = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ImportJobHeader {
+    return {
+      archive: isSet(object.archive) ? JobArchive.fromJSON(object.archive) : undefined,
+      jobId: isSet(object.jobId)
+        ? globalThis.String(object.jobId)
+        : isSet(object.job_id)
+        ? globalThis.String(object.job_id)
+        : "",
+      statusOnly: isSet(object.statusOnly)
+        ? globalThis.Boolean(object.statusOnly)
+        : isSet(object.status_only)
+        ? globalThis.Boolean(object.status_only)
+        : false,
+    };
+  },
+
+  toJSON(message: ImportJobHeader): unknown {
+    const obj: any = {};
+    if (message.archive !== undefined) {
+      obj.archive = JobArchive.toJSON(message.archive);
+    }
+    if (message.jobId !== "") {
+      obj.jobId = message.jobId;
+    }
+    if (message.statusOnly !== false) {
+      obj.statusOnly = message.statusOnly;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ImportJobHeader>): ImportJobHeader {
+    return ImportJobHeader.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImportJobHeader>): ImportJobHeader {
+    const message = createBaseImportJobHeader();
+    message.archive = (object.archive !== undefined && object.archive !== null)
+      ? JobArchive.fromPartial(object.archive)
+      : undefined;
+    message.jobId = object.jobId ?? "";
+    message.statusOnly = object.statusOnly ?? false;
+    return message;
+  },
+};
+
+function createBaseImportChunk(): ImportChunk {
+  return { fileIndex: 0, offsetBytes: 0, data: Buffer.alloc(0) };
+}
+
+export const ImportChunk: MessageFns<ImportChunk> = {
+  encode(message: ImportChunk, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.fileIndex !== 0) {
+      writer.uint32(8).int32(message.fileIndex);
+    }
+    if (message.offsetBytes !== 0) {
+      writer.uint32(16).int64(message.offsetBytes);
+    }
+    if (message.data.length !== 0) {
+      writer.uint32(26).bytes(message.data);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImportChunk {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImportChunk();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.fileIndex = reader.int32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.offsetBytes = longToNumber(reader.int64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.data = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ImportChunk {
+    return {
+      fileIndex: isSet(object.fileIndex)
+        ? globalThis.Number(object.fileIndex)
+        : isSet(object.file_index)
+        ? globalThis.Number(object.file_index)
+        : 0,
+      offsetBytes: isSet(object.offsetBytes)
+        ? globalThis.Number(object.offsetBytes)
+        : isSet(object.offset_bytes)
+        ? globalThis.Number(object.offset_bytes)
+        : 0,
+      data: isSet(object.data) ? Buffer.from(bytesFromBase64(object.data)) : Buffer.alloc(0),
+    };
+  },
+
+  toJSON(message: ImportChunk): unknown {
+    const obj: any = {};
+    if (message.fileIndex !== 0) {
+      obj.fileIndex = Math.round(message.fileIndex);
+    }
+    if (message.offsetBytes !== 0) {
+      obj.offsetBytes = Math.round(message.offsetBytes);
+    }
+    if (message.data.length !== 0) {
+      obj.data = base64FromBytes(message.data);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ImportChunk>): ImportChunk {
+    return ImportChunk.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImportChunk>): ImportChunk {
+    const message = createBaseImportChunk();
+    message.fileIndex = object.fileIndex ?? 0;
+    message.offsetBytes = object.offsetBytes ?? 0;
+    message.data = object.data ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
+function createBaseImportJobResponse(): ImportJobResponse {
+  return { job: undefined, files: [] };
+}
+
+export const ImportJobResponse: MessageFns<ImportJobResponse> = {
+  encode(message: ImportJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== undefined) {
+      Job.encode(message.job, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.files) {
+      ImportedFile.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImportJobResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImportJobResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = Job.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.files.push(ImportedFile.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ImportJobResponse {
+    return {
+      job: isSet(object.job) ? Job.fromJSON(object.job) : undefined,
+      files: globalThis.Array.isArray(object?.files) ? object.files.map((e: any) => ImportedFile.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: ImportJobResponse): unknown {
+    const obj: any = {};
+    if (message.job !== undefined) {
+      obj.job = Job.toJSON(message.job);
+    }
+    if (message.files?.length) {
+      obj.files = message.files.map((e) => ImportedFile.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ImportJobResponse>): ImportJobResponse {
+    return ImportJobResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImportJobResponse>): ImportJobResponse {
+    const message = createBaseImportJobResponse();
+    message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
+    message.files = object.files?.map((e) => ImportedFile.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseImportedFile(): ImportedFile {
+  return { receivedBytes: 0 };
+}
+
+export const ImportedFile: MessageFns<ImportedFile> = {
+  encode(message: ImportedFile, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.receivedBytes !== 0) {
+      writer.uint32(8).int64(message.receivedBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImportedFile {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImportedFile();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.receivedBytes = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ImportedFile {
+    return {
+      receivedBytes: isSet(object.receivedBytes)
+        ? globalThis.Number(object.receivedBytes)
+        : isSet(object.received_bytes)
+        ? globalThis.Number(object.received_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: ImportedFile): unknown {
+    const obj: any = {};
+    if (message.receivedBytes !== 0) {
+      obj.receivedBytes = Math.round(message.receivedBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ImportedFile>): ImportedFile {
+    return ImportedFile.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImportedFile>): ImportedFile {
+    const message = createBaseImportedFile();
+    message.receivedBytes = object.receivedBytes ?? 0;
     return message;
   },
 };
@@ -7587,6 +8763,7 @@ function createBaseComparedJob(): ComparedJob {
     secondsToReferenceLoss: undefined,
     series: [],
     evaluationDatasets: [],
+    evaluations: [],
   };
 }
 
@@ -7684,6 +8861,9 @@ export const ComparedJob: MessageFns<ComparedJob> = {
     }
     for (const v of message.evaluationDatasets) {
       DatasetEvaluation.encode(v!, writer.uint32(250).fork()).join();
+    }
+    for (const v of message.evaluations) {
+      NamedEvaluation.encode(v!, writer.uint32(258).fork()).join();
     }
     return writer;
   },
@@ -7952,6 +9132,14 @@ export const ComparedJob: MessageFns<ComparedJob> = {
             message.evaluationDatasets.push(DatasetEvaluation.decode(reader, reader.uint32()));
             continue;
           }
+          case 32: {
+            if (tag !== 258) {
+              break;
+            }
+
+            message.evaluations.push(NamedEvaluation.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -8100,6 +9288,9 @@ export const ComparedJob: MessageFns<ComparedJob> = {
         : globalThis.Array.isArray(object?.evaluation_datasets)
         ? object.evaluation_datasets.map((e: any) => DatasetEvaluation.fromJSON(e))
         : [],
+      evaluations: globalThis.Array.isArray(object?.evaluations)
+        ? object.evaluations.map((e: any) => NamedEvaluation.fromJSON(e))
+        : [],
     };
   },
 
@@ -8204,6 +9395,9 @@ export const ComparedJob: MessageFns<ComparedJob> = {
     if (message.evaluationDatasets?.length) {
       obj.evaluationDatasets = message.evaluationDatasets.map((e) => DatasetEvaluation.toJSON(e));
     }
+    if (message.evaluations?.length) {
+      obj.evaluations = message.evaluations.map((e) => NamedEvaluation.toJSON(e));
+    }
     return obj;
   },
 
@@ -8251,6 +9445,7 @@ export const ComparedJob: MessageFns<ComparedJob> = {
     message.secondsToReferenceLoss = object.secondsToReferenceLoss ?? undefined;
     message.series = object.series?.map((e) => MetricSeries.fromPartial(e)) || [];
     message.evaluationDatasets = object.evaluationDatasets?.map((e) => DatasetEvaluation.fromPartial(e)) || [];
+    message.evaluations = object.evaluations?.map((e) => NamedEvaluation.fromPartial(e)) || [];
     return message;
   },
 };
@@ -8560,6 +9755,30 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
+    /**
+     * Gives a job that has ended or is paused to be imported elsewhere: without a file name the list of its files, with one that file. They
+     * hold its specification, journal and changes, its checkpoints and artifacts.
+     */
+    exportJob: {
+      name: "ExportJob",
+      requestType: ExportJobRequest as typeof ExportJobRequest,
+      requestStream: false,
+      responseType: ExportJobResponse as typeof ExportJobResponse,
+      responseStream: true,
+      options: {},
+    },
+    /**
+     * Takes a job that another server exported. Its files come by their index, each from where the server has it; once all are there and
+     * agree with their digests and with each other, the job is stored as it was there. Repeated, it returns the job.
+     */
+    importJob: {
+      name: "ImportJob",
+      requestType: ImportJobRequest as typeof ImportJobRequest,
+      requestStream: true,
+      responseType: ImportJobResponse as typeof ImportJobResponse,
+      responseStream: false,
+      options: {},
+    },
     /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
     getJobLog: {
       name: "GetJobLog",
@@ -8678,6 +9897,22 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
    * many checkpoints it keeps, its priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
    */
   updateJob(request: UpdateJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<UpdateJobResponse>>;
+  /**
+   * Gives a job that has ended or is paused to be imported elsewhere: without a file name the list of its files, with one that file. They
+   * hold its specification, journal and changes, its checkpoints and artifacts.
+   */
+  exportJob(
+    request: ExportJobRequest,
+    context: CallContext & CallContextExt,
+  ): ServerStreamingMethodResult<DeepPartial<ExportJobResponse>>;
+  /**
+   * Takes a job that another server exported. Its files come by their index, each from where the server has it; once all are there and
+   * agree with their digests and with each other, the job is stored as it was there. Repeated, it returns the job.
+   */
+  importJob(
+    request: AsyncIterable<ImportJobRequest>,
+    context: CallContext & CallContextExt,
+  ): Promise<DeepPartial<ImportJobResponse>>;
   /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
   getJobLog(
     request: GetJobLogRequest,
@@ -8768,6 +10003,22 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
    * many checkpoints it keeps, its priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
    */
   updateJob(request: DeepPartial<UpdateJobRequest>, options?: CallOptions & CallOptionsExt): Promise<UpdateJobResponse>;
+  /**
+   * Gives a job that has ended or is paused to be imported elsewhere: without a file name the list of its files, with one that file. They
+   * hold its specification, journal and changes, its checkpoints and artifacts.
+   */
+  exportJob(
+    request: DeepPartial<ExportJobRequest>,
+    options?: CallOptions & CallOptionsExt,
+  ): AsyncIterable<ExportJobResponse>;
+  /**
+   * Takes a job that another server exported. Its files come by their index, each from where the server has it; once all are there and
+   * agree with their digests and with each other, the job is stored as it was there. Repeated, it returns the job.
+   */
+  importJob(
+    request: AsyncIterable<DeepPartial<ImportJobRequest>>,
+    options?: CallOptions & CallOptionsExt,
+  ): Promise<ImportJobResponse>;
   /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
   getJobLog(
     request: DeepPartial<GetJobLogRequest>,
@@ -8802,6 +10053,14 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<CompareJobsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<CompareJobsResponse>;
+}
+
+function bytesFromBase64(b64: string): Uint8Array {
+  return Uint8Array.from(globalThis.Buffer.from(b64, "base64"));
+}
+
+function base64FromBytes(arr: Uint8Array): string {
+  return globalThis.Buffer.from(arr).toString("base64");
 }
 
 function floatToJson(value: number | null | undefined): number | string | null | undefined {

@@ -116,7 +116,7 @@ export interface CreateWebhookRequest {
   webhookId: string;
   /** https:// address. http:// is accepted for this machine alone, where RELORA_WEBHOOK_NETWORKS allows it. */
   url: string;
-  /** Kinds of events to send, such as `state` or `checkpoint`; all but `step` when empty. */
+  /** Kinds of events to send, such as `state` or `checkpoint`; all but `step` and `documents` when empty. */
   eventKinds: string[];
   /** Labels that a job must have. */
   labels: { [key: string]: string };

@@ -1,0 +1,133 @@
+// How fast text is read and encoded: `node bench/preparing.mjs [--megabytes 8] [--output FILE]`. On the prose that is there with the
+// packages, in processor seconds, so that what else the machine does does not count. Own encoder and library encode the same pieces.
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { byteLevelEncoder } from '../engine/dist/data/byteLevelBpe.js';
+import { defaultLimits } from '../engine/dist/data/dataLimits.js';
+import { firstPass } from '../engine/dist/data/firstPass.js';
+import { loadNative } from '../engine/dist/data/nativeTokenizer.js';
+import { checkTokenizerJson } from '../engine/dist/data/tokenizerJson.js';
+import { trainBpe } from '../engine/dist/data/trainBpe.js';
+
+const { values } = parseArgs({
+  options: { megabytes: { type: 'string', default: '8' }, output: { type: 'string' } },
+});
+const bytesMax = Number(values.megabytes) * 1e6;
+const folder = mkdtempSync(join(tmpdir(), 'relora-preparing-'));
+const pieceLength = 1 << 16;
+
+const rows = [];
+try {
+  const documents = proseBelow('node_modules');
+  const text = documents.join('\n\n');
+  const bytes = Buffer.byteLength(text);
+  const lines = documents.map((document) => JSON.stringify({ text: document })).join('\n');
+  for (const [name, content, format] of [
+    ['first pass of plain text', text, 'text'],
+    ['first pass of JSON lines', lines, 'jsonl'],
+  ]) {
+    const path = join(folder, `source.${format}`);
+    writeFileSync(path, content);
+    const options = { fields: ['text'], chat: null, heldOutShare: 0.01, seed: 1, limits: defaultLimits };
+    const files = [{ path, name: path, format, split: 'auto' }];
+    const signal = new AbortController().signal;
+    await rate(name, Buffer.byteLength(content), () => firstPass(files, options, null, () => {}, signal));
+  }
+
+  const sample = join(folder, 'sample.txt');
+  writeFileSync(sample, text.slice(0, 2e6));
+  const trained = JSON.parse(await trainBpe(sample, 16_384, join(folder, 'scratch.json')));
+  const pieces = [];
+  for (let at = 0; at < text.length; at += pieceLength) pieces.push(text.slice(at, at + pieceLength));
+  for (const [name, parts] of kinds()) {
+    const checked = checkTokenizerJson(JSON.stringify({ ...trained, ...parts }), 'anyone', {
+      isTrusted: true,
+    });
+    const own = byteLevelEncoder(checked);
+    const native = loadNative(checked);
+    const served = pieces.filter((piece) => own.serves(piece)).length;
+    let counted = 0;
+    await rate(
+      `${name}, own encoder (${Math.round((100 * served) / pieces.length)} % of the pieces)`,
+      bytes,
+      async () => {
+        for (const piece of pieces)
+          counted += own.serves(piece) ? own.encode(piece).ids.length : (await native.encode(piece)).length;
+      },
+    );
+    let other = 0;
+    await rate(`${name}, library`, bytes, async () => {
+      for (const piece of pieces) other += (await native.encode(piece)).length;
+    });
+    if (counted !== other)
+      throw new Error(`${name}: ${counted} tokens by our own encoder, ${other} by the library`);
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+const report = `# Preparing text
+
+${cpus()[0]?.model ?? ''}, ${availableParallelism()} processors, load ${loadavg()[0].toFixed(1)}, Node ${process.versions.node}. \`node bench/preparing.mjs\`:
+${values.megabytes} MB of the prose of packages in pieces of ${pieceLength} characters, a vocabulary of 16,384 trained on it, by processor time. The goal is 10 GB an hour
+and core, or the limit of the tokenizer.
+
+| what | MB per second of a core | GB an hour and core |
+| --- | ---: | ---: |
+${rows.map((row) => `| ${row.join(' | ')} |`).join('\n')}
+`;
+console.log(report);
+if (values.output) writeFileSync(values.output, report);
+
+async function rate(name, bytes, work) {
+  const before = process.cpuUsage();
+  await work();
+  const { user, system } = process.cpuUsage(before);
+  const perSecond = bytes / (user + system);
+  rows.push([name, perSecond.toFixed(1), (3.6 * perSecond).toFixed(0)]);
+  console.log(rows.at(-1).join(', '));
+}
+
+function kinds() {
+  const split = (digits) => ({
+    type: 'Split',
+    pattern: {
+      Regex: `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`,
+    },
+    ...{ behavior: 'Isolated', invert: false },
+  });
+  const byteLevel = (use_regex) => ({
+    type: 'ByteLevel',
+    add_prefix_space: false,
+    trim_offsets: true,
+    use_regex,
+  });
+  const sequence = (...pretokenizers) => ({ type: 'Sequence', pretokenizers });
+  return [
+    ['GPT-2', {}],
+    ['Llama 3', { pre_tokenizer: sequence(split('{1,3}'), byteLevel(false)) }],
+    ['Qwen', { pre_tokenizer: sequence(split(''), byteLevel(false)), normalizer: { type: 'NFC' } }],
+    ['SmolLM2', { pre_tokenizer: sequence({ type: 'Digits', individual_digits: true }, byteLevel(true)) }],
+  ];
+}
+
+/** So much of it. */
+function proseBelow(root) {
+  const found = [];
+  let bytes = 0;
+  const walk = (path) => {
+    for (const name of readdirSync(path).sort()) {
+      if (bytes >= bytesMax) return;
+      const at = join(path, name);
+      const stat = statSync(at, { throwIfNoEntry: false });
+      if (stat?.isDirectory()) walk(at);
+      else if (stat !== undefined && name.endsWith('.md')) {
+        found.push(readFileSync(at, 'utf8'));
+        bytes += stat.size;
+      }
+    }
+  };
+  walk(root);
+  return found;
+}

@@ -1,0 +1,84 @@
+import { createWriteStream } from 'node:fs';
+import { mkdtemp, rename, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { CommanderError, type Command } from 'commander';
+import { bytes } from './format.js';
+import { TarFiles, tarOf } from './jobTar.js';
+import { jobName, type Run } from './session.js';
+
+interface ExportFlags {
+  output?: string;
+  withData?: boolean;
+}
+
+/** A whole job, from one server to another. */
+export function addJobArchiveCommands(program: Command, run: Run): void {
+  const job = program.command('job').description('bring a whole job to another server');
+  job
+    .command('export <job> [folder]')
+    .description(
+      'bring a job that has ended or is paused into a folder or a file: specification, journal, checkpoints, artifacts',
+    )
+    .option('-o, --output <file>', 'one file in place of a folder, a tar; - for standard output')
+    .option('--with-data', 'with the prepared data sets, which a server that lacks them takes from there')
+    .action((name: string, folder: string | undefined, { output: file, withData = false }: ExportFlags) => {
+      if ((folder === undefined) === (file === undefined))
+        throw new CommanderError(2, 'relora.usage', 'Expected either a folder or --output');
+      return run(async ({ client, output, signal }) => {
+        const options = { signal, withDatasets: withData };
+        if (folder !== undefined) {
+          const archive = await client.exportJob(jobName(name), folder, options);
+          return output.result(archive, () => [
+            `${archive.job}: ${archive.files.length} files of ${bytes(archive.sizeBytes)} in ${folder}, each checked by its SHA-256.`,
+          ]);
+        }
+        const tar = tarOf(client.exportJobFiles(jobName(name), options));
+        if (file === '-') return await pipeline(tar, process.stdout, { end: false, signal });
+        // A file under its name is whole.
+        await pipeline(tar, createWriteStream(`${file}.part`), { signal });
+        await rename(`${file}.part`, file!);
+        const sizeBytes = (await stat(file!)).size;
+        output.result({ job: jobName(name), file, sizeBytes }, () => [
+          `${jobName(name)}: ${bytes(sizeBytes)} in ${file}, each file checked by its SHA-256.`,
+        ]);
+      });
+    });
+  job
+    .command('import <folder>')
+    .description(
+      'take a job from the folder or the tar that it was exported to (- for standard input), as it was there',
+    )
+    .option('--id <id>', 'id that it is to have; by default the one that it had')
+    .action((from: string, { id }: { id?: string }) =>
+      run(async ({ client, output, signal }) => {
+        const options = { signal, ...(id !== undefined && { jobId: id }) };
+        const found =
+          from === '-'
+            ? await withStandardInput(
+                signal,
+                async (file) => await client.importJob(await TarFiles.open(file), options),
+              )
+            : await client.importJob(
+                (await stat(from)).isDirectory() ? from : await TarFiles.open(from),
+                options,
+              );
+        output.result(found, () => [
+          `${found.name} is here, as ${found.imported?.job ?? found.name} was there: ${found.state.replace('JOB_STATE_', '').toLowerCase()} at step ${found.progress?.step ?? 0}.`,
+        ]);
+      }),
+    );
+}
+
+/** Standard input as a file: what breaks on the way to the server is read again. */
+async function withStandardInput<T>(signal: AbortSignal, use: (path: string) => Promise<T>): Promise<T> {
+  const folder = await mkdtemp(join(tmpdir(), 'relora-import-'));
+  try {
+    const path = join(folder, 'job.tar');
+    await pipeline(process.stdin, createWriteStream(path), { signal });
+    return await use(path);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,232 @@
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { DataError } from './dataErrors.js';
+import { isMasked, type PlacedPiece } from './documents.js';
+import { follows, type EncodedBlock, type TextBlock } from './encodeBlock.js';
+import type { Encoders } from './encoders.js';
+import type { LongTextState } from './longText.js';
+import { LostText } from './lostText.js';
+import { heldOutTextFile, tokenizerFile, type DatasetManifest } from './manifest.js';
+import { emptyTrainingPart, placedPieces, type Pass } from './placedPieces.js';
+import type { PreparationProgress, WrittenMark } from './preparationProgress.js';
+import { SourceCounter, writeSources } from './sourceDocuments.js';
+import { SplitWriter, type SplitWriterOptions } from './splitWriter.js';
+import type { Tokenizer } from './tokenizer.js';
+
+const blockPiecesMax = 4096;
+/** Characters of a text that a block is encoded after, where the text began before it. */
+const leadLength = 1 << 16;
+
+export interface WriteOptions {
+  tokenizer: Tokenizer;
+  encoders: Encoders;
+  folder: string;
+  progress: PreparationProgress;
+}
+
+/** Pieces that are encoded at a time, with where the reading stood before them and behind them. */
+interface Block {
+  pieces: PlacedPiece[];
+  encoded: Promise<EncodedBlock>;
+  /** What it was asked with. */
+  text: TextBlock;
+  end: Place;
+}
+
+type Place = Pick<WrittenMark, 'file' | 'pieces' | 'textBytes' | 'duplicates'>;
+
+/**
+ * Encodes all that the pass reads, and writes the two parts in its order. Blocks are encoded side by side, also those of one long
+ * text: each is begun with the end of the text before it alone, and encoded again from where the one before it came to if that was
+ * not enough. So the tokens are those of one reading from the first byte to the last, however many encoders there are.
+ */
+export async function writeSplits(
+  { tokenizer, encoders, folder, progress }: WriteOptions,
+  pass: Pass,
+): Promise<Pick<DatasetManifest, 'train' | 'heldOut' | 'tokenBytes' | 'unknown'>> {
+  const tokenBytes = tokenizer.vocabularySize <= 65_536 ? 2 : 4;
+  const { train, heldOut, written } = await openWriters(progress, {
+    ...{ folder, tokenBytes, endOfTextId: tokenizer.endOfTextId },
+    shardBytesMax: pass.documents.limits.shardBytesMax,
+    isMasked: isMasked(pass.documents),
+    mayEndWithin: pass.documents.chat !== null,
+  });
+  try {
+    const lost = new LostText(tokenizer.knownCharacters(), written?.lost);
+    const sources = new SourceCounter(written?.sources);
+    let long: LongTextState | null = written?.long ?? null;
+    const blocks = new Blocks(encoders, pass, written);
+    for await (const { pieces, encoded, text, end } of blocks.read()) {
+      let block = await encoded;
+      if (!follows(block, long)) {
+        const before = long === null ? null : { state: long };
+        block = await encoders.encode({ pieces: text.pieces, before });
+      }
+      long = block.after;
+      let place = 0;
+      for (const [index, piece] of pieces.entries()) {
+        const count = block.counts[index]!;
+        const tokens = block.tokens.subarray(place, place + count);
+        lost.add(piece, tokens);
+        const split = piece.split === 'train' ? train : heldOut;
+        const marks = block.isTrained?.subarray(place, place + count) ?? null;
+        await split.write(piece, tokens, marks);
+        if (piece.split === 'train' && piece.endsDocument) sources.add(piece.file);
+        place += count;
+      }
+      if (progress.isDue) {
+        const marks = { train: await train.mark(), heldOut: await heldOut.mark() };
+        await progress.set({ written: { ...end, ...marks, long, lost: lost.mark, sources: sources.mark } });
+      }
+      await nextTurn(); // encoding gives the event loop no turn, and messages and signals want one
+    }
+    const unknown = lost.end();
+    await writeSources(folder, sources.mark);
+    const trained = await train.end();
+    const { duplicates } = blocks;
+    if (trained.tokens === 0) throw emptyTrainingPart(pass, duplicates);
+    return {
+      // Without duplicates the manifest is what it always was.
+      train: duplicates === 0 ? trained : { ...trained, duplicates },
+      heldOut: await heldOut.end(),
+      tokenBytes,
+      unknown,
+    };
+  } finally {
+    await train.close();
+    await heldOut.close();
+  }
+}
+
+interface Writers {
+  train: SplitWriter;
+  heldOut: SplitWriter;
+  /** Where they stand; undefined at the beginning. */
+  written: WrittenMark | undefined;
+}
+
+/** Writers that continue where an earlier try came to, if all that it wrote is still what it was. */
+async function openWriters(
+  progress: PreparationProgress,
+  options: Omit<SplitWriterOptions, 'prefix' | 'textFile'>,
+): Promise<Writers> {
+  const { written } = progress;
+  if (written !== undefined) {
+    try {
+      return await bothWriters(options, written);
+    } catch (error) {
+      if (!(error instanceof DataError)) throw error;
+      await progress.set({ written: undefined });
+    }
+  }
+  if (progress.isKept) await removeParts(options.folder);
+  return await bothWriters(options, undefined);
+}
+
+async function bothWriters(
+  options: Omit<SplitWriterOptions, 'prefix' | 'textFile'>,
+  written: WrittenMark | undefined,
+): Promise<Writers> {
+  const train = await SplitWriter.open({ ...options, prefix: 'train' }, written?.train);
+  try {
+    const heldOutOptions = { ...options, prefix: 'held-out', textFile: heldOutTextFile };
+    const heldOut = await SplitWriter.open(heldOutOptions, written?.heldOut);
+    return { train, heldOut, written };
+  } catch (error) {
+    await train.close();
+    throw error;
+  }
+}
+
+/** What a try wrote that could not remember it any more. */
+async function removeParts(folder: string): Promise<void> {
+  for (const name of await readdir(folder))
+    if (name !== tokenizerFile) await rm(join(folder, name), { recursive: true });
+}
+
+/** Reads pieces and has them encoded, some blocks ahead of who takes them. */
+class Blocks {
+  private place: Place;
+  private duplicatesOfFile = 0;
+  private readonly skipped: number;
+  /** End of the text that the next piece continues; null where it begins one. */
+  private lead: string | null = null;
+
+  constructor(
+    private readonly encoders: Encoders,
+    private readonly pass: Pass,
+    private readonly written: WrittenMark | undefined,
+  ) {
+    const { file = 0, duplicates = 0, pieces = 0 } = written ?? {};
+    this.place = { file, duplicates, pieces: 0, textBytes: 0 };
+    this.skipped = pieces;
+  }
+
+  /** Documents left out so far. */
+  get duplicates(): number {
+    return this.place.duplicates + this.duplicatesOfFile;
+  }
+
+  async *read(): AsyncGenerator<Block> {
+    const waiting: Block[] = [];
+    for await (const pieces of this.batches()) {
+      const text = this.textBlock(pieces);
+      const encoded = this.encoders.encode(text);
+      encoded.catch(() => {}); // whoever takes the block hears of it
+      waiting.push({ pieces, text, encoded, end: { ...this.place } });
+      while (waiting.length > this.encoders.ahead) yield waiting.shift()!;
+    }
+    yield* waiting;
+  }
+
+  private textBlock(placed: readonly PlacedPiece[]): TextBlock {
+    const before = this.lead === null ? null : { lead: this.lead };
+    const last = placed.at(-1)!;
+    this.lead = last.endsText ? null : endOf(last.text);
+    return {
+      pieces: placed.map(({ text, endsText, spans }) => ({ text, endsText, ...(spans && { spans }) })),
+      before,
+    };
+  }
+
+  private async *batches(): AsyncGenerator<PlacedPiece[]> {
+    let batch: PlacedPiece[] = [];
+    let bytes = 0;
+    const from = { file: this.place.file, textBytes: this.written?.textBytes ?? 0 };
+    for await (const piece of placedPieces(this.pass, (file) => this.countDuplicate(file), from)) {
+      this.enter(piece.fileIndex);
+      this.place.pieces++;
+      this.place.textBytes += piece.textBytes;
+      if (piece.fileIndex === from.file && this.place.pieces <= this.skipped) {
+        this.lead = piece.endsText ? null : endOf(piece.text);
+        continue;
+      }
+      batch.push(piece);
+      bytes += piece.textBytes;
+      if (bytes < this.pass.documents.limits.blockBytesMax && batch.length < blockPiecesMax) continue;
+      yield batch;
+      batch = [];
+      bytes = 0;
+    }
+    if (batch.length > 0) yield batch;
+  }
+
+  private countDuplicate(file: number): void {
+    this.enter(file);
+    this.duplicatesOfFile++;
+  }
+
+  /** Pieces and duplicates come in the order of the files. */
+  private enter(file: number): void {
+    if (file === this.place.file) return;
+    this.place = { file, pieces: 0, textBytes: 0, duplicates: this.duplicates };
+    this.duplicatesOfFile = 0;
+  }
+}
+
+function endOf(text: string): string {
+  const end = text.slice(-leadLength);
+  // Not from the middle of a character on.
+  return (end.charCodeAt(0) & 0xfc00) === 0xdc00 ? end.slice(1) : end;
+}

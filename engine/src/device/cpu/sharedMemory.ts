@@ -1,0 +1,32 @@
+import { orLost, type Exchange } from '../exchange.js';
+import { loadNativeAddon, type NativeAddon, type NativeExchange } from './nativeAddon.js';
+
+/** Processes of one machine reach each other through an open file that all of them map. */
+export class SharedMemory implements Exchange {
+  private readonly exchange: NativeExchange;
+
+  constructor(
+    file: number,
+    readonly rank: number,
+    readonly size: number,
+    private readonly addon: NativeAddon = loadNativeAddon(),
+  ) {
+    this.exchange = addon.openSharedMemory(file, rank, size);
+    // However the process ends, it waits for the thread of a call, which so comes back; and the others need not find out.
+    process.once('exit', () => this.leave());
+  }
+
+  async sum(values: Float32Array): Promise<void> {
+    await orLost(this.addon.exchangeSum(this.exchange, values));
+  }
+
+  async gather(own: Uint8Array): Promise<Uint8Array> {
+    const all = new Uint8Array(this.size * own.length);
+    await orLost(this.addon.exchangeGather(this.exchange, all, own));
+    return all;
+  }
+
+  leave(): void {
+    this.addon.exchangeLeave(this.exchange);
+  }
+}

@@ -1,0 +1,90 @@
+import { EngineError } from '../engineError.js';
+import type { Collective } from './collective.js';
+import type { DeviceBuffer, DeviceMemory } from './device.js';
+
+/** Another member of a run has ended, or takes another course than this one. Its last checkpoint is usable. */
+export class MemberLost extends EngineError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('RANK_LOST', message, options);
+  }
+}
+
+/** Waits for a call that ends when another member does. */
+export async function orLost(call: Promise<void>): Promise<void> {
+  try {
+    await call;
+  } catch (error) {
+    throw new MemberLost(`The ranks cannot continue: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** How members of a run reach each other: memory that they share, or MPI. Calls are made by all, in the same order. */
+export interface Exchange {
+  readonly rank: number;
+  readonly size: number;
+  /** In place, over all members, in the order of their ranks: the same bits everywhere and each time. */
+  sum(values: Float32Array): Promise<void>;
+  /** What each of them gives, as many bytes from all, one after another. */
+  gather(own: Uint8Array): Promise<Uint8Array>;
+  /** The others learn that this one comes no more. `isOver`: the run is, for all of them. */
+  leave(isOver: boolean): void;
+}
+
+/** What members exchange, over any means. */
+export class ExchangeCollective implements Collective {
+  summedBytes = 0;
+
+  constructor(
+    private readonly device: Pick<DeviceMemory, 'changeOnHost'>,
+    private readonly exchange: Exchange,
+  ) {}
+
+  get rank(): number {
+    return this.exchange.rank;
+  }
+
+  get size(): number {
+    return this.exchange.size;
+  }
+
+  async sum(buffers: readonly DeviceBuffer[]): Promise<void> {
+    for (const buffer of buffers)
+      await this.device.changeOnHost(buffer, async (values) => await this.sumValues(values));
+  }
+
+  async sumValues(values: Float32Array): Promise<void> {
+    await this.exchange.sum(values);
+    this.summedBytes += values.byteLength;
+  }
+
+  async sumNumbers(values: readonly number[]): Promise<number[]> {
+    const all = await this.gather(Float64Array.from(values));
+    return values.map((_, index) => {
+      let sum = 0;
+      for (let rank = 0; rank < this.size; rank++) sum += all[rank * values.length + index]!;
+      return sum;
+    });
+  }
+
+  async any(flag: boolean): Promise<boolean> {
+    return (await this.exchange.gather(Uint8Array.of(flag ? 1 : 0))).includes(1);
+  }
+
+  async broadcast<T>(value: T): Promise<T> {
+    const own = this.rank === 0 ? Buffer.from(JSON.stringify(value)) : Buffer.alloc(0);
+    const [length] = await this.gather(Float64Array.of(own.length));
+    const bytes = new Uint8Array(length!);
+    bytes.set(own);
+    const all = await this.exchange.gather(bytes);
+    return JSON.parse(Buffer.from(all.buffer, all.byteOffset, length).toString()) as T;
+  }
+
+  leave(isOver = false): void {
+    this.exchange.leave(isOver);
+  }
+
+  private async gather(values: Float64Array): Promise<Float64Array> {
+    const all = await this.exchange.gather(new Uint8Array(values.buffer));
+    return new Float64Array(all.buffer, all.byteOffset, values.length * this.size);
+  }
+}

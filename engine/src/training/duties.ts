@@ -1,0 +1,122 @@
+import { closeWindow } from './documentLosses.js';
+import { recordAfter, type StopReport } from './earlyStop.js';
+import { evaluate, evaluateNamed } from './evaluation.js';
+import { namedDuty } from './steering.js';
+import { writeSample } from './sample.js';
+import type { RunUpdate } from '../plan/runUpdate.js';
+import type { TrainingEvent } from '../plan/trainingEvent.js';
+import type { TrainingRun } from './trainingRun.js';
+
+/** What was decided before a step, for all members of the run. */
+export interface StepOrders {
+  /** Changes of the run that hold from this step on. */
+  updates: RunUpdate[];
+  /** Why the run ends before this step; null for not. */
+  stopped: StopReport | null;
+  /** The run is to be left. */
+  isAborted: boolean;
+}
+
+/**
+ * What member 0 does and decides before a step, and takes the others along by `orders`: changes of the run, evaluations, its early end,
+ * samples. All that comes before the step comes before the checkpoint too, so that a resumed run has done and reported it.
+ */
+export async function* dutiesBefore(
+  step: number,
+  run: TrainingRun,
+  orders: StepOrders,
+  signal: AbortSignal,
+): AsyncGenerator<TrainingEvent, void> {
+  const { spec, schedule, steering, progress } = run;
+  const hasHeldOut = run.data.parts.some(({ source }) => source.heldOut.tokenCount > 0);
+  // First of all, and before a checkpoint: a resumed run has applied what its checkpoint came after.
+  yield* applyUpdates(step, run, orders.updates);
+
+  // What losses are compared by is measured on as many tokens each time.
+  const isLast = step >= schedule.stepCount;
+  const compares = step > 0 && (isLast ? spec.checkpoint.keepBest : steering.isDue('evaluation', step));
+  if (hasHeldOut && progress.evaluatedStep < step && compares) {
+    const evaluation = await evaluate(run, spec.evaluation.tokenCount, signal);
+    if (evaluation === null) return abort(orders);
+    progress.evaluatedStep = step;
+    progress.heldOut = recordAfter(progress.heldOut, { step, loss: evaluation.loss }, spec.stop);
+    steering.done('evaluation');
+    yield { kind: 'evaluation', step, ...evaluation };
+  }
+  const stopped = isLast ? null : steering.stopAt(step, progress);
+  orders.stopped = stopped;
+  if (stopped !== null) yield { kind: 'stop', step, ...stopped };
+  const isEnd = isLast || stopped !== null;
+  if (isEnd) {
+    const documents = { ...progress.documents };
+    for (const report of closeWindow(documents, step)) {
+      progress.documents = documents;
+      yield { kind: 'documents', ...report };
+    }
+  }
+  if (hasHeldOut && (step === 0 || isEnd) && needsWhole(run, step)) {
+    const evaluation = await evaluate(run, spec.evaluation.finalTokenCount, signal);
+    if (evaluation === null) return abort(orders);
+    progress.evaluatedStep = progress.wholeStep = step;
+    steering.done('evaluation');
+    yield { kind: 'evaluation', step, ...evaluation };
+  }
+  for (const set of run.scored) {
+    const duty = namedDuty(set.name);
+    if ((progress.namedSteps[set.name] ?? -1) >= step) continue;
+    if (step > 0 && !isEnd && !steering.isDue(duty, step)) continue;
+    const evaluation = await evaluateNamed(run, set, signal);
+    if (evaluation === null) return abort(orders);
+    progress.namedSteps = { ...progress.namedSteps, [set.name]: step };
+    steering.done(duty);
+    yield { kind: 'namedEvaluation', step, ...evaluation };
+  }
+  const samples = steering.isWanted('sample');
+  if (samples && progress.sampledStep < step && (isEnd || steering.isDue('sample', step))) {
+    const sample = await writeSample(run, step, signal);
+    if (sample === null) return abort(orders);
+    progress.sampledStep = step;
+    steering.done('sample');
+    yield { kind: 'sample', step, ...sample };
+  }
+}
+
+/** Does as member 0 decided. */
+export function followOrders(step: number, { steering, progress }: TrainingRun, orders: StepOrders): void {
+  for (const update of orders.updates) {
+    steering.add(update);
+    steering.applyNext(step);
+    progress.updateNumber = update.number;
+  }
+  if (orders.stopped !== null) steering.schedule.endAt(step);
+}
+
+function* applyUpdates(
+  step: number,
+  { steering, progress }: TrainingRun,
+  applied: RunUpdate[],
+): Generator<TrainingEvent> {
+  for (let next = steering.applyNext(step); next !== undefined; next = steering.applyNext(step)) {
+    progress.updateNumber = next.update.number;
+    applied.push(next.update);
+    yield { kind: 'update', ...next.report };
+  }
+}
+
+function abort(orders: StepOrders): void {
+  orders.isAborted = true;
+}
+
+/** Whether the first or last evaluation of the run is still to be made: one of the same size just before it serves as well. */
+function needsWhole({ progress, data, spec }: TrainingRun, step: number): boolean {
+  if (progress.wholeStep >= step) return false;
+  const { sequenceLength } = spec.batch;
+  const { tokenCount, finalTokenCount } = spec.evaluation;
+  const isSameSize = data.parts.every(({ source }) => {
+    const total = source.heldOut.tokenCount;
+    const sizeOf = (count: number): number =>
+      count === 0 ? total : Math.min(total, Math.ceil(count / sequenceLength) * sequenceLength);
+    return sizeOf(tokenCount) === sizeOf(finalTokenCount);
+  });
+  return progress.evaluatedStep < step || !isSameSize;
+}

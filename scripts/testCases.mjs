@@ -1,0 +1,25 @@
+// `npm run test:cases FOLDER`: files that once went wrong, from a folder laid out as test/fixtures/cases and with its weights, through a
+// real server; test/cases.test.ts has the outcome that each must have. Then exports of vocabularies as large as gguf-large/mk_big.py makes them.
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const [folder, ...rest] = process.argv.slice(2);
+if (folder === undefined || rest.length > 0 || !existsSync(folder)) {
+  console.error(`Expected one folder that is there, got ${folder ?? 'none'}`);
+  process.exit(2);
+}
+const root = fileURLToPath(new URL('..', import.meta.url));
+const { status } = spawnSync(
+  process.execPath,
+  [
+    'node_modules/vitest/vitest.mjs',
+    'run',
+    'test/cases.test.ts',
+    'test/engine/export.large.test.ts',
+    '--reporter=verbose',
+  ],
+  { cwd: root, stdio: 'inherit', env: { ...process.env, TEST_CASES: resolve(folder) } },
+);
+process.exit(status ?? 1);

@@ -1,0 +1,289 @@
+import { createHash, type Hash } from 'node:crypto';
+import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { CallOptions } from './callOptions.js';
+import {
+  JobArchive,
+  type ArchiveFile,
+  type DeepPartial,
+  type ExportJobResponse,
+  type ImportJobRequest,
+  type Job,
+} from './contract.js';
+import { downloadFiles } from './download.js';
+import { IntegrityError, ReloraError } from './errors.js';
+import type { Patience } from './patience.js';
+import { messagesOf, resumeUpload } from './resumeUpload.js';
+
+/** Names the files of an exported job, written last: a folder without it is not whole. */
+export const archiveFile = 'archive.json';
+
+export interface ExportJobOptions extends CallOptions {
+  /** Whether the prepared data sets come along, which a server that lacks them takes from there. */
+  withDatasets?: boolean;
+  /** Called as bytes arrive, with those of earlier runs counted. */
+  onProgress?: (progress: { receivedBytes: number; sizeBytes: number; fileName: string }) => void;
+}
+
+/** A file of an exported job; its content has to be read before the next file is asked for. */
+export interface ExportedJobFile {
+  /** `archive.json`, then as the archive names it. */
+  fileName: string;
+  sizeBytes: number;
+  /** Throws IntegrityError at its end where what came is not what the archive says. */
+  content: AsyncIterable<Uint8Array>;
+}
+
+/** An exported job that lies elsewhere than in a folder. */
+export interface JobFiles {
+  /** Content of its `archive.json`. */
+  archive: string;
+  /** Bytes of a file from an offset on. */
+  read(fileName: string, offsetBytes: number): AsyncIterable<Uint8Array>;
+}
+
+export interface ImportJobOptions extends CallOptions {
+  /** Id that the job is to have; by default the one that it had. */
+  jobId?: string;
+  /** 0 to 1. */
+  onProgress?: (ratio: number) => void;
+}
+
+export interface ExportJobCalls {
+  /** Without a file name the archive, then its record. */
+  open(fileName: string, offsetBytes: number): AsyncIterable<ExportJobResponse>;
+}
+
+/** Brings all files of a job into a folder, each checked; one that was begun is continued. */
+export async function exportJobTo(
+  folder: string,
+  calls: ExportJobCalls,
+  patience: Patience,
+  onProgress: ExportJobOptions['onProgress'],
+): Promise<JobArchive> {
+  await mkdir(folder, { recursive: true });
+  let archive = await describedIn(folder, calls, patience);
+  for (;;) {
+    const [record, ...files] = archive.files;
+    const { sizeBytes } = archive;
+    let asked = '';
+    try {
+      await downloadFiles(
+        { files, sizeBytes },
+        folder,
+        (fileName, offset) => chunksOf(calls.open((asked = fileName), offset)),
+        patience,
+        ({ receivedBytes, fileName }) =>
+          onProgress?.({ receivedBytes: record!.sizeBytes + receivedBytes, sizeBytes, fileName }),
+      );
+      break;
+    } catch (error) {
+      if (!isRefused(error)) throw error;
+      // An artifact may be deleted, a checkpoint be pruned meanwhile: the job is then brought as it is without it.
+      archive = await describedIn(folder, calls, patience);
+      if (archive.files.some(({ fileName }) => fileName === asked)) throw error;
+    }
+  }
+  const path = join(folder, archiveFile);
+  await writeFile(`${path}.part`, textOf(archive));
+  await rename(`${path}.part`, path);
+  return archive;
+}
+
+/** The same files one after another; what breaks in the middle of one continues there, but for the record, which is of one moment. */
+export async function* exportedFiles(
+  calls: ExportJobCalls,
+  patience: Patience,
+): AsyncGenerator<ExportedJobFile> {
+  const { archive, responses } = await described(calls, patience);
+  const text = Buffer.from(textOf(archive));
+  yield { fileName: archiveFile, sizeBytes: text.length, content: only(text) };
+  const [record, ...files] = archive.files;
+  yield { ...record!, content: checked(record!, bytesOf(responses)) };
+  for (const file of files)
+    yield { ...file, content: checked(file, unchanged(file, resumed(file, calls, patience))) };
+}
+
+/** What was passed on cannot be taken back: a file that was deleted meanwhile ends the export in words. */
+async function* unchanged(
+  { fileName }: ArchiveFile,
+  content: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
+  try {
+    yield* content;
+  } catch (error) {
+    if (!isRefused(error)) throw error;
+    const message = `${fileName} was deleted while the job was exported: export it again`;
+    throw new ReloraError(message, { code: 'ABORTED' }, { cause: error });
+  }
+}
+
+/** Whether the server knows no such file of the job. */
+function isRefused(error: unknown): boolean {
+  return error instanceof ReloraError && (error.code === 'NOT_FOUND' || error.code === 'INVALID_ARGUMENT');
+}
+
+/** The archive as it is now, with its record in the folder. */
+async function describedIn(folder: string, calls: ExportJobCalls, patience: Patience): Promise<JobArchive> {
+  for (;;) {
+    try {
+      const { archive, responses } = await described(calls, patience);
+      const record = archive.files[0]!;
+      const path = join(folder, record.fileName);
+      const part = await open(`${path}.part`, 'w');
+      try {
+        for await (const bytes of checked(record, bytesOf(responses))) await part.writeFile(bytes);
+        await part.sync();
+      } finally {
+        await part.close();
+      }
+      await rename(`${path}.part`, path);
+      return archive;
+    } catch (error) {
+      await patience.pause(error);
+    }
+  }
+}
+
+/** The archive as it is now, and the rest of its answer: the bytes of the record. */
+async function described(calls: ExportJobCalls, patience: Patience) {
+  for (;;) {
+    try {
+      const responses = calls.open('', 0)[Symbol.asyncIterator]();
+      return { archive: await archiveOf(responses), responses };
+    } catch (error) {
+      await patience.pause(error);
+    }
+  }
+}
+
+async function archiveOf(responses: AsyncIterator<ExportJobResponse>): Promise<JobArchive> {
+  const first = await responses.next();
+  const archive = first.done === true ? undefined : first.value.archive;
+  if (archive === undefined) throw new ReloraError('The server sent no archive', { code: 'UNAVAILABLE' });
+  if (archive.files[0]?.fileName !== 'job.jsonl')
+    throw new IntegrityError('The server sent an archive without job.jsonl', { code: 'DATA_LOSS' });
+  return archive;
+}
+
+const textOf = (archive: JobArchive): string => `${JSON.stringify(JobArchive.toJSON(archive), null, 2)}\n`;
+
+async function* only(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  await Promise.resolve();
+  yield bytes;
+}
+
+async function* bytesOf(responses: AsyncIterator<ExportJobResponse>): AsyncGenerator<Uint8Array> {
+  for (;;) {
+    const next = await responses.next();
+    if (next.done === true) return;
+    yield next.value.data;
+  }
+}
+
+/** Passes on what is of the file, and throws unless it was all of it. */
+async function* checked(
+  { fileName, sizeBytes, sha256 }: ArchiveFile,
+  content: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
+  const hash: Hash = createHash('sha256');
+  let size = 0;
+  for await (const bytes of content) {
+    hash.update(bytes);
+    size += bytes.length;
+    if (size <= sizeBytes) yield bytes;
+  }
+  if (size < sizeBytes)
+    throw new ReloraError(`${fileName} ended at byte ${size} of ${sizeBytes}`, { code: 'UNAVAILABLE' });
+  if (size > sizeBytes || hash.digest('hex') !== sha256)
+    throw new IntegrityError(`${fileName}: the SHA-256 of what came is not ${sha256}`, { code: 'DATA_LOSS' });
+}
+
+async function* resumed(
+  { fileName, sizeBytes }: ArchiveFile,
+  calls: ExportJobCalls,
+  patience: Patience,
+): AsyncGenerator<Uint8Array> {
+  for (let size = 0; size < sizeBytes;) {
+    try {
+      for await (const { data } of calls.open(fileName, size)) {
+        size += data.length;
+        if (data.length > 0) patience.progress();
+        yield data;
+      }
+      if (size < sizeBytes)
+        throw new ReloraError(`${fileName} ended at byte ${size} of ${sizeBytes}`, { code: 'UNAVAILABLE' });
+    } catch (error) {
+      await patience.pause(error);
+    }
+  }
+}
+
+async function* chunksOf(responses: AsyncIterable<ExportJobResponse>) {
+  for await (const { offsetBytes, data } of responses) yield { offsetBytes, data };
+}
+
+interface Received {
+  job: Job | undefined;
+  files: readonly { receivedBytes: number }[];
+}
+
+/** Sends what is missing of a folder that `exportJobTo` filled, or of the same files elsewhere; resolves with the job once it is stored. */
+export async function importJobFrom(
+  from: string | JobFiles,
+  upload: (messages: AsyncIterable<DeepPartial<ImportJobRequest>>) => Promise<Received>,
+  patience: Patience,
+  { jobId = '', onProgress }: Pick<ImportJobOptions, 'jobId' | 'onProgress'>,
+): Promise<Job> {
+  const archive = await readArchive(from);
+  const header = { archive, jobId, statusOnly: false };
+  const known = async (): Promise<Received> => {
+    for (;;) {
+      try {
+        return await upload(messagesOf({ ...header, statusOnly: true }, noChunks()));
+      } catch (error) {
+        await patience.pause(error);
+      }
+    }
+  };
+  const { job } = await resumeUpload<Received>(
+    {
+      sources: archive.files.map(({ fileName }) =>
+        typeof from === 'string'
+          ? { path: join(from, fileName) }
+          : { read: (offset: number) => from.read(fileName, offset) },
+      ),
+      upload: async (chunks) => await upload(messagesOf(header, chunks)),
+      known,
+      onSent: (bytes) => onProgress?.(archive.sizeBytes === 0 ? 1 : bytes / archive.sizeBytes),
+    },
+    patience,
+  );
+  if (job === undefined)
+    throw new ReloraError('The server took the files and stored no job', { code: 'INTERNAL' });
+  return job;
+}
+
+async function* noChunks(): AsyncGenerator<never> {}
+
+async function readArchive(from: string | JobFiles): Promise<JobArchive> {
+  const path = typeof from === 'string' ? join(from, archiveFile) : archiveFile;
+  let text: string;
+  try {
+    text = typeof from === 'string' ? await readFile(path, 'utf8') : from.archive;
+  } catch (error) {
+    const why =
+      (error as NodeJS.ErrnoException).code === 'ENOENT'
+        ? 'the export of the job is not whole'
+        : (error as Error).message;
+    throw new ReloraError(`${path} cannot be read: ${why}`, {
+      code: 'INVALID_ARGUMENT',
+      reason: 'FILE_UNREADABLE',
+    });
+  }
+  try {
+    return JobArchive.fromJSON(JSON.parse(text));
+  } catch {
+    throw new IntegrityError(`${path} is no archive of a job`, { code: 'DATA_LOSS' });
+  }
+}

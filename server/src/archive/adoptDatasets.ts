@@ -1,0 +1,92 @@
+import { link, mkdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { PreparedDataset } from '../datasets/dataset.js';
+import type { DatasetStore } from '../datasets/datasetStore.js';
+import { syncFolder } from '../store/folders.js';
+import { giveThen, type Stage } from '../store/stage.js';
+import { idIn } from '../store/tenantIds.js';
+import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
+import type { ArchiveFile } from './describeJob.js';
+import type { LineOf } from './jobRecord.js';
+import { ArchiveInvalid, type JobRecord } from './readRecord.js';
+
+export interface AdoptParts {
+  datasets: DatasetStore;
+  tasks: Pick<TaskRunner, 'checkDataset'>;
+  stage: Stage;
+}
+
+/** What came with an archive. */
+export interface ReceivedDatasets {
+  tenant: string;
+  owner: string;
+  record: JobRecord;
+  files: readonly ArchiveFile[];
+  /** Where the file of an index lies. */
+  pathOf(index: number): string;
+  signal: AbortSignal;
+}
+
+/**
+ * Stores the data sets of an archive whose names are free here, each once it was read as a run would; what is here under such a name
+ * stays, and whether it is the same is asked of every data set alike. Throws ArchiveInvalid, QUOTA_EXCEEDED.
+ */
+export async function adoptDatasets(parts: AdoptParts, received: ReceivedDatasets): Promise<void> {
+  for (const line of received.record.datasets) {
+    const id = idIn(received.tenant, line.name.replace(/^datasets\//, ''));
+    if (!(await parts.datasets.hasRow(id))) await adopt(parts, received, line, id);
+  }
+}
+
+async function adopt(
+  { datasets, tasks, stage }: AdoptParts,
+  { tenant, owner, files, pathOf, signal }: ReceivedDatasets,
+  line: LineOf<'dataset'>,
+  id: string,
+): Promise<void> {
+  const folder = datasets.preparedFolder(id);
+  const temporary = `${folder}.import`;
+  const release = stage.keep(`datasets/${id}`);
+  try {
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary, { recursive: true });
+    for (const [index, { fileName }] of files.entries())
+      if (fileName.startsWith(`${line.name}/`))
+        // What arrived stays until all of the job is stored: an import that is refused for another reason continues with it.
+        await link(pathOf(index), join(temporary, fileName.slice(line.name.length + 1)));
+    await syncFolder(temporary);
+    const prepared = await checked(tasks, line, temporary, signal);
+    await rm(folder, { recursive: true, force: true });
+    await rename(temporary, folder);
+    await syncFolder(join(folder, '..'));
+    const given = {
+      folder: `datasets/${id}/prepared`,
+      maker: { kind: 'prepared', fence: 0 } as const,
+      digests: new Map(line.files.map(({ fileName, sha256 }) => [fileName, sha256])),
+    };
+    const { displayName, labels, spec, createTimeMs, sources } = line;
+    const about = { id, tenant, owner, displayName, labels, createTimeMs, spec, prepared, files: sources };
+    await giveThen(stage, [given], async (name) => await datasets.adopt(about, name));
+  } finally {
+    await rm(temporary, { recursive: true, force: true });
+    release();
+  }
+}
+
+/** By a process of its own, as all that reads files of clients. */
+async function checked(
+  tasks: AdoptParts['tasks'],
+  { name, manifestSha256, sources }: LineOf<'dataset'>,
+  folder: string,
+  signal: AbortSignal,
+): Promise<PreparedDataset> {
+  try {
+    const found = await tasks.checkDataset(folder, signal);
+    if (found.manifestSha256 === manifestSha256)
+      return { ...found, formats: sources.map(({ format }) => format) };
+  } catch (error) {
+    if (!(error instanceof TaskFailed) || signal.aborted) throw error;
+    throw new ArchiveInvalid(`${name} is a data set that can be read: ${error.message}`);
+  }
+  throw new ArchiveInvalid(`${name} has the manifest of SHA-256 ${manifestSha256}`);
+}

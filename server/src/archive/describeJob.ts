@@ -1,0 +1,204 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { readFile, stat } from 'node:fs/promises';
+import { pipeline } from 'node:stream/promises';
+import { basename, join } from 'node:path';
+import { readDatasetNames } from '@relora/engine/plan';
+import type { ArtifactStore } from '../artifacts/artifactStore.js';
+import type { DatasetStore } from '../datasets/datasetStore.js';
+import type { Checkpoint, CheckpointStore } from '../jobs/checkpointStore.js';
+import type { Job } from '../jobs/job.js';
+import type { JobJournal } from '../jobs/jobJournal.js';
+import type { JobStore } from '../jobs/jobStore.js';
+import type { Stage } from '../store/stage.js';
+import { namesIn } from '../store/diskFiles.js';
+import { idIn, nameOf, tenantOf } from '../store/tenantIds.js';
+import { version } from '../version.js';
+import { archiveVersion, type exportedStates, type LineOf } from './jobRecord.js';
+
+export interface ArchiveFile {
+  fileName: string;
+  sizeBytes: number;
+  sha256: string;
+}
+
+export interface ArchiveParts {
+  store: JobStore;
+  journal: JobJournal;
+  checkpoints: CheckpointStore;
+  artifacts: ArtifactStore;
+  datasets: DatasetStore;
+  stage: Stage;
+  identity: { readonly id: string };
+}
+
+/** The file of an archive by its name; undefined for none of it, and for the record. */
+export async function findArchiveFile(
+  parts: ArchiveParts,
+  job: Job,
+  fileName: string,
+): Promise<ArchiveFile | undefined> {
+  const linesOf = { checkpoints: checkpointLines, artifacts: artifactLines, datasets: datasetLines };
+  const kind = fileName.split('/')[0]!;
+  if (!Object.hasOwn(linesOf, kind)) return undefined;
+  const lines = await linesOf[kind as keyof typeof linesOf](parts, job);
+  return filesIn(lines).find((file) => file.fileName === fileName);
+}
+
+/** Those of lines, with the folders that they have in an archive. */
+export function filesIn(lines: readonly LineOf<'checkpoint' | 'artifact' | 'dataset'>[]): ArchiveFile[] {
+  return lines.flatMap((line) =>
+    line.files.map((file) => ({ ...file, fileName: `${archiveFolder(line)}/${file.fileName}` })),
+  );
+}
+
+function archiveFolder(line: LineOf<'checkpoint' | 'artifact' | 'dataset'>): string {
+  if (line.kind === 'dataset') return line.name;
+  return line.kind === 'artifact' ? `artifacts/${line.id}` : `checkpoints/${line.folder}`;
+}
+
+/** What a job is, without what belongs to it. */
+export async function jobLine({ datasets, identity }: ArchiveParts, job: Job): Promise<LineOf<'job'>> {
+  const named: LineOf<'job'>['datasets'] = [];
+  for (const name of readDatasetNames(job.spec)) {
+    const head = await datasets.findHead(idIn(tenantOf(job.id), name.replace(/^datasets\//, '')));
+    if (head?.prepared) named.push({ name, manifestSha256: head.prepared.manifestSha256 });
+  }
+  const { displayName, labels, stateReason, failure, progress, attempt, lastSequence } = job;
+  const { createTimeMs, updateTimeMs, startTimeMs, endTimeMs, execution, origin } = job;
+  return {
+    kind: 'job',
+    formatVersion: archiveVersion,
+    serverVersion: version,
+    storeId: identity.id,
+    id: nameOf(job.id),
+    ...{ displayName, labels, spec: { ...job.spec }, stateReason, failure, progress, attempt, lastSequence },
+    ...{ createTimeMs, updateTimeMs, startTimeMs, endTimeMs, execution: execution && { ...execution } },
+    state: job.state as (typeof exportedStates)[number],
+    origin: origin && { job: `jobs/${nameOf(origin.jobId)}`, step: origin.step },
+    datasets: named,
+  };
+}
+
+/** With the files that the manifest of each names, and the manifest itself; without those that are removed meanwhile. */
+export async function checkpointLines(parts: ArchiveParts, job: Job): Promise<LineOf<'checkpoint'>[]> {
+  const lines: LineOf<'checkpoint'>[] = [];
+  for (const checkpoint of await parts.checkpoints.list(job.id))
+    try {
+      lines.push(await checkpointLine(parts, job, checkpoint));
+    } catch (error) {
+      const listed = await parts.checkpoints.list(job.id);
+      if (listed.some(({ folder }) => folder === checkpoint.folder)) throw error;
+    }
+  return lines;
+}
+
+async function checkpointLine(
+  { stage }: ArchiveParts,
+  job: Job,
+  { folder, attempt, step, sizeBytes, manifestSha256, createTimeMs }: Checkpoint,
+): Promise<LineOf<'checkpoint'>> {
+  const name = basename(folder);
+  const release = await stage.take(`jobs/${job.id}/checkpoints/${name}`);
+  try {
+    const text = await readFile(join(folder, manifestFile));
+    const { files } = JSON.parse(text.toString('utf8')) as { files: Record<string, ArchiveFile> };
+    const manifest = { fileName: manifestFile, sizeBytes: text.length, sha256: manifestSha256 };
+    const named = Object.values(files).map(({ fileName, sizeBytes: bytes, sha256 }) => ({
+      ...{ fileName, sizeBytes: bytes, sha256 },
+    }));
+    return {
+      kind: 'checkpoint',
+      ...{ attempt, step, folder: name, sizeBytes, manifestSha256, createTimeMs },
+      files: [...named, manifest],
+    };
+  } finally {
+    release();
+  }
+}
+
+export const manifestFile = 'manifest.json';
+
+/** Those that are ready. */
+export async function artifactLines({ artifacts }: ArchiveParts, job: Job): Promise<LineOf<'artifact'>[]> {
+  const lines: LineOf<'artifact'>[] = [];
+  for (let afterId: string | null = null; ;) {
+    const page = await artifacts.list(job.id, { afterId, artifactsMax: 100 });
+    for (const {
+      id,
+      state,
+      step,
+      format,
+      weightType,
+      castErrorMax,
+      difference,
+      cycle,
+      createTimeMs,
+      files,
+    } of page.artifacts)
+      if (state === 'ready')
+        lines.push({
+          kind: 'artifact',
+          ...{ id, step, format, weightType, castErrorMax, difference, cycle, createTimeMs, files },
+        });
+    if (page.next === null) return lines;
+    afterId = page.next;
+  }
+}
+
+/** Those that the job reads and that are ready, with the files of their prepared folders. */
+export async function datasetLines(
+  { datasets, stage }: ArchiveParts,
+  job: Job,
+): Promise<LineOf<'dataset'>[]> {
+  const lines: LineOf<'dataset'>[] = [];
+  for (const name of new Set(readDatasetNames(job.spec))) {
+    const id = idIn(tenantOf(job.id), name.replace(/^datasets\//, ''));
+    const found = await datasets.find(id);
+    if (found === undefined || found.prepared === null || found.deleteTimeMs !== null) continue;
+    const release = await stage.take(`datasets/${id}/prepared`);
+    try {
+      const files = await preparedFiles(datasets.preparedFolder(id), found.prepared.manifestSha256);
+      const { displayName, labels, spec, createTimeMs, prepared } = found;
+      const sources = found.files.map(({ fileName, format, split, sizeBytes, sha256 }, index) => ({
+        ...{ fileName, format: prepared.formats?.[index] ?? format, split, sizeBytes, sha256 },
+      }));
+      const { manifestSha256 } = prepared;
+      lines.push({
+        kind: 'dataset',
+        ...{ name, displayName, labels, spec, createTimeMs, manifestSha256, sources, files },
+      } as LineOf<'dataset'>);
+    } finally {
+      release();
+    }
+  }
+  return lines;
+}
+
+/** Tokens have their digests in the manifest, as they were prepared; a few small files are hashed. */
+async function preparedFiles(folder: string, manifestSha256: string): Promise<ArchiveFile[]> {
+  const manifest = JSON.parse(await readFile(join(folder, manifestFile), 'utf8')) as Prepared;
+  const known = new Map([[manifestFile, manifestSha256]]);
+  for (const { mask, ends, ...tokens } of [...manifest.train.shards, ...manifest.heldOut.shards])
+    for (const each of [tokens, mask, ends]) if (each !== undefined) known.set(each.file, each.sha256);
+  const files: ArchiveFile[] = [];
+  for (const fileName of (await namesIn(folder)).sort()) {
+    const path = join(folder, fileName);
+    const sha256 = known.get(fileName) ?? (await sha256Of(path));
+    files.push({ fileName, sizeBytes: (await stat(path)).size, sha256 });
+  }
+  return files;
+}
+
+/** Of its manifest, which our own preparation wrote. */
+type Prepared = Record<'train' | 'heldOut', { shards: (Digested & { mask?: Digested; ends?: Digested })[] }>;
+interface Digested {
+  file: string;
+  sha256: string;
+}
+
+async function sha256Of(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
+  return hash.digest('hex');
+}

@@ -1,0 +1,92 @@
+import { createHash } from 'node:crypto';
+import { readdir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { bytesOf, namesIn } from '../store/diskFiles.js';
+import { folders } from '../store/folders.js';
+import { tenantOf } from '../store/tenantIds.js';
+import { OpenUploads, type Upload } from '../uploads/openUploads.js';
+import type { ArchiveFile } from './describeJob.js';
+
+/** How long what arrived of an import stays where nobody continues it. */
+const abandonedMs = 3 * 86_400_000;
+
+/** Imports under way: what arrived of each lies in a folder that its files name, from where it continues. */
+export class JobImports {
+  private readonly uploads: OpenUploads;
+
+  constructor(
+    private readonly dataFolder: string,
+    options: { freeDiskBytesMin: number },
+  ) {
+    this.uploads = new OpenUploads({ ...options, parts: null, ownerOf: (id) => id, touch: async () => {} });
+  }
+
+  /** Of a job and its files; whoever sends other files begins another import. The tenant stands before its dot. */
+  keyOf(jobId: string, files: readonly ArchiveFile[]): string {
+    const hash = createHash('sha256')
+      .update(
+        JSON.stringify([
+          jobId,
+          files.map(({ fileName, sizeBytes, sha256 }) => [fileName, sizeBytes, sha256]),
+        ]),
+      )
+      .digest('hex')
+      .slice(0, 32);
+    return `${tenantOf(jobId)}.${hash}`;
+  }
+
+  /** What arrived of the other imports of a tenant, which no row stands for. */
+  async bytesBeside(key: string): Promise<number> {
+    const parent = folders.imports(this.dataFolder);
+    const prefix = key.slice(0, key.indexOf('.') + 1);
+    let bytes = 0;
+    for (const other of await namesIn(parent))
+      if (other !== key && other.startsWith(prefix)) bytes += await bytesOf(join(parent, other));
+    return bytes;
+  }
+
+  pathOf(key: string, index: number): string {
+    return join(this.folderOf(key), String(index));
+  }
+
+  /** Bytes of each file that are there. */
+  async received(key: string, files: readonly ArchiveFile[]): Promise<number[]> {
+    return await Promise.all(
+      files.map(async ({ sizeBytes }, index) => {
+        const found = await stat(this.pathOf(key, index)).catch(() => undefined);
+        return Math.min(found?.size ?? 0, sizeBytes);
+      }),
+    );
+  }
+
+  async open(key: string, files: readonly ArchiveFile[]): Promise<Upload | 'busy'> {
+    await this.removeAbandoned();
+    return await this.uploads.open<never>(key, async () => {
+      const received = await this.received(key, files);
+      const expected = files.map((file, index) => ({
+        ...file,
+        path: this.pathOf(key, index),
+        receivedBytes: received[index]!,
+        isOnServer: false,
+      }));
+      return { files: expected, folder: this.folderOf(key) };
+    });
+  }
+
+  /** What is left of an import that is over. */
+  async remove(key: string): Promise<void> {
+    await rm(this.folderOf(key), { recursive: true, force: true });
+  }
+
+  private folderOf(key: string): string {
+    return join(folders.imports(this.dataFolder), key);
+  }
+
+  private async removeAbandoned(): Promise<void> {
+    const parent = folders.imports(this.dataFolder);
+    for (const key of await readdir(parent).catch(() => [])) {
+      const changedMs = (await stat(join(parent, key)).catch(() => undefined))?.mtimeMs ?? Infinity;
+      if (!this.uploads.has(key) && changedMs < Date.now() - abandonedMs) await this.remove(key);
+    }
+  }
+}

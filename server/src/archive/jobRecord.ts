@@ -1,0 +1,235 @@
+import {
+  bestEvaluation,
+  choiceEvaluation,
+  datasetEvaluation,
+  exportDifference,
+  exportFormats,
+  ggufTypes,
+  phases,
+  runChange,
+  shapes,
+  stopReasons,
+  trainingEvent,
+  trainingEvents,
+} from '@relora/engine/plan';
+import { execution, type JobEventBody } from '../jobs/job.js';
+
+const {
+  count,
+  flag,
+  list,
+  longText,
+  matching,
+  name,
+  number,
+  object,
+  oneOf,
+  orMissing,
+  orNull,
+  sha256,
+  text,
+} = shapes;
+
+/** The file that says what a job is; the others are of its checkpoints, its artifacts and what it reads. */
+export const recordFile = 'job.jsonl';
+export const archiveVersion = 1;
+/** Bytes of a line: a specification with its questions, or one event. */
+export const lineBytesMax = 4 << 20;
+
+/** Of a manifest, which is read whole: a data set of a terabyte has one of a few megabytes. */
+export const manifestBytesMax = 32 << 20;
+
+/** States in which a job is not about to change. */
+export const exportedStates = ['paused', 'succeeded', 'failed', 'cancelled'] as const;
+
+const checkpointFolder = matching(/^step-[0-9]{1,12}-[0-9]{1,9}$/);
+const plainName = matching(/^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/);
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+function recordOf<T>(valueShape: shapes.Shape<T>): shapes.Shape<Record<string, T>> {
+  return (value): value is Record<string, T> =>
+    isRecord(value) &&
+    Object.keys(value).length <= 64 &&
+    Object.values(value).every((entry) => valueShape(entry));
+}
+
+/** Milliseconds since 1970, up to the year 9999: what an answer can say. */
+const time: shapes.Shape<number> = (value): value is number => count(value) && value < 253_402_300_800_000;
+
+const failure = object({ reason: name, message: longText, lastLines: orMissing(list(1000, longText)) });
+const origin = object({ job: name, step: count });
+const stop = object({ step: count, reason: oneOf(stopReasons), value: number, limit: number });
+
+const datasetSpec = object({
+  tokenizer: shapes.union('kind', {
+    bytes: {},
+    trainedBpe: { vocabularySize: count },
+    huggingFace: {
+      endTokens: orMissing(object({ ids: list(64, count), name: orNull(name), isAsked: orMissing(flag) })),
+    },
+  }),
+  heldOutShare: number,
+  textField: text(256),
+  pairFields: orMissing(object({ prompt: text(256), completion: text(256) })),
+  chat: orMissing(object({ field: text(256), template: text(1 << 20), tokens: recordOf(text(4096)) })),
+  seed: count,
+  base: orMissing(name),
+  skipInvalid: orMissing(
+    (value): value is { count: number } | { share: number } =>
+      object({ count })(value) || object({ share: number })(value),
+  ),
+});
+
+const progress = object({
+  step: count,
+  stepCount: count,
+  phase: orNull(oneOf(phases)),
+  restartCount: count,
+  trainedTokens: count,
+  loss: orNull(number),
+  evaluationLoss: orNull(number),
+  tokensPerSecond: orNull(number),
+  remainingSeconds: orNull(number),
+  checkpointStep: orNull(count),
+  datasets: orMissing(list(1024, object(datasetEvaluation))),
+  evaluations: orMissing(recordOf(object(trainingEvents.namedEvaluation))),
+  best: orMissing(object(bestEvaluation)),
+  stop: orMissing(stop),
+});
+
+/** The lines of a record, by kind. The job comes first, then the others in any order, and a last line that counts them. */
+const lines = {
+  job: {
+    formatVersion: oneOf([archiveVersion]),
+    serverVersion: name,
+    storeId: name,
+    id: matching(/^[a-z][a-z0-9-]{0,62}$/),
+    displayName: text(256),
+    labels: recordOf(text(1024)),
+    spec: isRecord,
+    state: oneOf(exportedStates),
+    stateReason: longText,
+    failure: orNull(failure),
+    progress,
+    attempt: count,
+    lastSequence: count,
+    createTimeMs: time,
+    updateTimeMs: time,
+    startTimeMs: orNull(time),
+    endTimeMs: orNull(time),
+    execution: orNull(object(execution)),
+    origin: orNull(origin),
+    /** What it reads, by content. */
+    datasets: list(1024, object({ name, manifestSha256: sha256 })),
+  },
+  update: { number: count, step: orNull(count), change: object(runChange) },
+  event: {
+    sequence: count,
+    firstSequence: count,
+    timeMs: time,
+    attempt: count,
+    final: flag,
+    body: isBody,
+  },
+  checkpoint: {
+    attempt: count,
+    step: count,
+    folder: checkpointFolder,
+    sizeBytes: count,
+    manifestSha256: sha256,
+    createTimeMs: time,
+    /** Of the folder; the manifest among them. */
+    files: list(32, object({ fileName: plainName, sizeBytes: count, sha256 })),
+  },
+  artifact: {
+    id: matching(/^[a-z][a-z0-9-]{0,62}$/),
+    step: count,
+    format: oneOf(exportFormats),
+    weightType: oneOf(ggufTypes),
+    castErrorMax: number,
+    difference: orNull(object(exportDifference)),
+    cycle: orNull(count),
+    createTimeMs: time,
+    files: list(
+      10_000,
+      object({
+        fileName: matching(/^(base\/)?(additional_chat_templates\/)?[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/),
+        sizeBytes: count,
+        sha256,
+      }),
+    ),
+  },
+  /** Of what the job reads, as it was prepared. */
+  dataset: {
+    name: matching(/^datasets\/[a-z][a-z0-9-]{0,62}$/),
+    displayName: text(256),
+    labels: recordOf(text(1024)),
+    spec: datasetSpec,
+    createTimeMs: time,
+    manifestSha256: sha256,
+    /** What it was made of, which is not here. */
+    sources: list(
+      10_000,
+      object({
+        fileName: name,
+        format: oneOf(['auto', 'text', 'jsonl', 'json', 'csv', 'parquet']),
+        split: orNull(oneOf(['train', 'heldOut'])),
+        sizeBytes: count,
+        sha256: orNull(sha256),
+      }),
+    ),
+    files: list(10_000, object({ fileName: plainName, sizeBytes: count, sha256 })),
+  },
+  evaluation: {
+    timeMs: time,
+    model: name,
+    step: count,
+    datasets: list(
+      64,
+      object({ dataset: name, loss: number, perplexity: number, bitsPerByte: number, tokenCount: count }),
+    ),
+    choices: orNull(object(choiceEvaluation)),
+  },
+  end: { lineCount: count },
+} as const;
+
+export type RecordLine = shapes.UnionOf<'kind', typeof lines>;
+export type LineOf<Kind extends RecordLine['kind']> = Extract<RecordLine, { kind: Kind }>;
+
+const recordLine = shapes.union('kind', lines);
+
+/** A line, in which what is no number is marked as in the store. */
+export function writeLine(line: RecordLine): string {
+  return `${JSON.stringify(line, (_key, value: unknown) =>
+    typeof value === 'number' && !Number.isFinite(value) ? { nonFinite: String(value) } : value,
+  )}\n`;
+}
+
+/** Undefined for what is no line of a record. */
+export function readLine(lineText: string): RecordLine | undefined {
+  try {
+    const value: unknown = JSON.parse(lineText, (_key, entry: unknown) =>
+      isRecord(entry) && 'nonFinite' in entry ? Number(entry['nonFinite']) : entry,
+    );
+    return recordLine(value) ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const states = ['queued', 'starting', 'running', 'paused', 'succeeded', 'failed', 'cancelled'] as const;
+const ofServer = shapes.union('kind', {
+  state: {
+    from: orNull(oneOf(states)),
+    to: oneOf(states),
+    reason: longText,
+    failure: orNull(failure),
+    stopReason: orMissing(oneOf(stopReasons)),
+  },
+  artifact: { artifactId: name, sizeBytes: count },
+});
+
+function isBody(value: unknown): value is JobEventBody {
+  return trainingEvent(value) || ofServer(value);
+}

@@ -1,0 +1,27 @@
+import { mkdirSync } from 'node:fs';
+import { StoreUnusable, isDiskFull } from './storeError.js';
+import { storageCures, storageFault } from './storageFault.js';
+
+/** Makes a data folder where there is none. Nobody else on the machine reads prompts, data or weights. Throws StoreUnusable. */
+export function makeDataFolder(dataFolder: string): void {
+  try {
+    mkdirSync(dataFolder, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw unusable(dataFolder, error as Error);
+  }
+}
+
+/** What keeps a file of the store, or its folder, from being used, and what to do. */
+export function unusable(path: string, error: Error): StoreUnusable {
+  if (isDiskFull(error))
+    return new StoreUnusable(`${path} cannot be used (the disk is full): ${storageCures.STORAGE_FULL}`, {
+      cause: error,
+    });
+  // libsql does not give every error of SQLite its own code.
+  const isUnwritable =
+    storageFault(error) !== undefined || /readonly database|unable to open database/.test(error.message);
+  const cure = isUnwritable
+    ? storageCures.STORAGE_UNWRITABLE
+    : 'check that it is a store of this server and can be written';
+  return new StoreUnusable(`${path} cannot be used (${error.message}): ${cure}`, { cause: error });
+}

@@ -1,0 +1,13 @@
+import { sql } from 'kysely';
+import type { Database } from './database.js';
+
+/** What a failover of a PostgreSQL would lose; undefined where a commit is answered only when it is on two machines. */
+export async function standbyWarning(db: Database): Promise<string | undefined> {
+  const { rows } = await sql<{ names: string }>`
+    select current_setting('synchronous_standby_names') as names`.execute(db);
+  if (rows[0]!.names !== '') return undefined;
+  return (
+    'PostgreSQL has no synchronous standby (synchronous_standby_names is empty): if its disk is lost, so is what was acknowledged last. ' +
+    'Add one, unless the disk itself is replicated'
+  );
+}

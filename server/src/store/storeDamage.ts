@@ -1,0 +1,26 @@
+import type Libsql from 'libsql';
+
+/** They grow with the steps of jobs, and make up nearly all of a large store. What is wrong in one of their pages is found when it is read. */
+const historyTables = new Set(['events', 'step_spans']);
+
+/** What is wrong with the pages of a store, in SQLite's words; null for nothing. Of one larger than the bound the history is left out. */
+export function storeDamage(connection: Libsql.Database, wholeCheckBytesMax: number): string | null {
+  const first = (text: string): unknown => Object.values(connection.prepare(text).all()[0] ?? {})[0];
+  const sizeBytes = Number(first('pragma page_count')) * Number(first('pragma page_size'));
+  const checks =
+    sizeBytes <= wholeCheckBytesMax
+      ? ['quick_check(1)']
+      : smallTables(connection).map((name) => `quick_check(${name})`);
+  for (const check of checks) {
+    const found = first(`pragma ${check}`);
+    if (found !== 'ok') return String(found);
+  }
+  return null;
+}
+
+function smallTables(connection: Libsql.Database): string[] {
+  const tables = connection
+    .prepare("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%'")
+    .all();
+  return (tables as { name: string }[]).map(({ name }) => name).filter((name) => !historyTables.has(name));
+}

@@ -1,0 +1,40 @@
+import { existsSync } from 'node:fs';
+import { open, unlink, type FileHandle } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { sharedMemoryBytes } from '@relora/engine/plan';
+
+/** Its place among the file descriptors of a rank, behind the heartbeat. */
+export const rankMemoryFile = 5;
+
+/** Memory that has a place among files, where the system has it: what lies there is written to no disk. */
+const memoryFolder = '/dev/shm';
+const blockBytes = 2 ** 20;
+
+/**
+ * The memory that the ranks of a job share: an open file without a name, which is gone with the last process that has it. Written here, so
+ * that a system without room for it says so now, where a rank that finds none would be killed.
+ */
+export async function openRankMemory(size: number, jobFolder: string): Promise<FileHandle> {
+  try {
+    if (existsSync(memoryFolder)) return await make(memoryFolder, size);
+  } catch {
+    // Containers have little of it by default.
+  }
+  return await make(jobFolder, size);
+}
+
+async function make(folder: string, size: number): Promise<FileHandle> {
+  const path = join(folder, `.relora-ranks-${randomBytes(8).toString('hex')}`);
+  const file = await open(path, 'wx+', 0o600);
+  try {
+    await unlink(path);
+    const zeros = new Uint8Array(blockBytes);
+    for (let written = 0, bytes = sharedMemoryBytes(size); written < bytes;)
+      written += (await file.write(zeros, 0, Math.min(blockBytes, bytes - written), written)).bytesWritten;
+    return file;
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}

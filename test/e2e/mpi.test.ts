@@ -1,0 +1,119 @@
+import { readFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import { JobState, parseJobSpec, type JobEvent } from '@relora/sdk';
+import { describe, expect, test } from 'vitest';
+import { childrenOf } from '../faults/processes.js';
+import { launchers } from '../mpi.js';
+import { hasPostgres } from '../server/postgres.js';
+import { fleet, runnerOf, uploaded, weightsOf, type FleetServer } from './serverFleet.js';
+import { temporaryFolder, tinySpec } from './tinyJob.js';
+
+const spec = (stepCount: number, replicas: number) =>
+  parseJobSpec({
+    ...tinySpec(stepCount),
+    batch: { ...tinySpec(1).batch, micro_batch_sequence_count: 1 },
+    replicas,
+  });
+
+const folderUrl = (): string => pathToFileURL(temporaryFolder()).href;
+
+/** Losses by step: of one that was taken again the last. */
+function lossesOf(events: readonly JobEvent[]): number[] {
+  const losses: number[] = [];
+  for (const event of events) if (event.kind === 'step') losses[event.step.step] = event.step.loss;
+  return losses;
+}
+
+type Client = Awaited<ReturnType<typeof fleet>>['client'];
+
+async function run(
+  client: Client,
+  job: ReturnType<typeof spec>,
+  onEvent: (event: JobEvent, name: string) => void = () => {},
+) {
+  const { name } = await client.createJob(job);
+  const events: JobEvent[] = [];
+  for await (const event of client.watch(name)) {
+    events.push(event);
+    onEvent(event, name);
+  }
+  return { name, events, losses: lossesOf(events) };
+}
+
+/** Processes of the ranks of the job that runs, by rank: MPI names it to each. */
+function ranksOf(servers: readonly FleetServer[]): number[] {
+  const pids: number[] = [];
+  for (const pid of servers.flatMap(({ process: { pid, exitCode } }) =>
+    exitCode === null ? childrenOf(pid!) : [],
+  )) {
+    const rank = /(?:^|\0)(?:OMPI_COMM_WORLD_RANK|PMI_RANK|PMI_ID)=(\d+)/.exec(environmentOf(pid))?.[1];
+    if (rank !== undefined) pids[Number(rank)] = pid;
+  }
+  return pids;
+}
+
+function environmentOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, 'utf8');
+  } catch {
+    return ''; // it has just ended
+  }
+}
+
+/** What ranks that share the memory of one machine come to. */
+async function shared(stepCount: number, replicas: number) {
+  const { client } = await fleet(1, folderUrl(), { RELORA_SLOTS: String(replicas) });
+  await uploaded(client);
+  const { name, losses } = await run(client, spec(stepCount, replicas));
+  return { losses, weights: await weightsOf(client, name) };
+}
+
+describe.each(launchers)('a job over several servers, by mpirun of $name', ({ command, isMissing }) => {
+  const settings = (slots: number) => ({
+    RELORA_SLOTS: String(slots),
+    RELORA_MPIRUN: command,
+    RELORA_MPI_HOST: 'localhost',
+  });
+
+  test.skipIf(isMissing || !hasPostgres)('has the bits of ranks on one machine', async () => {
+    const [replicas, slots] = [4, 2];
+    const wanted = await shared(30, replicas);
+    const { client } = await fleet(2, folderUrl(), settings(slots));
+    await uploaded(client);
+    const { name, events, losses } = await run(client, spec(30, replicas));
+    const states = events.flatMap((event) => (event.kind === 'state' ? [event.state] : []));
+    expect(states.map(({ to }) => to).at(-1), states.at(-1)?.reason).toBe(JobState.SUCCEEDED);
+    // Where they differ, it matters whether it was resumed.
+    const course = states.map(({ to, reason }) => `${to} ${reason}`).join('; ');
+    expect(losses, course).toEqual(wanted.losses);
+    expect(await weightsOf(client, name)).toBe(wanted.weights);
+    expect((await client.getJob(name)).execution!.replicas).toBe(replicas);
+  });
+
+  test.skipIf(isMissing || !hasPostgres)(
+    'resumes with the same bits after a rank is killed on either machine, and after a server is',
+    async () => {
+      const { client, servers } = await fleet(3, folderUrl(), {
+        ...settings(1),
+        RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '20',
+      });
+      await uploaded(client);
+      // More steps than a trainer may be ahead of its server, after each kill.
+      const undisturbed = await run(client, spec(300, 2));
+      const kills: unknown[] = [];
+      const disturbed = await run(client, spec(300, 2), (event, name) => {
+        if (event.kind !== 'checkpoint' || kills.length >= event.attempt) return;
+        const whom = ([0, 1, 'server'] as const)[event.attempt - 1];
+        if (whom === undefined) return;
+        kills.push(whom);
+        const pids = ranksOf(servers);
+        expect(pids).toHaveLength(2);
+        if (whom === 'server') runnerOf(servers, name).process.kill('SIGKILL');
+        else process.kill(pids[whom]!, 'SIGKILL');
+      });
+      expect(kills).toEqual([0, 1, 'server']);
+      expect(disturbed.losses).toEqual(undisturbed.losses);
+      expect(await weightsOf(client, disturbed.name)).toBe(await weightsOf(client, undisturbed.name));
+    },
+  );
+});

@@ -1,0 +1,143 @@
+import { JobState, parseJobSpec, type JobEvent, type ReloraClient } from '@relora/sdk';
+import { describe, expect, test } from 'vitest';
+import {
+  blobStores,
+  clientOf,
+  fleet,
+  runnerOf,
+  uploaded,
+  weightsOf,
+  type FleetServer,
+} from './serverFleet.js';
+import { tinySpec } from './tinyJob.js';
+import { tcpBalancer } from './tcpBalancer.js';
+
+const stepCount = 150;
+/** With those of the warm start. */
+const allSteps = stepCount + tinySpec(stepCount).warm_start.step_count;
+/** As many as keep three servers busy while each of them is stopped and started. */
+const jobCount = 6;
+
+/** Every event of a job, to its end, as a user sees them. */
+async function watched(client: ReloraClient, name: string, onEvent: (event: JobEvent) => void = () => {}) {
+  const events: JobEvent[] = [];
+  for await (const event of client.watch(name)) {
+    events.push(event);
+    onEvent(event);
+  }
+  return events;
+}
+
+/** Its journal has no gap and nothing twice, and its steps follow each other within each attempt. */
+function expectWhole(events: readonly JobEvent[]): void {
+  expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
+  let attempt = 0;
+  let next = 0;
+  for (const event of events) {
+    if (event.kind !== 'step') continue;
+    if (event.attempt === attempt) expect(event.step.step).toBe(next);
+    // A later attempt begins where its checkpoint is, which is not after what was seen.
+    else expect(event.step.step).toBeLessThanOrEqual(next);
+    attempt = event.attempt;
+    next = event.step.step + 1;
+  }
+  expect(next).toBe(allSteps);
+}
+
+function statesOf(events: readonly JobEvent[]): JobState[] {
+  return events.flatMap((event) => (event.kind === 'state' ? [event.state.to] : []));
+}
+
+/** Resolves when one of the jobs runs there, and has a checkpoint's worth of steps behind it. */
+async function untilBusy(
+  server: FleetServer,
+  servers: readonly FleetServer[],
+  client: ReloraClient,
+  names: string[],
+) {
+  const isBusy = async (): Promise<boolean> => {
+    for (const name of names) {
+      const { state, progress } = await client.getJob(name);
+      const runs = state === JobState.RUNNING && progress!.step >= 10;
+      if (runs && runnerOf(servers, name) === server) return true;
+    }
+    return false;
+  };
+  await expect.poll(isBusy).toBe(true);
+}
+
+async function undisturbedWeights(client: ReloraClient): Promise<string> {
+  const { name } = await client.createJob(parseJobSpec(tinySpec(stepCount)));
+  await client.waitForJob(name);
+  return await weightsOf(client, name);
+}
+
+describe.each(blobStores.slice(-1))('three servers over PostgreSQL and $name', ({ url }) => {
+  test('are stopped and started one after another while jobs run: none is lost, and none starts over', async () => {
+    // So long that a busy machine takes none for dead: a server that stops gives its jobs away at once.
+    const { servers, client } = await fleet(3, await url(), { RELORA_LEASE_SECONDS: '60' });
+    await uploaded(client);
+    const expected = await undisturbedWeights(client);
+
+    const names: string[] = [];
+    for (let index = 0; index < jobCount; index++)
+      names.push((await client.createJob(parseJobSpec(tinySpec(stepCount)))).name);
+    const watches = names.map(async (name) => await watched(client, name));
+    // Whoever calls meanwhile notices nothing.
+    const calls = { made: 0, isOver: false };
+    const caller = (async () => {
+      while (!calls.isOver) {
+        await client.getJob(names[calls.made % names.length]!);
+        calls.made++;
+      }
+    })();
+
+    for (const [index, server] of servers.entries()) {
+      await untilBusy(server, servers, client, names);
+      server.process.kill('SIGTERM');
+      expect(await server.exited).toEqual({ code: 0, signal: null });
+      servers[index] = await server.again();
+    }
+    const journals = await Promise.all(watches);
+    calls.isOver = true;
+    await caller;
+    expect(calls.made).toBeGreaterThan(10);
+
+    let moves = 0;
+    for (const [index, events] of journals.entries()) {
+      expectWhole(events);
+      moves += Math.max(...events.map(({ attempt }) => attempt)) - 1;
+      const letters = statesOf(events).map((state) => state.replace('JOB_STATE_', '')[0]);
+      // QUEUED, STARTING, RUNNING: one that was being started when its server stopped did not run there.
+      expect(letters.join('')).toMatch(/^Q(SR?Q)*SRS$/);
+      // Moved at a checkpoint, not taken for dead: nothing was trained twice.
+      const warnings = events.flatMap((event) => (event.kind === 'warning' ? [event.warning.reason] : []));
+      const ofFaults = ['TRAINER_RESTARTED', 'CHECKPOINT_CORRUPT', 'RESUMED_ON_OTHER_BACKEND'];
+      expect(warnings.filter((reason) => ofFaults.includes(reason))).toEqual([]);
+      expect(events.filter(({ kind }) => kind === 'step')).toHaveLength(allSteps);
+      expect(await weightsOf(client, names[index]!)).toBe(expected);
+    }
+    // Each server had a job when it was asked to stop; one may have ended just then.
+    expect(moves).toBeGreaterThanOrEqual(2);
+  });
+
+  test('behind one balancer, one killed in the middle of a job: the SDK sees it through', async () => {
+    const { servers, client } = await fleet(3, await url(), { RELORA_LEASE_SECONDS: '5' });
+    await uploaded(client);
+    const expected = await undisturbedWeights(client);
+
+    const balanced = clientOf(await tcpBalancer(servers.map(({ grpcAddress }) => grpcAddress)));
+    const { name } = await balanced.createJob(parseJobSpec(tinySpec(stepCount)));
+    let killed: FleetServer | undefined;
+    const events = await watched(balanced, name, (event) => {
+      if (killed !== undefined || event.kind !== 'checkpoint' || event.checkpoint.step < 20) return;
+      killed = runnerOf(servers, name);
+      killed.process.kill('SIGKILL');
+    });
+    expect(killed).toBeDefined();
+    expectWhole(events);
+    expect(statesOf(events).at(-1)).toBe(JobState.SUCCEEDED);
+    expect(Math.max(...events.map(({ attempt }) => attempt))).toBeGreaterThanOrEqual(2);
+    expect(await weightsOf(balanced, name)).toBe(expected);
+  });
+});

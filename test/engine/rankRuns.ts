@@ -1,0 +1,69 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, mkdirSync, openSync, unlinkSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { sharedMemoryBytes, type RunSpec, type TrainingEvent } from '@relora/engine';
+
+/** What a rank came to, or why it did not. */
+export interface RankResult {
+  events: TrainingEvent[];
+  /** The first values of each parameter. */
+  weights: Record<string, number[]>;
+  weightsSha256: string;
+  momentsSha256: string;
+  checkpointPath?: string;
+  summedBytes: number;
+  problem?: { reason?: string; message: string };
+}
+
+export interface RankOrder {
+  spec: RunSpec;
+  size: number;
+  datasetFolder: string;
+  /** Each rank has a folder in it. */
+  folder: string;
+  checkpointPath?: string | undefined;
+  /** Rank 0 is asked to stop after this step. */
+  stopAfter?: number;
+  device?: string;
+  /** What single ranks get otherwise. */
+  orders?: readonly { datasetFolder?: string; spoilsWeightAt?: number }[];
+}
+
+const program = fileURLToPath(new URL('./rankProcess.mjs', import.meta.url));
+
+/** Executes a run as ranks of their own processes, which share memory; gives what each came to, null for one that was killed. */
+export async function runRanks({
+  size,
+  folder,
+  orders = [],
+  ...order
+}: RankOrder): Promise<(RankResult | null)[]> {
+  const file = sharedFile(size);
+  const children = Array.from({ length: size }, (_, rank) => {
+    const runFolder = join(folder, rank === 0 ? 'run' : `rank-${rank}`);
+    mkdirSync(runFolder, { recursive: true });
+    const own = JSON.stringify({ ...order, rank, size, runFolder, ...orders[rank] });
+    return spawn(process.execPath, [program, own], { stdio: ['ignore', 'pipe', 'inherit', file] });
+  });
+  closeSync(file);
+  return await Promise.all(children.map(resultOf));
+}
+
+/** Zeros under no name. */
+export function sharedFile(size: number): number {
+  const path = join(tmpdir(), `relora-ranks-${process.pid}-${Math.random().toString(36).slice(2)}`);
+  const file = openSync(path, 'wx+', 0o600);
+  unlinkSync(path);
+  writeSync(file, new Uint8Array(sharedMemoryBytes(size)), 0, sharedMemoryBytes(size), 0);
+  return file;
+}
+
+async function resultOf(child: ChildProcess): Promise<RankResult | null> {
+  let text = '';
+  child.stdout!.setEncoding('utf8').on('data', (more: string) => (text += more));
+  await new Promise((resolve) => child.once('close', resolve));
+  const line = text.trim().split('\n').at(-1) ?? '';
+  return line === '' ? null : (JSON.parse(line) as RankResult);
+}

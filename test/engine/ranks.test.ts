@@ -1,0 +1,243 @@
+import { spawn } from 'node:child_process';
+import { closeSync } from 'node:fs';
+import { beforeAll, describe, expect, it } from 'vitest';
+import {
+  beginRun,
+  exchangedBytes,
+  openDevice,
+  presets,
+  SharedMemory,
+  type Device,
+  type RunSpec,
+  type TrainingEvent,
+} from '@relora/engine';
+import { runRanks, sharedFile, type RankResult } from './rankRuns.js';
+import {
+  licenseDataset,
+  ofKind,
+  reported,
+  runLoop,
+  temporaryFolders,
+  tinySpec,
+  weightsOf,
+} from './tinyRun.js';
+
+const newFolder = temporaryFolders();
+const dataset = licenseDataset(newFolder);
+let device: Device;
+
+beforeAll(async () => {
+  device = await openDevice({ device: 'native', precision: 'float32', threads: 1 });
+});
+
+async function ranks(spec: RunSpec, size: number, options: Partial<Parameters<typeof runRanks>[0]> = {}) {
+  const datasetFolder = (await dataset()).folder;
+  const results = await runRanks({ spec, size, datasetFolder, folder: newFolder(), ...options });
+  return results as RankResult[];
+}
+
+async function aloneEvents(spec: RunSpec) {
+  const run = await beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
+  return { run, events: await runLoop(run) };
+}
+
+const lossesOf = (events: TrainingEvent[]) => ofKind(events, 'step').map(({ loss }) => loss);
+
+/** A run with all that ranks must agree on: a warm start, merges, dropout, clipping, an evaluation, a sample and a checkpoint on the way. */
+const wholeSpec = (changes: Parameters<typeof tinySpec>[0] = {}) =>
+  tinySpec({
+    batch: { microBatchSequenceCount: 1 },
+    adapter: { dropout: 0.1 },
+    evaluation: { everyStepCount: 8 },
+    checkpoint: { everyStepCount: 10 },
+    sample: { everyStepCount: 12 },
+    ...changes,
+  });
+
+describe('a run of several processes', () => {
+  it.each([2, 4])('learns in %d ranks what one process learns from the same batches', async (size) => {
+    const { run, events } = await aloneEvents(wholeSpec());
+    const results = await ranks(wholeSpec(), size);
+    expect(results.map(({ problem }) => problem)).toEqual(Array(size).fill(undefined));
+    // The same story, and the same curve to rounding: sums are made in another order.
+    const first = reported(results[0]!.events);
+    expect(first.map(({ kind }) => kind)).toEqual(reported(events).map(({ kind }) => kind));
+    const [wanted, got] = [lossesOf(events), lossesOf(results[0]!.events)];
+    for (const [step, loss] of got.entries()) expect(Math.abs(loss - wanted[step]!)).toBeLessThan(2e-4);
+    expect(Math.abs(got[0]! - wanted[0]!)).toBeLessThan(1e-6);
+    const weights = await weightsOf(run);
+    for (const [name, values] of Object.entries(results[0]!.weights))
+      for (const [index, value] of values.entries())
+        expect(Math.abs(value - weights.get(name)![index]!)).toBeLessThan(2e-3);
+    // All hold the same bits at the end.
+    for (const one of results) {
+      expect(one.weightsSha256).toBe(results[0]!.weightsSha256);
+      expect(one.momentsSha256).toBe(results[0]!.momentsSha256);
+      expect(lossesOf(one.events)).toEqual(got);
+    }
+  });
+
+  it('gives the same bits each time, and after a stop and a resume', async () => {
+    const once = await ranks(wholeSpec(), 2);
+    const twice = await ranks(wholeSpec(), 2);
+    expect(twice.map(({ weightsSha256 }) => weightsSha256)).toEqual(
+      once.map(({ weightsSha256 }) => weightsSha256),
+    );
+    expect(reported(twice[0]!.events)).toEqual(reported(once[0]!.events));
+
+    const folder = newFolder();
+    const before = await ranks(wholeSpec(), 2, { folder, stopAfter: 13 });
+    expect(before.map(({ problem }) => problem)).toEqual([undefined, undefined]);
+    // Nobody left while the other waited: both took the same steps.
+    expect(lossesOf(before[1]!.events)).toEqual(lossesOf(before[0]!.events));
+    expect(lossesOf(before[0]!.events)).toHaveLength(14);
+    const after = await ranks(wholeSpec(), 2, { folder, checkpointPath: before[0]!.checkpointPath });
+    expect([...lossesOf(before[0]!.events), ...lossesOf(after[0]!.events)]).toEqual(
+      lossesOf(once[0]!.events),
+    );
+    expect(after.map(({ weightsSha256 }) => weightsSha256)).toEqual(
+      once.map(({ weightsSha256 }) => weightsSha256),
+    );
+    expect(after[0]!.momentsSha256).toBe(once[0]!.momentsSha256);
+  });
+});
+
+describe('what ranks agree on', () => {
+  /** Everything whose sums decide how a run continues. */
+  it.each<[string, Parameters<typeof tinySpec>[0]]>([
+    ['full-rank steps between cycles', { adapter: { fullRankStepCount: 2 } }],
+    [
+      'adapters along the gradient, frozen A',
+      { adapter: { initialisation: 'gradientSvd', trainedFactors: 'bOnly' } },
+    ],
+    [
+      'moments that are pruned by magnitude, in eight bits',
+      { adapter: { momentReset: 'magnitude' }, optimizer: { momentType: 'int8' } },
+    ],
+    ['a base in int8, recomputation', { precision: 'int8Base', recomputation: 'blocks' }],
+    ['documents that do not see each other', { batch: { maskDocuments: true } }],
+    ['LoRA without restarts', { kind: 'lora' }],
+    ['all weights', { kind: 'fullRank', adapter: null }],
+  ])('%s: the same bits in all, and the losses of one process', async (_name, changes) => {
+    const spec = tinySpec({ ...changes, batch: { ...changes?.batch, microBatchSequenceCount: 1 } });
+    const results = await ranks(spec, 2);
+    expect(results.map(({ problem }) => problem)).toEqual([undefined, undefined]);
+    expect(results[1]!.weightsSha256).toBe(results[0]!.weightsSha256);
+    expect(results[1]!.momentsSha256).toBe(results[0]!.momentsSha256);
+    const precision = spec.precision;
+    const own = await openDevice({ device: 'native', precision, threads: 1 });
+    const run = await beginRun({
+      spec,
+      device: own,
+      dataset: await dataset(),
+      runFolder: newFolder(),
+      attempt: 1,
+    });
+    const wanted = lossesOf(await runLoop(run));
+    // Directions, codes and integers round differently where a sum differs in its last bit.
+    const tolerance =
+      changes?.adapter?.initialisation || changes?.optimizer || precision === 'int8Base' ? 0.05 : 5e-4;
+    for (const [step, loss] of lossesOf(results[0]!.events).entries())
+      expect(Math.abs(loss - wanted[step]!), `step ${step}`).toBeLessThan(tolerance);
+  });
+
+  it('a step that is not finite, which none applies', async () => {
+    // Rates beyond all bounds: the loss overflows after some steps.
+    const spec = tinySpec({
+      warmStart: { learningRate: 1, warmupStepCount: 0 },
+      optimizer: { gradientNormMax: 1e6, nonfiniteStepCountMax: 2 },
+      learningRate: { peak: 1 },
+    });
+    const spoiled = { ...spec, warmStart: { ...spec.warmStart, learningRate: 1e30 } };
+    const [first, second] = await ranks(spoiled, 2);
+    expect(first!.problem?.reason).toBe('TRAINING_DIVERGED');
+    expect(second!.problem).toEqual(first!.problem);
+  });
+
+  it('that a member is lost, which the others say', async () => {
+    const results = await runRanks({
+      spec: wholeSpec(),
+      size: 2,
+      datasetFolder: (await dataset()).folder,
+      folder: newFolder(),
+      // The second finds no data set, and leaves.
+      orders: [{}, { datasetFolder: '/nowhere' }],
+    });
+    expect(results[1]!.problem!.message).toMatch(/manifest.json: expected a readable file/);
+    expect(results[0]!.problem).toMatchObject({
+      reason: 'RANK_LOST',
+      message: 'The ranks cannot continue: rank 1 of 2 has left the run',
+    });
+  });
+
+  it('that one ends which waits for another, and which has no more to wait for', async () => {
+    const script = `
+      import { SharedMemory } from '@relora/engine';
+      new SharedMemory(3, 0, 2).gather(new Uint8Array(8)).catch(() => {});
+      setTimeout(() => process.exit(7), 100);`;
+    const file = sharedFile(2);
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'inherit', 'inherit', file],
+    });
+    const code = await new Promise((resolve) => child.once('close', resolve));
+    expect(code).toBe(7);
+    // What it gave before still counts; whoever waits for more hears of it.
+    const other = new SharedMemory(file, 1, 2);
+    expect(await other.gather(new Uint8Array(8))).toHaveLength(16);
+    await expect(other.gather(new Uint8Array(8))).rejects.toMatchObject({ reason: 'RANK_LOST' });
+    closeSync(file);
+  });
+
+  it('that all hold the same weights, and ends where one does not', async () => {
+    const results = await ranks(wholeSpec(), 2, { orders: [{}, { spoilsWeightAt: 3 }] });
+    for (const { problem } of results) {
+      expect(problem!.reason).toBe('RANK_LOST');
+      expect(problem!.message).toMatch(/do not hold the same weights before step 12/);
+    }
+  });
+});
+
+describe('what travels', () => {
+  const rowsOf = ({ batch }: RunSpec) => 4 * batch.sequenceCount * batch.sequenceLength;
+
+  it.each<[string, Parameters<typeof tinySpec>[0]]>([
+    ['ReLoRA after a warm start', {}],
+    ['ReLoRA with full-rank steps', { adapter: { fullRankStepCount: 2 } }],
+    [
+      'adapters on some layers, of several ranks',
+      { adapter: { targetModules: ['q_proj', 'down_proj'], moduleRanks: { down_proj: 7 } } },
+    ],
+    ['B alone', { adapter: { trainedFactors: 'bOnly' } }],
+    ['trainable scales', { adapter: { trainableScale: true } }],
+    ['LoRA', { kind: 'lora' }],
+    ['all weights', { kind: 'fullRank', adapter: null }],
+    [
+      'all weights with biases, norms of heads and a tied head',
+      {
+        kind: 'fullRank',
+        adapter: null,
+        model: { attentionBias: true, qkNorm: true, tieWordEmbeddings: true },
+      },
+    ],
+  ])('%s: as many bytes as the formula says', async (_name, changes) => {
+    const spec = tinySpec({ ...changes, evaluation: { finalTokenCount: 32 } });
+    const [first] = await ranks(spec, 2);
+    const steps = ofKind(first!.events, 'step');
+    const expected = steps.reduce((sum, { phase }) => sum + exchangedBytes(spec, phase) + rowsOf(spec), 0);
+    expect(first!.summedBytes).toBe(expected);
+  });
+
+  it.each(['demo', 'llama-9m'])('%s as it is: as many bytes as the formula says', async (name) => {
+    const spec = tinySpec({
+      model: { ...presets[name]!, vocabSize: 257 },
+      warmStart: { stepCount: 1, warmupStepCount: 0 },
+      adapter: { rank: 64, cycleStepCount: 1, restartWarmupStepCount: 0 },
+      stepCount: 1,
+      evaluation: { finalTokenCount: 32 },
+    });
+    const [first] = await ranks(spec, 2);
+    expect(first!.summedBytes).toBe(
+      exchangedBytes(spec, 'warmStart') + exchangedBytes(spec, 'adapter') + 2 * rowsOf(spec),
+    );
+  });
+});

@@ -1,0 +1,260 @@
+import { readFileSync } from 'node:fs';
+import { connect, type ClientHttp2Session } from 'node:http2';
+import { availableParallelism, loadavg } from 'node:os';
+import { parseJobSpec } from '@relora/sdk';
+import { WatchJobRequest, WatchJobResponse, type DeepPartial } from '@relora/sdk/contract';
+import { expect } from 'vitest';
+import { tinySpec, tinyText } from '../e2e/tinyJob.js';
+import { residentBytes } from './processes.js';
+import { fleetWithDatabase, pause, type Scenario } from './scenario.js';
+import type { World } from './world.js';
+
+const watcherCount = 2000;
+const unreadShare = 0.1;
+/** As many as a view would share. */
+const streamsPerSession = 50;
+/** Processor time of the trainer in each phase; three are without watchers and two with them, so that what else the machine does is in both. */
+const phaseSeconds = 8;
+const delayMsMax = 1000;
+/** What a step costs may differ so much between phases: caches and other work of the machine are in it. */
+const speedShareMin = 0.95;
+/** What a server may have more at the end of the second phase with watchers than at that of the first. */
+const growthBytesMax = 32 * 2 ** 20;
+
+/** Measures rather than breaks: whoever only watches, or does not even read, costs a trainer nothing. */
+export const watchers: Scenario = {
+  name: 'watchers',
+  what: '2,000 watchers of every step over three servers, a tenth of which reads nothing: the speed of the trainer per second of processor time, delays and memory (counted: watchers)',
+  target: watcherCount,
+  perTrial: watcherCount,
+  needs: ['fleet'],
+  isShort: false,
+  run: async (random, ends, _, faults) => {
+    const { world } = await fleetWithDatabase(ends, random, 3, { RELORA_LEASE_SECONDS: '30' });
+    const { client, servers } = world;
+    await client.uploadDataset({ datasetId: 'watched', files: [{ content: tinyText(), fileName: 'a.txt' }] });
+    const { name } = await client.createJob(parseJobSpec(watchedSpec()));
+    await expect.poll(async () => (await client.getJob(name)).progress?.step ?? 0).toBeGreaterThan(2);
+    const trainer = new Trainer(world, name);
+    ends.push(() => trainer.close());
+    const resident = () => servers.map(({ running }) => residentBytes(running.process.pid!));
+
+    const alone = [await trainer.speed()];
+    const watched: number[] = [];
+    const delays: number[] = [];
+    const memory: number[][] = [];
+    for (let round = 0; round < 2; round++) {
+      const { lastSequence: afterSequence } = await client.getJob(name);
+      const crowd = new Crowd(
+        servers.map(({ running }) => running.grpcAddress),
+        { name, afterSequence, acceptSpans: true },
+        faults,
+      );
+      ends.push(() => crowd.close());
+      await crowd.stands();
+      watched.push(await trainer.speed());
+      memory.push(resident());
+      delays.push(...crowd.delays);
+      expect(crowd.lost).toEqual([]);
+      crowd.close();
+      alone.push(await trainer.speed());
+    }
+    world.throwIfEnded();
+
+    delays.sort((one, other) => one - other);
+    const p99 = delays[Math.floor(0.99 * delays.length)]!;
+    const share = mean(watched) / mean(alone);
+    const [first, second] = memory as [number[], number[]];
+    const mostGrowth = Math.max(...second.map((bytes, index) => bytes - first[index]!));
+    const figures =
+      `the trainer's speed per second of processor time is ${share.toFixed(3)} of that without watchers; ` +
+      `p99 of the delay ${p99} ms, worst ${delays.at(-1)} ms (${delays.length} events measured); ` +
+      `servers grew by ${(mostGrowth / 2 ** 20).toFixed(1)} MiB at most from one crowd to the next, to ${(Math.max(...second) / 2 ** 20).toFixed(0)} MiB; ` +
+      `load average ${loadavg()[0]!.toFixed(0)} on ${availableParallelism()} processors`;
+    expect(share, figures).toBeGreaterThanOrEqual(speedShareMin);
+    expect(p99, figures).toBeLessThan(delayMsMax);
+    expect(mostGrowth, figures).toBeLessThan(growthBytesMax);
+    return { faults, figures };
+  },
+};
+
+/** A job of steps that a person could follow, which does not end by itself. */
+function watchedSpec() {
+  const spec = tinySpec(1_000_000);
+  return {
+    ...spec,
+    dataset: 'datasets/watched',
+    model: {
+      config: {
+        hidden_size: 128,
+        intermediate_size: 352,
+        num_hidden_layers: 4,
+        num_attention_heads: 4,
+      },
+    },
+    batch: { sequence_length: 128, sequence_count: 32, micro_batch_sequence_count: 8 },
+    evaluation: { every_step_count: 100_000, token_count: 256, final_token_count: 256 },
+    checkpoint: { every_step_count: 100_000 },
+  };
+}
+
+/** What a job's process does with its processor time. */
+class Trainer {
+  private readonly pid: number;
+  private readonly samples: { ms: number; seconds: number }[] = [];
+  private readonly timer: NodeJS.Timeout;
+
+  constructor(
+    private readonly world: World,
+    private readonly job: string,
+  ) {
+    const pids = world.trainerPids();
+    expect(pids, 'a trainer and nothing beside it').toHaveLength(1);
+    this.pid = pids[0]!;
+    this.timer = setInterval(() => this.sample(), 20);
+  }
+
+  close(): void {
+    clearInterval(this.timer);
+  }
+
+  /** Steps in a second of processor time. */
+  async speed(): Promise<number> {
+    const begin = await this.now();
+    while (this.sample() - begin.seconds < phaseSeconds) await pause(100);
+    const end = await this.now();
+    return (end.step - begin.step) / (end.seconds - begin.seconds);
+  }
+
+  /** When a step was done, however late its event came. */
+  private async now(): Promise<{ step: number; seconds: number }> {
+    const { client } = this.world;
+    const { lastSequence } = await client.getJob(this.job);
+    for await (const event of client.watch(this.job, { afterSequence: lastSequence }))
+      if (event.kind === 'step')
+        return { step: event.step.step, seconds: this.secondsAt(event.time.getTime()) };
+    throw new Error('The job ended');
+  }
+
+  private sample(): number {
+    const seconds = processorSeconds(this.pid);
+    this.samples.push({ ms: Date.now(), seconds });
+    return seconds;
+  }
+
+  /** Between the two samples around it. */
+  private secondsAt(ms: number): number {
+    this.sample();
+    const index = Math.max(
+      1,
+      this.samples.findIndex((sample) => sample.ms >= ms),
+    );
+    const [before, after] = [this.samples[index - 1]!, this.samples[index]!];
+    const share = after.ms === before.ms ? 1 : (ms - before.ms) / (after.ms - before.ms);
+    return before.seconds + Math.min(1, Math.max(0, share)) * (after.seconds - before.seconds);
+  }
+}
+
+/** Clients of one job that cost little themselves, since they share the processors with the servers. */
+class Crowd {
+  readonly delays: number[] = [];
+  /** Why streams of readers ended. */
+  readonly lost: string[] = [];
+  private readonly sessions: ClientHttp2Session[] = [];
+  private readonly standing: Promise<void>[] = [];
+  private isClosed = false;
+
+  constructor(addresses: readonly string[], wish: DeepPartial<WatchJobRequest>, count: number) {
+    const request = framed(WatchJobRequest.encode(WatchJobRequest.fromPartial(wish)).finish());
+    const unread = Math.round(count * unreadShare);
+    for (const [isRead, of] of [
+      [false, unread],
+      [true, count - unread],
+    ] as const) {
+      for (let index = 0; index < of; index++) {
+        // Who does not read has a connection of its own: it would hold up others on it, as any client does.
+        if (index % streamsPerSession === 0) {
+          const address = addresses[this.sessions.length % addresses.length]!;
+          const session = connect(`http://${address}`, {
+            settings: { initialWindowSize: isRead ? 65_535 : 1024 },
+          });
+          session.setMaxListeners(0).on('error', () => {}); // its streams end, too
+          this.sessions.push(session);
+        }
+        this.standing.push(this.watch(this.sessions.at(-1)!, request, isRead));
+      }
+    }
+  }
+
+  async stands(): Promise<void> {
+    await Promise.all(this.standing);
+    this.delays.length = 0;
+  }
+
+  close(): void {
+    this.isClosed = true;
+    for (const session of this.sessions) session.destroy();
+  }
+
+  /** Resolves when the first bytes came. */
+  private async watch(session: ClientHttp2Session, request: Buffer, isRead: boolean): Promise<void> {
+    const stream = session.request({
+      ':method': 'POST',
+      ':path': '/relora.v1.TrainingService/WatchJob',
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    });
+    stream.end(request);
+    stream.on('error', () => {}); // 'close' follows
+    let why = 'without a word';
+    stream.on('trailers', (trailers) => (why = `${trailers['grpc-status']}: ${trailers['grpc-message']}`));
+    stream.on('close', () => {
+      if (isRead && !this.isClosed) this.lost.push(`${why} (${stream.rstCode})`);
+    });
+    const refused = (resolve: (error: Error) => void) => () =>
+      resolve(new Error('A watcher was refused, or its stream ended'));
+    await new Promise((resolve, reject) => stream.once('response', resolve).once('close', refused(reject)));
+    if (!isRead) return;
+    let rest: Buffer = Buffer.alloc(0);
+    await new Promise<void>((resolve, reject) => {
+      stream.once('close', refused(reject));
+      stream.on('data', (piece: Buffer) => {
+        rest = this.take(rest.length === 0 ? piece : Buffer.concat([rest, piece]));
+        resolve();
+      });
+    });
+  }
+
+  /** Of what came at once the oldest event is decoded, which is the latest to arrive; gives what is not whole yet. */
+  private take(bytes: Buffer): Buffer {
+    let at = 0;
+    for (let isOldest = true; bytes.length - at >= prefixBytes; isOldest = false) {
+      const end = at + prefixBytes + bytes.readUInt32BE(at + 1);
+      if (end > bytes.length) break;
+      if (isOldest) {
+        const { event } = WatchJobResponse.decode(bytes.subarray(at + prefixBytes, end));
+        if (event?.step !== undefined) this.delays.push(Date.now() - event.time!.getTime());
+      }
+      at = end;
+    }
+    return bytes.subarray(at);
+  }
+}
+
+const prefixBytes = 5;
+
+function framed(message: Uint8Array): Buffer {
+  const prefix = Buffer.alloc(prefixBytes);
+  prefix.writeUInt32BE(message.length, 1);
+  return Buffer.concat([prefix, message]);
+}
+
+/** Of all its threads. */
+function processorSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+function mean(numbers: readonly number[]): number {
+  return numbers.reduce((sum, number) => sum + number, 0) / numbers.length;
+}

@@ -1,0 +1,139 @@
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  ArtifactState,
+  ExportFormat,
+  JobState,
+  parseJobSpec,
+  type Artifact,
+  type JobEvent,
+  type ReloraClient,
+} from '@relora/sdk';
+import { expect } from 'vitest';
+import { tinySpec, tinyText } from '../e2e/tinyJob.js';
+import { patientMs, type Ends, type World } from './world.js';
+
+/** Enough for a warm start and several merges; seconds long. */
+const stepCount = 60;
+
+export interface Result {
+  weights: string;
+  gguf: string;
+}
+
+let isCounted = 0;
+
+export interface Person {
+  onJob?: (name: string) => void;
+  /** Does what an error says is to be done, and repeats it; by default every error that a client shows is one too many. */
+  insist?: Insist;
+}
+
+export type Insist = <T>(what: () => Promise<T>) => Promise<T>;
+
+/**
+ * The whole way of a person with a job: upload, create, watch, export, download. Fails where anything that was acknowledged is lost,
+ * doubled, out of order or of other bytes than in an undisturbed run.
+ */
+export async function wholeWay(
+  world: World,
+  ends: Ends,
+  expected: Result | null,
+  { onJob = () => {}, insist = async (what) => await what() }: Person = {},
+): Promise<Result> {
+  const { client } = world;
+  const dataset = await insist(async () => {
+    const datasetId = `tiny-text-${isCounted++}`;
+    const files = [{ content: tinyText(), fileName: 'tiny.txt' }];
+    await client.uploadDataset({ datasetId, files });
+    return `datasets/${datasetId}`;
+  });
+  const spec = parseJobSpec({ ...tinySpec(stepCount), dataset });
+  const { name } = await insist(async () => await client.createJob(spec));
+  onJob(name);
+  const events: JobEvent[] = [];
+  let before: JobEvent[] = [];
+  for await (const event of client.watch(name, { deadlineMs: patientMs })) {
+    if (event.kind === 'storeChanged') {
+      // Another database answers, and all come again: what was seen of the first is in it, too.
+      before = events.length > before.length ? [...events] : before;
+      events.length = 0;
+      continue;
+    }
+    events.push(event);
+    // Only for want of a disk is a job paused unasked.
+    if (event.kind === 'state' && event.state.to === JobState.PAUSED)
+      await insist(async () => await client.resumeJob(name));
+  }
+  const ofAnyStore = (event: JobEvent) => ({ ...event, storeId: '' });
+  expect(events.slice(0, before.length).map(ofAnyStore)).toEqual(before.map(ofAnyStore));
+  const sequences = events.map(({ sequence }) => sequence);
+  expect(sequences).toEqual(sequences.map((_, index) => index + 1));
+  const { state, failure } = await insist(async () => await client.getJob(name));
+  expect(state, failure?.message).toBe(JobState.SUCCEEDED);
+  checkSteps(events);
+  // The journal as it is at the end is what was seen of it on the way.
+  const again: JobEvent[] = [];
+  for await (const event of client.watch(name, { deadlineMs: patientMs })) again.push(event);
+  expect(again).toEqual(events);
+
+  const folder = mkdtempSync(join(tmpdir(), 'relora-faults-'));
+  ends.push(() => rmSync(folder, { recursive: true, force: true }));
+  const download = async (artifact: Artifact, to: string) =>
+    await insist(async () => await client.downloadArtifact(artifact.name, join(folder, to))); // checks every hash
+  const [made] = await insist(async () => await client.listArtifacts(name));
+  // A disk may have failed when the job ended: the weights are asked for again.
+  const artifact =
+    made!.state === ArtifactState.READY
+      ? made!
+      : await exported(client, name, ExportFormat.HUGGING_FACE, insist);
+  await download(artifact, 'weights');
+  const weights = artifact.files.find(({ fileName }) => fileName.endsWith('.safetensors'))!.sha256;
+  const gguf = await exported(client, name, ExportFormat.GGUF, insist);
+  await download(gguf, 'gguf');
+  const result = { weights, gguf: withoutName(join(folder, 'gguf', gguf.files[0]!.fileName), name) };
+  if (expected !== null) expect(result).toEqual(expected);
+  world.throwIfEnded();
+  return result;
+}
+
+async function exported(
+  client: ReloraClient,
+  name: string,
+  format: ExportFormat,
+  insist: Insist,
+): Promise<Artifact> {
+  return await insist(async () => {
+    const pending = await client.exportWeights(name, { format });
+    return await client.waitForArtifact(pending.name);
+  });
+}
+
+/** Steps go up by one within an attempt, and attempts never go back. */
+function checkSteps(events: readonly JobEvent[]): void {
+  let attempt = 0;
+  let next: number | null = null;
+  let reached = 0;
+  for (const event of events) {
+    if (event.attempt > 0) {
+      expect(event.attempt).toBeGreaterThanOrEqual(attempt);
+      if (event.attempt > attempt) next = null;
+      attempt = event.attempt;
+    }
+    if (event.kind !== 'step') continue;
+    if (next !== null) expect(event.step.step).toBe(next);
+    next = event.step.step + 1;
+    reached = Math.max(reached, next);
+  }
+  expect(reached).toBeGreaterThanOrEqual(stepCount); // the last attempt may have had nothing but its export to do
+}
+
+/** A GGUF file names its job. */
+function withoutName(path: string, job: string): string {
+  const bytes = readFileSync(path);
+  const text = Buffer.from(job.replace('jobs/', ''));
+  for (let at = bytes.indexOf(text); at >= 0; at = bytes.indexOf(text)) bytes.fill(0, at, at + text.length);
+  return createHash('sha256').update(bytes).digest('hex');
+}

@@ -1,0 +1,42 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { checkpointLines } from '../../server/dist/archive/describeJob.js';
+import type { Stage } from '../../server/dist/store/stage.js';
+import { claim, openParts, submit, type Parts } from './parts.js';
+
+/** A job with checkpoints of the steps 10, 20 and 30, whose folders hold a manifest of nothing. */
+async function jobWithCheckpoints(parts: Parts) {
+  const job = await submit(parts);
+  const key = { jobId: job.id, attempt: (await claim(parts)).attempt };
+  for (const step of [10, 20, 30]) {
+    const path = join(parts.dataFolder, 'jobs', job.id, 'checkpoints', `step-000000${step}-1`);
+    mkdirSync(path, { recursive: true });
+    writeFileSync(join(path, 'manifest.json'), '{"files":{}}');
+    const size = { sizeBytes: 12, manifestSha256: 'a'.repeat(64), seconds: 0 };
+    await parts.attempts.append(key, [{ timeMs: 1, body: { kind: 'checkpoint', step, path, ...size } }]);
+  }
+  return job;
+}
+
+describe('checkpoints of an exported job', () => {
+  it('come without one that is removed while they are read', async () => {
+    const parts = await openParts();
+    const job = await jobWithCheckpoints(parts);
+    expect((await checkpointLines(parts, job)).map(({ step }) => step)).toEqual([30, 20, 10]);
+    const take = async (folder: string) => {
+      if (folder.includes('step-00000010')) await parts.checkpoints.prune(job.id, 2);
+      return await parts.stage.take(folder);
+    };
+    const lines = await checkpointLines({ ...parts, stage: { ...parts.stage, take } as Stage }, job);
+    expect(lines.map(({ step }) => step)).toEqual([30, 20]);
+  });
+
+  it('are refused where one cannot be read that is still there', async () => {
+    const parts = await openParts();
+    const job = await jobWithCheckpoints(parts);
+    const [newest] = await parts.checkpoints.list(job.id);
+    writeFileSync(join(newest!.folder, 'manifest.json'), 'not JSON');
+    await expect(checkpointLines(parts, job)).rejects.toThrow(SyntaxError);
+  });
+});
