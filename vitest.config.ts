@@ -18,6 +18,8 @@ export default defineConfig({
     testTimeout: 600_000,
     hookTimeout: 600_000,
     expect: { poll: { timeout: 300_000 } },
+    // The message of a failed test is all that CI prints of it: whole, not the first forty characters.
+    chaiConfig: { truncateThreshold: 2000 },
     pool: 'forks',
     maxWorkers: 2,
   },
