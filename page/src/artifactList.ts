@@ -8,7 +8,7 @@ export class ArtifactList {
   readonly element = el(
     'div',
     {},
-    el('p', { class: 'muted' }, 'None yet: the last step is followed by an export.'),
+    el('p', { class: 'muted' }, 'None. The last step of a job is followed by an export.'),
   );
 
   constructor(private readonly jobId: string) {}

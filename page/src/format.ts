@@ -38,10 +38,10 @@ function trim(text: string): string {
 export function bytes(value: JsonNumber | undefined): string {
   if (value === undefined) return dash;
   let number = Number(value);
-  for (const unit of ['B', 'KiB', 'MiB', 'GiB', 'TiB']) {
-    if (number < 1023.5 || unit === 'TiB')
+  for (const unit of ['B', 'kB', 'MB', 'GB', 'TB']) {
+    if (number < 999.5 || unit === 'TB')
       return `${number < 100 && unit !== 'B' ? number.toFixed(1) : number.toFixed(0)} ${unit}`;
-    number /= 1024;
+    number /= 1000;
   }
   return dash;
 }

@@ -11,7 +11,6 @@ export class JobCharts {
   private axis: Axis = 'steps';
   private plan: Json<JobPlan> | undefined;
   /** Steps after a restart in which the rate is warmed up again. */
-  private warmupSteps = 0;
   private readonly charts: { chart: Chart; tables(): Table[] }[];
   private frame: number | undefined;
 
@@ -122,9 +121,8 @@ export class JobCharts {
     );
   }
 
-  setPlan(plan: Json<JobPlan>, warmupSteps: number): void {
+  setPlan(plan: Json<JobPlan>): void {
     this.plan = plan;
-    this.warmupSteps = warmupSteps;
     this.update();
   }
 
@@ -163,17 +161,7 @@ export class JobCharts {
   /** What is still to come, over steps alone: tokens and hours of the future are not known. */
   private planned(): Table {
     if (this.axis !== 'steps' || this.plan === undefined) return [[], []];
-    const { restartSteps } = this.plan;
-    let { learningRates } = this.plan;
-    const distance = Number(learningRates[1]?.step ?? 0) - Number(learningRates[0]?.step ?? 0);
-    if (distance * 4 > this.warmupSteps) {
-      // Too few points for the dips after restarts: those that happen to fall into one would look like the only ones.
-      const restarts = restartSteps.map(Number);
-      learningRates = learningRates.filter(({ step }) => {
-        const since = Number(step) - (restarts.findLast((restart) => restart <= Number(step)) ?? -Infinity);
-        return since > this.warmupSteps;
-      });
-    }
+    const { learningRates } = this.plan;
     return [
       learningRates.map(({ step }) => Number(step) + 1),
       learningRates.map(({ learningRate }) => Number(learningRate)),
@@ -192,9 +180,9 @@ export class JobCharts {
   }
 }
 
-/** A tenth, fifth or half of what a byte count is written in, and that itself. */
-const byteIncrements = [0, 10, 20, 30].flatMap((power) =>
-  [1, 2, 5, 10, 20, 50, 100, 200, 500].map((count) => count * 2 ** power),
+/** Round numbers of the units that a byte count is written in. */
+const byteIncrements = [0, 3, 6, 9].flatMap((power) =>
+  [1, 2, 5, 10, 20, 50, 100, 200, 500].map((count) => count * 10 ** power),
 );
 
 const origin: Point = { step: 0, tokens: 0, seconds: 0, mean: 0, min: 0, max: 0 };

@@ -1,14 +1,17 @@
-import type { Job, JobPlan } from '@relora/sdk/contract';
+import type { EvaluationSpec, Job, JobPlan } from '@relora/sdk/contract';
 import type { Json } from './api.js';
 import { el } from './element.js';
-import { duration, figure, whole } from './format.js';
+import { duration, whole } from './format.js';
 import { isTerminal } from './jobParts.js';
 
 interface Coming {
   what: string;
-  step: number;
+  /** Absent where it comes by the clock alone. */
+  step?: number;
   note?: string;
 }
+
+type Cadence = Pick<Json<EvaluationSpec>, 'everyStepCount' | 'everySeconds'>;
 
 /** What a job will do next, soonest first. */
 export function nextList(job: Json<Job>, plan: Json<JobPlan> | undefined): HTMLElement {
@@ -21,11 +24,13 @@ export function nextList(job: Json<Job>, plan: Json<JobPlan> | undefined): HTMLE
       'li',
       {},
       el('span', {}, what, note === undefined ? null : el('small', { class: 'muted' }, ` ${note}`)),
-      el(
-        'span',
-        { class: 'number muted' },
-        `step ${whole(at)}${secondsPerStep === undefined ? '' : ` · in ${duration((at - step) * secondsPerStep)}`}`,
-      ),
+      at === undefined
+        ? null
+        : el(
+            'span',
+            { class: 'number muted' },
+            `step ${whole(at)}${secondsPerStep === undefined ? '' : ` · in ${duration((at - step) * secondsPerStep)}`}`,
+          ),
     ),
   );
   return el(
@@ -50,7 +55,7 @@ function standing(job: Json<Job>): string {
       return `A crash would cost the steps since ${checkpointStep === undefined ? 'the beginning' : `step ${whole(checkpointStep)}`}.`;
     default:
       return job.failure
-        ? `${job.failure.reason}: ${job.failure.message}`
+        ? `Nothing: it has failed. ${job.failure.message} (${job.failure.reason}). ${checkpointStep === undefined ? 'It left no checkpoint.' : `A fork can begin at its checkpoint of step ${whole(checkpointStep)}.`}`
         : `Nothing: it has ended. ${job.stateReason}`;
   }
 }
@@ -62,14 +67,17 @@ function comingOf(
   steps: number,
 ): Coming[] {
   const coming: Coming[] = [];
-  const every = (what: string, cadence: string | number | undefined): void => {
-    const count = Number(cadence ?? 0);
-    const at = count > 0 ? (Math.floor(step / count) + 1) * count : 0;
-    if (at > 0 && at <= steps) coming.push({ what, step: at, note: `every ${whole(count)}` });
+  const every = (what: string, cadence: Cadence | undefined): void => {
+    const [count, seconds] = [Number(cadence?.everyStepCount ?? 0), Number(cadence?.everySeconds ?? 0)];
+    const at = count > 0 ? (Math.floor(step / count) + 1) * count : Infinity;
+    const bySteps = at <= steps ? [`every ${whole(count)} steps`] : [];
+    const notes = [...bySteps, ...(seconds > 0 ? [`every ${duration(seconds)}`] : [])];
+    if (notes.length === 0) return;
+    coming.push({ what, step: bySteps.length > 0 ? at : undefined, note: notes.join(' and ') });
   };
-  every('Evaluation', spec?.evaluation?.everyStepCount);
-  every('Checkpoint', spec?.checkpoint?.everyStepCount);
-  if (spec?.sample?.prompt) every('Sample', spec.sample.everyStepCount);
+  every('Evaluation', spec?.evaluation);
+  every('Checkpoint', spec?.checkpoint);
+  if (spec?.sample?.prompt) every('Sample', spec.sample);
   const restart = plan?.restartSteps.map(Number).find((at) => at >= step);
   if (restart !== undefined) {
     const number = plan!.restartSteps.map(Number).indexOf(restart) + 1;
@@ -77,11 +85,6 @@ function comingOf(
   }
   const warmStart = Number(spec?.warmStart?.stepCount ?? 0);
   if (step < warmStart) coming.push({ what: 'Adapters begin', step: warmStart });
-  if (step < steps)
-    coming.push({
-      what: 'Last step, then export',
-      step: steps,
-      note: figure(spec?.learningRate?.minRatio) === '–' ? undefined : '',
-    });
-  return coming.sort((a, b) => a.step - b.step);
+  if (step < steps) coming.push({ what: 'Last step, then export', step: steps });
+  return coming.sort((a, b) => (a.step ?? Infinity) - (b.step ?? Infinity));
 }

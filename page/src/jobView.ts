@@ -133,7 +133,7 @@ export function jobView(id: string): View {
     );
     if (estimate?.plan === undefined) return;
     plan = estimate.plan;
-    charts.setPlan(plan, Number(job!.spec?.adapter?.restartWarmupStepCount ?? 0));
+    charts.setPlan(plan);
     showJob(job!);
   };
 

@@ -254,16 +254,18 @@ const columns = [
 ];
 const rightColumns = new Set(['Loss', 'Held-out', 'Tokens/s', 'Left', 'Created']);
 
-function classOf(column: string): string {
-  if (rightColumns.has(column)) return 'right number';
-  return column === 'Job' ? 'what' : '';
+const spareColumns = new Set(['Model', 'Created']);
+
+function classOf(column: string, what = 'right number'): string {
+  const classes = [rightColumns.has(column) ? what : '', spareColumns.has(column) ? 'spare' : ''];
+  return [...classes, column === 'Job' ? 'what' : ''].join(' ').trim();
 }
 
 function tableHead(): HTMLElement {
   const heads = columns.map((name) =>
     el(
       'th',
-      { scope: 'col', class: rightColumns.has(name) ? 'right' : classOf(name) },
+      { scope: 'col', class: classOf(name, 'right') },
       name === '' ? el('span', { class: 'unseen' }, 'Chosen to compare') : name,
     ),
   );

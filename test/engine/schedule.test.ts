@@ -92,6 +92,19 @@ describe('restarts', () => {
     expect(scheduleOf({ kind: 'lora' }).restartNumberAt(5000)).toBe(0);
     expect(scheduleOf({ kind: 'fullRank', adapter: null }).restartSteps()).toEqual([]);
   });
+
+  it('have warm-ups that a point of a coarse curve can be moved out of', () => {
+    const warmStart = { stepCount: 300, learningRate: 5e-4, warmupStepCount: 100 };
+    const schedule = scheduleOf({ warmStart });
+    const moved = (step: number) => schedule.afterRestartWarmup(step, 101);
+    expect([0, 300, 799, 5299].map(moved)).toEqual([0, 300, 799, 5299]); // the first warm-up is no dip
+    expect([5300, 5399, 5400, 10_350].map(moved)).toEqual([5400, 5400, 5400, 10_400]);
+    expect(schedule.learningRateAt(5400)).toBeGreaterThan(schedule.learningRateAt(5399));
+    expect(schedule.afterRestartWarmup(5300, 100)).toBe(5300); // a warm-up as long as that can be drawn
+    const short = { cycleStepCount: 10, restartWarmupStepCount: 20, cycleGrowth: 1, fullRankStepCount: 0 };
+    expect(scheduleOf({ adapter: short }).afterRestartWarmup(12, 101)).toBe(19);
+    expect(scheduleOf({ kind: 'lora' }).afterRestartWarmup(5000, 101)).toBe(5000);
+  });
 });
 
 describe('the other schedules', () => {

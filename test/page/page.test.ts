@@ -83,7 +83,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
     expect(text).toContain('A rich job');
     expect(text).toMatch(/Loss\s+2\.837/);
     expect(text).toMatch(/Restarts\s+3/);
-    expect(text).toMatch(/Checkpoint every 5\s+step 45/);
+    expect(text).toMatch(/Checkpoint every 5 steps\s+step 45/);
     await tab.untilText(/Restart \d+ of \d+\s+step 40/);
     const label = await tab.page.$eval('.plot', (plot) => plot.getAttribute('aria-label'));
     expect(label).toBe('Loss: training from 10.00 to 2.837; held-out from 2.000 to 2.000');

@@ -65,6 +65,20 @@ export class Schedule {
     }
   }
 
+  /**
+   * The step itself, or, where it is within a warm-up of less than `warmupStepsMax` steps after a restart, the step after that warm-up
+   * (the last of the cycle where the warm-up takes all of it).
+   */
+  afterRestartWarmup(step: number, warmupStepsMax: number): number {
+    const t = step - this.warmStartStepCount;
+    if (this.spec.kind !== 'relora' || t < 0) return step;
+    const stretch = this.stretchAt(step);
+    const warmup = warmupOf(stretch, this.shape);
+    if (stretch.cycleIndex === 0 || warmup >= warmupStepsMax) return step;
+    const end = this.warmStartStepCount + stretch.start + Math.min(warmup, stretch.stepCount - 1);
+    return Math.min(Math.max(step, end), this.stepCount - 1);
+  }
+
   /** Whether any step trains all weights. */
   get hasFullRankSteps(): boolean {
     return this.spec.kind === 'fullRank' || this.warmStartStepCount > 0 || this.fullRankStepCountBetween > 0;
@@ -108,10 +122,9 @@ export class Schedule {
     return stretchAt(t, this.cycles, this.cycleAt(t));
   }
 
-  /** m(t) of the main phase. */
-  private multiplierAt(t: number): number {
-    const { schedule, warmupStepCount, minRatio } = this.spec.learningRate;
-    const shape = {
+  private get shape(): ScheduleShape {
+    const { warmupStepCount, minRatio } = this.spec.learningRate;
+    return {
       stepCount: this.spec.stepCount,
       warmupStepCount,
       restartWarmupStepCount: this.spec.adapter?.restartWarmupStepCount ?? 0,
@@ -119,6 +132,12 @@ export class Schedule {
       fullRankWarmup: this.spec.streams?.fullRankWarmup ?? 2,
       ...this.cycles,
     };
+  }
+
+  /** m(t) of the main phase. */
+  private multiplierAt(t: number): number {
+    const { schedule, warmupStepCount, minRatio } = this.spec.learningRate;
+    const { shape } = this;
     switch (schedule) {
       case 'jaggedCosine':
         return jaggedCosine(t, shape, this.stretchAt(t + this.warmStartStepCount));

@@ -305,14 +305,16 @@ function tasksTooLarge(spec: RunSpec, config: Config): Warning | null {
 
 function toPlan(schedule: Schedule): JobPlan {
   const points = Math.min(learningRatePoints, schedule.stepCount);
-  const steps = Array.from({ length: points }, (_, index) =>
-    points === 1 ? 0 : Math.round((index * (schedule.stepCount - 1)) / (points - 1)),
-  );
+  const distance = points === 1 ? 0 : (schedule.stepCount - 1) / (points - 1);
+  const spread = Array.from({ length: points }, (_, index) => Math.round(index * distance));
+  // Where points are too few to draw the dips after restarts, those that happen to fall into one would look like the only ones.
+  const warmupStepsMax = distance > 1 ? 4 * distance : 0;
+  const steps = new Set(spread.map((step) => schedule.afterRestartWarmup(step, warmupStepsMax)));
   return {
     stepCount: schedule.stepCount,
     warmStartStepCount: schedule.warmStartStepCount,
     restartSteps: schedule.restartSteps(restartStepsMax),
     restartCount: schedule.restartCount,
-    learningRates: steps.map((step) => ({ step, learningRate: schedule.learningRateAt(step) })),
+    learningRates: Array.from(steps, (step) => ({ step, learningRate: schedule.learningRateAt(step) })),
   };
 }

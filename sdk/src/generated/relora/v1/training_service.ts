@@ -428,7 +428,10 @@ export interface JobPlan {
   warmStartStepCount: number;
   /** Steps before which adapters are merged and restarted, the first 10,000 of them. */
   restartSteps: number[];
-  /** Learning rate at up to 200 steps spread over the run. */
+  /**
+   * Learning rate at up to 200 steps spread over the run. Where they are too far apart to show how it rises after each restart, none of
+   * them is within such a warm-up.
+   */
   learningRates: LearningRatePoint[];
   /** How many restarts there are. */
   restartCount: number;
