@@ -16,26 +16,34 @@ import {
 import { createChannel, createClient } from 'nice-grpc';
 import { readDescriptors } from '../server/dist/grpc/descriptors.js';
 
-/** A data set, jobs with long prompts that were cancelled, and data sets of a thousand files that nobody sent. */
+/** Two data sets, one of them short, jobs with long prompts that were cancelled, and data sets of a thousand files that nobody sent. */
 export async function fillServer(address) {
   const channel = createChannel(address);
   const training = createClient(TrainingServiceDefinition, channel);
   const datasets = createClient(DatasetServiceDefinition, channel);
-  const text = Buffer.from('Once upon a time there was an adapter of rank four. '.repeat(2000));
-  const sha256 = createHash('sha256').update(text).digest('hex');
-  await datasets.uploadDataset(
-    (async function* () {
-      yield { header: { datasetId: 'text', files: [{ fileName: 'a.txt', sizeBytes: text.length, sha256 }] } };
-      yield { chunk: { fileIndex: 0, offsetBytes: 0, data: text } };
-    })(),
-  );
-  while ((await datasets.getDataset({ name: 'datasets/text' })).dataset.state !== 'DATASET_STATE_READY')
-    await new Promise((resolve) => setTimeout(resolve, 100));
+  const digest = (data) => createHash('sha256').update(data).digest('hex');
+  for (const [datasetId, lineCount] of [
+    ['text', 2000],
+    ['short', 1],
+  ]) {
+    const data = Buffer.from('Once upon a time there was an adapter of rank four. '.repeat(lineCount));
+    const file = { fileName: 'a.txt', sizeBytes: data.length, sha256: digest(data) };
+    await datasets.uploadDataset(
+      (async function* () {
+        yield { header: { datasetId, files: [file] } };
+        yield { chunk: { fileIndex: 0, offsetBytes: 0, data } };
+      })(),
+    );
+    while (
+      (await datasets.getDataset({ name: `datasets/${datasetId}` })).dataset.state !== 'DATASET_STATE_READY'
+    )
+      await new Promise((resolve) => setTimeout(resolve, 100));
+  }
   for (let count = 0; count < 20; count++) {
     const files = Array.from({ length: 1000 }, (_, index) => ({
       fileName: `${String(index).padStart(100, 'x')}.txt`,
       sizeBytes: 1,
-      sha256,
+      sha256: digest('x'),
     }));
     await datasets
       .uploadDataset(
@@ -88,6 +96,18 @@ export const worstRequests = (jobName) => {
       'EstimateJob, cycles that grow',
       `${training}/EstimateJob`,
       plan({ cycleStepCount: 2, cycleGrowth: 1.00001, allowShortLastCycle: true }),
+    ],
+    [
+      'EstimateJob that stops at the end of data shorter than a sequence',
+      `${training}/EstimateJob`,
+      encode(EstimateJobRequest, {
+        spec: spec({
+          dataset: 'datasets/short',
+          endOfData: 'END_OF_DATA_STOP',
+          stepCount: 500_000,
+          batch: { sequenceLength: 64, sequenceCount: 2 },
+        }),
+      }),
     ],
     ['ListJobs of 60 long prompts', `${training}/ListJobs`, encode(ListJobsRequest, { pageSize: 500 })],
     [

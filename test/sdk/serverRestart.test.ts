@@ -30,10 +30,15 @@ test('every method holds while the server is away for three seconds and started 
   const paused = (await client.createJob(long)).name;
   await expect.poll(async () => (await client.getJob(running)).progress?.step ?? 0).toBeGreaterThan(0);
   await client.pauseJob(paused);
-  const spare = (await client.exportWeights(done)).name;
+  const [unwantedJob, missedJob, otherJob] = [
+    await client.createJob(short),
+    await client.createJob(short),
+    await client.createJob(short),
+  ];
+  for (const { name } of [unwantedJob, missedJob, otherJob]) await client.waitForJob(name);
+  // Of a job that is not exported whole meanwhile, which would end that export.
+  const spare = (await client.exportWeights(otherJob.name)).name;
   await client.waitForArtifact(spare);
-  const [unwantedJob, missedJob] = [await client.createJob(short), await client.createJob(short)];
-  for (const { name } of [unwantedJob, missedJob]) await client.waitForJob(name);
   await client.deleteJob(missedJob.name);
   const [unwanted, missed] = [await client.uploadDataset({ files }), await client.uploadDataset({ files })];
   await client.deleteDataset(missed.name);
