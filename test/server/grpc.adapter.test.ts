@@ -81,18 +81,25 @@ describe('a message that cannot be read is a mistake of its sender, with its pla
     expect((await refusalOfBytes(below, watch)).info.reason).toBe('REQUEST_INVALID');
   });
 
-  it('a text longer than anybody needs, but a prompt may be as long as a message', async () => {
+  it('a text longer than anybody needs, but a prompt may have 1 MiB', async () => {
     const named = (length: number): Buffer =>
       Buffer.from(GetJobRequest.encode(GetJobRequest.fromPartial({ name: 'x'.repeat(length) })).finish());
     const { info, fields, message } = await refusalOfBytes(named(65_537));
     expect([info.reason, fields]).toEqual(['REQUEST_INVALID', ['name']]);
     expect(message).toBe('name: expected at most 65536 bytes, got 65537');
     expect((await refusalOfBytes(named(65_536))).message).toContain('name: expected jobs/{job}, got "xxx');
-    const prompt = GenerateTextRequest.encode(
-      GenerateTextRequest.fromPartial({ model: 'jobs/nobody', prompt: 'x'.repeat(1 << 20) }),
-    ).finish();
+    const prompt = (text: string): Buffer =>
+      Buffer.from(
+        GenerateTextRequest.encode(
+          GenerateTextRequest.fromPartial({ model: 'jobs/nobody', prompt: text }),
+        ).finish(),
+      );
     const generate = '/relora.v1.ModelService/GenerateText';
-    expect((await refusalOfBytes(Buffer.from(prompt), generate)).info.reason).toBe('JOB_NOT_FOUND');
+    expect((await refusalOfBytes(prompt('x'.repeat(1 << 20)), generate)).info.reason).toBe('JOB_NOT_FOUND');
+    const tooLong = prompt('\u{1f600}'.repeat(1 << 18) + 'x');
+    expect((await refusalOfBytes(tooLong, generate)).message).toBe(
+      'prompt: expected at most 1048576 bytes, got 1048577',
+    );
   });
 
   it('messages inside each other without end, and more parts than can be taken', async () => {

@@ -20,13 +20,13 @@ export interface MessageLimits {
   textBytesMax: number;
 }
 
-/** Fields whose text may be as long as a message. */
-const longTexts = new Set([
-  'relora.v1.EvaluateModelRequest.questions',
-  'relora.v1.NamedEvaluationSpec.questions',
-  'relora.v1.HuggingFaceTokenizer.tokenizer_config_json',
-  'relora.v1.GenerateTextRequest.prompt',
-  'relora.v1.HuggingFaceTokenizer.tokenizer_json',
+/** Bytes of the fields whose text may be longer than others; some are bounded by the message alone. */
+const longTexts = new Map([
+  ['relora.v1.EvaluateModelRequest.questions', Infinity],
+  ['relora.v1.NamedEvaluationSpec.questions', Infinity],
+  ['relora.v1.HuggingFaceTokenizer.tokenizer_config_json', Infinity],
+  ['relora.v1.GenerateTextRequest.prompt', 1 << 20],
+  ['relora.v1.HuggingFaceTokenizer.tokenizer_json', Infinity],
 ]);
 
 /**
@@ -109,10 +109,12 @@ class MessageCheck {
   }
 
   private text(inner: WireReader, field: FieldDescriptor, type: string): void {
-    const { textBytesMax } = this.limits;
     const text = inner.slice();
-    if (text.length > textBytesMax && !longTexts.has(`${type}.${field.name}`))
-      throw this.wrongValue(`at most ${textBytesMax} bytes`, String(text.length));
+    const bytesMax =
+      text.length > this.limits.textBytesMax
+        ? (longTexts.get(`${type}.${field.name}`) ?? this.limits.textBytesMax)
+        : Infinity;
+    if (text.length > bytesMax) throw this.wrongValue(`at most ${bytesMax} bytes`, String(text.length));
     if (!isUtf8(text)) throw new WireFault(inner.at, 'text in UTF-8', 'other bytes');
     // The decoder puts the entries of a map into an object, where this key would be its prototype: the entry would be lost.
     if (field.isMapKey && Buffer.from(text).toString() === '__proto__')

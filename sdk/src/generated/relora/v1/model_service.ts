@@ -116,7 +116,7 @@ export interface EvaluateModelResponse {
 export interface GenerateTextRequest {
   /** `jobs/{job}/artifacts/{artifact}`, or `jobs/{job}` for its newest artifact or, before there is one, its newest checkpoint. */
   model: string;
-  /** Text to continue; may be empty. */
+  /** Text to continue, at most 1 MiB; may be empty. */
   prompt: string;
   /** Tokens to generate, 1 to 4096; default 128. Ends early at the end of a text. */
   tokenCountMax?:
