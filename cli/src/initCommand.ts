@@ -23,6 +23,10 @@ spec:
   adapter:
     rank: 16
     cycle_step_count: 50
+  # A minute's run; larger batches learn more from each step.
+  batch:
+    sequence_length: 128
+    sequence_count: 8
   evaluation:
     every_step_count: 50
   sample:
