@@ -42,7 +42,7 @@ export const serviceErrors = {
   JOB_SPEC_INVALID: entry<{ problems: FieldProblem[] }>({
     status: Status.INVALID_ARGUMENT,
     text: ({ problems }) => listProblems(problems),
-    fix: 'Correct every named field; all problems of the specification are in the one answer.',
+    fix: 'Correct every named field; the message lists the problems of the whole specification.',
     fields: ({ problems }) => problems,
   }),
   REQUEST_INVALID: entry<{ problems: FieldProblem[] }>({
@@ -55,46 +55,46 @@ export const serviceErrors = {
     status: Status.INVALID_ARGUMENT,
     text: ({ field, at, expected, got }) =>
       `The message cannot be read at byte ${at}${field === '' ? '' : `, in ${field}`}: expected ${expected}, got ${got}`,
-    fix: 'The bytes are not a message of this contract: generate the client from it again, and look at what packs or proxies the call.',
+    fix: 'The bytes are not a message of this contract: generate the client from the present contract, and check whatever compresses or proxies the call.',
     fields: ({ field, expected, got }) => [{ field, expected, got }],
   }),
   MESSAGE_TOO_LARGE: entry<{ limit: number; unit: 'bytes' | 'fields and list entries' }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ limit, unit }) => `The message has more than ${limit} ${unit}`,
-    fix: 'Send less in one message (files go in chunks), or raise RELORA_MESSAGE_BYTES_MAX or RELORA_MESSAGE_FIELDS_MAX.',
+    fix: 'Send less in one message (files are sent in chunks), or raise RELORA_MESSAGE_BYTES_MAX or RELORA_MESSAGE_FIELDS_MAX.',
   }),
   METHOD_UNKNOWN: entry<{ path: string }>({
     status: Status.UNIMPLEMENTED,
-    text: ({ path }) => `${quote(path)} is no method of this server`,
-    fix: 'Look for a slip in its name, and for a newer server; reflection lists the methods that there are.',
+    text: ({ path }) => `This server has no method ${quote(path)}`,
+    fix: 'Check the spelling of the method, and whether the server is older than the client; reflection lists all methods.',
   }),
   ENCODING_UNKNOWN: entry<Record<never, never>>({
     status: Status.UNIMPLEMENTED,
-    text: () => 'Messages can be packed with gzip or deflate, or not at all',
+    text: () => 'Messages can be compressed with gzip or deflate, or not at all',
     fix: 'Set grpc-encoding to gzip, deflate or identity.',
   }),
   ANSWER_TOO_LARGE: entry<{ answerBytes: number; messageBytesMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ answerBytes, messageBytesMax }) =>
       `The answer would have ${answerBytes} bytes; ${messageBytesMax} are allowed`,
-    fix: 'Ask for less: a smaller page, fewer series or points; or raise RELORA_MESSAGE_BYTES_MAX here and the limit of the client.',
+    fix: 'Ask for less: a smaller page, fewer series or points; or raise RELORA_MESSAGE_BYTES_MAX on the server and the limit of the client.',
   }),
   PAGE_TOKEN_INVALID: entry<Record<never, never>>({
     status: Status.INVALID_ARGUMENT,
     text: () => 'page_token is not one that this server gave for this request',
-    fix: 'Send next_page_token unchanged, with the same filter and order, or begin again without a token.',
+    fix: 'Send next_page_token unchanged, with the same filter and order, or start again without a token.',
     fields: () => [{ field: 'page_token', expected: 'the next_page_token of the same request', got: '' }],
   }),
   NOT_AUTHENTICATED: entry<{ cause: string }>({
     status: Status.UNAUTHENTICATED,
     text: ({ cause }) => `The server does not know who calls: ${cause}`,
-    fix: 'Send `authorization: Bearer TOKEN` with a token that `relora-server token add` or your identity provider gave.',
+    fix: 'Send `authorization: Bearer TOKEN` with a token from `relora-server token add` or from your identity provider.',
   }),
   IDENTITY_PROVIDER_AWAY: entry<{ issuer: string }>({
     status: Status.UNAVAILABLE,
     text: ({ issuer }) =>
-      `The keys of the identity provider ${issuer} cannot be had, so no JWT can be checked`,
-    fix: 'Try again; if it lasts, look whether the server reaches the provider, and at RELORA_OIDC_ISSUER and RELORA_OIDC_JWKS.',
+      `The keys of the identity provider ${issuer} cannot be fetched, so no JWT can be verified`,
+    fix: 'Try again; if it lasts, check that the server can reach the provider, and the settings RELORA_OIDC_ISSUER and RELORA_OIDC_JWKS.',
     retrySeconds: 5,
   }),
   ROLE_TOO_LOW: entry<{ action: string; role: string; needed: string }>({
@@ -105,49 +105,49 @@ export const serviceErrors = {
   SERVICE_UNKNOWN: entry<{ service: string }>({
     status: Status.NOT_FOUND,
     text: ({ service }) => `There is no service ${quote(service)} here`,
-    fix: 'Check health for the empty name, or for a service that reflection lists.',
+    fix: 'Ask for the health of the empty name, or of a service that reflection lists.',
     resource: ({ service }) => ({ type: 'grpc.health.v1.Service', name: service }),
   }),
   JOB_NOT_FOUND: entry<{ jobId: string }>({
     status: Status.NOT_FOUND,
     text: ({ jobId }) => `Job ${jobId} does not exist`,
-    fix: 'Check the name; ListJobs shows the jobs there are.',
+    fix: 'Check the name; ListJobs lists all jobs.',
     resource: ({ jobId }) => ({ type: 'relora.v1.Job', name: `jobs/${jobId}` }),
   }),
   CHECKPOINT_NOT_FOUND: entry<{ jobId: string; wanted: string; steps: string }>({
     status: Status.NOT_FOUND,
     text: ({ jobId, wanted, steps }) =>
       `Job ${jobId} has no checkpoint${wanted}; ${steps === '' ? 'it has none' : `it has those of the steps ${steps}`}`,
-    fix: 'Take a step that the message names. Only the newest checkpoints are kept (checkpoint.keep_count).',
+    fix: 'Choose one of the steps in the message. Only the newest checkpoints are kept (checkpoint.keep_count).',
     resource: ({ jobId }) => ({ type: 'relora.v1.Job', name: `jobs/${jobId}` }),
   }),
   DATASET_NOT_FOUND: entry<{ datasetId: string }>({
     status: Status.NOT_FOUND,
     text: ({ datasetId }) => `Data set ${datasetId} does not exist`,
-    fix: 'Check the name; ListDatasets shows the data sets there are, UploadDataset makes one.',
+    fix: 'Check the name; ListDatasets lists all data sets, UploadDataset creates one.',
     resource: ({ datasetId }) => ({ type: 'relora.v1.Dataset', name: `datasets/${datasetId}` }),
   }),
   WEBHOOK_NOT_FOUND: entry<{ webhookId: string }>({
     status: Status.NOT_FOUND,
     text: ({ webhookId }) => `Webhook ${webhookId} does not exist`,
-    fix: 'Check the name; ListWebhooks shows the webhooks there are.',
+    fix: 'Check the name; ListWebhooks lists all webhooks.',
     resource: ({ webhookId }) => ({ type: 'relora.v1.Webhook', name: `webhooks/${webhookId}` }),
   }),
   WEBHOOK_EXISTS: entry<{ webhookId: string }>({
     status: Status.ALREADY_EXISTS,
-    text: ({ webhookId }) => `There is another webhook ${webhookId}`,
-    fix: 'Choose another webhook_id, or delete that webhook first.',
+    text: ({ webhookId }) => `A webhook ${webhookId} exists already`,
+    fix: 'Choose another webhook_id, or delete the existing webhook first.',
     resource: ({ webhookId }) => ({ type: 'relora.v1.Webhook', name: `webhooks/${webhookId}` }),
   }),
   TOO_MANY_WEBHOOKS: entry<{ webhooksMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
-    text: ({ webhooksMax }) => `A tenant may have ${webhooksMax} webhooks`,
-    fix: 'Delete one that nobody needs, or raise RELORA_WEBHOOKS_MAX.',
+    text: ({ webhooksMax }) => `A tenant may have at most ${webhooksMax} webhooks`,
+    fix: 'Delete a webhook that is no longer needed, or raise RELORA_WEBHOOKS_MAX.',
   }),
   ARTIFACT_NOT_FOUND: entry<{ jobId: string; artifactId: string }>({
     status: Status.NOT_FOUND,
     text: ({ jobId, artifactId }) => `Job ${jobId} has no artifact ${artifactId}`,
-    fix: 'ListArtifacts shows what a job has; an artifact appears when it is sealed.',
+    fix: 'ListArtifacts lists the artifacts of a job; those of its end appear when they are finished.',
     resource: ({ jobId, artifactId }) => ({
       type: 'relora.v1.Artifact',
       name: `jobs/${jobId}/artifacts/${artifactId}`,
@@ -156,7 +156,7 @@ export const serviceErrors = {
   ARTIFACT_FILE_NOT_FOUND: entry<{ jobId: string; artifactId: string; fileName: string }>({
     status: Status.NOT_FOUND,
     text: ({ artifactId, fileName }) => `Artifact ${artifactId} has no file ${quote(fileName)}`,
-    fix: 'Take a file_name from the artifact as ListArtifacts shows it.',
+    fix: 'Use a file_name that ListArtifacts shows for the artifact.',
     resource: ({ jobId, artifactId }) => ({
       type: 'relora.v1.Artifact',
       name: `jobs/${jobId}/artifacts/${artifactId}`,
@@ -174,14 +174,14 @@ export const serviceErrors = {
   ARTIFACT_FORMAT_WRONG: entry<{ artifactId: string; format: string }>({
     status: Status.FAILED_PRECONDITION,
     text: ({ artifactId, format }) =>
-      `Artifact ${artifactId} is ${format}; text is written with HUGGING_FACE`,
-    fix: 'Name an artifact in Hugging Face layout, or the job.',
+      `Artifact ${artifactId} is ${format}; text can be generated only from HUGGING_FACE`,
+    fix: 'Name an artifact in Hugging Face layout, or the job itself.',
     precondition: ({ artifactId }) => ({ type: 'ARTIFACT_FORMAT', subject: artifactId }),
   }),
   WEIGHTS_NOT_FOUND: entry<{ weightsId: string }>({
     status: Status.NOT_FOUND,
     text: ({ weightsId }) => `Weights ${weightsId} do not exist`,
-    fix: 'Check the name; ListWeights shows the weights there are, UploadWeights brings some.',
+    fix: 'Check the name; ListWeights lists all weights, UploadWeights adds some.',
     resource: ({ weightsId }) => ({ type: 'relora.v1.Weights', name: `weights/${weightsId}` }),
   }),
   WEIGHTS_EXISTS: entry<{ weightsId: string }>({
@@ -193,7 +193,7 @@ export const serviceErrors = {
   WEIGHTS_INVALID: entry<{ weightsId: string; cause: string; message: string }>({
     status: Status.INVALID_ARGUMENT,
     text: ({ message }) => `The weights cannot be used and were dropped: ${message}`,
-    fix: 'The message names file, key or tensor, what was expected and what was found. Correct the files and upload them again.',
+    fix: 'The message names the file, key or tensor, what was expected and what was found. Correct the files and upload them again.',
     fields: ({ message }) => [
       { field: 'header.files', expected: 'a model that is computed here', got: message },
     ],
@@ -201,7 +201,7 @@ export const serviceErrors = {
   WEIGHTS_IN_USE: entry<{ name: string; job: string }>({
     status: Status.FAILED_PRECONDITION,
     text: ({ name, job }) => `${name} cannot be deleted: ${job} begins at it and has not ended`,
-    fix: 'Wait for the end of the job, or cancel it.',
+    fix: 'Wait until the job has ended, or cancel it.',
     precondition: ({ job }) => ({ type: 'JOB_STATE', subject: job }),
   }),
   JOB_EXISTS: entry<{ jobId: string }>({
@@ -213,13 +213,13 @@ export const serviceErrors = {
   JOB_ARCHIVE_INVALID: entry<{ problem: string }>({
     status: Status.INVALID_ARGUMENT,
     text: ({ problem }) => `The archive of the job cannot be used and was dropped: expected that ${problem}`,
-    fix: 'Export the job again, and import it without changing a file. The message says what did not agree.',
+    fix: 'Export the job again, and import it without changing a file. The message says what did not match.',
   }),
   JOB_ARCHIVE_DATA: entry<{ dataset: string; expected: string; found: string }>({
     status: Status.FAILED_PRECONDITION,
     text: ({ dataset, expected, found }) =>
       `The job reads ${dataset} with the manifest of SHA-256 ${expected}; here it is ${found}`,
-    fix: 'Upload the same files with the same preparation under that name, then import the job again: what arrived of it is kept.',
+    fix: 'Upload the same files with the same preparation under that name, then import the job again: what was already received is kept.',
   }),
   DATASET_EXISTS: entry<{ datasetId: string }>({
     status: Status.ALREADY_EXISTS,
@@ -229,23 +229,23 @@ export const serviceErrors = {
   }),
   JOB_DELETED: entry<{ jobId: string; purgeTime: string }>({
     status: Status.FAILED_PRECONDITION,
-    text: ({ jobId, purgeTime }) => `Job ${jobId} is deleted, and gone for good at ${purgeTime}`,
-    fix: 'UndeleteJob brings it back until then.',
+    text: ({ jobId, purgeTime }) => `Job ${jobId} is deleted; it can be restored until ${purgeTime}`,
+    fix: 'UndeleteJob restores it until the time in the message.',
   }),
   JOB_IN_USE: entry<{ jobId: string; usedBy: string }>({
     status: Status.FAILED_PRECONDITION,
     text: ({ jobId, usedBy }) => `Job ${jobId} cannot be deleted: ${usedBy} needs it`,
-    fix: 'Wait for the end of what the message names, or cancel or delete it.',
+    fix: 'Wait until what the message names has ended, or cancel or delete it.',
   }),
   DATASET_DELETED: entry<{ datasetId: string }>({
     status: Status.FAILED_PRECONDITION,
     text: ({ datasetId }) => `Data set ${datasetId} is deleted`,
-    fix: 'UndeleteDataset brings it back until its purge_time; after it, upload the data again and create a new job.',
+    fix: 'UndeleteDataset restores it until its purge_time; after that, upload the data again and create a new job.',
   }),
   DATASET_IN_USE: entry<{ datasetId: string; usedBy: string }>({
     status: Status.FAILED_PRECONDITION,
     text: ({ datasetId, usedBy }) => `Data set ${datasetId} cannot be deleted: ${usedBy} needs it`,
-    fix: 'Wait for the end of what the message names, or cancel it.',
+    fix: 'Wait until what the message names has ended, or cancel it.',
   }),
   REQUEST_ID_REUSED: entry<{ requestId: string }>({
     status: Status.ALREADY_EXISTS,
@@ -264,7 +264,7 @@ export const serviceErrors = {
     status: Status.ABORTED,
     text: ({ jobId, etag, presentEtag }) =>
       `Job ${jobId} has changed since it had etag ${etag}; now it has ${presentEtag}`,
-    fix: 'Read the job again, decide again, and send its new etag; or send none.',
+    fix: 'Read the job again, and if the change is still wanted, send it with the new etag, or without one.',
   }),
   DATASET_NOT_READY: entry<{ datasetId: string; state: string }>({
     status: Status.FAILED_PRECONDITION,
@@ -281,7 +281,7 @@ export const serviceErrors = {
   MODEL_UNUSABLE: entry<{ model: string; cause: string; message: string }>({
     status: Status.FAILED_PRECONDITION,
     text: ({ model, message }) => `${model} cannot be used: ${message}`,
-    fix: 'The metadata `cause` is a reason of the list of failures below.',
+    fix: 'The metadata `cause` has one of the reasons in the list of failures below.',
     precondition: ({ model, cause }) => ({ type: cause, subject: model }),
   }),
   SEQUENCE_BEYOND_END: entry<{
@@ -292,14 +292,14 @@ export const serviceErrors = {
   }>({
     status: Status.OUT_OF_RANGE,
     text: ({ jobId, afterSequence, oldestSequence, newestSequence }) =>
-      `after_sequence ${afterSequence} is not one of job ${jobId}, whose events are ${oldestSequence} to ${newestSequence}: it is of another job, or the store was restored`,
-    fix: 'Watch again with after_sequence 0, or with a number that this job gave.',
+      `after_sequence ${afterSequence} is no event of job ${jobId}, whose events are ${oldestSequence} to ${newestSequence}: it belongs to another job, or the store was restored`,
+    fix: 'Watch again with after_sequence 0, or with the number of an event of this job.',
   }),
   STORE_CHANGED: entry<{ storeId: string }>({
     status: Status.FAILED_PRECONDITION,
     text: () =>
-      'The place to watch from belongs to another store: this one was restored from a backup, or its database failed over',
-    fix: 'Watch again from the beginning, without after_sequence or cursor: numbers of the other store may stand for other events.',
+      'The position to watch from belongs to another store: this one was restored from a backup, or its database failed over',
+    fix: 'Watch again from the beginning, without after_sequence or cursor: in this store the same numbers may belong to other events.',
     precondition: ({ storeId }) => ({ type: 'STORE', subject: storeId }),
   }),
   OFFSET_BEYOND_END: entry<{ fileName: string; offsetBytes: number; sizeBytes: number }>({
@@ -312,7 +312,7 @@ export const serviceErrors = {
     status: Status.DATA_LOSS,
     text: ({ jobId, artifactId, fileName }) =>
       `${fileName} of artifact ${artifactId} of job ${jobId} is missing or altered on the server's disk`,
-    fix: 'Restore the file from a backup, or train again; the other artifacts are not touched.',
+    fix: 'Restore the file from a backup, or train again; other artifacts are not affected.',
   }),
   UPLOAD_OFFSET_WRONG: entry<{ fileIndex: number; offsetBytes: number; receivedBytes: number }>({
     status: Status.OUT_OF_RANGE,
@@ -324,7 +324,7 @@ export const serviceErrors = {
     status: Status.INVALID_ARGUMENT,
     text: ({ fileIndex, sizeBytes }) =>
       `File ${fileIndex} was announced with ${sizeBytes} bytes, and more came`,
-    fix: 'Send size_bytes as the file really is.',
+    fix: 'Send the actual size of the file as size_bytes.',
     fields: ({ fileIndex, sizeBytes }) => [
       {
         field: `header.files[${fileIndex}].size_bytes`,
@@ -359,38 +359,38 @@ export const serviceErrors = {
   }),
   UPLOAD_BUSY: entry<{ name: string }>({
     status: Status.ABORTED,
-    text: ({ name }) => `Another call uploads ${name} at this moment`,
-    fix: 'Wait until the other call has ended; one that broke is noticed within a minute and a half.',
+    text: ({ name }) => `Another call is uploading ${name}`,
+    fix: 'Wait until the other call has ended; if its connection broke, the server notices within a minute and a half.',
     retrySeconds: 5,
   }),
   JOB_TOO_LARGE: entry<{ peakMemoryBytes: number; memoryBytesMax: number; fits: string; memory: string }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ peakMemoryBytes, memoryBytesMax, fits, memory }) =>
       `The job would need ${gibibytes(peakMemoryBytes)} of ${memory} at its peak; a job may have ${gibibytes(memoryBytesMax)} here; ${fits}`,
-    fix: 'Take one of the changes that the message names, a smaller model or shorter sequences; or raise RELORA_JOB_MEMORY_BYTES_MAX where the memory is there.',
+    fix: 'Make one of the changes that the message names, or take a smaller model or shorter sequences; or raise RELORA_JOB_MEMORY_BYTES_MAX if the machine has the memory.',
   }),
   DISK_FULL: entry<{ freeBytesMin: number }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ freeBytesMin }) =>
       `The disk of the server is full, or below its floor of ${freeBytesMin} free bytes`,
-    fix: 'Make room in the data folder; nothing that was acknowledged is lost.',
+    fix: 'Free some space on the disk of the data folder; nothing that was acknowledged is lost.',
     retrySeconds: 60,
   }),
   FOLDER_UNWRITABLE: entry<{ message: string }>({
     status: Status.FAILED_PRECONDITION,
     text: ({ message }) => message,
-    fix: 'Give the user of the server the right to write there, or mount it for writing; then try again. Nothing that was acknowledged is lost.',
+    fix: 'Allow the user of the server to write there, or mount the disk for writing, then try again. Nothing that was acknowledged is lost.',
   }),
   DISK_BROKEN: entry<Record<never, never>>({
     status: Status.UNAVAILABLE,
     text: () => 'The disk of the server cannot be read or written',
-    fix: 'Try again; nothing that was acknowledged is lost. If it lasts, see to the disk: its errors are in the log of the server and of the machine.',
+    fix: 'Try again; nothing that was acknowledged is lost. If it lasts, check the disk: its errors are in the logs of the server and of the machine.',
     retrySeconds: 5,
   }),
   STORE_AWAY: entry<Record<never, never>>({
     status: Status.UNAVAILABLE,
     text: () => 'The database of the server cannot be reached',
-    fix: 'Try again; nothing that was acknowledged is lost. If it lasts, see to the database.',
+    fix: 'Try again; nothing that was acknowledged is lost. If it lasts, check the database.',
     retrySeconds: 5,
   }),
   QUEUE_FULL: entry<{ jobsMax: number }>({
@@ -416,25 +416,25 @@ export const serviceErrors = {
   WATCHERS_FULL: entry<{ watchersMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ watchersMax }) => `All ${watchersMax} watches that the server allows are open`,
-    fix: 'Close watches that nobody reads, or raise RELORA_WATCHERS_MAX.',
+    fix: 'Close watches that are not needed, or raise RELORA_WATCHERS_MAX.',
     retrySeconds: 5,
   }),
   DOWNLOADS_FULL: entry<{ downloadsMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ downloadsMax }) => `All ${downloadsMax} downloads that the server allows are open`,
-    fix: 'Wait until others end, close those that nobody reads, or raise RELORA_DOWNLOADS_MAX.',
+    fix: 'Wait until other downloads end, close those that nobody reads, or raise RELORA_DOWNLOADS_MAX.',
     retrySeconds: 5,
   }),
   UPLOADS_FULL: entry<{ uploadsMax: number }>({
     status: Status.RESOURCE_EXHAUSTED,
     text: ({ uploadsMax }) => `All ${uploadsMax} uploads that the server allows are open`,
-    fix: 'Wait until others end, or raise RELORA_UPLOADS_MAX.',
+    fix: 'Wait until other uploads end, or raise RELORA_UPLOADS_MAX.',
     retrySeconds: 5,
   }),
   FILES_FULL: entry<Record<never, never>>({
     status: Status.RESOURCE_EXHAUSTED,
     text: () => 'The server has as many files and connections open as the system allows',
-    fix: 'Wait, or raise the limit of open files of the server (ulimit -n).',
+    fix: "Wait, or raise the server process's limit of open files (ulimit -n).",
     retrySeconds: 5,
   }),
   CONNECTIONS_FULL: entry<{ connectionsMax: number }>({
@@ -465,7 +465,7 @@ export const serviceErrors = {
   TASK_CRASHED: entry<{ message: string }>({
     status: Status.UNAVAILABLE,
     text: ({ message }) => message,
-    fix: 'Try again; when it happens again, the log of the server has what the process wrote.',
+    fix: 'Try again; if it happens again, look into the log of the server, which has what the process printed.',
     retrySeconds: 5,
   }),
   DEADLINE_EXCEEDED: entry<{ seconds: number }>({
@@ -480,29 +480,29 @@ export const serviceErrors = {
   }),
   CLIENT_SILENT: entry<{ seconds: number }>({
     status: Status.DEADLINE_EXCEEDED,
-    text: ({ seconds }) => `The call owed a message and nothing came for ${seconds} s`,
-    fix: 'Send the request whole, and the chunks of an upload without long pauses; RELORA_REQUEST_SILENCE_SECONDS is the limit. What was received of an upload stays.',
+    text: ({ seconds }) => `No message came from the client for ${seconds} s`,
+    fix: 'Send the request whole, and the chunks of an upload without long pauses; RELORA_REQUEST_SILENCE_SECONDS is the limit. The bytes of an upload that were received are kept.',
   }),
   CLIENT_NOT_READING: entry<{ seconds: number }>({
     status: Status.ABORTED,
-    text: ({ seconds }) => `The client took nothing of what it is owed for ${seconds} s`,
-    fix: 'Sent to nobody but metrics: the stream is cut. Read what you ask for, and resume where you stopped; RELORA_READER_SILENCE_SECONDS is the limit.',
+    text: ({ seconds }) => `The client read nothing of the answer for ${seconds} s`,
+    fix: 'Only metrics show it, since the stream is cut off. Read what you ask for, and resume where you stopped; RELORA_READER_SILENCE_SECONDS is the limit.',
   }),
   CALL_CANCELLED: entry<Record<never, never>>({
     status: Status.CANCELLED,
     text: () => 'The call was cancelled',
-    fix: 'Sent to nobody but logs and metrics: the client is gone. What was stored stays stored.',
+    fix: 'Only logs and metrics show it, since the client is gone. What was stored stays stored.',
   }),
   SERVER_STOPPING: entry<Record<never, never>>({
     status: Status.UNAVAILABLE,
     text: () => 'The server is stopping; jobs are kept and resume when it runs again',
-    fix: 'Repeat the call with back-off; watch again with the last sequence that arrived.',
+    fix: 'Retry the call with back-off; continue a watch after the last sequence number that arrived.',
     retrySeconds: 1,
   }),
   INTERNAL_ERROR: entry<{ errorId: string }>({
     status: Status.INTERNAL,
-    text: ({ errorId }) => `A fault of the server; its log has the details under ${errorId}`,
-    fix: 'Report it with the id.',
+    text: ({ errorId }) => `An error inside the server; its log has the details under the id ${errorId}`,
+    fix: 'Report it, with the id in the message.',
   }),
 };
 
@@ -553,130 +553,137 @@ const resourcePattern = /^(jobs|datasets|weights)\/[a-z0-9-]+\.[a-z0-9-]+(\/|$)/
 /** Reasons of JobFailure and Dataset.failure that the engine gives. Those of the server stand in jobs/jobFailures.ts. */
 export const engineFailures = {
   TRAINING_DIVERGED:
-    'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate, or look at the data.',
-  EXPORT_IMPOSSIBLE: 'A layout cannot say what the model is. The message names what stands in the way.',
+    'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate, or check the data.',
+  EXPORT_IMPOSSIBLE: 'The layout cannot describe this model. The message says why.',
   EXPORT_DIFFERS:
-    'The files of an export, read back, do not compute what the weights of the run do within the bound of their type (RELORA_EXPORT_DIFFERENCE_*_MAX), or describe another model. The message has the figures.',
+    'The files of an export, read back, give results that differ from those of the run by more than the limit for their type (RELORA_EXPORT_DIFFERENCE_*_MAX), or they describe another model. The message has the figures.',
   MERGE_NOT_FINITE:
     'A merge would have written weights that are not finite. Lower the learning rate or alpha.',
   MERGE_DRIFT:
-    'A merge changed what the model computes by more than rounding explains; the message names the layer. Restart from the last checkpoint with a lower learning rate or alpha.',
+    'A merge changed what the model computes by more than rounding explains; the message names the layer. Fork the job from its last checkpoint with a lower learning rate or alpha.',
   MOMENTS_NOT_ZERO:
-    'A restart was to set the moments of the adapters to zero and did not. Restart from the last checkpoint; where it happens again, doubt the memory of the machine.',
+    'A restart did not set the moments of the adapters to zero as it should. Fork the job from its last checkpoint; if it happens again, test the memory of the machine.',
   BASE_WEIGHTS_CHANGED:
-    'The base weights hold other bytes than when they were registered, or when the job first began; the message names the file. Upload them again, or restore the file.',
-  RUN_MISMATCH: 'The job asks for something that its data set, base weights or checkpoint cannot give.',
-  SAFETENSORS_INVALID: 'A safetensors file is malformed, or its tensors are not those of the model.',
-  MODEL_FOLDER_INVALID: 'A folder with a model has no usable config.json, tokenizer or weights.',
+    'The base weights have changed since they were registered, or since the job first began; the message names the file. Upload them again, or restore the file.',
+  RUN_MISMATCH: 'The job asks for something that its data set, base weights or checkpoint do not have.',
+  SAFETENSORS_INVALID: 'A safetensors file is malformed, or its tensors do not fit the model.',
+  MODEL_FOLDER_INVALID: 'A model folder has no usable config.json, tokenizer or weights.',
   CHECKPOINT_UNKNOWN_FORMAT: 'A later version wrote the checkpoint. Use that version.',
-  CHECKPOINT_NO_SPACE: 'The disk has no room for a checkpoint. Jobs are paused by it and lose nothing.',
-  COMPRESSION_INVALID: 'A packed file cannot be unpacked, or gives more than RELORA_DATASET_BYTES_MAX.',
-  CHAT_INVALID: 'A row is no chat that the template can render. The message names the row and the problem.',
-  CHAT_TEMPLATE_INVALID: 'The template of chats is no Jinja that can be read.',
+  CHECKPOINT_NO_SPACE: 'The disk has no space for a checkpoint. Jobs are then paused and lose nothing.',
+  COMPRESSION_INVALID:
+    'A compressed file cannot be decompressed, or gives more than RELORA_DATASET_BYTES_MAX.',
+  CHAT_INVALID:
+    'A row is not a chat that the template can render. The message names the row and the problem.',
+  CHAT_TEMPLATE_INVALID: 'The chat template is not valid Jinja.',
   CSV_INVALID:
-    'CSV is malformed, or a row has another number of columns than the first. The message has its number.',
-  DATASET_CORRUPT: 'Prepared tokens are not what was written. Register the data set again.',
+    'The CSV is malformed, or a row has a different number of columns than the first. The message has the number of the row.',
+  DATASET_CORRUPT: 'The prepared tokens on the disk are not what was written. Upload the data set again.',
   DATASET_EMPTY: 'The training part has no text.',
   DATASET_TOO_SHORT: 'A part has fewer tokens than one sequence.',
-  DATASET_FORMAT_UNKNOWN: 'Another version prepared the data set. Register it again.',
-  DEVICE_NOT_FOUND: 'The card that was asked for is not there, or this process may not use it.',
+  DATASET_FORMAT_UNKNOWN: 'Another version prepared the data set. Upload it again.',
+  DEVICE_NOT_FOUND: 'The requested card does not exist, or this process may not use it.',
   DEVICE_LIBRARY_MISSING:
-    'A library of NVIDIA is not installed, or too old. The message names it and what to install.',
+    'A library from NVIDIA is not installed, or too old. The message names it and what to install.',
   DEVICE_DRIVER_TOO_OLD: 'The NVIDIA driver is older than CUDA 12 needs. Install 525 or newer.',
   DEVICE_TOO_OLD: 'The card is older than Ampere (compute capability 8.0). Train on the CPU.',
-  DEVICE_PRECISION_UNKNOWN: 'The device has no such precision. The message names those that it has.',
+  DEVICE_PRECISION_UNKNOWN:
+    'The device does not support this precision. The message names those that it supports.',
   DEVICE_OUT_OF_MEMORY:
-    'The card has no memory left. Ask for smaller micro-batches, recomputation or moments in eight bits.',
+    'The card ran out of memory. Use smaller micro-batches, recomputation or moments in eight bits.',
   DEVICE_LOST: 'The card stopped, was reset or fell off the bus. The job resumes when it is back.',
   MPI_MISSING:
-    'The engine was to join other processes by MPI, and no mpirun started it, or the library of that cannot be loaded. Of the engine alone: the server starts its processes itself.',
+    'A trainer should join other processes by MPI, but no mpirun started it, or the MPI library cannot be loaded. The message says which.',
   RANK_LOST:
-    'A process of a job of several ended, or did not hold the same weights as the others. All of them are ended, and the job resumes from its checkpoint.',
+    'One process of a job with several ended, or its weights differed from those of the others. All processes are ended, and the job resumes from its checkpoint.',
   DOCUMENT_TOO_LONG: 'A single document is longer than can be tokenized. Split it.',
-  FIELD_MISSING: 'A line or row has no text where it should. The message names it.',
+  FIELD_MISSING: 'A line or row lacks the text field. The message names the row.',
   FILE_CHANGED: 'A file on the server changed while it was read.',
   FILE_NOT_REGULAR: 'A path is a folder, a device or a pipe.',
   FILE_UNREADABLE: 'A file cannot be read.',
-  FORMAT_UNKNOWN: 'A file is none of the formats that are read. Name its format, or convert it.',
-  JSON_INVALID: 'A list in JSON is malformed. The message has the element.',
-  JSONL_LINE_INVALID: 'A line is not a JSON object. The message has its number.',
-  LINE_TOO_LONG: 'A line is longer than can be read. The message has its number.',
-  OPTIONS_INVALID: 'Data were asked for in a way that they cannot be given.',
+  FORMAT_UNKNOWN: 'A file has none of the known formats. Name its format, or convert it.',
+  JSON_INVALID: 'A JSON list is malformed. The message has the number of the element.',
+  JSONL_LINE_INVALID: 'A line is not a JSON object. The message has the number of the line.',
+  LINE_TOO_LONG: 'A line is longer than can be read. The message has the number of the line.',
+  OPTIONS_INVALID: 'Options that were given for reading data contradict each other or the data.',
   PARQUET_INVALID: 'A Parquet file is truncated or malformed, or its column holds no text.',
-  PARQUET_TOO_LARGE: 'A Parquet file would unpack to more than can be held.',
+  PARQUET_TOO_LARGE: 'A Parquet file would take more memory than there is when it is decompressed.',
   ROWS_INVALID:
-    'More rows cannot be read than skip_invalid_count or skip_invalid_share allows. The message has the first.',
+    'More rows are invalid than skip_invalid_count or skip_invalid_share allows. The message has the first of them.',
   TEXT_LOST:
-    'The tokenizer does not know most of the text, or drops it: more than half of all characters, or more than 1 % in documents of which it knows less than 1 %. Take the tokenizer of that language, or look at its vocabulary.',
+    'The tokenizer does not know, or drops, most of the text: more than half of all characters, or documents of which it knows less than 1 % and which have more than 1 % of all characters. Use a tokenizer for that language, or check its vocabulary.',
   TOKENIZER_INVALID: 'A tokenizer.json is malformed or cannot be used.',
   TOKENIZER_TIMED_OUT:
-    'A tokenizer.json took more processor time than RELORA_TOKENIZER_CPU_SECONDS for a line of text. The same request tries it again.',
-  UTF8_INVALID: 'A file is not UTF-8. The message has the byte.',
+    'A tokenizer.json took more processor time than RELORA_TOKENIZER_CPU_SECONDS for a line of text. Sending the same request again tries it again.',
+  UTF8_INVALID: 'A file is not UTF-8. The message has the position of the invalid byte.',
   VOCABULARY_TOO_LARGE:
-    'The text has too little variety for a trained vocabulary of that size. Ask for a smaller one.',
+    'The text is too small or too uniform to train a vocabulary of that size. Ask for a smaller one.',
 } as const;
 
 /** Reasons of warnings in a job's journal that come from the engine. */
 export const engineWarnings = {
   GRAPHS_SLOWER_THAN_PLANNED:
-    'The graphs that the plan chose for the adapted layers were timed to be slower than separate paths; they stay.',
+    'The graphs that were planned for the adapted layers turned out slower than separate paths when they were timed; they are kept, since the bits depend on them.',
   RESUMED_ON_OTHER_BACKEND:
-    'The run resumed on another backend or instruction set than it began on: its numbers no longer repeat those of an uninterrupted run bit for bit.',
+    'The run resumed on another backend or instruction set than it began on, so it no longer has the same bits as an uninterrupted run.',
   RESUMED_WITH_OTHER_REPLICAS:
-    'The run resumed with another number of processes than its checkpoint was computed by: sums are made in another order from there on.',
+    'The run resumed with a different number of processes, so sums are made in another order from there on and the bits differ.',
   TOKENIZER_DIFFERS:
-    'The base weights come with another tokenizer than the data set has: what they learned of its ids does not apply.',
+    'The data set was prepared with another tokenizer than that of the base weights, so the model does not know what its token ids mean.',
   END_OF_TEXT_DIFFERS:
-    'The data set ends texts with another token than the base weights do: exports name the one of the data set.',
+    'The data set ends texts with another token than the base weights; exports name the token of the data set.',
   HEAD_NOT_TIED:
-    'config.json calls the head tied, but the weights have another: the model is loaded untied, with that head.',
+    'config.json says that the head is tied to the embedding, but the weights contain a different head: the model is loaded untied, with that head.',
   TEXT_UNKNOWN:
-    'The tokenizer does not know 1 % or more of the characters of the text, or drops them: nothing is learned of them. The data set says so, too, when it is prepared.',
+    'The tokenizer does not know, or drops, 1 % or more of the characters of the text, so nothing is learned about them. The data set has the same warning when it is prepared.',
   SEQUENCES_IDLE:
-    'A share of the sequences has nothing to learn, since prompts are longer than a sequence. Take a longer sequence_length, or shorter prompts.',
+    'Some sequences contain nothing to learn, since prompts are longer than a sequence. Use a longer sequence_length or shorter prompts.',
 } as const;
 
 /** Reasons of warnings about a specification: allowed, but probably not meant. */
 export const specWarnings = {
-  OPTIMIZER_COSTLY: 'An update by MUON costs more arithmetic than the rest of a full-rank step.',
+  OPTIMIZER_COSTLY: 'An update by MUON needs more arithmetic than the rest of a full-rank step.',
   RANK_ABOVE_BREAK_EVEN:
-    'The rank is so high that an adapted layer costs more arithmetic than training it in full.',
-  RESTARTS_FEW: 'Fewer than three restarts: the rank of the whole change stays low.',
+    'The rank is so high that a layer with an adapter needs more arithmetic than training the layer in full.',
+  RESTARTS_FEW: 'There are fewer than three restarts, so the rank of the whole change stays low.',
   WARM_START_MISSING: 'ReLoRA from new weights without a warm start learns far worse.',
   CYCLE_SHORT: 'More than a third of every cycle is spent on raising the learning rate again.',
   LAST_CYCLE_SHORT: 'The last cycle is shorter than the others.',
-  DATA_REPEATED: 'The run reads its training part more than once.',
-  HELD_OUT_EMPTY: 'The data set holds nothing out, so the model is never evaluated.',
+  DATA_REPEATED: 'The run reads its training data more than once.',
+  HELD_OUT_EMPTY: 'The data set has no held-out part, so the model is never evaluated.',
   RECOMPUTATION_NEEDED:
-    'AUTO became BLOCKS: without recomputation the job would need more memory than it may have.',
+    'Recomputation AUTO became BLOCKS, since without it the job would need more memory than it may have.',
   MEMORY_ABOVE_LIMIT:
-    'From EstimateJob alone: the job needs more memory than it may have, and CreateJob would refuse it.',
+    'Only from EstimateJob: the job needs more memory than it may have, so CreateJob would refuse it.',
   TASKS_TOO_LARGE:
-    'A job on a card has a model of which exports, texts and scores need more memory on the processors than a job may have there.',
-  MEMORY_SCARCE: 'Other programs leave less memory than the job will need, though the machine has enough.',
+    'The job trains on a card, but exporting, generating and evaluating its model run on the processors, and need more memory than a job may have there.',
+  MEMORY_SCARCE:
+    'The machine has enough memory, but other programs use so much of it that the job will not have what it needs.',
 } as const;
 
 export type SpecWarning = keyof typeof specWarnings;
 
 /** Reasons of warnings about a comparison: what keeps its numbers from being set against each other as they are. */
 export const comparisonWarnings = {
-  DATA_DIFFER: 'The jobs have other data or another division of it: their losses are of different texts.',
+  DATA_DIFFER:
+    'The jobs have different data, or it is divided differently, so their losses are of different texts.',
   TOKENIZERS_DIFFER:
-    'The jobs have different tokenizers: a loss per token means something else in each; compare bits per byte.',
-  MODELS_DIFFER: 'The jobs train different models or begin at different weights.',
+    'The jobs have different tokenizers, so their losses per token cannot be compared; compare bits per byte.',
+  MODELS_DIFFER: 'The jobs train different models, or start from different weights.',
   SEEDS_DIFFER:
-    'The jobs have different seeds, and not the same ones for each setting: initial weights and the order of data differ.',
-  SEQUENCES_DIFFER: 'The jobs have sequences of different lengths: tokens are predicted from other contexts.',
-  BATCHES_DIFFER: 'The jobs take steps of different numbers of tokens: compare them by tokens, not by steps.',
+    'The jobs have different seeds, and not the same set of seeds for each setting, so initial weights and the order of data differ.',
+  SEQUENCES_DIFFER:
+    'The jobs have different sequence lengths, so tokens are predicted from different contexts.',
+  BATCHES_DIFFER: 'The jobs have different numbers of tokens per step: compare them by tokens, not by steps.',
   RATES_UNTUNED:
-    'Jobs of different kinds have different learning rates, and one at least is the default of its kind: compare each kind at its own best rate.',
-  TOKENS_DIFFER: 'The jobs were asked to train on different numbers of tokens.',
+    'Jobs of different kinds have different learning rates, and at least one of them is only the default of its kind: compare each kind at its own best rate.',
+  TOKENS_DIFFER: 'The jobs are set to train on different numbers of tokens.',
   HELD_OUT_TOKENS_DIFFER: 'The last evaluations were made on different numbers of held-out tokens.',
   ARITHMETIC_DIFFERS:
-    'The jobs ran on different backends, instruction sets or precisions: seconds, and the last digits of losses, differ by that.',
-  JOBS_UNFINISHED: 'Jobs have not succeeded, or not yet: their last losses are not those of whole runs.',
+    'The jobs ran on different backends, instruction sets or precisions, so times, and the last digits of losses, are not comparable.',
+  JOBS_UNFINISHED:
+    'Some jobs have not succeeded, or not yet, so their last losses are not those of complete runs.',
   SECONDS_INCOMPLETE:
-    'Jobs begin at a checkpoint of another job: the seconds and the events before it are in none of their series.',
+    'Some jobs begin at a checkpoint of another job; the time and the events before it are not in their series.',
 } as const;
 
 export type ComparisonWarning = keyof typeof comparisonWarnings;
