@@ -25,7 +25,7 @@ export const metricTable = {
   jobs: gauge('relora_jobs', 'Jobs in the store by state.', ['state']),
   queueLimit: gauge('relora_queue_jobs_max', 'Jobs that may wait; more are refused.'),
   slots: gauge('relora_slots', 'Jobs that can run at once.'),
-  slotsInUse: gauge('relora_slots_in_use', 'Trainer processes at work.'),
+  slotsInUse: gauge('relora_slots_in_use', 'Trainer processes that are running.'),
   queueWait: histogram(
     'relora_queue_wait_seconds',
     'Time from becoming queued to being started.',
@@ -34,7 +34,7 @@ export const metricTable = {
   jobsCreated: counter('relora_jobs_created_total', 'Jobs that were created.'),
   jobsFinished: counter('relora_jobs_finished_total', 'Jobs that reached a terminal state.', ['outcome']),
   attempts: counter('relora_attempts_total', 'Executions that were started.'),
-  crashes: counter('relora_trainer_crashes_total', 'Trainer processes that ended without an answer.'),
+  crashes: counter('relora_trainer_crashes_total', 'Trainer processes that crashed.'),
   warnings: counter('relora_job_warnings_total', 'Warnings in the journals of jobs.'),
   events: counter('relora_journal_events_total', 'Events that were appended to journals.'),
 
@@ -42,13 +42,13 @@ export const metricTable = {
   tokens: counter('relora_tokens_total', 'Tokens trained on by all jobs.'),
   stepsSkipped: counter(
     'relora_steps_skipped_total',
-    'Skipped steps: loss or gradient was not finite, or no target counted.',
+    'Steps skipped because loss or gradient was not finite, or no token counted for the loss.',
   ),
   stepDuration: histogram('relora_step_seconds', 'Wall-clock time of a step.', stepSeconds),
-  restarts: counter('relora_restarts_total', 'Merges with a restart of the adapters, by all jobs.'),
+  restarts: counter('relora_restarts_total', 'Restarts (merge and new adapters) of all jobs.'),
   restartDuration: histogram(
     'relora_restart_seconds',
-    'Wall-clock time of a merge with its restart.',
+    'Wall-clock time of a restart with its merge.',
     saveSeconds,
   ),
   evaluationDuration: histogram(
@@ -63,8 +63,8 @@ export const metricTable = {
     saveSeconds,
   ),
 
-  jobStep: gauge('relora_job_step', 'Steps taken over all phases.', ['job_id']),
-  jobSteps: gauge('relora_job_steps', 'Steps to take over all phases.', ['job_id']),
+  jobStep: gauge('relora_job_step', 'Steps that were taken, all phases together.', ['job_id']),
+  jobSteps: gauge('relora_job_steps', 'Steps that the job has, all phases together.', ['job_id']),
   jobLoss: gauge('relora_job_loss', 'Training loss of the last step, nats per token.', ['job_id']),
   jobLossSmoothed: gauge(
     'relora_job_loss_smoothed',
@@ -73,37 +73,37 @@ export const metricTable = {
   ),
   jobEvaluationLoss: gauge(
     'relora_job_evaluation_loss',
-    'Loss of the last evaluation on the held-out part, nats per token.',
+    'Loss on the held-out part in the last evaluation, nats per token.',
     ['job_id'],
   ),
   jobBitsPerByte: gauge(
     'relora_job_evaluation_bits_per_byte',
-    'The last evaluation as bits per byte of text.',
+    'Bits per byte of text in the last evaluation.',
     ['job_id'],
   ),
   datasetEvaluationLoss: gauge(
     'relora_job_dataset_evaluation_loss',
-    'Loss of the last evaluation on the held-out part of one data set of the job, nats per token.',
+    'Loss on the held-out part of one data set of the job in the last evaluation, nats per token.',
     ['job_id', 'dataset'],
   ),
   datasetEpochs: gauge(
     'relora_job_dataset_epochs',
-    'How often the job has read the training part of a data set, at the last evaluation.',
+    'How often the job had read the training part of a data set at the last evaluation.',
     ['job_id', 'dataset'],
   ),
   namedEvaluationLoss: gauge(
     'relora_job_named_evaluation_loss',
-    'Loss of the last evaluation of that name on its data set, nats per token.',
+    'Loss in the last evaluation of that name, nats per token.',
     ['job_id', 'evaluation'],
   ),
   namedEvaluationAccuracy: gauge(
     'relora_job_named_evaluation_accuracy',
-    'Share of the questions of the last evaluation of that name that were answered rightly.',
+    'Share of questions that were answered correctly in the last evaluation of that name.',
     ['job_id', 'evaluation'],
   ),
   namedEvaluationNormalizedAccuracy: gauge(
     'relora_job_named_evaluation_normalized_accuracy',
-    'The same by log-probability per byte of a choice.',
+    'Share of questions answered correctly if choices are ranked by log-probability per byte.',
     ['job_id', 'evaluation'],
   ),
   jobLearningRate: gauge('relora_job_learning_rate', 'Learning rate of the last step.', ['job_id']),
@@ -111,7 +111,7 @@ export const metricTable = {
     'job_id',
   ]),
   jobTokens: gauge('relora_job_trained_tokens', 'Tokens trained on in the whole run.', ['job_id']),
-  jobTokenRate: gauge('relora_job_tokens_per_second', 'Throughput over about the last ten steps.', [
+  jobTokenRate: gauge('relora_job_tokens_per_second', 'Tokens per second over about the last ten steps.', [
     'job_id',
   ]),
   jobRestarts: gauge('relora_job_restarts', 'Restarts made in the whole run.', ['job_id']),
@@ -120,12 +120,12 @@ export const metricTable = {
   ]),
   jobLogitChange: gauge(
     'relora_job_merge_logit_change',
-    'Largest change of a logit by the last merge: its error.',
+    'Largest change of a logit by the last merge, which is its error.',
     ['job_id'],
   ),
   jobLogitTolerance: gauge(
     'relora_job_merge_logit_tolerance',
-    'Change of a logit that rounding explains: above it the job fails.',
+    'Largest change of a logit that rounding can explain; above it the job fails.',
     ['job_id'],
   ),
   jobMergeLossBefore: gauge(
@@ -155,17 +155,17 @@ export const metricTable = {
   ),
   moduleEffectiveRank: gauge(
     'relora_job_module_effective_rank',
-    'Mean effective rank of the change of one kind of layer since the adapters began.',
+    'Mean effective rank of the change of one kind of layer since the adapter phase began.',
     ['job_id', 'module'],
   ),
   moduleSingularValues: gauge(
     'relora_job_module_singular_values',
-    'Mean number of singular values of that change above 1 % of the largest.',
+    'Mean number of singular values of that change that are above 1 % of the largest.',
     ['job_id', 'module'],
   ),
   jobEffectiveRank: gauge(
     'relora_job_effective_rank',
-    'Mean effective rank of the change since the adapters began.',
+    'Mean effective rank of the change of the weights since the adapter phase began.',
     ['job_id'],
   ),
   jobMomentsZeroed: gauge(
@@ -175,7 +175,7 @@ export const metricTable = {
   ),
   jobStepsSkipped: gauge(
     'relora_job_steps_skipped',
-    'Skipped steps of this execution: loss or gradient was not finite, or no target counted.',
+    'Steps skipped in this execution because loss or gradient was not finite, or no token counted for the loss.',
     ['job_id'],
   ),
   jobCheckpointDuration: gauge(
@@ -199,9 +199,9 @@ export const metricTable = {
     'When this execution began, seconds since 1970.',
     ['job_id'],
   ),
-  jobMemory: gauge('relora_job_resident_bytes', 'Memory resident in the trainer process.', ['job_id']),
+  jobMemory: gauge('relora_job_resident_bytes', 'Resident memory of the trainer process.', ['job_id']),
 
-  rpcStarted: counter('relora_rpc_started_total', 'Calls that arrived.', ['service', 'method']),
+  rpcStarted: counter('relora_rpc_started_total', 'Calls that were received.', ['service', 'method']),
   rpcHandled: counter('relora_rpc_handled_total', 'Calls that ended.', ['service', 'method', 'code']),
   rpcDuration: histogram(
     'relora_rpc_seconds',
@@ -218,49 +218,51 @@ export const metricTable = {
   ),
   generatedTokens: counter('relora_generated_tokens_total', 'Tokens generated for clients.'),
 
-  webhookSent: counter('relora_webhook_delivered_total', 'Messages that receivers of webhooks took.'),
-  webhookFailed: counter(
-    'relora_webhook_failures_total',
-    'Attempts to send a message of a webhook that failed.',
-  ),
+  webhookSent: counter('relora_webhook_delivered_total', 'Messages that receivers of webhooks accepted.'),
+  webhookFailed: counter('relora_webhook_failures_total', 'Failed attempts to send a message of a webhook.'),
   webhookDead: counter('relora_webhook_dead_letters_total', 'Messages of webhooks that were given up.'),
   webhookDuration: histogram(
     'relora_webhook_seconds',
-    'Time of an attempt to send a message of a webhook.',
+    'Duration of an attempt to send a message of a webhook.',
     callSeconds,
   ),
-  trackerWrites: counter('relora_tracker_writes_total', 'Batches of events that trackers took.', ['tracker']),
+  trackerWrites: counter('relora_tracker_writes_total', 'Batches of events that trackers accepted.', [
+    'tracker',
+  ]),
   trackerFailures: counter(
     'relora_tracker_failures_total',
-    'Attempts to give events to trackers that failed; they are repeated.',
+    'Failed attempts to send events to trackers; they are repeated.',
     ['tracker'],
   ),
   webhookPending: gauge(
     'relora_webhook_pending',
-    'Messages of webhooks that wait to be sent, on all servers of the store.',
+    'Messages of webhooks that wait to be sent, of all servers of the store.',
   ),
 
   storeDuration: histogram(
     'relora_store_statement_seconds',
-    'Time of a statement in the store.',
+    'Duration of a statement in the store.',
     storeSeconds,
   ),
-  diskFree: gauge('relora_disk_free_bytes', 'Free space where the data folder lies.'),
+  diskFree: gauge('relora_disk_free_bytes', 'Free space on the disk of the data folder.'),
   diskUsed: gauge(
     'relora_disk_used_bytes',
-    'Space that the data folder takes, by what lies there; read at every round of cleaning up.',
+    'Space that the data folder takes, by kind of content; measured every RELORA_CLEANUP_SECONDS.',
     ['kind'],
   ),
-  diskDeleted: gauge('relora_disk_deleted_bytes', 'Space of what is deleted and can still be undeleted.'),
-  purged: counter('relora_purged_total', 'What was thrown away for good, by kind.', ['kind']),
+  diskDeleted: gauge(
+    'relora_disk_deleted_bytes',
+    'Space taken by what is deleted and can still be undeleted.',
+  ),
+  purged: counter('relora_purged_total', 'What was permanently removed, by kind.', ['kind']),
   cardUtilization: gauge(
     'relora_card_utilization_ratio',
-    'Share of the last moment in which a kernel ran on the card; absent where it does not answer, as with the next ones.',
+    'Share of time in which a kernel ran on the card, over a short period; absent if the card does not report it, as for the next ones.',
     cardLabels,
   ),
   cardMemoryUsed: gauge(
     'relora_card_memory_used_bytes',
-    'Memory of the card in use, by anybody.',
+    'Memory of the card in use, by all processes.',
     cardLabels,
   ),
   cardMemory: gauge('relora_card_memory_bytes', 'Memory of the card.', cardLabels),
@@ -268,16 +270,16 @@ export const metricTable = {
   cardPower: gauge('relora_card_power_watts', 'Power that the card draws.', cardLabels),
   cardThrottled: gauge(
     'relora_card_throttled',
-    '1 while the card runs below its clock for that cause: power, thermal or hardware.',
+    '1 while the card runs below its normal clock for that cause: power, thermal or hardware.',
     [...cardLabels, 'cause'],
   ),
   eventLoopLag: gauge(
     'relora_event_loop_lag_seconds',
-    '99th percentile of the delay of timers since the last scrape.',
+    '99th percentile of the delay of the event loop since the last scrape.',
   ),
   serverMemory: gauge(
     'relora_server_resident_bytes',
-    'Memory resident in the service process, without trainers.',
+    'Resident memory of the service process, without trainers.',
   ),
 } as const satisfies Record<string, MetricEntry>;
 
