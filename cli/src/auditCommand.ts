@@ -8,10 +8,12 @@ import { wholeNumber } from './specOptions.js';
 export function addAuditCommand(program: Command, run: Run): void {
   program
     .command('audit')
-    .description('show who changed what, from where and with what result, newest first; for operators')
-    .option('--of <tenant>', 'only what was done in this tenant')
-    .option('--by <caller>', 'only what this caller did')
-    .option('--limit <count>', 'how many to show', wholeNumber, 50)
+    .description(
+      'show the audit log, newest first: who changed what, from where, with what result; for operators',
+    )
+    .option('--of <tenant>', 'only changes in this tenant')
+    .option('--by <caller>', 'only changes by this caller')
+    .option('--limit <count>', 'number of entries to show', wholeNumber, 50)
     .action((flags: { of?: string; by?: string; limit: number }) =>
       run(async ({ client, output, signal }) => {
         const entries: AuditEntry[] = [];

@@ -23,26 +23,26 @@ const pointsMax = 240;
 export function addCompareCommand(program: Command, run: Run): void {
   program
     .command('compare [jobs...]')
-    .description('set jobs side by side, running ones too: curves, a table, what differs')
-    .option('--label <key=value...>', 'all jobs with these labels instead of named ones', label)
-    .option('--reference <job>', 'job to measure against, by default the first full-rank one')
+    .description('compare jobs, also running ones: curves, a table, and the settings that differ')
+    .option('--label <key=value...>', 'compare all jobs with these labels instead of naming jobs', label)
+    .option('--reference <job>', 'job to compare with; by default the first full-rank job')
     .addOption(
-      new Option('--metric <metric>', 'curves in the terminal')
+      new Option('--metric <metric>', 'metric of the curves in the terminal')
         .choices(Object.keys(plotMetrics))
         .default('held-out'),
     )
     .addOption(
-      new Option('--axis <axis>', 'what they are drawn over')
+      new Option('--axis <axis>', 'horizontal axis of the curves')
         .choices(Object.keys(plotAxes))
         .default('tokens'),
     )
-    .option('--html <file>', 'write a page with charts and tables')
+    .option('--html <file>', 'also write a page with charts and tables to this file')
     .action((jobs: string[], flags: CompareFlags) =>
       run(async ({ client, output, signal }) => {
         const names =
           flags.label === undefined ? jobs.map(jobName) : await withLabels(client, flags.label, signal);
         if (flags.label !== undefined && jobs.length > 0)
-          throw new UsageError('Jobs are named or found by --label, not both');
+          throw new UsageError('Give either names of jobs or --label, not both');
         const comparison = await client.compareJobs(names, {
           reference: flags.reference === undefined ? '' : jobName(flags.reference),
           metrics: [plotMetrics[flags.metric].metric, ...reportMetrics],
@@ -75,9 +75,9 @@ async function withLabels(
   for await (const { name } of client.listJobs({ labels, orderBy: 'create_time', signal })) {
     names.push(name);
     if (names.length > jobsMax)
-      throw new UsageError(`More than ${jobsMax} jobs have these labels: add one that fewer have`);
+      throw new UsageError(`More than ${jobsMax} jobs have these labels: add another label`);
   }
   if (names.length < 2)
-    throw new UsageError(`Two jobs or more should have these labels, not ${names.length}`);
+    throw new UsageError(`At least two jobs must have these labels; ${names.length} have`);
   return names;
 }

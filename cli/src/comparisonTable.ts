@@ -50,7 +50,7 @@ export const qualityColumns: readonly Column[] = [
   },
   {
     title: 'difference',
-    meaning: 'held-out loss less that of the reference, at equal tokens',
+    meaning: 'held-out loss minus that of the reference, at equal tokens',
     cell: ({ name, evaluationLossDifference }, { reference }) =>
       name === reference ? 'reference' : optional(evaluationLossDifference, signed),
   },
@@ -58,10 +58,10 @@ export const qualityColumns: readonly Column[] = [
 
 /** What it took. */
 export const costColumns: readonly Column[] = [
-  { title: 'state', meaning: 'where the job stands', cell: ({ state }) => word(state, 'JOB_STATE_') },
+  { title: 'state', meaning: 'state of the job', cell: ({ state }) => word(state, 'JOB_STATE_') },
   {
     title: 'step',
-    meaning: 'steps taken, of those to take',
+    meaning: 'steps taken, of all steps',
     cell: ({ step, stepCount }) => `${step}/${stepCount}`,
   },
   { title: 'tokens', meaning: 'tokens trained on', cell: ({ trainedTokens }) => quantity(trainedTokens) },
@@ -72,17 +72,17 @@ export const costColumns: readonly Column[] = [
   },
   {
     title: 'tokens/s',
-    meaning: 'tokens by that time',
+    meaning: 'tokens per second of that time',
     cell: ({ tokensPerSecond }) => optional(tokensPerSecond, quantity),
   },
   {
     title: 'memory',
-    meaning: 'most memory of the trainer process',
+    meaning: 'peak memory of the trainer process',
     cell: ({ peakResidentBytes }) => optional(peakResidentBytes, bytes),
   },
   {
     title: 'restarts',
-    meaning: 'adapters merged and replaced by fresh ones',
+    meaning: 'number of restarts: adapters merged and replaced by new ones',
     cell: ({ restartCount }) => String(restartCount),
   },
   {
@@ -92,7 +92,7 @@ export const costColumns: readonly Column[] = [
   },
   {
     title: 'to ref. loss',
-    meaning: 'tokens and time until the held-out loss was at the last one of the reference',
+    meaning: 'tokens and time until the held-out loss reached the last one of the reference',
     cell: ({ tokensToReferenceLoss: tokens, secondsToReferenceLoss: seconds = 0 }) =>
       tokens === undefined ? none : `${quantity(tokens)} in ${timeTaken(seconds)}`,
   },
@@ -108,7 +108,7 @@ export const meanColumns: readonly { title: string; meaning: string; cell(mean: 
   },
   {
     title: 'difference',
-    meaning: 'held-out loss less that of the reference with the same seed: mean ± standard deviation',
+    meaning: 'held-out loss minus that of the reference with the same seed: mean ± standard deviation',
     cell: ({ difference, isReference }) =>
       isReference ? 'reference' : optional(difference ?? undefined, (known) => spread(known, signed)),
   },

@@ -14,8 +14,8 @@ interface Completed {
 export function addCompletionCommand(program: Command): void {
   program
     .command('completion')
-    .addArgument(new Argument('<shell>', 'shell to write for').choices(shells))
-    .description('write a script that completes commands and options: source <(relora completion bash)')
+    .addArgument(new Argument('<shell>', 'shell for which the script is').choices(shells))
+    .description('print a script for completing commands and options: source <(relora completion bash)')
     .action((shell: Shell) => {
       process.stdout.write(writers[shell](commandsOf(program), optionsOf(program)));
     });

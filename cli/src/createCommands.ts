@@ -41,15 +41,18 @@ export function addCreateCommands(program: Command, run: Run): void {
 }
 
 function addCreate(program: Command, run: Run): void {
-  addSpecOptions(program.command('create').description('store a job and queue it'))
-    .option('--title <text>', 'title for people')
-    .option('--id <id>', 'id to use, by default made by the server')
+  addSpecOptions(program.command('create').description('create a job and queue it'))
+    .option('--title <text>', 'title, shown instead of the id')
+    .option('--id <id>', 'id; by default the server chooses one')
     .option('--label <key=value...>', 'labels to find the job by', label)
-    .option('--request-id <uuid>', 'makes a repeated command return the same job')
-    .option('--validate-only', 'check everything, store nothing')
-    .option('--kinds <kinds>', 'the same training by each of these kinds, to be compared', kindList)
-    .option('--seeds <seeds>', 'and with each of these seeds, for example 1,2,3', wholeNumbers)
-    .option('--comparison <id>', 'id of the comparison; repeated, it returns the same jobs')
+    .option('--request-id <uuid>', 'UUID; a repeated command with the same UUID returns the same job')
+    .option('--validate-only', 'only check the job; nothing is stored')
+    .option('--kinds <kinds>', 'create a job of each of these kinds, for a comparison', kindList)
+    .option('--seeds <seeds>', 'create a job with each of these seeds, for example 1,2,3', wholeNumbers)
+    .option(
+      '--comparison <id>',
+      'id of the comparison; with the same id a repeated command returns the same jobs',
+    )
     .action((flags: CreateFlags & ComparisonFlags) =>
       run(async (session) => {
         const isComparison = flags.kinds !== undefined || flags.seeds !== undefined;
@@ -70,20 +73,23 @@ function addRun(program: Command, run: Run): void {
     program
       .command('run [file]')
       .description(
-        'create a job, watch it and download its weights; a run file (see init) describes the job, or flags, which override the file',
+        'create a job, watch it and download its weights; the job is described by a run file (see init) and by flags, which override the file',
       ),
   )
-    .option('--id <id>', 'id to use, by default made by the server')
-    .option('--title <text>', 'title for people')
+    .option('--id <id>', 'id; by default the server chooses one')
+    .option('--title <text>', 'title, shown instead of the id')
     .option('--label <key=value...>', 'labels to find the job by', label)
-    .option('--file <path...>', 'upload these as the data set: text, JSON lines or lists, CSV, Parquet')
+    .option('--file <path...>', 'upload these files as the data set: text, JSON lines or lists, CSV, Parquet')
     .option(
       '--vocabulary <n>',
-      'train a BPE vocabulary of this size on the files; by default bytes are tokens',
+      'train a BPE tokenizer with a vocabulary of this size on the files; by default each byte is a token',
       wholeNumber,
     )
-    .option('--output <folder>', 'where the weights go; by default relora-output')
-    .addHelpText('after', '\nCtrl-C leaves the job running; the command to come back is printed.')
+    .option('--output <folder>', 'folder for the weights; by default relora-output')
+    .addHelpText(
+      'after',
+      '\nCtrl-C leaves the job running, and prints the command with which to watch it again.',
+    )
     .action((path: string | undefined, flags: RunFlags) =>
       run(async (session) => {
         if (path === undefined) return await runJob(session, flags);
@@ -119,15 +125,19 @@ function addFork(program: Command, run: Run): void {
       .command('fork <job>')
       .alias('restart') // its name in 0.1.0
       .description(
-        'make a new job that begins at a checkpoint of an ended one, with the settings that are given',
+        'create a job that begins at a checkpoint of an ended job, with the settings given here changed',
       ),
   )
-    .option('--checkpoint-step <n>', 'checkpoint to begin at, by default the newest', wholeNumber)
-    .option('--title <text>', 'title for people, by default that of the ended job')
-    .option('--id <id>', 'id to use, by default made by the server')
+    .option('--checkpoint-step <n>', 'step of the checkpoint to begin at; by default the newest', wholeNumber)
+    .option('--title <text>', 'title; by default that of the ended job')
+    .option('--id <id>', 'id; by default the server chooses one')
     .option('--label <key=value...>', 'labels to find the job by', label)
-    .option('--request-id <uuid>', 'makes a repeated command return the same job')
-    .option('--omit-documents-of-step <n>', 'without the documents that explain --step names', wholeNumber)
+    .option('--request-id <uuid>', 'UUID; a repeated command with the same UUID returns the same job')
+    .option(
+      '--omit-documents-of-step <n>',
+      'leave out the documents that explain --step lists for this step',
+      wholeNumber,
+    )
     .action((name: string, flags: ForkFlags) =>
       run(async ({ client, output, signal }) => {
         const changes = await readSpec(flags);
@@ -167,7 +177,7 @@ async function documentsOf(
   );
   if (found.length === 0)
     throw new UsageError(
-      `Step ${step} names no documents yet: relora explain ${name.replace('jobs/', '')} --step ${step}`,
+      `Step ${step} has no reported documents yet: relora explain ${name.replace('jobs/', '')} --step ${step}`,
     );
   // One document may have several parts in a step.
   const all = [...omitted, ...found];
@@ -212,7 +222,7 @@ async function createComparison(
 ): Promise<void> {
   for (const flag of ['id', 'title', 'requestId', 'validateOnly'] as const)
     if (flags[flag] !== undefined)
-      throw new UsageError('--kinds and --seeds make several jobs: name them with --label or --comparison');
+      throw new UsageError('--kinds and --seeds create several jobs: mark them with --label or --comparison');
   const { kinds, seeds, label: labels } = flags;
   const { id, jobs } = await client.createComparison(await readSpec(flags), {
     ...(flags.comparison === undefined ? {} : { id: flags.comparison }),
@@ -223,6 +233,6 @@ async function createComparison(
   });
   output.result({ id, jobs }, () => [
     ...jobs.map((job) => `${job.name} is ${stateText(job)}: ${job.displayName}`),
-    `To compare them, at any time: relora compare --label comparison=${id}`,
+    `Compare them at any time: relora compare --label comparison=${id}`,
   ]);
 }

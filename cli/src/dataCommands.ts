@@ -36,30 +36,43 @@ function addUpload(program: Command, run: Run): void {
   program
     .command('upload <files...>')
     .description(
-      'upload text, JSON lines, JSON lists, CSV or Parquet as a data set, as it is or packed with gzip',
+      'upload text, JSON lines, JSON lists, CSV or Parquet as a data set, also compressed with gzip',
     )
-    .option('--id <id>', 'id of the data set; with it a broken upload can be resumed')
-    .option('--title <text>', 'title for people')
-    .option('--label <key=value...>', 'labels to find it by', label)
-    .option('--append-to <dataset>', 'a new version of this data set: its text, then that of the files')
-    .option('--on-server', 'the paths are on the server, in a folder that it allows')
-    .option('--vocabulary <n>', 'train a BPE vocabulary of this size on the text', wholeNumber)
+    .option(
+      '--id <id>',
+      'id of the data set; an interrupted upload resumes if it is repeated with the same id',
+    )
+    .option('--title <text>', 'title, shown instead of the id')
+    .option('--label <key=value...>', 'labels to find the data set by', label)
+    .option('--append-to <dataset>', 'make a new version of this data set: its text, then that of the files')
+    .option('--on-server', 'the paths are on the server, in one of its allowed folders')
+    .option(
+      '--vocabulary <n>',
+      'train a BPE tokenizer with a vocabulary of this size on the text',
+      wholeNumber,
+    )
     .option(
       '--tokenizer <name>',
-      'take the tokenizer of uploaded weights, weights/…, or of a data set, datasets/…',
+      'use the tokenizer of uploaded weights, weights/…, or of a data set, datasets/…',
     )
     .option(
       '--end-token <token>',
-      'the token of that tokenizer that ends a text, where its files name another',
+      'token of that tokenizer that ends a text, if it is not the one that the tokenizer names',
     )
-    .option('--held-out <share>', 'share of documents to hold out, 0 to 0.5', decimalNumber)
+    .option('--held-out <share>', 'share of documents to hold out for evaluation, 0 to 0.5', decimalNumber)
     .option('--format <name>', `${formatNames.join(', ')}; by default recognized by the content`)
-    .option('--skip-invalid <n>', 'leave out at most so many rows that cannot be read, or a share such as 1%')
-    .option('--text-field <name>', 'field or column with the text; meta.text inside of a structure')
-    .option('--prompt-field <name>', 'field or column with a prompt, which is read and not learned')
-    .option('--completion-field <name>', 'field or column with what is learned after the prompt')
-    .option('--messages-field <name>', 'field with the messages of a chat, of which the answers are learned')
-    .option('--chat-template <file>', 'Jinja template of chats; by default the one beside the tokenizer')
+    .option('--skip-invalid <n>', 'leave out invalid rows, at most this many, or a share such as 1%')
+    .option('--text-field <name>', 'field or column with the text; meta.text for a field inside a structure')
+    .option(
+      '--prompt-field <name>',
+      'field or column with the prompt, which the model reads but does not learn',
+    )
+    .option('--completion-field <name>', 'field or column with the completion, which the model learns')
+    .option(
+      '--messages-field <name>',
+      'field with the messages of a chat, of which the model learns the answers',
+    )
+    .option('--chat-template <file>', 'Jinja template for chats; by default that of the tokenizer')
     .action((files: string[], flags: UploadFlags) =>
       run(async ({ client, output, signal }) => {
         const format = formatOf(flags.format);
@@ -89,9 +102,9 @@ function addUpload(program: Command, run: Run): void {
 function addPreview(program: Command, run: Run): void {
   program
     .command('preview <dataset>')
-    .description('show the first tokens of a data set; prompts, which are not learned, are dim or in ⟨ ⟩')
-    .option('--tokens <n>', 'how many, at most 1024', wholeNumber)
-    .option('--held-out', 'of the held-out part')
+    .description('show the first tokens of a data set; prompts, which are not learned, are dimmed or in ⟨ ⟩')
+    .option('--tokens <n>', 'number of tokens, at most 1024', wholeNumber)
+    .option('--held-out', 'show the held-out part')
     .action((name: string, flags: { tokens?: number; heldOut?: boolean }) =>
       run(async ({ client, output, signal }) => {
         const dataset = name.startsWith('datasets/') ? name : `datasets/${name}`;
@@ -105,8 +118,10 @@ function addPreview(program: Command, run: Run): void {
 function addDownload(program: Command, run: Run): void {
   program
     .command('download <job> [folder]')
-    .description("bring a job's newest weights, or an artifact jobs/…/artifacts/…, into a folder")
-    .option('--best', 'of a job: weights of its lowest held-out loss that were exported')
+    .description(
+      'download the newest exported weights of a job, or an artifact jobs/…/artifacts/…, into a folder',
+    )
+    .option('--best', 'of a job: the exported weights with its lowest held-out loss')
     .action((name: string, folder: string | undefined, { best }: { best?: boolean }) =>
       run(async ({ client, output, signal }) => {
         let size = 0;
@@ -148,7 +163,9 @@ function readyText({ name, train, heldOut, warnings }: Dataset): string[] {
   return [
     `${name} is ready: ${quantity(tokenCount)} tokens to train on${learned}, ${quantity(heldOut?.tokenCount ?? 0)} held out.`,
     ...(duplicates > 0
-      ? [`${quantity(duplicates)} documents with the text of a held-out one are not trained on.`]
+      ? [
+          `${quantity(duplicates)} documents with the same text as a held-out document are left out of training.`,
+        ]
       : []),
     ...warnings.map(({ reason, message }) => `Warning ${reason}: ${printable(message)}`),
   ];
@@ -171,13 +188,14 @@ type TokenizerFlags = Pick<UploadFlags, 'vocabulary' | 'tokenizer' | 'endToken'>
 
 function tokenizerOf({ vocabulary, tokenizer, endToken }: TokenizerFlags) {
   if (vocabulary !== undefined && tokenizer !== undefined)
-    throw new UsageError('--vocabulary and --tokenizer exclude each other');
+    throw new UsageError('--vocabulary and --tokenizer cannot be used together');
   if (tokenizer?.startsWith('datasets/')) {
-    if (endToken !== undefined) throw new UsageError('--end-token goes with the tokenizer of weights');
+    if (endToken !== undefined)
+      throw new UsageError('--end-token can only be used with the tokenizer of weights');
     return { dataset: tokenizer };
   }
   if (tokenizer !== undefined) return { huggingFace: { weights: tokenizer, endToken } };
-  if (endToken !== undefined) throw new UsageError('--end-token goes with --tokenizer');
+  if (endToken !== undefined) throw new UsageError('--end-token can only be used with --tokenizer');
   return vocabulary === undefined ? undefined : { trainedBpe: { vocabularySize: vocabulary } };
 }
 

@@ -13,10 +13,10 @@ interface DeleteFlags {
 export function addDiskCommands(program: Command, run: Run): void {
   program
     .command('datasets')
-    .description('show the data sets there are, newest first')
-    .option('--deleted', 'deleted ones, too')
+    .description('list data sets, newest first')
+    .option('--deleted', 'also show deleted ones')
     .option('--label <key=value...>', 'only data sets with these labels', label)
-    .option('--owner <name>', 'only what this caller uploaded')
+    .option('--owner <name>', 'only those that this caller uploaded')
     .action((flags: { deleted?: boolean; label?: Record<string, string>; owner?: string }) =>
       run(async ({ client, output, signal }) => {
         const all: Dataset[] = [];
@@ -33,9 +33,9 @@ export function addDiskCommands(program: Command, run: Run): void {
 
   program
     .command('delete <names...>')
-    .description('delete jobs that have ended, and data sets, datasets/…; `undelete` takes it back')
-    .option('--dry-run', 'delete nothing, and say what would be freed')
-    .option('--missing-ok', 'what is not there is no error')
+    .description('delete ended jobs, and data sets, datasets/…; `undelete` restores them')
+    .option('--dry-run', 'delete nothing; only show what would be freed')
+    .option('--missing-ok', 'it is no error if one does not exist')
     .action((names: string[], flags: DeleteFlags) =>
       run(async ({ client, output, signal }) => {
         let total = 0;
@@ -50,7 +50,7 @@ export function addDiskCommands(program: Command, run: Run): void {
 
   program
     .command('undelete <names...>')
-    .description('bring deleted jobs and data sets back, until they are purged')
+    .description('restore deleted jobs and data sets that are not purged yet')
     .action((names: string[]) =>
       run(async ({ client, output, signal }) => {
         for (const name of wholeNames(names)) {
@@ -58,7 +58,7 @@ export function addDiskCommands(program: Command, run: Run): void {
             kindOf(name) === 'jobs'
               ? await client.undeleteJob(name, { signal })
               : await client.undeleteDataset(name, { signal });
-          output.result(found, () => [`${name} is back.`]);
+          output.result(found, () => [`${name} is restored.`]);
         }
       }),
     );
@@ -66,7 +66,7 @@ export function addDiskCommands(program: Command, run: Run): void {
   program
     .command('scrub [name]')
     .description(
-      'have the server read what it stores of a job, datasets/… or weights/…, or of all, and compare it with what was sealed',
+      'check for damage: the server reads all files of a job, of datasets/… or weights/…, or everything, and compares them with their digests',
     )
     .action((name: string | undefined) =>
       run(async ({ client, output, signal }) => {
@@ -143,8 +143,8 @@ function deletedText(
   { dryRun }: DeleteFlags,
 ): string {
   if (dryRun) return `${name} can be deleted: ${bytes(freedBytes)} would be freed.`;
-  if (purgeTime === undefined) return `${name} is not there.`;
-  return `${name} is deleted. Its ${bytes(freedBytes)} are freed at ${purgeTime.toISOString()}; until then \`relora undelete ${name}\` brings it back.`;
+  if (purgeTime === undefined) return `${name} does not exist.`;
+  return `${name} is deleted. Its ${bytes(freedBytes)} are freed at ${purgeTime.toISOString()}; until then \`relora undelete ${name}\` restores it.`;
 }
 
 /** PREPARING 42 %, 3 min left at 4 MB/s */

@@ -14,7 +14,9 @@ export function documentsText(
   { documents, places }: Pick<ExplainJobResponse, 'documents' | 'places'>,
 ): string[] {
   if (documents === undefined)
-    return [`Step ${step} is in no report of documents yet: they come when its window of steps has ended.`];
+    return [
+      `Step ${step} is not in a report of documents yet; a report is made at the end of each window of steps.`,
+    ];
   const { firstStep, step: last, isSpike, documentCount, histogram, worst } = documents;
   const what = isSpike
     ? `The loss of step ${step} jumped.`
@@ -36,10 +38,10 @@ export function documentsText(
   });
   const steps = [...new Set(worst.map((document) => document.step))].slice(0, 1);
   return [
-    `${what} ${documentCount} documents; those that add most to the loss of their step:`,
+    `${what} ${documentCount} documents; those that added most to the loss of their step:`,
     ...table([['STEP', 'LOSS', 'ADDS', 'TOKENS', 'PLACE', 'DOCUMENT', 'FILE', 'TEXT'], ...rows]),
     '',
-    'Losses of all of them:',
+    'Losses of all these documents:',
     ...histogramText(histogram),
     ...steps.flatMap((each) => {
       const id = job.replace(/^jobs\//, '');

@@ -7,7 +7,7 @@ export function cadence(value: string): { everyStepCount: number } | { everySeco
   const [, number = '', unit = ''] = /^(\d{1,9})(s|min|h|d)?$/.exec(value) ?? [];
   if (number === '' || (Number(number) === 0 && unit !== ''))
     throw new UsageError(
-      `Steps (1000) or a time above zero (90s, 15min, 2h, 1d) were expected, not ${JSON.stringify(value)}`,
+      `Expected steps (1000) or a time above zero (90s, 15min, 2h, 1d), got ${JSON.stringify(value)}`,
     );
   return unit === ''
     ? { everyStepCount: Number(number) }
@@ -18,5 +18,5 @@ export function cadence(value: string): { everyStepCount: number } | { everySeco
 export function timeSpan(value: string): number {
   const span = /[a-z]$/.test(value) ? cadence(value) : { everyStepCount: 0 };
   if ('everySeconds' in span) return span.everySeconds;
-  throw new UsageError(`A time above zero (90s, 15min, 2h, 1d) was expected, not ${JSON.stringify(value)}`);
+  throw new UsageError(`Expected a time above zero (90s, 15min, 2h, 1d), got ${JSON.stringify(value)}`);
 }

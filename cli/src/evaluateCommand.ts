@@ -16,11 +16,11 @@ interface EvaluateFlags {
 export function addEvaluateCommand(program: Command, run: Run): void {
   program
     .command('evaluate <model>')
-    .description('score a job or an artifact: perplexity on data sets, and questions with choices')
-    .option('--dataset <name...>', 'data sets whose held-out part counts')
-    .option('--tokens <n>', 'of each, 0 for all; by default 65536', wholeNumber)
-    .option('--questions <file>', 'JSON lines {"question", "choices", "answer"}')
-    .option('--best', 'of a job: the checkpoint of its lowest held-out loss')
+    .description('evaluate a job or an artifact: perplexity on data sets, and multiple-choice questions')
+    .option('--dataset <name...>', 'data sets on whose held-out part to evaluate')
+    .option('--tokens <n>', 'tokens of each data set, 0 for all; by default 65536', wholeNumber)
+    .option('--questions <file>', 'file of JSON lines {"question", "choices", "answer"}')
+    .option('--best', 'of a job: the checkpoint with its lowest held-out loss')
     .action((model: string, { dataset = [], tokens, questions, best }: EvaluateFlags) =>
       run(async ({ client, output, signal }) => {
         const found = await client.evaluate(jobName(model), {

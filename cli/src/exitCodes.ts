@@ -50,12 +50,12 @@ const mistakesHere = ['ADDRESS_MALFORMED', 'FILE_UNREADABLE', 'TOKEN_IN_PLAIN_TE
 
 /** What the system says of a file or folder that was named, in words. */
 const pathMistakes: Record<string, string> = {
-  ENOENT: 'there is no such file or folder',
-  EACCES: 'this user may not use it',
-  EPERM: 'this user may not do that',
-  EISDIR: 'it is a folder, and a file is needed',
-  ENOTDIR: 'it is a file, and a folder is needed',
-  EEXIST: 'it is there already',
+  ENOENT: 'no such file or folder',
+  EACCES: 'this user has no permission',
+  EPERM: 'this user may not do this',
+  EISDIR: 'it is a folder, but a file is needed',
+  ENOTDIR: 'it is a file, but a folder is needed',
+  EEXIST: 'it exists already',
 };
 
 function isPathMistake(error: unknown): boolean {

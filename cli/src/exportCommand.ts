@@ -26,14 +26,18 @@ const types = {
 export function addExportCommand(program: Command, run: Run): void {
   program
     .command('export <job>')
-    .description('make weights of a job in a layout, also while it runs, and bring them into a folder')
+    .description('export the weights of a job, also while it runs, and download them into a folder')
     .option('--format <format>', `one of ${Object.keys(formats).join(', ')}`, 'hf')
     .option('--type <type>', `of the weights, one of ${Object.keys(types).join(', ')}`, 'f32')
-    .option('--out <folder>', 'where the files go', 'relora-output')
-    .option('--checkpoint-step <n>', 'a kept checkpoint; by default the present or newest state', wholeNumber)
-    .option('--best', 'the checkpoint of the lowest held-out loss, where the job keeps it')
-    .option('--shard-bytes <n>', 'largest file of weights in Hugging Face layout', positiveNumber)
-    .option('--request-id <uuid>', 'makes a repeated command return the same export')
+    .option('--out <folder>', 'folder for the files', 'relora-output')
+    .option(
+      '--checkpoint-step <n>',
+      'step of a checkpoint that is kept; by default the present state, or the newest checkpoint',
+      wholeNumber,
+    )
+    .option('--best', 'the checkpoint with the lowest held-out loss, if the job keeps it')
+    .option('--shard-bytes <n>', 'largest size of a file of weights, in Hugging Face layout', positiveNumber)
+    .option('--request-id <uuid>', 'UUID; a repeated command with the same UUID returns the same export')
     .action((job: string, flags: ExportFlags) =>
       run(async ({ client, output, signal }) => {
         const pending = await client.exportWeights(jobName(job), {

@@ -17,13 +17,17 @@ interface GenerateFlags {
 export function addGenerateCommand(program: Command, run: Run): void {
   program
     .command('generate <model>')
-    .description('continue a text with a job or an artifact')
+    .description('generate text with a job or an artifact')
     .option('--prompt <text>', 'text to continue', '')
     .option('--tokens <n>', 'tokens to generate', wholeNumber)
-    .option('--temperature <x>', '0 for the likeliest token always', decimalNumber)
-    .option('--top-k <n>', 'sample from so many likeliest tokens', wholeNumber)
-    .option('--top-p <x>', 'sample from the likeliest tokens with this probability together', decimalNumber)
-    .option('--best', 'of a job: the checkpoint of its lowest held-out loss')
+    .option('--temperature <x>', '0 to always take the most likely token', decimalNumber)
+    .option('--top-k <n>', 'sample from this many most likely tokens', wholeNumber)
+    .option(
+      '--top-p <x>',
+      'sample from the most likely tokens that together have this probability',
+      decimalNumber,
+    )
+    .option('--best', 'of a job: the checkpoint with its lowest held-out loss')
     .option('--seed <n>', 'the same seed gives the same text', wholeNumber)
     .action((model: string, flags: GenerateFlags) =>
       run(async ({ client, output, signal }) => {

@@ -7,7 +7,7 @@ import type { Run } from './session.js';
 export function addInfoCommand(program: Command, run: Run): void {
   program
     .command('info')
-    .description('show what the server is and can do')
+    .description('show the server: version, devices, presets, recipes, limits and disk use')
     .action(() =>
       run(async ({ client, output, signal }) => {
         const info = await client.serverInfo({ signal });

@@ -8,7 +8,7 @@ import type { RunAlone } from './session.js';
 const schema = fileURLToPath(new URL('../job.schema.json', import.meta.url));
 
 const template = `# yaml-language-server: $schema=job.schema.json
-# A run of relora: \`relora run job.yaml\`. What is left out has a default, which \`relora create --validate-only\` shows.
+# A run file for \`relora run job.yaml\`. Settings that are left out have defaults, which \`relora create --validate-only\` shows.
 title: A first run
 labels:
   purpose: trial
@@ -38,7 +38,9 @@ spec:
 export function addInitCommand(program: Command, runAlone: RunAlone): void {
   program
     .command('init [folder]')
-    .description('write job.yaml for relora run, and job.schema.json by which editors complete and check it')
+    .description(
+      'write job.yaml for relora run, and job.schema.json with which editors complete and check it',
+    )
     .action((folder = '.') =>
       runAlone(async (output) => {
         const paths = [join(folder, 'job.yaml'), join(folder, 'job.schema.json')];
@@ -48,7 +50,7 @@ export function addInitCommand(program: Command, runAlone: RunAlone): void {
           await writeFile(paths[0]!, template, { flag: 'wx' });
           await copyFile(schema, paths[1]!);
         } catch (error) {
-          throw new UsageError(`${folder} cannot take a run file: ${(error as Error).message}`);
+          throw new UsageError(`${folder} cannot be used for a run file: ${(error as Error).message}`);
         }
         output.result({ paths }, () => [`Wrote ${paths.join(' and ')}. Then: relora run ${paths[0]}`]);
       }),

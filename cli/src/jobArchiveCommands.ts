@@ -15,17 +15,17 @@ interface ExportFlags {
 
 /** A whole job, from one server to another. */
 export function addJobArchiveCommands(program: Command, run: Run): void {
-  const job = program.command('job').description('bring a whole job to another server');
+  const job = program.command('job').description('move a whole job to another server');
   job
     .command('export <job> [folder]')
     .description(
-      'bring a job that has ended or is paused into a folder or a file: specification, journal, checkpoints, artifacts',
+      'export an ended or paused job into a folder or a file, with specification, journal, checkpoints and artifacts',
     )
-    .option('-o, --output <file>', 'one file in place of a folder, a tar; - for standard output')
-    .option('--with-data', 'with the prepared data sets, which a server that lacks them takes from there')
+    .option('-o, --output <file>', 'a tar file instead of a folder; - for standard output')
+    .option('--with-data', 'include the prepared data sets, for a server that does not have them')
     .action((name: string, folder: string | undefined, { output: file, withData = false }: ExportFlags) => {
       if ((folder === undefined) === (file === undefined))
-        throw new CommanderError(2, 'relora.usage', 'Expected either a folder or --output');
+        throw new CommanderError(2, 'relora.usage', 'Give either a folder or --output');
       return run(async ({ client, output, signal }) => {
         const options = { signal, withDatasets: withData };
         if (folder !== undefined) {
@@ -47,10 +47,8 @@ export function addJobArchiveCommands(program: Command, run: Run): void {
     });
   job
     .command('import <folder>')
-    .description(
-      'take a job from the folder or the tar that it was exported to (- for standard input), as it was there',
-    )
-    .option('--id <id>', 'id that it is to have; by default the one that it had')
+    .description('import an exported job from a folder or a tar file (- for standard input)')
+    .option('--id <id>', 'id of the imported job; by default the one that it had')
     .action((from: string, { id }: { id?: string }) =>
       run(async ({ client, output, signal }) => {
         const options = { signal, ...(id !== undefined && { jobId: id }) };
@@ -65,7 +63,7 @@ export function addJobArchiveCommands(program: Command, run: Run): void {
                 options,
               );
         output.result(found, () => [
-          `${found.name} is here, as ${found.imported?.job ?? found.name} was there: ${found.state.replace('JOB_STATE_', '').toLowerCase()} at step ${found.progress?.step ?? 0}.`,
+          `${found.name} is imported from ${found.imported?.job ?? found.name}: ${found.state.replace('JOB_STATE_', '').toLowerCase()} at step ${found.progress?.step ?? 0}.`,
         ]);
       }),
     );

@@ -18,7 +18,9 @@ import {
 /** Commands that look at jobs, and that steer them. */
 export function addJobCommands(program: Command, run: Run): void {
   addSpecOptions(
-    program.command('estimate').description('say what a job would cost; nothing is stored'),
+    program
+      .command('estimate')
+      .description('show the memory, time and disk that a job would need; nothing is stored'),
   ).action((flags: SpecFlags) =>
     run(async ({ client, output, signal }) => {
       const response = await client.estimateJob(await readSpec(flags), { signal });
@@ -41,9 +43,9 @@ export function addJobCommands(program: Command, run: Run): void {
   program
     .command('explain <job>')
     .description(
-      'say why a job waits, what may end it, or why it ended; or which documents made the loss of a step',
+      'explain why a job waits, what may end it, or why it ended; or which documents caused the loss of a step',
     )
-    .option('--step <n>', 'a step that was taken', wholeNumber)
+    .option('--step <n>', 'list the documents that added most to the loss of this step', wholeNumber)
     .action((job: string, { step }: { step?: number }) =>
       run(async ({ client, output, signal }) => {
         const found = await client.explainJob(jobName(job), { signal, ...(step !== undefined && { step }) });
@@ -53,7 +55,7 @@ export function addJobCommands(program: Command, run: Run): void {
       }),
     );
 
-  addControl(program, run, 'pause', 'stop a job with a checkpoint');
+  addControl(program, run, 'pause', 'save a checkpoint and stop a job until it is resumed');
   addControl(program, run, 'resume', 'put a paused job back into the queue');
   addControl(program, run, 'cancel', 'end a job for good');
   addJobArchiveCommands(program, run);
@@ -64,11 +66,11 @@ export function addJobCommands(program: Command, run: Run): void {
 function addList(program: Command, run: Run): void {
   program
     .command('list')
-    .description('show jobs, newest first')
-    .option('--state <state...>', 'only these states, for example running')
+    .description('list jobs, newest first')
+    .option('--state <state...>', 'only jobs in these states, for example running')
     .option('--label <key=value...>', 'only jobs with these labels', label)
-    .option('--deleted', 'deleted ones, too')
-    .option('--limit <n>', 'at most so many, from 1', positiveNumber, 50)
+    .option('--deleted', 'also show deleted ones')
+    .option('--limit <n>', 'largest number of jobs to list', positiveNumber, 50)
     .action((flags: ListFlags) =>
       run(async ({ client, output, signal }) => {
         const jobs: Job[] = [];
@@ -104,7 +106,7 @@ function addControl(
   program
     .command(`${verb} <job>`)
     .description(description)
-    .option('--request-id <uuid>', 'makes a repeated command safe')
+    .option('--request-id <uuid>', 'UUID; a repeated command with the same UUID takes effect once')
     .action((job: string, { requestId }: { requestId?: string }) =>
       run(async ({ client, output, signal }) => {
         const after = await client[`${verb}Job`](jobName(job), {

@@ -41,7 +41,7 @@ export class TarFiles implements JobFiles {
       if (header.name !== 'archive.json' || header.size > archiveBytesMax) break;
       return new TarFiles(path, await new Response(body as never).text());
     }
-    throw new IntegrityError(`${path} is no tar that begins with the archive.json of a job`, {
+    throw new IntegrityError(`${path} is not a tar file of an exported job, which begins with archive.json`, {
       code: 'DATA_LOSS',
     });
   }
@@ -49,7 +49,9 @@ export class TarFiles implements JobFiles {
   async *read(fileName: string, offsetBytes: number): AsyncGenerator<Uint8Array> {
     const { body } = (await this.find(fileName)) ?? (await this.find(fileName)) ?? {};
     if (body === undefined)
-      throw new IntegrityError(`${this.path} lacks ${fileName}, or ends before it`, { code: 'DATA_LOSS' });
+      throw new IntegrityError(`${this.path} does not contain ${fileName}, or ends before it`, {
+        code: 'DATA_LOSS',
+      });
     let position = 0;
     for await (const bytes of body as unknown as AsyncIterable<Uint8Array>) {
       const from = Math.max(0, offsetBytes - position);

@@ -90,8 +90,7 @@ export function jobDetails(job: Job): string[] {
     ['ended', job.endTime?.toISOString()],
     [
       'deleted',
-      job.deleteTime &&
-        `${job.deleteTime.toISOString()}; gone for good from ${job.purgeTime?.toISOString()} on`,
+      job.deleteTime && `${job.deleteTime.toISOString()}; purged at ${job.purgeTime?.toISOString()}`,
     ],
     ...Object.entries(job.labels).map(([key, value]): [string, string] => [`label ${key}`, value]),
   ];
@@ -173,7 +172,7 @@ export function estimateText({
       ],
       ['disk', bytes(estimate.diskBytes)],
       ...(estimate.exchangedBytesPerStep > 0
-        ? [['exchanged', `${bytes(estimate.exchangedBytesPerStep)} a step by each process`]]
+        ? [['exchanged', `${bytes(estimate.exchangedBytesPerStep)} per step by each process`]]
         : []),
     ]),
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${message}`),

@@ -137,7 +137,7 @@ export class LiveView {
       case 'warning':
         return `warning ${progress.warning}`;
       case 'storeChanged':
-        return `${event.storeChanged.message}: here is the job as it has it`;
+        return `${event.storeChanged.message}: the job is shown again as this store has it`;
     }
   }
 }

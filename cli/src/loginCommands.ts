@@ -21,15 +21,15 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
   program
     .command('login')
     .description(
-      'store how to reach a server as a profile; the token is asked for, or read from standard input',
+      'store the address of a server and a token as a profile; the token is asked for, or read from standard input',
     )
     .argument('<host:port>', 'the server; https://host:port for TLS')
     .option('--name <profile>', 'name of the profile', profileName, 'default')
-    .option('--ca <file>', 'authority of the server in PEM, where the system does not know it')
-    .option('--certificate <file>', 'own certificate in PEM, where the server asks for one')
-    .option('--key <file>', 'key of that certificate')
+    .option('--ca <file>', 'certificate authority of the server in PEM, if the system does not trust it')
+    .option('--certificate <file>', 'own certificate in PEM, if the server requires one')
+    .option('--key <file>', 'private key of that certificate')
     .option('--no-token', 'log in without a token, by the certificate alone')
-    .option('--plain-text-token', 'send the token without TLS to another machine')
+    .option('--plain-text-token', 'allow sending the token without TLS to another machine')
     .action((address: string, options: LoginOptions) =>
       runAlone(async (output, { tenant, timeout }) => {
         const file = readProfiles();
@@ -54,8 +54,8 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
     );
   program
     .command('logout')
-    .description('forget a profile and its token')
-    .argument('[profile]', 'by default the one that is used')
+    .description('remove a profile and its token')
+    .argument('[profile]', 'name of the profile; by default the one in use')
     .action((given: string | undefined) =>
       runAlone(async (output) => {
         const { current, profiles } = readProfiles();
@@ -64,12 +64,12 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
           throw new UsageError(`There is no profile ${JSON.stringify(name ?? '')}`);
         const { [name]: _, ...left } = profiles;
         writeProfiles({ current: current === name ? null : current, profiles: left });
-        output.result({ profile: name }, () => [`Forgot profile ${name}`]);
+        output.result({ profile: name }, () => [`Removed profile ${name}`]);
       }),
     );
   program
     .command('profiles')
-    .description('list the profiles; * marks the one that is used')
+    .description('list the profiles; * marks the one in use')
     .action(() =>
       runAlone(async (output) => {
         const { current, profiles } = readProfiles();
@@ -88,7 +88,7 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
         ]);
         output.result({ file: profilePath(), profiles: rows }, () =>
           cells.length === 0
-            ? ['No profiles; relora login makes one.']
+            ? ['No profiles; relora login creates one.']
             : table([['PROFILE', 'ADDRESS', 'TENANT', 'TOKEN'], ...cells]),
         );
       }),
@@ -106,7 +106,9 @@ async function readToken(): Promise<string> {
   const typed = process.stdin.isTTY ? await askHidden('Token: ') : await text(process.stdin);
   const token = typed.trim();
   if (token === '' || /\s/.test(token))
-    throw new UsageError('No token came: type it, or pipe it into standard input; --no-token without one');
+    throw new UsageError(
+      'No token was given: type it, or pipe it into standard input; use --no-token to log in without one',
+    );
   return token;
 }
 

@@ -7,8 +7,8 @@ export function addLogsCommand(program: Command, run: Run): void {
   program
     .command('logs <job>')
     .description('show what the trainers of a job printed')
-    .option('--attempt <n>', 'only that of this attempt, from 1', positiveNumber)
-    .option('-f, --follow', 'and what they print until the job has ended')
+    .option('--attempt <n>', 'only the output of this attempt, from 1', positiveNumber)
+    .option('-f, --follow', 'continue to show new output until the job has ended')
     .action((job: string, { attempt, follow }: { attempt?: number; follow?: boolean }) =>
       run(async ({ client, output, signal }) => {
         const wish = { signal, ...(attempt && { attempt }), ...(follow && { follow }) };

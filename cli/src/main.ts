@@ -38,26 +38,26 @@ const isJson = format !== 'table';
 const output = new Output(format);
 
 const program = new Command('relora')
-  .description('Launch, watch and fetch ReLoRA training jobs.')
+  .description('Launch and watch ReLoRA training jobs, and download their weights.')
   .version(version)
   .option(
     '--address <host:port>',
-    'server to talk to; by default RELORA_ADDRESS, the profile of relora login, or 127.0.0.1:50051',
+    'address of the server; by default RELORA_ADDRESS, the profile of relora login, or 127.0.0.1:50051',
   )
   .option('--profile <name>', 'profile of relora login to use; by default RELORA_PROFILE, or the last one')
   .option(
     '--tenant <name>',
-    'whom an operator acts for; by default RELORA_TENANT, or the tenant of the token',
+    'tenant for which an operator acts; by default RELORA_TENANT, or the tenant of the token',
   )
   .option(
     '--timeout <seconds>',
-    'until a call fails; it is repeated that long while no server answers',
+    'time limit of a call; while no server answers, the call is retried for this long',
     decimalNumber,
     60,
   )
-  .option('--json', 'print one JSON object a line, errors too; as --print json')
+  .option('--json', 'print one JSON object per line, also for errors; same as --print json')
   .addOption(
-    new Option('--print <form>', 'how results are printed: a table for people, json, or yaml documents')
+    new Option('--print <form>', 'form of the output: a table for people, json, or yaml documents')
       .choices(formats)
       .default('table'),
   )
@@ -68,8 +68,8 @@ Exit codes: ${exitCodes.ok} done, ${exitCodes.jobFailed} job or data set failed 
 ${exitCodes.refused} refused by the server, ${exitCodes.unreachable} server not reached, ${exitCodes.internal} internal error,
 ${exitCodes.different} a replay gave another result, ${exitCodes.interrupted} interrupted.
 Variables: RELORA_ADDRESS, RELORA_PROFILE and RELORA_TENANT for these options;
-RELORA_TOKEN, RELORA_CA_FILE, RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE where no
-profile has them; NO_COLOR for a view without colors.`,
+RELORA_TOKEN, RELORA_CA_FILE, RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE if no
+profile is used; NO_COLOR for a view without colors.`,
   )
   // A command shows the options of all commands, too: they may stand after it.
   .configureHelp({ showGlobalOptions: true })
@@ -123,8 +123,7 @@ function formatOf(args: readonly string[]): Format {
 function retryNotes(output: Output): Logger {
   let isSaid = false;
   const warn = (_: object, message: string) => {
-    if (!isSaid)
-      output.note(`${plainMessage(message)}. Trying again; --timeout says for how long, Ctrl-C ends it.`);
+    if (!isSaid) output.note(`${plainMessage(message)}. Trying again until --timeout; Ctrl-C ends it.`);
     isSaid = true;
   };
   return { debug: () => {}, warn };

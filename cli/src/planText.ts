@@ -9,7 +9,7 @@ export function planText({ step, graphs, ...plan }: Plan): string {
   const timed =
     plannedSeconds === undefined || separateSeconds === undefined
       ? 'not timed'
-      : `${figure(plannedSeconds)} s a step when timed, ${figure(separateSeconds)} s with separate ones`;
+      : `measured ${figure(plannedSeconds)} s per step, ${figure(separateSeconds)} s with separate graphs`;
   const how = [
     `base ${word(plan.basePrecision, 'PRECISION_')}`,
     `recomputation ${word(plan.recomputation, 'RECOMPUTATION_')}`,

@@ -34,7 +34,7 @@ export function readProfiles(path = profilePath()): ProfileFile {
     const { mode } = statSync(path);
     // On Windows every file shows such a mode; what lies in a user's own folder is closed to others there.
     if (process.platform !== 'win32' && (mode & 0o077) !== 0)
-      throw new UsageError(`Others may read ${path}, which has tokens: chmod 600 ${path}`);
+      throw new UsageError(`Other users can read ${path}, which has tokens: chmod 600 ${path}`);
     text = readFileSync(path, 'utf8');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { current: null, profiles: {} };
@@ -46,7 +46,7 @@ export function readProfiles(path = profilePath()): ProfileFile {
   } catch {
     // Said below, without what is in it.
   }
-  throw new UsageError(`${path} is not what relora login writes; remove it and log in again`);
+  throw new UsageError(`${path} is not a file that relora login wrote; remove it and log in again`);
 }
 
 export function writeProfiles(file: ProfileFile, path = profilePath()): void {
@@ -74,7 +74,7 @@ export function chooseServer(
   const tenant = flags.tenant === undefined ? {} : { tenant: flags.tenant };
   const named = flags.profile ?? (flags.address ? undefined : environment.RELORA_PROFILE || undefined);
   if (flags.address && flags.profile)
-    throw new UsageError('--address and --profile name two servers; take one of them');
+    throw new UsageError('--address and --profile both name a server; use only one of them');
   const hasAddress = Boolean(flags.address ?? environment.RELORA_ADDRESS);
   if (named === undefined && hasAddress)
     return { ...tenant, ...(flags.address ? { address: flags.address } : {}) };
@@ -83,7 +83,7 @@ export function chooseServer(
   if (name === null) return tenant;
   const profile = Object.hasOwn(profiles, name) ? profiles[name] : undefined;
   if (profile === undefined)
-    throw new UsageError(`There is no profile ${JSON.stringify(name)}; relora login --name makes one`);
+    throw new UsageError(`There is no profile ${JSON.stringify(name)}; relora login --name creates one`);
   return { ...optionsOf(profile), ...tenant };
 }
 

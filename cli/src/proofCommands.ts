@@ -17,7 +17,7 @@ import { factLines, replayText, restartTable } from './proofText.js';
 export function addProofCommands(program: Command, run: Run): void {
   program
     .command('restarts <job>')
-    .description('show what each merge with its restart was measured to do')
+    .description('show what was measured at each restart')
     .action((job: string) =>
       run(async ({ client, output, signal }) => {
         const restarts: Restart[] = [];
@@ -28,7 +28,9 @@ export function addProofCommands(program: Command, run: Run): void {
 
   program
     .command('bundle <job>')
-    .description('write what it takes to run a job again, here or on another server with the same data')
+    .description(
+      'write a bundle with which a job can be run again, here or on another server with the same data',
+    )
     .requiredOption('-o, --output <file>', 'file to write')
     .action((job: string, flags: { output: string }) =>
       run(async ({ client, output, signal }) => {
@@ -42,8 +44,8 @@ export function addProofCommands(program: Command, run: Run): void {
 
   program
     .command('replay [job]')
-    .description('run a job again, or a bundle, and say whether the weights are identical')
-    .option('--bundle <file>', 'a bundle that "relora bundle" wrote, instead of a job')
+    .description('run a job, or a bundle, again, and check whether the weights are identical')
+    .option('--bundle <file>', 'a bundle from "relora bundle", instead of a job')
     .action((job: string | undefined, flags: { bundle?: string }) =>
       run(async (session) => await replay(session, await findBundle(session, job, flags.bundle))),
     );
@@ -53,7 +55,7 @@ export function addProofCommands(program: Command, run: Run): void {
 async function replay({ client, output, signal }: Session, bundle: Bundle): Promise<void> {
   const server = await compareServer(client, bundle, { signal });
   if (server.length > 0) {
-    output.note('This server is not the one that ran it; the bits may differ:');
+    output.note('This server differs from the one that ran the job, so the bits may differ:');
     for (const line of factLines(server)) output.note(line);
   }
   const report = await replayBundle(client, bundle, {
@@ -70,7 +72,7 @@ async function findBundle(
   path: string | undefined,
 ): Promise<Bundle> {
   if ((job === undefined) === (path === undefined))
-    throw new UsageError('Either a job or --bundle <file> is needed');
+    throw new UsageError('Give either a job or --bundle <file>');
   if (path === undefined) return await createBundle(client, jobName(job!), { signal });
   const content = await readFile(path, 'utf8');
   let json: unknown;

@@ -46,7 +46,7 @@ function moduleTable(events: readonly RestartEvent[]): string[] {
 export function replayText({ isIdentical, job, files, firstDifferingStep, facts }: ReplayReport): string[] {
   if (isIdentical) {
     return [
-      `identical: all ${files.length} files of ${job} have the SHA-256 of the first run.`,
+      `identical: all ${files.length} files of ${job} have the same SHA-256 as in the first run.`,
       ...files.map(({ fileName, foundSha256 }) => `  ${foundSha256}  ${fileName}`),
     ];
   }
@@ -60,11 +60,11 @@ export function replayText({ isIdentical, job, files, firstDifferingStep, facts 
       `    found     ${foundSha256 || 'no such file'}`,
     ]),
     step === null
-      ? 'The loss of every step is the same: what differs came after them.'
+      ? 'The losses of all steps are the same: the difference arose after the last step.'
       : `First differing step: ${step.step}, loss ${step.found ?? 'none'} instead of ${step.expected ?? 'none'}.`,
     ...(facts.length === 0
-      ? ['Nothing that was recorded of the two executions differs: the settings do.']
-      : ['What was recorded of the two executions and differs:', ...factLines(facts)]),
+      ? ['The records of the two executions are equal, so the settings differ.']
+      : ['Differences between the records of the two executions:', ...factLines(facts)]),
   ];
 }
 

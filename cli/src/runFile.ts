@@ -43,12 +43,14 @@ export async function readRunFile(path: string): Promise<RunFile> {
     throw new UsageError(`${path} could not be read: ${why.replace(/:$/, '')}`);
   }
   if (!isObject(value))
-    throw new UsageError(`${path} should hold an object with spec: a run file, see relora init`);
+    throw new UsageError(
+      `${path} is not a run file: it must be an object with the field spec (see relora init)`,
+    );
   for (const [name, given] of Object.entries(value)) {
     const field = fields[name];
     if (field === undefined)
       throw new UsageError(
-        `${path}: ${name} is no field of a run file; there are ${Object.keys(fields).join(', ')}`,
+        `${path}: ${name} is not a field of a run file; the fields are ${Object.keys(fields).join(', ')}`,
       );
     if (!field.holds(given))
       throw new UsageError(`${path}: ${name} expected ${field.expected}, got ${JSON.stringify(given)}`);

@@ -14,9 +14,9 @@ export function addSetCommand(program: Command, run: Run): void {
   program
     .command('set <job> <change...>')
     .description(
-      'change a job that has not ended: rate=0.5x, steps=N, priority=N, evaluate-every=15min, checkpoint-every=N, keep=N, sample-every=N, stop=now, label.KEY=VALUE; label.KEY= removes',
+      'change a queued, running or paused job: rate=0.5x, steps=N, priority=N, evaluate-every=15min, checkpoint-every=N, keep=N, sample-every=N, stop=now, label.KEY=VALUE; label.KEY= removes',
     )
-    .option('--request-id <uuid>', 'makes a repeated command safe')
+    .option('--request-id <uuid>', 'UUID; a repeated command with the same UUID takes effect once')
     .action((job: string, changes: string[], { requestId }: { requestId?: string }) =>
       run(async ({ client, output, signal }) => {
         const options = { signal, ...(requestId === undefined ? {} : { requestId }) };
@@ -44,7 +44,7 @@ export function parseChanges(changes: readonly string[]): UpdateJobChanges {
   for (const change of changes) {
     const [name = '', ...rest] = change.split('=');
     const value = rest.join('=');
-    if (rest.length === 0) throw new UsageError(`NAME=VALUE was expected, not ${JSON.stringify(change)}`);
+    if (rest.length === 0) throw new UsageError(`Expected NAME=VALUE, got ${JSON.stringify(change)}`);
     named(name, () => enter(parsed, spec, name, value));
   }
   return Object.keys(spec).length === 0 ? parsed : { ...parsed, spec };
@@ -69,19 +69,19 @@ function enter(
   else if (name.startsWith('label.')) parsed.labels[name.slice(6)] = value;
   else
     throw new UsageError(
-      `What may be set is rate, steps, priority, evaluate-every, checkpoint-every, keep, sample-every, stop or label.KEY, not ${JSON.stringify(name)}`,
+      `Expected one of rate, steps, priority, evaluate-every, checkpoint-every, keep, sample-every, stop and label.KEY, got ${JSON.stringify(name)}`,
     );
 }
 
 /** 0.5x: over what the schedule says, so that it cannot be taken for a rate. */
 function factor(value: string): number {
   if (!value.endsWith('x'))
-    throw new UsageError(`A factor was expected, for example rate=0.5x, not ${JSON.stringify(value)}`);
+    throw new UsageError(`Expected a factor, for example rate=0.5x, got ${JSON.stringify(value)}`);
   return decimalNumber(value.slice(0, -1));
 }
 
 /** Spelled out, since the run does not come back from it. */
 function now(value: string): true {
-  if (value !== 'now') throw new UsageError(`stop=now was expected, not ${JSON.stringify(`stop=${value}`)}`);
+  if (value !== 'now') throw new UsageError(`Expected stop=now, got ${JSON.stringify(`stop=${value}`)}`);
   return true;
 }

@@ -136,10 +136,10 @@ const modules = {
 
 export function addSpecOptions(command: Command): Command {
   return command
-    .option('--spec <file>', 'JobSpec as JSON, - for standard input; flags override it')
-    .option('--recipe <name>', 'defaults to start from, for example gradient-svd; "relora info" lists them')
+    .option('--spec <file>', 'JSON file with a JobSpec, - for standard input; flags override it')
+    .option('--recipe <name>', 'set of defaults, for example gradient-svd; "relora info" lists the recipes')
     .option('--kind <kind>', `one of ${Object.keys(kinds).join(', ')}`)
-    .option('--preset <name>', 'model, for example llama-60m; "relora info" lists them')
+    .option('--preset <name>', 'model, for example llama-60m; "relora info" lists the presets')
     .option(
       '--base-weights <name>',
       'weights to continue from: weights/…, jobs/…/artifacts/…, or a folder on the server',
@@ -147,72 +147,109 @@ export function addSpecOptions(command: Command): Command {
     .option('--dataset <name>', 'data set, datasets/…')
     .option(
       '--mixture <name=weight>',
-      'a data set of a mixture with its weight, by default 1; may be repeated',
+      'data set of a mixture with its weight, by default 1; may be repeated',
       mixturePart,
     )
     .option('--steps <n>', 'steps of the main phase', wholeNumber)
-    .option('--tokens <n>', 'tokens of the main phase in place of --steps', wholeNumber)
-    .option('--omit-steps <first-last>', 'steps to omit, without an update; may be repeated', stepRange)
+    .option('--tokens <n>', 'tokens of the main phase, instead of --steps', wholeNumber)
+    .option(
+      '--omit-steps <first-last>',
+      'steps whose batches are passed over, without an update; may be repeated',
+      stepRange,
+    )
     .addOption(new Option('--skip-steps <first-last>').argParser(stepRange).hideHelp())
     .option('--warm-start <n>', 'full-rank steps before the adapters', wholeNumber)
     .option('--rank <n>', 'rank of the adapters', wholeNumber)
-    .option('--alpha <x>', 'scale numerator of the adapters', decimalNumber)
+    .option('--alpha <x>', 'the adapters are scaled by alpha / rank', decimalNumber)
     .option('--cycle <n>', 'steps between restarts', wholeNumber)
     .option('--lr <x>', 'highest learning rate of the main phase', decimalNumber)
     .option('--batch <n>', 'sequences in a step', wholeNumber)
-    .option('--micro-batch <n>', 'sequences computed at once', wholeNumber)
+    .option('--micro-batch <n>', 'sequences that are computed at the same time', wholeNumber)
     .option('--sequence-length <n>', 'tokens in a sequence', wholeNumber)
-    .option('--mask-documents', 'documents that share a sequence do not see each other')
-    .option('--replicas <n>', 'processes that train together, each on its part of a batch', wholeNumber)
-    .option('--replicas-min <n>', 'the fewest to resume with while fewer slots are free', wholeNumber)
+    .option('--mask-documents', 'attention does not cross from one document to another within a sequence')
+    .option(
+      '--replicas <n>',
+      'number of processes that train together, each on a part of the batch',
+      wholeNumber,
+    )
+    .option(
+      '--replicas-min <n>',
+      'smallest number of processes to resume with if fewer slots are free',
+      wholeNumber,
+    )
     .option('--precision <type>', `one of ${Object.keys(precisions).join(', ')}`)
     .option(
       '--recomputation <what>',
-      `what the backward pass computes again, one of ${Object.keys(recomputations).join(', ')}`,
+      `what the backward pass computes again instead of keeping it, one of ${Object.keys(recomputations).join(', ')}`,
     )
     .option(
       '--end-of-data <what>',
-      `after one pass over the data, one of ${Object.keys(endsOfData).join(', ')}`,
+      `what happens after one pass over the data, one of ${Object.keys(endsOfData).join(', ')}`,
     )
-    .option('--moments <type>', `of the optimizer, one of ${Object.keys(momentTypes).join(', ')}`)
+    .option(
+      '--moments <type>',
+      `type of the moments of the optimizer, one of ${Object.keys(momentTypes).join(', ')}`,
+    )
     .option(
       '--optimizer <name>',
-      `of full-rank steps, whatever their phase, one of ${Object.keys(fullRankOptimizers).join(', ')}`,
+      `optimizer of full-rank steps in all phases, one of ${Object.keys(fullRankOptimizers).join(', ')}`,
     )
-    .option('--adapter-optimizer <name>', `of A and B, one of ${Object.keys(adapterOptimizers).join(', ')}`)
+    .option(
+      '--adapter-optimizer <name>',
+      `optimizer of A and B, one of ${Object.keys(adapterOptimizers).join(', ')}`,
+    )
     .option('--graph <graph>', `how adapted layers are computed, one of ${Object.keys(graphs).join(', ')}`)
     .option(
       '--initialisation <how>',
-      `where A begins in each cycle, one of ${Object.keys(initialisations).join(', ')}`,
+      `initial value of A in each cycle, one of ${Object.keys(initialisations).join(', ')}`,
     )
-    .option('--train <factors>', `of the adapters, one of ${Object.keys(trainedFactors).join(', ')}`)
-    .option('--cycle-growth <x>', 'length of each cycle over that of the one before', decimalNumber)
-    .option('--full-rank-steps <n>', 'full-rank steps that each cycle but the first begins with', wholeNumber)
+    .option(
+      '--train <factors>',
+      `which factors of the adapters are trained, one of ${Object.keys(trainedFactors).join(', ')}`,
+    )
+    .option(
+      '--cycle-growth <x>',
+      'ratio of the length of each cycle to that of the one before',
+      decimalNumber,
+    )
+    .option(
+      '--full-rank-steps <n>',
+      'full-rank steps at the beginning of each cycle but the first',
+      wholeNumber,
+    )
     .option(
       '--module-rank <module=n>',
-      'rank of one module, for example q_proj=64; may be repeated',
+      'rank of one kind of layer, for example q_proj=64; may be repeated',
       moduleRank,
     )
-    .option('--scaling <scale>', `of the adapters, one of ${Object.keys(scalings).join(', ')}`)
-    .option('--b-rate-ratio <x>', 'learning rate of B over that of A', decimalNumber)
+    .option('--scaling <scale>', `scale of the adapters, one of ${Object.keys(scalings).join(', ')}`)
+    .option('--b-rate-ratio <x>', 'ratio of the learning rate of B to that of A', decimalNumber)
     .option('--seed <n>', 'seed of weights, adapters and data order', wholeNumber)
     .option('--evaluate-every <n>', 'steps between evaluations, or a time: 15min', cadence)
     .option(
       '--evaluation <name=what[@cadence]>',
-      'score on datasets/… or a file of questions while training, by default at each tenth of the steps; may be repeated',
+      'also evaluate on datasets/… or on a file of questions while training, by default at each tenth of the steps; may be repeated',
       namedEvaluation,
     )
     .option('--checkpoint-every <n>', 'steps between checkpoints, or a time: 15min', cadence)
     .option('--sample-every <n>', 'steps between samples, or a time: 15min', cadence)
-    .option('--every-step', 'an event for each step; else at most ten a second')
-    .option('--keep-best', 'keep the checkpoint of the lowest held-out loss')
-    .option('--export-best', 'export its weights in place of the last, and keep it')
-    .option('--stop-patience <n>', 'end after so many evaluations without a lower held-out loss', wholeNumber)
-    .option('--stop-improvement <x>', 'what counts as lower: by so much', decimalNumber)
+    .option('--every-step', 'report an event for each step; by default at most ten per second')
+    .option('--keep-best', 'keep the checkpoint with the lowest held-out loss')
+    .option('--export-best', 'keep that checkpoint, and export its weights instead of the last')
+    .option(
+      '--stop-patience <n>',
+      'end after this many evaluations without a lower held-out loss',
+      wholeNumber,
+    )
+    .option('--stop-improvement <x>', 'by how much a loss must be lower to count', decimalNumber)
     .option('--stop-loss <x>', 'end at this held-out loss', decimalNumber)
-    .option('--stop-tokens <n>', 'end after so many tokens', wholeNumber)
-    .option('--stop-after <time>', 'end so long after the start: 8h, 2d', timeSpan)
-    .option('--stop-device-hours <x>', 'end when its trainers held the device for so long', decimalNumber);
+    .option('--stop-tokens <n>', 'end after this many tokens', wholeNumber)
+    .option('--stop-after <time>', 'end this long after the start: 8h, 2d', timeSpan)
+    .option(
+      '--stop-device-hours <x>',
+      'end after the trainers of the job have used their devices this long',
+      decimalNumber,
+    );
 }
 
 /** The specification from a file, if one is named, with the flags put over it. */
@@ -220,11 +257,11 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
   const spec = flags.spec === undefined ? { ...base } : await readSpecFile(flags.spec);
   if (flags.kind !== undefined) spec.kind = oneOf('--kind', flags.kind, kinds);
   if (flags.preset !== undefined && flags.baseWeights !== undefined)
-    throw new UsageError('--preset and --base-weights exclude each other');
+    throw new UsageError('--preset and --base-weights cannot be used together');
   if (flags.preset !== undefined) spec.model = { preset: flags.preset };
   if (flags.baseWeights !== undefined) spec.model = { baseWeights: baseWeights(flags.baseWeights) };
   if (flags.dataset !== undefined && flags.mixture !== undefined)
-    throw new UsageError('--dataset and --mixture exclude each other');
+    throw new UsageError('--dataset and --mixture cannot be used together');
   // A flag goes before what a file says, whichever of the two that is.
   if (flags.dataset !== undefined) delete spec.mixture;
   if (flags.mixture !== undefined) delete spec.dataset;
@@ -318,7 +355,7 @@ function namedEvaluation(value: string, before: NamedEvaluation[] = []): NamedEv
   const [, name, what, every] = /^([^=]+)=(.+?)(?:@([^@/]+))?$/.exec(value) ?? [];
   if (name === undefined || what === undefined)
     throw new UsageError(
-      `--evaluation: expected name=datasets/… or name=FILE, with @CADENCE behind it or not, got ${JSON.stringify(value)}`,
+      `--evaluation: expected name=datasets/… or name=FILE, optionally followed by @INTERVAL, got ${JSON.stringify(value)}`,
     );
   return [...before, { name, what, ...(every !== undefined && cadence(every)) }];
 }
@@ -361,13 +398,13 @@ function baseWeights(text: string): { weights: string } | { artifact: string } |
 
 export function wholeNumber(value: string): number {
   if (!/^\d{1,15}$/.test(value))
-    throw new UsageError(`A whole number was expected, not ${JSON.stringify(value)}`);
+    throw new UsageError(`Expected a whole number, got ${JSON.stringify(value)}`);
   return Number(value);
 }
 
 export function positiveNumber(value: string): number {
   const number = wholeNumber(value);
-  if (number === 0) throw new UsageError('A whole number from 1 was expected, not 0');
+  if (number === 0) throw new UsageError('Expected a whole number above 0, got 0');
   return number;
 }
 
@@ -388,7 +425,7 @@ export function kindList(value: string): JobKind[] {
 export function decimalNumber(value: string): number {
   const number = Number(value);
   if (value.trim() === '' || !Number.isFinite(number))
-    throw new UsageError(`A number was expected, not ${JSON.stringify(value)}`);
+    throw new UsageError(`Expected a number, got ${JSON.stringify(value)}`);
   return number;
 }
 
@@ -408,7 +445,7 @@ async function readSpecFile(path: string): Promise<JobSpec> {
     );
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new UsageError(`${path} should hold an object, a JobSpec`);
+    throw new UsageError(`${path} must contain an object, a JobSpec`);
   return parseJobSpec(value);
 }
 

@@ -35,26 +35,32 @@ export function addSweepCommand(program: Command, run: Run): void {
   addSpecOptions(
     program
       .command('sweep')
-      .description('find the best learning rate: short jobs over a grid of rates, judged by held-out loss'),
+      .description(
+        'find the best learning rate: run short jobs over a grid of rates and compare their held-out losses',
+      ),
   )
-    .option('--rates <rates>', 'rates to try, for example 3e-4,1e-3,3e-3', decimalNumbers)
-    .option('--from <rate>', 'or from this rate', decimalNumber)
-    .option('--to <rate>', 'to this one', decimalNumber)
-    .option('--count <n>', 'so many of them, with equal ratios between, by default 5', positiveNumber)
-    .option('--kinds <kinds>', 'each rate with each of these kinds', kindList)
-    .option('--ranks <ranks>', 'and each of these ranks', wholeNumbers)
-    .option('--scales <scales>', 'and each of these scales, alpha / rank', decimalNumbers)
-    .option('--id <id>', 'id of the sweep; repeated, it continues with the same jobs')
-    .option('--label <key=value...>', 'labels of the jobs, beside sweep=<id>', label)
+    .option('--rates <rates>', 'learning rates to try, for example 3e-4,1e-3,3e-3', decimalNumbers)
+    .option('--from <rate>', 'lowest learning rate to try, instead of --rates', decimalNumber)
+    .option('--to <rate>', 'highest learning rate to try', decimalNumber)
+    .option(
+      '--count <n>',
+      'number of learning rates from --from to --to, with equal ratios; by default 5',
+      positiveNumber,
+    )
+    .option('--kinds <kinds>', 'try each rate with each of these kinds', kindList)
+    .option('--ranks <ranks>', 'try each rate with each of these ranks', wholeNumbers)
+    .option('--scales <scales>', 'try each rate with each of these scales, alpha / rank', decimalNumbers)
+    .option('--id <id>', 'id of the sweep; with the same id a repeated command continues with the same jobs')
+    .option('--label <key=value...>', 'labels of the jobs, in addition to sweep=<id>', label)
     .option('--html <file>', 'write a page with chart and table')
     .addHelpText(
       'after',
-      '\nCtrl-C leaves the jobs in the queue; the same command with the same --id comes back.',
+      '\nCtrl-C leaves the jobs in the queue; the same command with the same --id continues to show them.',
     )
     .action((flags: SweepFlags) =>
       run(async ({ client, output, signal }) => {
         const { kinds, ranks, scales, id = randomUUID().slice(0, 8), label: labels } = flags;
-        output.note(`Sweep ${id}: to come back, repeat the command with --id ${id}.`);
+        output.note(`Sweep ${id}: to continue it later, repeat the command with --id ${id}.`);
         const onRun = (tried: SweepRun) => output.note(progressText(tried));
         const sweep = await client.sweepLearningRate(await readSpec(flags), {
           ...gridOf(flags),
@@ -75,9 +81,12 @@ export function addSweepCommand(program: Command, run: Run): void {
 
 function gridOf({ rates, from, to, count = 5, lr }: SweepFlags): RateGrid {
   if (lr !== undefined)
-    throw new UsageError('A sweep tries several rates: --rates or --from and --to, not --lr');
+    throw new UsageError(
+      'A sweep tries several learning rates: use --rates, or --from and --to, instead of --lr',
+    );
   if (rates !== undefined) {
-    if (from !== undefined || to !== undefined) throw new UsageError('--rates and --from exclude each other');
+    if (from !== undefined || to !== undefined)
+      throw new UsageError('--rates and --from cannot be used together');
     return { rates };
   }
   if (from === undefined || to === undefined)

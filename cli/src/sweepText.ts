@@ -29,7 +29,7 @@ export function sweepText({ id, variants }: Sweep, view: SweepView): string[] {
     ...table([sweepHead, ...variants.flatMap(sweepRows)]).map((line) => ` ${line}`),
     '',
     ...variants.flatMap(adviceText).map((line) => ` ${line}`),
-    ` sweep ${id}: repeated with --id ${id} it continues with the same jobs`,
+    ` sweep ${id}: to continue it with the same jobs, repeat the command with --id ${id}`,
   ];
 }
 
@@ -55,11 +55,11 @@ export function adviceText({ kind, rank, scale, best, isBestAtEdge, runs }: Swee
     rank === 0 ? '' : ` --rank ${rank}`,
     scale === null ? '' : ` --alpha ${scale * rank}`,
   ].join('');
-  if (best === null) return [`${flags}: no rate led to a held-out loss below that of the start`];
+  if (best === null) return [`${flags}: no learning rate gave a held-out loss below that of the start`];
   const advice = [`next: ${flags} --lr ${rateText(best.learningRate)}`];
   if (isBestAtEdge) {
     const side = best.learningRate === runs[0]!.learningRate ? 'lower' : 'higher';
-    advice.push(`warning: the best rate is at the edge of the grid; try ${side} ones as well`);
+    advice.push(`warning: the best learning rate is at the edge of the grid; try ${side} ones as well`);
   }
   return advice;
 }

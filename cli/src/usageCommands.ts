@@ -24,13 +24,17 @@ interface UsageFlags {
 export function addUsageCommands(program: Command, run: Run): void {
   program
     .command('usage')
-    .description('add up what jobs took: steps, tokens, device hours; deleted ones, too')
-    .option('--by <what>', 'job, tenant, month with `,` between them, or `all` for one sum', 'month')
-    .option('--label <key>', 'also by the values of this label')
+    .description('show what jobs used, also deleted ones: steps, tokens, device hours')
+    .option(
+      '--by <what>',
+      'group by job, tenant or month, separated by commas, or `all` for one sum',
+      'month',
+    )
+    .option('--label <key>', 'also group by the values of this label')
     .option('--from <month>', 'the first month, for example 2026-11')
     .option('--to <month>', 'the last month')
-    .option('--all-tenants', 'of all tenants; for operators')
-    .option('--csv', 'as CSV, for spreadsheets')
+    .option('--all-tenants', 'include all tenants; for operators')
+    .option('--csv', 'print CSV, for spreadsheets')
     .action((flags: UsageFlags) =>
       run(async ({ client, output, signal }) => {
         const by = parseBy(flags.by);
@@ -48,7 +52,7 @@ export function addUsageCommands(program: Command, run: Run): void {
         else
           output.result({ rows }, () =>
             rows.length === 0
-              ? ['Nothing was computed.']
+              ? ['No use was recorded.']
               : table([
                   columns.map(({ title }) => title),
                   ...rows.map((row) => columns.map(({ text }) => text(row))),
@@ -59,7 +63,7 @@ export function addUsageCommands(program: Command, run: Run): void {
 
   program
     .command('quota')
-    .description('show what the tenant may have, and how much of it is used')
+    .description('show the quotas of the tenant, and how much of each is used')
     .action(() =>
       run(async ({ client, output, signal }) => {
         const found = await client.quota({ signal });
@@ -116,7 +120,7 @@ function parseBy(text: string): DimensionName[] {
   return text.split(',').map((part) => {
     const name = part.trim();
     if (!Object.hasOwn(dimensions, name))
-      throw new UsageError(`--by: expected job, tenant, month with \`,\` between them, or all, got ${part}`);
+      throw new UsageError(`--by: expected job, tenant, month separated by commas, or all, got ${part}`);
     return name as DimensionName;
   });
 }

@@ -8,18 +8,18 @@ import { wholeNumber } from './specOptions.js';
 export function addWatchCommand(program: Command, run: Run): void {
   program
     .command('watch [job...]')
-    .description('show jobs while they train; Ctrl-C leaves them running')
-    .option('--after <sequence>', 'of one job: events with a higher number only', wholeNumber)
-    .option('--label <key=value...>', 'all jobs with these labels, in one stream', label)
-    .option('--new', 'of several: only what happens from now on, until Ctrl-C')
+    .description('follow jobs while they train; Ctrl-C leaves them running')
+    .option('--after <sequence>', 'only events with a higher number; for a single job', wholeNumber)
+    .option('--label <key=value...>', 'follow all jobs with these labels', label)
+    .option('--new', 'only what happens from now on, until Ctrl-C; for several jobs')
     .action((jobs: string[], flags: WatchFlags) =>
       run(async (session) => {
         const names = jobs.map(jobName);
         if (names.length === 1 && flags.label === undefined && !flags.new)
           return await watchJob(session, names[0]!, flags.after ?? 0);
         if (names.length === 0 && flags.label === undefined && !flags.new)
-          throw new UsageError('Name a job, or several, or --label, or --new for all that happens');
-        if (flags.after !== undefined) throw new UsageError('--after is for one job');
+          throw new UsageError('Name one or more jobs, or use --label, or --new for everything that happens');
+        if (flags.after !== undefined) throw new UsageError('--after can only be used with a single job');
         await watchManyJobs(session, names, flags);
       }),
     );
@@ -92,7 +92,7 @@ export async function watchJob(
     view?.close();
     output.isDrawnOver = false;
     if (signal.aborted && !isTerminal(job.state))
-      output.note(`${name} keeps running. To come back: relora watch ${name}`);
+      output.note(`${name} keeps running. To watch it again: relora watch ${name}`);
   }
 }
 

@@ -13,19 +13,22 @@ interface CreateFlags {
 
 /** Where events are sent, and what did not arrive. */
 export function addWebhookCommands(program: Command, run: Run): void {
-  const webhook = program.command('webhook').description('have events of jobs posted to an address of yours');
+  const webhook = program.command('webhook').description('post events of jobs to a URL of yours');
 
   webhook
     .command('create')
-    .description('register an address; its key is shown this once')
+    .description('create a webhook for a URL; its key is shown only now')
     .argument('<url>', 'https:// address')
-    .option('--id <id>', 'id of the webhook; by default one is made')
+    .option('--id <id>', 'id of the webhook; by default the server chooses one')
     .option(
       '--on <kind...>',
-      'kinds of events, such as state or checkpoint; by default all but step and documents',
+      'kinds of events, such as state or checkpoint; by default all except step and documents',
     )
     .option('--label <key=value...>', 'only jobs with this label', labels)
-    .option('--secret <key>', 'key of the signatures, whsec_ and base64; by default one is made')
+    .option(
+      '--secret <key>',
+      'key of the signatures, whsec_ followed by base64; by default the server makes one',
+    )
     .action((url: string, { id, on, label, secret }: CreateFlags) =>
       run(async ({ client, output, signal }) => {
         const created = await client.createWebhook(url, {
@@ -57,7 +60,7 @@ export function addWebhookCommands(program: Command, run: Run): void {
 
   webhook
     .command('delete')
-    .description('remove a webhook, with all that it had still to send')
+    .description('delete a webhook, and all messages that wait to be sent')
     .argument('<webhook>', 'name or id')
     .action((name: string) =>
       run(async ({ client, output, signal }) => {
@@ -68,14 +71,14 @@ export function addWebhookCommands(program: Command, run: Run): void {
 
   webhook
     .command('test')
-    .description('send a message of the type relora.test now')
+    .description('send a test message of the type relora.test now')
     .argument('<webhook>', 'name or id')
     .action((name: string) =>
       run(async ({ client, output, signal }) => {
         const result = await client.testWebhook(nameOf(name), { signal });
         const { failure, statusCode, seconds } = result;
         output.result(result, () =>
-          failure === '' ? `Taken with ${statusCode} after ${seconds.toFixed(3)} s` : failure,
+          failure === '' ? `Accepted with ${statusCode} after ${seconds.toFixed(3)} s` : failure,
         );
         if (failure !== '') process.exitCode = 1;
       }),
@@ -83,10 +86,10 @@ export function addWebhookCommands(program: Command, run: Run): void {
 
   webhook
     .command('deliveries')
-    .description('list what waits to be sent and what was given up, oldest first')
+    .description('list messages that wait to be sent and dead letters, oldest first')
     .argument('<webhook>', 'name or id')
-    .option('--dead', 'only what was given up')
-    .option('--limit <count>', 'how many to show', wholeNumber, 50)
+    .option('--dead', 'only dead letters')
+    .option('--limit <count>', 'number of entries to show', wholeNumber, 50)
     .action((name: string, { dead, limit }: { dead?: boolean; limit: number }) =>
       run(async ({ client, output, signal }) => {
         const deliveries: WebhookDelivery[] = [];
@@ -106,7 +109,7 @@ export function addWebhookCommands(program: Command, run: Run): void {
 
   webhook
     .command('resend')
-    .description('send dead letters once more')
+    .description('send dead letters again')
     .argument('<webhook>', 'name or id')
     .argument('[message...]', 'ids of messages; by default all')
     .action((name: string, messageIds: string[]) =>

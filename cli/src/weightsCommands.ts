@@ -10,14 +10,17 @@ const columns = ['NAME', 'STATE', 'WEIGHTS', 'LAYERS', 'HIDDEN', 'SIZE', 'TITLE'
 export function addWeightsCommands(program: Command, run: Run): void {
   const weights = program
     .command('weights')
-    .description('models in Hugging Face layout for jobs to begin at');
+    .description('manage base weights: models in Hugging Face layout at which jobs can begin');
 
   weights
     .command('upload <paths...>')
     .description('upload a folder with config.json, safetensors and tokenizer.json, or these files')
-    .option('--id <id>', 'id of the weights; with it a broken upload can be resumed')
-    .option('--title <text>', 'title for people')
-    .option('--label <key=value...>', 'labels to find them by', label)
+    .option(
+      '--id <id>',
+      'id of the weights; an interrupted upload resumes if it is repeated with the same id',
+    )
+    .option('--title <text>', 'title, shown instead of the id')
+    .option('--label <key=value...>', 'labels to find the weights by', label)
     .action((paths: string[], flags: { id?: string; title?: string; label?: Record<string, string> }) =>
       run(async ({ client, output, signal }) => {
         const [first] = paths;
@@ -38,9 +41,9 @@ export function addWeightsCommands(program: Command, run: Run): void {
 
   weights
     .command('list')
-    .description('show the weights there are, newest first')
+    .description('list uploaded weights, newest first')
     .option('--label <key=value...>', 'only weights with these labels', label)
-    .option('--owner <name>', 'only what this caller uploaded')
+    .option('--owner <name>', 'only those that this caller uploaded')
     .action((flags: { label?: Record<string, string>; owner?: string }) =>
       run(async ({ client, output, signal }) => {
         const all: Weights[] = [];
@@ -52,7 +55,7 @@ export function addWeightsCommands(program: Command, run: Run): void {
 
   weights
     .command('get <weights>')
-    .description('show weights and their files')
+    .description('show details and files of weights')
     .action((name: string) =>
       run(async ({ client, output, signal }) => {
         const found = await client.getWeights(weightsName(name), { signal });
@@ -69,7 +72,7 @@ export function addWeightsCommands(program: Command, run: Run): void {
 
   weights
     .command('delete <weights>')
-    .description('delete weights that no unfinished job begins at')
+    .description('delete weights at which no unfinished job begins')
     .action((name: string) =>
       run(async ({ client, output, signal }) => {
         await client.deleteWeights(weightsName(name), { signal });

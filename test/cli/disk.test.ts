@@ -50,7 +50,7 @@ test('data sets are listed, things deleted and brought back, and what is stored 
   expect(wrong.errors).toContain('artifacts/job-one: expected a job, jobs/… or datasets/…');
   expect(await relora(['delete', 'jobs/nobody'])).toMatchObject({ code: 3, output: '' });
   expect((await relora(['delete', 'jobs/nobody', '--missing-ok'])).output).toBe(
-    'jobs/nobody is not there.\n',
+    'jobs/nobody does not exist.\n',
   );
   const dry = await relora(['delete', 'job-one', '--dry-run']);
   expect(dry.output).toMatch(/^jobs\/job-one can be deleted: [\d.]+ \wB would be freed\.\n$/);
@@ -60,18 +60,19 @@ test('data sets are listed, things deleted and brought back, and what is stored 
   const deleted = await relora(['delete', 'jobs/job-one', 'datasets/other-text']);
   expect(deleted.code).toBe(0);
   expect(deleted.output).toMatch(
-    /^jobs\/job-one is deleted\. Its [\d.]+ \wB are freed at \S+Z; until then `relora undelete jobs\/job-one` brings it back\.$/m,
+    /^jobs\/job-one is deleted\. Its [\d.]+ \wB are freed at \S+Z; until then `relora undelete jobs\/job-one` restores it\.$/m,
   );
   expect(deleted.errors).toMatch(/^[\d.]+ \wB in all\.\n$/);
   expect((await relora(['list'])).output).toBe('No jobs.\n');
   expect((await relora(['list', '--deleted'])).output).toMatch(/^jobs\/job-one +deleted /m);
-  expect((await relora(['describe', 'job-one'])).output).toMatch(
-    /^deleted +\S+Z; gone for good from \S+Z on$/m,
-  );
+  expect((await relora(['describe', 'job-one'])).output).toMatch(/^deleted +\S+Z; purged at \S+Z$/m);
   expect((await relora(['datasets'])).output).not.toContain('other-text');
   expect((await relora(['datasets', '--deleted'])).output).toMatch(/^datasets\/other-text +DELETED /m);
   const back = await relora(['undelete', 'jobs/job-one', 'datasets/other-text']);
-  expect(back).toMatchObject({ code: 0, output: 'jobs/job-one is back.\ndatasets/other-text is back.\n' });
+  expect(back).toMatchObject({
+    code: 0,
+    output: 'jobs/job-one is restored.\ndatasets/other-text is restored.\n',
+  });
   expect((await relora(['datasets'])).output).toMatch(/^datasets\/other-text +READY /m);
   expect((await relora(['describe', 'job-one'])).output).toContain('succeeded');
 });

@@ -120,7 +120,7 @@ test('says how the adapter phase is computed, in words', () => {
   view.close();
   const [timed, notTimed] = screen.written.split('\n');
   expect(timed).toBe(
-    'plan from step 100: graph merged but down_proj separate; 200 GFLOP a step in adapted layers, 300 GFLOP with separate graphs; 1.25 s a step when timed, 1.5 s with separate ones; base int8-base, recomputation none, avx512bf16',
+    'plan from step 100: graph merged but down_proj separate; 200 GFLOP a step in adapted layers, 300 GFLOP with separate graphs; measured 1.25 s per step, 1.5 s with separate graphs; base int8-base, recomputation none, avx512bf16',
   );
   expect(notTimed).toContain('; not timed; ');
 });

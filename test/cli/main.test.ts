@@ -135,7 +135,7 @@ test('every command against a server, for people and for programs', async () => 
   const interrupted = await relora(['watch', 'job-long'], { interruptAt: 'step ' });
   expect(interrupted).toMatchObject({
     code: 130,
-    errors: 'jobs/job-long keeps running. To come back: relora watch jobs/job-long\n',
+    errors: 'jobs/job-long keeps running. To watch it again: relora watch jobs/job-long\n',
   });
   expect((await relora(['cancel', 'job-long'])).code).toBe(0);
   expect(await relora(['watch', 'job-long'])).toMatchObject({
@@ -185,10 +185,10 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
   const notThere = /127\.0\.0\.1:1|No answer within 500 ms/;
   const cases: [args: string[], code: number, message: string | RegExp][] = [
     [['bogus'], 2, "unknown command 'bogus'"],
-    [['watch'], 2, 'Name a job, or several, or --label, or --new for all that happens'],
-    [['watch', '--label', 'a=b', '--after', '3'], 2, '--after is for one job'],
-    [['create', '--steps', 'many'], 2, '--steps: A whole number was expected, not "many"'],
-    [['create', '--spec', 'none.json'], 2, 'none.json could not be read: there is no such file or folder'],
+    [['watch'], 2, 'Name one or more jobs, or use --label, or --new for everything that happens'],
+    [['watch', '--label', 'a=b', '--after', '3'], 2, '--after can only be used with a single job'],
+    [['create', '--steps', 'many'], 2, '--steps: Expected a whole number, got "many"'],
+    [['create', '--spec', 'none.json'], 2, 'none.json could not be read: no such file or folder'],
     [['create', '--spec', '-'], 2, 'Standard input is not JSON'],
     [['create', '--kind', 'foo'], 2, '--kind is one of relora, lora, full-rank'],
     [['create', '--label', 'x'], 2, 'Labels are key=value'],
@@ -197,12 +197,12 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
       2,
       '--state is one of queued, starting, running, paused, succeeded, failed, cancelled, not "foo"',
     ],
-    [['list', '--limit', '0'], 2, '--limit: A whole number from 1'],
-    [['run', 'none.yaml'], 2, 'none.yaml could not be read: there is no such file or folder'],
+    [['list', '--limit', '0'], 2, '--limit: Expected a whole number above 0'],
+    [['run', 'none.yaml'], 2, 'none.yaml could not be read: no such file or folder'],
     [['upload', 'none.txt'], 2, 'none.txt cannot be read: there is no such file'],
     [['upload', '.'], 2, '. cannot be read: it is a folder'],
-    [['replay', '--bundle', 'none.json'], 2, 'none.json: there is no such file or folder'],
-    [['weights', 'upload', 'none'], 2, 'none: there is no such file or folder'],
+    [['replay', '--bundle', 'none.json'], 2, 'none.json: no such file or folder'],
+    [['weights', 'upload', 'none'], 2, 'none: no such file or folder'],
     [['upload', 'bad.txt'], 1, 'bad.txt, byte 0: expected UTF-8'],
     [['describe', 'job-none'], 3, 'Job job-none does not exist'],
     [['generate', 'job-none', '--prompt', 'x'], 3, 'Job job-none does not exist'],
@@ -235,7 +235,7 @@ test('a server that is not there is waited for as long as asked, and it is said'
   expect(performance.now() - start).toBeGreaterThan(1500);
   expect(code).toBe(4);
   expect(errors).toMatch(
-    /^\S+ListJobs failed and is repeated: .*ECONNREFUSED.*\. Trying again; --timeout says for how long, Ctrl-C ends it\.\nNo server answers at 127\.0\.0\.1:1: .*\nStart one with/,
+    /^\S+ListJobs failed and is repeated: .*ECONNREFUSED.*\. Trying again until --timeout; Ctrl-C ends it\.\nNo server answers at 127\.0\.0\.1:1: .*\nStart one with/,
   );
 });
 

@@ -42,7 +42,7 @@ test('a job shows its restarts, and runs again to the same bytes, here and on an
   const replayed = await relora(['replay', 'job-one']);
   expect(replayed).toMatchObject({ code: 0 });
   expect(replayed.output).toMatch(
-    /^identical: all 5 files of jobs\/\S+ have the SHA-256 of the first run\.$/m,
+    /^identical: all 5 files of jobs\/\S+ have the same SHA-256 as in the first run\.$/m,
   );
   expect(replayed.output).toMatch(/^ {2}[0-9a-f]{64} {2}model\.safetensors$/m);
 
@@ -63,15 +63,13 @@ test('a job shows its restarts, and runs again to the same bytes, here and on an
   );
   const step = Number(/^First differing step: (\d+), loss \S+ instead of \S+\.$/m.exec(differs.output)?.[1]);
   expect(step).toBeGreaterThan(10);
-  expect(differs.output).toContain(
-    'Nothing that was recorded of the two executions differs: the settings do.',
-  );
+  expect(differs.output).toContain('The records of the two executions are equal, so the settings differ.');
 
   write({ execution: { ...bundle.execution, instructionSet: 'abacus' } });
   const elsewhere = await relora(['replay', '--bundle', 'changed.json']);
   expect(elsewhere.code).toBe(0);
   expect(elsewhere.errors).toMatch(
-    /^This server is not the one that ran it; .*\n {2}instructionSet +\S+ instead of abacus\n/,
+    /^This server differs from the one that ran the job, .*\n {2}instructionSet +\S+ instead of abacus\n/,
   );
 
   const other = cli(folder, (await realServer()).address);

@@ -96,7 +96,7 @@ describe('relora run with a run file', () => {
       return errors;
     };
     expect(await errorOf('spec: {}\nspecc: {}\n')).toContain(
-      'specc is no field of a run file; there are id, title',
+      'specc is not a field of a run file; the fields are id, title',
     );
     expect(await errorOf('spec: {}\nfiles: corpus.txt\n')).toContain(
       'files expected a list of paths, got "corpus.txt"',
@@ -104,7 +104,7 @@ describe('relora run with a run file', () => {
     expect(await errorOf('title: x\n')).toContain('spec expected an object, a JobSpec, got nothing');
     expect(await errorOf('spec: {}\nspec: {}\n')).toContain('Map keys must be unique');
     expect(await errorOf('[1')).toContain('job.yaml could not be read');
-    expect(await errorOf('- 1\n')).toContain('should hold an object with spec');
+    expect(await errorOf('- 1\n')).toContain('must be an object with the field spec');
     expect(await errorOf('spec:\n  step_cuont: 3\n', 3)).toMatch(/step_cuont/);
   });
 });

@@ -62,11 +62,11 @@ test('relora set changes a job that has not ended, says how the rate jumps, and 
   expect((await client.getJob('jobs/next-one')).updates).toHaveLength(2);
 
   for (const [change, message] of [
-    ['rate=0.5', 'rate: A factor was expected, for example rate=0.5x, not "0.5"'],
-    ['seed=3', 'What may be set is rate, steps,'],
-    ['steps', 'NAME=VALUE was expected, not "steps"'],
-    ['checkpoint-every=0min', 'were expected, not "0min"'],
-    ['stop=soon', 'stop=now was expected, not "stop=soon"'],
+    ['rate=0.5', 'rate: Expected a factor, for example rate=0.5x, got "0.5"'],
+    ['seed=3', 'Expected one of rate, steps,'],
+    ['steps', 'Expected NAME=VALUE, got "steps"'],
+    ['checkpoint-every=0min', '2h, 1d), got "0min"'],
+    ['stop=soon', 'Expected stop=now, got "stop=soon"'],
   ] as const) {
     const refused = await relora(['set', 'next-one', change]);
     expect(refused).toMatchObject({ code: 2, output: '' });
@@ -114,7 +114,7 @@ test('relora create says by its flags what ends a job early and which weights ar
   );
   expect((await relora(['explain', 'early-one'])).output).toMatch(/Place 2 in the queue/);
   const wrong = await relora([...asked.slice(0, -1), '--stop-after', '8']);
-  expect(wrong.errors).toContain('A time above zero (90s, 15min, 2h, 1d) was expected, not "8"');
+  expect(wrong.errors).toContain('Expected a time above zero (90s, 15min, 2h, 1d), got "8"');
 });
 
 test('relora logs shows what trainers printed, by attempt, and follows until the job has ended', async () => {

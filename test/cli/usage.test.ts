@@ -13,7 +13,7 @@ test('what jobs took comes as table, JSON and CSV, and quotas as a table', async
   const relora = cli(folder, address);
   writeFileSync(join(folder, 'tiny.txt'), tinyText());
   writeFileSync(join(folder, 'spec.json'), JSON.stringify(tinySpec(20)));
-  expect((await relora(['usage'])).output).toBe('Nothing was computed.\n');
+  expect((await relora(['usage'])).output).toBe('No use was recorded.\n');
   expect((await relora(['upload', 'tiny.txt', '--held-out', '0.1', '--id', 'tiny-text'])).code).toBe(0);
   const made = await relora([
     'run',

@@ -42,9 +42,7 @@ describe('a job that goes to another server', () => {
     );
     const imported = await cli(folder, next.address)(['job', 'import', 'moved']);
     expect(imported).toMatchObject({ code: 0, errors: '' });
-    expect(imported.output).toMatch(
-      /^jobs\/my-job is here, as jobs\/my-job was there: paused at step \d+\.\n$/,
-    );
+    expect(imported.output).toMatch(/^jobs\/my-job is imported from jobs\/my-job: paused at step \d+\.\n$/);
 
     const there = await next.client.getJob('jobs/my-job');
     const { updateTime: _one, etag: _two, imported: from, ...same } = there;

@@ -71,7 +71,7 @@ describe('a job that goes to a server without its data', () => {
         return text;
       };
       expect(await pipe(old.address, bare.address)).toMatch(
-        /^jobs\/through-a-pipe is here, as jobs\/my-job was there/,
+        /^jobs\/through-a-pipe is imported from jobs\/my-job/,
       );
       expect(await namesOf(bare.client)).toEqual(['datasets/tiny-text']);
     },

@@ -59,18 +59,18 @@ export function comparisonReport(comparison: CompareJobsResponse, time: Date): s
   const buckets = bucketStepCount > 1 ? `; a point is the mean of ${bucketStepCount} steps` : '';
   return page(
     'Comparison of training jobs',
-    `${jobs.length} jobs against ${referenceLabel} on ${time.toISOString().slice(0, 16).replace('T', ' ')} UTC${buckets}`,
+    `${jobs.length} jobs compared with ${referenceLabel} on ${time.toISOString().slice(0, 16).replace('T', ' ')} UTC${buckets}`,
     [
       notesHtml(warnings),
       legendHtml(labels),
       `<div class="charts">${charts.map((chart) => drawn(comparison, labels, chart)).join('\n')}</div>`,
-      '<h2>What was learned</h2>',
+      '<h2>Results</h2>',
       tableHtml(head(qualityColumns), rowsOf(qualityColumns)),
       ...evaluationsHtml(comparison, labels),
       ...meansHtml(seedMeans(comparison)),
-      '<h2>What it took</h2>',
+      '<h2>Cost</h2>',
       tableHtml(head(costColumns), rowsOf(costColumns)),
-      '<h2>What was asked for</h2>',
+      '<h2>Main settings</h2>',
       tableHtml(head(settingColumns), rowsOf(settingColumns)),
       '<h2>Settings that differ</h2>',
       `<div class="wrapped">${tableHtml(
@@ -86,7 +86,7 @@ function evaluationsHtml({ jobs }: CompareJobsResponse, labels: readonly string[
   if (rows.length === 0) return [];
   const heads = ['evaluation', ...labels].map((title) => ({ title }));
   return [
-    '<h2>Evaluations by name</h2>',
+    '<h2>Named evaluations</h2>',
     tableHtml(
       heads,
       rows.map((cells) => ({ cells })),
