@@ -762,14 +762,14 @@ export const settings = {
     365,
     0,
     36_500,
-    'How long entries of the audit log are kept; 0 for ever.',
+    'How long entries of the audit log are kept; 0 to keep them forever.',
   ),
   usageDays: number(
     'RELORA_USAGE_DAYS',
     1096,
     0,
     36_500,
-    'How long the recorded use of jobs (relora usage) is kept, also of jobs that were deleted; 0 for ever.',
+    'How long the recorded use of jobs (relora usage) is kept, also of jobs that were deleted; 0 to keep them forever.',
   ),
   logLevel: choice(
     'RELORA_LOG_LEVEL',
@@ -959,7 +959,7 @@ function retention<const Name extends string>(
       days,
       0,
       36_500,
-      `Days to keep ${what}; 0 for ever. ${note}`,
+      `Days to keep ${what}; 0 to keep them forever. ${note}`,
     ),
     [`${name}RetentionCount`]: integer(
       `RELORA_${word}_RETENTION_COUNT`,
