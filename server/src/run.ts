@@ -141,7 +141,7 @@ function help(): string {
       `  ${variable}\n      ${reason}\n      ${range}; default: ${value === '' ? 'none' : value}\n`,
   );
   return (
-    `relora-server ${version}\n\nServes training jobs over gRPC. Everything is set by environment variables, for these commands ` +
-    `too:\n\nrelora-server\nrelora-server --help | --version\nrelora-server health\n${doctorUsage}\n${buildUsage}\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
+    `relora-server ${version}\n\nServes training jobs over gRPC. All settings are environment variables, also of ` +
+    `these commands:\n\nrelora-server\nrelora-server --help | --version\nrelora-server health\n${doctorUsage}\n${buildUsage}\n${backupUsage}\n${tokenUsage}\n\n${entries.join('')}`
   );
 }

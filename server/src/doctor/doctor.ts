@@ -54,7 +54,9 @@ export async function diagnose(config: Config): Promise<Diagnosis> {
   )?.result;
   const isRunning = health !== undefined;
   if (health !== undefined && health.problem !== null)
-    findings.push(fault('server', `It runs and takes no jobs: ${health.problem}`, 'mend what it names'));
+    findings.push(
+      fault('server', `It is running but takes no jobs: ${health.problem}`, 'correct what the message names'),
+    );
   const confinement = new Confinement(config);
   const found = health ?? (await lookForDevices(config, confinement));
   if (found instanceof Error) {
@@ -98,7 +100,7 @@ export function textOf({ findings, isRunning, version, ok }: Diagnosis): string 
     ...(cure === null ? [] : [`${' '.repeat(11 + width)}to do: ${cure}`]),
   ]);
   const faults = findings.filter(({ state }) => state === 'fault').length;
-  const head = `relora-server ${version}; ${isRunning ? 'a server runs on the data folder and was asked' : 'no server runs on the data folder'}`;
+  const head = `relora-server ${version}; ${isRunning ? 'asked the server that runs on the data folder' : 'no server runs on the data folder'}`;
   return [
     head,
     ...lines,

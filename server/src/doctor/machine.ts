@@ -63,7 +63,7 @@ export function sandboxFinding(
     return warning(
       'sandbox',
       `children are confined by ${means}, but not trainers on a card: ${unconfinedCards}`,
-      'RELORA_SANDBOX=required confines them too, and lets no job run where that does not work',
+      'RELORA_SANDBOX=required confines them too; jobs on a card then fail if the driver does not work so',
     );
   if (means !== null) return ok('sandbox', `children are confined by ${means}`);
   if (config.sandbox === 'off')
@@ -90,7 +90,7 @@ export async function portFinding(config: Config, name: 'grpcAddress' | 'httpAdd
     const why = code === 'EADDRINUSE' ? 'something else listens there' : (error as Error).message;
     return fault(
       label,
-      `${host}:${port} cannot be had: ${why}`,
+      `${host}:${port} cannot be used: ${why}`,
       `stop what listens there, or set ${variable}`,
     );
   } finally {
@@ -115,7 +115,7 @@ export async function clockFinding({ dataFolder }: Config): Promise<Finding> {
   return fault(
     'clock',
     `${text}, but files of this installation were written at ${new Date(latestMs).toISOString()}`,
-    'set the clock; let a time service keep it',
+    'set the clock, and keep it right with a time service',
   );
 }
 
@@ -128,10 +128,10 @@ export async function dataFolderFinding({ dataFolder }: Config, isRunning: boole
   if (found === null) {
     const parent = await nearestFolder(dataFolder);
     return (await isWritable(parent))
-      ? ok(name, `${dataFolder} is made at the first start`)
+      ? ok(name, `${dataFolder} will be created at the first start`)
       : fault(
           name,
-          `${dataFolder} cannot be made: ${parent} cannot be written`,
+          `${dataFolder} cannot be created: ${parent} cannot be written`,
           'let this user write there, or set RELORA_DATA_FOLDER',
         );
   }
@@ -147,7 +147,7 @@ export async function dataFolderFinding({ dataFolder }: Config, isRunning: boole
   if (store === 'foreign')
     return fault(
       name,
-      `${join(dataFolder, 'store.db')} is not a store of ours`,
+      `${join(dataFolder, 'store.db')} is not a store of this server`,
       'set RELORA_DATA_FOLDER to another folder',
     );
   if (store !== null && store > migrations.length)
