@@ -288,7 +288,7 @@ export const settings = {
     1 << 16,
     1 << 14,
     64 << 20,
-    'Longest text in one field of a message from a client, in bytes; prompts and tokenizers may be as long as the message.',
+    'Longest text in one field of a message from a client, in bytes; prompts may have 1 MiB, and questions and tokenizers may be as long as the message.',
   ),
   metadataBytesMax: integer(
     'RELORA_METADATA_BYTES_MAX',
