@@ -53,8 +53,7 @@ or of a span that is longer) the mean that is farthest from the mean of the loss
 `;
   const svg = figure(`Training loss of ${stepCount} steps`, [
     linePanel({
-      title:
-        'Before folding: the losses of all steps as watchers got them, means of as many steps as a point below',
+      title: 'Before folding: losses as watchers got them, means of as many steps as below',
       lines: [undisturbed, killed].map(({ name, losses }) => ({
         label: name,
         points: means(losses.byStep, curve.bucket),

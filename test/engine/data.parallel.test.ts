@@ -15,14 +15,6 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { prepareDataset, type PrepareOptions, type SourceFile } from '@relora/engine/data';
-import { defaultLimits } from '../../engine/dist/data/dataLimits.js';
-import {
-  firstPass,
-  firstPassToJson,
-  type FirstPass,
-  type FirstPassMark,
-  type FirstPassProgress,
-} from '../../engine/dist/data/firstPass.js';
 import { byteLevelTokenizerJson } from '../../engine/dist/data/trainBpe.js';
 import { dataFolder, failure, sentences } from './dataFixtures.js';
 
@@ -249,58 +241,6 @@ describe('a large file of lines that is read in parts', () => {
     for (const threads of [2, 4])
       expect(contentOf(await prepare(files(), { ...options, threads }))).toEqual(expected);
   });
-});
-
-describe('a first pass that is ended at each of its marks', () => {
-  it.each([1, 3])(
-    'finds the same, and reads nothing twice that a mark has, with %i threads',
-    async (threads) => {
-      const large = lines(3000, 8).split('\n');
-      for (const at of [3, 50, 1200, 2900]) large[at] = '{"text": 7}';
-      const files = [
-        source('before.jsonl', lines(400, 7), 'jsonl'),
-        source('held.jsonl', lines(40, 9), 'jsonl', 'heldOut'),
-        source('large.jsonl', large.join('\n'), 'jsonl'),
-        source('last.txt', longText.slice(0, 5000), 'text'),
-      ];
-      const options = {
-        ...{ fields: ['text'] as const, chat: null, chatOptions: null, heldOutShare: 0.1, seed: 3 },
-        limits: { ...defaultLimits, filePartBytes: 40_000 },
-      };
-      const pass = async (progress: FirstPassProgress) =>
-        await firstPass(
-          files,
-          options,
-          { count: 9 },
-          () => {},
-          new AbortController().signal,
-          threads,
-          progress,
-        );
-      const never = { reading: undefined, isDue: false, set: () => Promise.resolve() };
-      const expected = firstPassToJson(await pass(never));
-
-      const places: string[] = [];
-      let reading: FirstPassMark | undefined;
-      let found: FirstPass | undefined;
-      while (found === undefined) {
-        const ended = new Error('ended at a mark');
-        const set = (mark: { reading: FirstPassMark }) => {
-          // As it comes back from the disk.
-          reading = JSON.parse(JSON.stringify(mark.reading)) as FirstPassMark;
-          places.push(`${reading.sources.length} ${reading.parts.count}`);
-          return Promise.reject(ended);
-        };
-        found = await pass({ reading, isDue: true, set }).catch((error: unknown) => {
-          if (error !== ended) throw error;
-          return undefined;
-        });
-      }
-      expect(firstPassToJson(found)).toBe(expected);
-      expect(new Set(places).size).toBe(places.length);
-      if (threads > 1) expect(places.filter((place) => place.startsWith('2 ')).length).toBeGreaterThan(5);
-    },
-  );
 });
 
 describe('preparation that is killed', () => {

@@ -24,7 +24,7 @@ export interface DataLimits {
   shardBytesMax: number;
   /** Text that one thread encodes at a time. */
   blockBytesMax: number;
-  /** Of a larger file of lines one thread reads so much at a time, where there are several. */
+  /** A larger file of rows is read in parts of so much. */
   filePartBytes: number;
 }
 

@@ -1,6 +1,7 @@
 import type { ChatTemplate } from './chatTemplate.js';
 import type { DataLimits } from './dataLimits.js';
 import { seededShares } from './permutation.js';
+import { wholeFile, type PartReading } from './filePart.js';
 import type { InvalidRows } from './invalidRows.js';
 import { readCsv } from './readCsv.js';
 import { readJsonLines } from './readJsonLines.js';
@@ -9,7 +10,7 @@ import { readParquet } from './readParquet.js';
 import { readText } from './readText.js';
 import type { RegularFile } from './regularFile.js';
 import type { SourceFormat } from './sourceFormat.js';
-import { unpackedBlocks, type Compression } from './unpack.js';
+import { blocksOf, unpackedBlocks, type Compression } from './unpack.js';
 import { nextCut, type DocumentFields, type TextPiece } from './textPieces.js';
 
 /** A piece of text and the part of the data set that it belongs to. */
@@ -88,24 +89,27 @@ export interface OpenSource {
   compression: Compression;
 }
 
-/** Pieces of every document of a file, in order; documents without text have none. */
+/** Pieces of every document of a file or a part of it, in order; documents without text have none. Only what is not packed has parts. */
 export function piecesOfFile(
   { file, format, compression }: OpenSource,
   { fields, chat, limits }: DocumentOptions,
   rows: InvalidRows,
+  part: PartReading = wholeFile(),
 ): AsyncGenerator<TextPiece> {
-  const blocks = () => unpackedBlocks(file, compression, limits.unpackedBytesMax);
+  const blocksFrom = (position: number) =>
+    position === 0 ? unpackedBlocks(file, compression, limits.unpackedBytesMax) : blocksOf(file, position);
+  const blocks = () => blocksFrom(part.place.at);
   switch (format) {
     case 'text':
       return readText(blocks(), file.name);
     case 'jsonl':
-      return readJsonLines(blocks(), file.name, { fields, chat }, limits.lineBytesMax, rows);
+      return readJsonLines(blocks(), file.name, { fields, chat }, limits.lineBytesMax, rows, part);
     case 'json':
-      return readJsonList(blocks(), file.name, { fields, chat }, limits.lineBytesMax, rows);
+      return readJsonList(blocks(), file.name, { fields, chat }, limits.lineBytesMax, rows, part);
     case 'csv':
-      return readCsv(blocks(), file.name, fields, limits.lineBytesMax, rows);
+      return readCsv(blocksFrom, file.name, fields, limits.lineBytesMax, rows, part);
     case 'parquet':
-      return readParquet(file, fields, limits, rows);
+      return readParquet(file, fields, limits, rows, part);
   }
 }
 

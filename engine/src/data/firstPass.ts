@@ -1,5 +1,6 @@
 import { DataError } from './dataErrors.js';
 import { divide, heldOutCandidates, type Division, type DocumentOptions } from './documents.js';
+import { wholeFile, type RowPlace } from './filePart.js';
 import { FirstDigests, type FirstDigestsMark, type HeldOutDigests } from './heldOutDigests.js';
 import { InvalidRows, type RowCounts, type SkipInvalid } from './invalidRows.js';
 import type { DatasetManifest } from './manifest.js';
@@ -40,12 +41,16 @@ interface PartsMark {
   count: number;
   documents: number;
   textBytes: number;
-  /** Of the next line. */
-  firstNumber: number;
+  /** Where the next row begins. */
+  place: RowPlace;
   stamps: string[];
 }
 
-const noParts = (): PartsMark => ({ count: 0, documents: 0, textBytes: 0, firstNumber: 1, stamps: [] });
+const noParts = (): PartsMark => ({
+  ...{ count: 0, documents: 0, textBytes: 0 },
+  place: wholeFile().place,
+  stamps: [],
+});
 
 /** Where a first pass remembers how far it has come. */
 export interface FirstPassProgress {
@@ -56,8 +61,9 @@ export interface FirstPassProgress {
 }
 
 /**
- * Reads everything, counts and checks; files, and parts of large files of lines, side by side in so many threads. Throws DataError, of
- * several the first by their order.
+ * Reads everything, counts and checks; files, and parts of large files, side by side in so many threads. A thread finds by itself where the
+ * first row of its part begins; what it read counts if that is where the part before it ended, and is read once more otherwise. Throws
+ * DataError, of several the first by their order.
  */
 export async function firstPass(
   files: readonly SourceFile[],
@@ -77,8 +83,7 @@ export async function firstPass(
   const digests = holdsOut
     ? new FirstDigests(heldOutCandidates(options), reading?.digests ?? undefined)
     : null;
-  const apart =
-    threads > 1 || parts.count > 0 ? await apartOf(files, options, sources.length, parts.count) : null;
+  const apart = await apartOf(files, options, sources.length, parts.count);
   const { chat: _, ...given } = options;
   const order = {
     options: given,
@@ -86,8 +91,8 @@ export async function firstPass(
     skipInvalid,
     comparesDocuments: holdsOut,
   };
-  const isApart = threads > 1 && apart !== null && apart.tasks.length > 1;
-  const done = 1 - (apart?.tasks.reduce((sum, { weight }) => sum + weight, 0) ?? 0);
+  const isApart = threads > 1 && apart.tasks.length > 1;
+  const done = 1 - apart.tasks.reduce((sum, { weight }) => sum + weight, 0);
   const readers = isApart
     ? new SourceThreads(order, apart.tasks, threads, (share) => onProgress(done + share))
     : null;
@@ -97,13 +102,13 @@ export async function firstPass(
   };
 
   /** What a thread found of a task, and who takes the documents that it did not give where it is done here. */
-  const found = async (task: number, source: SourceFile) => {
+  const found = async (task: number, source: SourceFile, begin = 0) => {
     let taken = 0;
     const onDocument = (digest: string, bytes: number): void => {
       taken++;
       digests?.add(digest, bytes, source.split);
     };
-    const result = await readers?.take(task, onDocument, signal);
+    const result = await readers?.take(task, begin, onDocument, signal);
     let known = taken;
     // What a thread has given is passed over.
     const onRest = (digest: string, bytes: number): void => {
@@ -122,20 +127,25 @@ export async function firstPass(
 
   const inParts = async (
     source: SourceFile,
+    fileIndex: number,
     { parts: all, ...kind }: FileParts,
     task: number,
   ): Promise<Source> => {
     for (const [index, part] of all.slice(parts.count).entries()) {
-      const { firstNumber } = parts;
-      const { result, onRest } = await found(task + 1 + index, source);
-      const one =
-        result !== undefined && 'part' in result && rows.joinUnplaced(result.rows)
-          ? result.part
-          : await readPart(source, { ...part, firstNumber }, options, rows, onRest, () => {}, signal);
+      const before = parts.place;
+      const { result, onRest } = await found(task + 1 + index, source, before.at);
+      const onShare = (share: number) =>
+        onProgress((fileIndex + (parts.count + share) / all.length) / files.length);
+      const known =
+        result !== undefined && 'part' in result && rows.joinUnplaced(result.rows) ? result.part : null;
+      const order = { format: kind.format, part, place: before };
+      const one = known ?? (await readPart(source, order, options, rows, onRest, onShare, signal));
+      const { at, rows: rowCount, lines } = one.place;
+      parts.place =
+        known === null ? one.place : { at, rows: before.rows + rowCount, lines: before.lines + lines };
       parts.count++;
       parts.documents += one.documents;
       parts.textBytes += one.textBytes;
-      parts.firstNumber += one.lineEnds;
       if (!parts.stamps.includes(one.stamp)) parts.stamps.push(one.stamp);
       await remember();
     }
@@ -151,8 +161,8 @@ export async function firstPass(
   try {
     for (let index = sources.length; index < files.length; index++) {
       const source = files[index]!;
-      const { parts: all, task } = apart?.files[index] ?? { parts: null, task: index };
-      const one = all === null ? await whole(source, index, task) : await inParts(source, all, task);
+      const { parts: all, task } = apart.files[index]!;
+      const one = all === null ? await whole(source, index, task) : await inParts(source, index, all, task);
       sources.push(one);
       parts = noParts();
       await remember();
@@ -191,7 +201,7 @@ async function apartOf(
       const weight = 1 / files.length / parts.parts.length;
       tasks.push({ source, of: 'digest', weight: 0 });
       const unread = parts.parts.slice(index === filesRead ? partsRead : 0);
-      for (const of of unread) tasks.push({ source, of, weight });
+      for (const part of unread) tasks.push({ source, of: { format: parts.format, part }, weight });
     }
   }
   return { tasks, files: each };

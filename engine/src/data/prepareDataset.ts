@@ -185,7 +185,7 @@ async function progressOf(options: PrepareOptions): Promise<PreparationProgress>
 }
 
 /** Of what is remembered: another one begins again. */
-const streamVersion = 2;
+const streamVersion = 3;
 
 /** The tokenizer.json of the folder, which is made once. */
 async function keptTokenizer(

@@ -1,15 +1,13 @@
-import { Readable } from 'node:stream';
-import { CsvError, parse } from 'csv-parse';
+import { CsvError, parse, type Parser } from 'csv-parse';
 import { DataError, listNames } from './dataErrors.js';
+import { beyondEnd, wholeFile, type PartReading } from './filePart.js';
 import type { InvalidRows } from './invalidRows.js';
+import { QuotedLines, startsQuoted } from './quotedLines.js';
 import { withoutMark } from './readText.js';
 import { decodeUtf8, piecesOfFields, type DocumentFields, type TextPiece } from './textPieces.js';
 
-/** With `info`: where the parser stands after the record. */
-interface Parsed {
-  record: Buffer[];
-  info: { lines: number; bytes: number };
-}
+/** The bytes of a file from a place on. */
+type BlocksFrom = (position: number) => AsyncIterable<Buffer>;
 
 /**
  * Rows of CSV with the names of the columns in the first: each is a document, its text in the columns `fields`. Columns are
@@ -17,58 +15,183 @@ interface Parsed {
  * with row and line.
  */
 export async function* readCsv(
-  blocks: AsyncIterable<Buffer>,
+  blocksFrom: BlocksFrom,
   file: string,
   fields: DocumentFields,
   rowBytesMax: number,
   rows: InvalidRows,
+  part: PartReading = wholeFile(),
 ): AsyncGenerator<TextPiece> {
-  const { delimiter, all } = await delimiterOf(withoutMark(blocks, () => {}));
-  const parser = parse({
-    delimiter,
-    encoding: null, // bytes: only what is read has to be UTF-8
-    info: true,
-    max_record_size: rowBytesMax,
-    relax_column_count: true, // reported below, with the row
-    skip_empty_lines: true,
-  });
-  const source = Readable.from(all, { objectMode: false });
-  source.on('error', (error) => parser.destroy(error));
-  source.pipe(parser);
-  let places: number[] | undefined;
-  let columnCount = 0;
-  let number = 0;
+  const { place } = part;
   try {
-    for await (const { record, info } of parser as AsyncIterable<Parsed>) {
-      if (places === undefined) {
-        places = placesOf(record, file, fields);
-        columnCount = record.length;
-        continue;
-      }
-      const place = `row ${++number}, which ends in line ${info.lines}`;
-      const texts = rows.read(() => {
-        if (record.length !== columnCount)
-          throw new DataError('CSV_INVALID', {
-            file,
-            place,
-            problem: `expected ${columnCount} columns, got ${record.length}`,
-          });
-        return places!.map((column, index) => {
-          const text = decodeUtf8(record[column]!, file, 0, `${place}, column ${column + 1}, `);
-          if (index === 1 && text === '')
-            throw new DataError('FIELD_MISSING', { file, place, field: fields[1]!, got: '""' });
-          return text;
-        });
-      });
-      if (texts !== undefined) yield* piecesOfFields(texts);
+    const head = await headOf(blocksFrom, rowBytesMax);
+    if (head === undefined) {
+      place.at = beyondEnd;
+      return;
     }
+    const places = placesOf(head.names, file, fields);
+    let isHead = place.at < head.end;
+    const records = new Records(head.delimiter, rowBytesMax, head.lineEnd, place.lines);
+    for await (const found of records.of(blocksOfPart(blocksFrom(place.at), part, head.lineEnd))) {
+      for (const { record, lines } of found) {
+        if (isHead) {
+          isHead = false;
+          continue;
+        }
+        const where = `row ${++place.rows}, which ends in line ${lines}`;
+        const texts = rows.read(() => {
+          if (record.length !== head.names.length)
+            throw new DataError('CSV_INVALID', {
+              file,
+              place: where,
+              problem: `expected ${head.names.length} columns, got ${record.length}`,
+            });
+          return places.map((column, index) => {
+            const text = decodeUtf8(record[column]!, file, 0, `${where}, column ${column + 1}, `);
+            if (index === 1 && text === '')
+              throw new DataError('FIELD_MISSING', { file, place: where, field: fields[1]!, got: '""' });
+            return text;
+          });
+        });
+        if (texts !== undefined) yield* piecesOfFields(texts);
+      }
+    }
+    place.lines = records.lines;
   } catch (error) {
     if (!(error instanceof CsvError)) throw error;
     const problem = error.message.slice(0, 300);
-    throw new DataError('CSV_INVALID', { file, place: `row ${number + 1}`, problem }, { cause: error });
-  } finally {
-    source.destroy();
-    parser.destroy();
+    const where = `row ${place.rows + 1}`;
+    throw new DataError('CSV_INVALID', { file, place: where, problem }, { cause: error });
+  }
+}
+
+/** Where a row seems to begin that does so at a byte or behind it. It does in a file that is sound. */
+export async function csvRowFrom(blocksFrom: BlocksFrom, from: number, rowBytesMax: number): Promise<number> {
+  const head = await headOf(blocksFrom, rowBytesMax);
+  if (head === undefined) return beyondEnd;
+  let position = from - 2; // the end of a line before it may have two bytes
+  const isQuoted = await startsQuoted(blocksFrom(position), head.delimiter);
+  const lines = new QuotedLines(head.lineEnd, isQuoted);
+  for await (const block of blocksFrom(position)) {
+    const end = lines.behindEnd(block, from - position);
+    if (end >= 0) return position + end;
+    position += block.length;
+  }
+  return beyondEnd;
+}
+
+/** The blocks up to where the first row begins that is not of the part, which is then its place. */
+async function* blocksOfPart(
+  blocks: AsyncIterable<Buffer>,
+  { place, to }: PartReading,
+  lineEnd: Buffer | undefined,
+): AsyncGenerator<Buffer> {
+  let position = place.at;
+  const lines = new QuotedLines(lineEnd);
+  const unmarked = position > 0 ? blocks : withoutMark(blocks, (markBytes) => (position = markBytes));
+  for await (const block of unmarked) {
+    const end = to === beyondEnd ? -1 : lines.behindEnd(block, to - position);
+    if (end >= 0) {
+      yield block.subarray(0, end);
+      place.at = position + end;
+      return;
+    }
+    yield block;
+    position += block.length;
+  }
+  place.at = beyondEnd;
+}
+
+/** The first row, and how it is written. */
+interface CsvHead {
+  names: Buffer[];
+  /** The byte behind it. */
+  end: number;
+  delimiter: string;
+  /** Absent where nothing follows it. */
+  lineEnd: Buffer | undefined;
+}
+
+/** Undefined for a file without rows. */
+async function headOf(blocksFrom: BlocksFrom, rowBytesMax: number): Promise<CsvHead | undefined> {
+  let markBytes = 0;
+  const blocks = withoutMark(blocksFrom(0), (bytes) => (markBytes = bytes));
+  const first = await blocks.next();
+  if (first.done) return undefined;
+  const delimiter = delimiterOf(first.value);
+  // Little at a time: what lies behind the first row is parsed in vain.
+  async function* all(): AsyncGenerator<Buffer> {
+    for (let start = 0; start < first.value.length; start += headBytes)
+      yield first.value.subarray(start, start + headBytes);
+    yield* blocks;
+  }
+  const records = new Records(delimiter, rowBytesMax, undefined, 0);
+  for await (const [found] of records.of(all()))
+    if (found !== undefined) {
+      const { record: names, bytes } = found;
+      return { names, end: markBytes + bytes, delimiter, lineEnd: records.lineEnd };
+    }
+  return undefined;
+}
+
+const headBytes = 1 << 14;
+
+interface CsvRecord {
+  record: Buffer[];
+  /** The line that it ends in. */
+  lines: number;
+  /** Up to its end, of those that were parsed. */
+  bytes: number;
+}
+
+/** Parses blocks. Asked a block at a time, so that what lies before a fault is known whatever the blocks are. */
+class Records {
+  private readonly parser: Parser;
+  private found: CsvRecord[] = [];
+
+  /** @param linesBefore lines before the first block, which the parser names in its errors */
+  constructor(delimiter: string, rowBytesMax: number, lineEnd: Buffer | undefined, linesBefore: number) {
+    this.parser = parse({
+      delimiter,
+      encoding: null, // bytes: only what is read has to be UTF-8
+      max_record_size: rowBytesMax,
+      ...(lineEnd && { record_delimiter: lineEnd }), // else the parser finds it
+      relax_column_count: true, // reported by who reads them, with the row
+      skip_empty_lines: true,
+      on_record: (record: unknown, { lines, bytes }) => {
+        this.found.push({ record: record as Buffer[], lines, bytes });
+        return null;
+      },
+    });
+    this.parser.on('error', () => {}); // whoever feeds it hears of it
+    (this.parser.info as { lines: number }).lines += linesBefore;
+  }
+
+  /** Line ends so far, from the beginning of the file. */
+  get lines(): number {
+    return this.parser.info.lines - 1;
+  }
+
+  /** What ends a record; undefined where none was seen. */
+  get lineEnd(): Buffer | undefined {
+    return this.parser.options.record_delimiter[0] as Buffer | undefined;
+  }
+
+  async *of(blocks: AsyncIterable<Buffer>): AsyncGenerator<CsvRecord[]> {
+    try {
+      for await (const block of blocks) yield* this.parsed((done) => this.parser.write(block, done));
+      yield* this.parsed((done) => this.parser.end(done));
+    } finally {
+      this.parser.destroy();
+    }
+  }
+
+  private async *parsed(feed: (done: (fault?: Error | null) => void) => void): AsyncGenerator<CsvRecord[]> {
+    const fault = await new Promise<Error | null | undefined>((resolve) => feed(resolve));
+    const found = this.found;
+    this.found = [];
+    yield found;
+    if (fault) throw fault;
   }
 }
 
@@ -82,20 +205,11 @@ function placesOf(header: Buffer[], file: string, fields: DocumentFields): numbe
   });
 }
 
-/** What divides the columns of the first line, and all blocks, that line among them. */
-async function delimiterOf(
-  blocks: AsyncIterable<Buffer>,
-): Promise<{ delimiter: string; all: AsyncIterable<Buffer> }> {
-  const iterator = blocks[Symbol.asyncIterator]();
-  const first = await iterator.next();
-  const start = first.done ? '' : first.value.toString('latin1', 0, 1 << 16);
+/** What divides the columns of the first line. */
+function delimiterOf(firstBlock: Buffer): string {
+  const start = firstBlock.toString('latin1', 0, 1 << 16);
   // Names in quotation marks may have any of them.
   const line = start.split('\n', 1)[0]!.replace(/"[^"]*"/g, '');
   const count = (character: string) => line.split(character).length;
-  const delimiter = ['\t', ';'].find((other) => count(other) > count(',')) ?? ',';
-  async function* all(): AsyncGenerator<Buffer> {
-    if (!first.done) yield first.value;
-    for (let next = await iterator.next(); !next.done; next = await iterator.next()) yield next.value;
-  }
-  return { delimiter, all: all() };
+  return ['\t', ';'].find((other) => count(other) > count(',')) ?? ',';
 }

@@ -1,4 +1,5 @@
 import { DataError } from './dataErrors.js';
+import { beyondEnd, wholeFile, type PartReading } from './filePart.js';
 import type { InvalidRows } from './invalidRows.js';
 import { placeOf, piecesOfJson, type JsonBytes, type JsonDocuments } from './jsonTexts.js';
 import { withoutMark } from './readText.js';
@@ -7,6 +8,7 @@ import type { TextPiece } from './textPieces.js';
 /**
  * A list of objects, each with its text in `fields`, read element by element. Throws JSON_INVALID, FIELD_MISSING,
  * DOCUMENT_TOO_LONG or UTF8_INVALID with the number of the element and its byte offset.
+ * @param blocks from the first element of the part on
  */
 export async function* readJsonList(
   blocks: AsyncIterable<Buffer>,
@@ -14,8 +16,9 @@ export async function* readJsonList(
   what: JsonDocuments,
   elementBytesMax: number,
   rows: InvalidRows,
+  part: PartReading = wholeFile(),
 ): AsyncGenerator<TextPiece> {
-  for await (const element of elementsOf(blocks, file, elementBytesMax)) {
+  for await (const element of elementsOf(blocks, file, elementBytesMax, part)) {
     const pieces = rows.read(() => piecesOfJson(element, file, what));
     if (pieces !== undefined) yield* pieces;
   }
@@ -30,35 +33,37 @@ async function* elementsOf(
   blocks: AsyncIterable<Buffer>,
   file: string,
   bytesMax: number,
+  { place, to }: PartReading,
 ): AsyncGenerator<JsonBytes> {
-  let position = 0;
-  let number = 1;
-  let byteOffset = 0;
+  const isInside = place.at > 0;
+  let position = place.at;
+  let byteOffset = position;
   let parts: Buffer[] = [];
   let length = 0;
   /** 0 before the list, 1 in it, more inside of an element; -1 after it. */
-  let depth = 0;
+  let depth = isInside ? 1 : 0;
   let isInText = false;
   let isEscaped = false;
   const invalid = (at: number, expected: string, got: string) =>
     new DataError('JSON_INVALID', {
       file,
-      place: placeOf({ kind: 'element', number, byteOffset: at }),
+      place: placeOf({ kind: 'element', number: place.rows + 1, byteOffset: at }),
       expected,
       got,
     });
   const keep = (part: Buffer) => {
     length += part.length;
     if (length > bytesMax)
-      throw new DataError('DOCUMENT_TOO_LONG', { file, row: number, bytesMax, got: length });
+      throw new DataError('DOCUMENT_TOO_LONG', { file, row: place.rows + 1, bytesMax, got: length });
     parts.push(part);
   };
   const take = (): JsonBytes => {
     const bytes = Buffer.concat(parts);
     [parts, length] = [[], 0];
-    return { bytes, kind: 'element', number: number++, byteOffset };
+    return { bytes, kind: 'element', number: ++place.rows, byteOffset };
   };
-  for await (const block of withoutMark(blocks, (markBytes) => (position = markBytes))) {
+  const unmarked = isInside ? blocks : withoutMark(blocks, (markBytes) => (position = markBytes));
+  for await (const block of unmarked) {
     let start = 0;
     for (let i = 0; i < block.length; i++) {
       const byte = block[i]!;
@@ -86,11 +91,13 @@ async function* elementsOf(
         keep(block.subarray(start, i));
         const isEmpty = parts.every((part) => part.every(isSpace));
         // A list of nothing is one; an empty place in it is not.
-        if (isEmpty && (byte === comma || number > 1)) throw invalid(position + i, 'an element', 'none');
+        if (isEmpty && (byte === comma || isInside || place.rows > 0))
+          throw invalid(position + i, 'an element', 'none');
         if (!isEmpty) yield take();
         start = i + 1;
         byteOffset = position + start;
         if (byte === closeList) depth = -1;
+        else if ((place.at = byteOffset) >= to) return;
       }
     }
     if (depth > 0) keep(block.subarray(start));
@@ -98,7 +105,55 @@ async function* elementsOf(
   }
   if (depth >= 0)
     throw invalid(position, depth === 0 ? 'a list' : 'the end of the list', 'the end of the file');
+  place.at = beyondEnd;
 }
+
+/**
+ * Where an element seems to begin that does so at a byte or behind it: behind the first of the commas that lie in the fewest brackets of all
+ * there. It does in a list that is sound, unless no element begins there. Whether a byte is in a text or outside of one is not known at
+ * first: both are followed until one would have something outside that stands in texts alone.
+ */
+export async function elementFrom(
+  blocksFrom: (position: number) => AsyncIterable<Buffer>,
+  from: number,
+): Promise<number> {
+  const follow = () => ({ isRefuted: false, depth: 0, depthOfComma: Infinity, at: beyondEnd });
+  // If the first byte is outside of texts, and if it is in one.
+  const both = [follow(), follow()] as const;
+  let position = from - 2;
+  let previous = backslash; // a byte behind one may be escaped or not: counting begins behind another
+  let isCounting = false;
+  let isEscaped = false;
+  let quotes = 0;
+  for await (const block of blocksFrom(position)) {
+    for (let i = 0; i < block.length; i++) {
+      const byte = block[i]!;
+      isCounting ||= previous !== backslash;
+      previous = byte;
+      if (!isCounting) continue;
+      if (isEscaped) isEscaped = false;
+      else if (byte === backslash) isEscaped = true;
+      else if (byte === quote) quotes ^= 1;
+      else {
+        const outside = both[quotes as 0 | 1];
+        if (outside.isRefuted) continue;
+        if (standsOutside[byte] === 0) outside.isRefuted = true;
+        else if (byte === openObject || byte === openList) outside.depth++;
+        else if (byte === closeObject || byte === closeList) outside.depth--;
+        else if (byte === comma && outside.depth < outside.depthOfComma) {
+          outside.depthOfComma = outside.depth;
+          outside.at = position + i + 1;
+        }
+      }
+    }
+    position += block.length;
+  }
+  return (both[0].isRefuted ? both[1] : both[0]).at;
+}
+
+/** By byte: 1 for what stands outside of texts in JSON. */
+const standsOutside = new Uint8Array(256);
+for (const character of '\t\n\v\f\r ,:{}[]0123456789+-.eEtrufalsn') standsOutside[code(character)] = 1;
 
 function isSpace(byte: number): boolean {
   return byte === 0x20 || (byte >= 0x09 && byte <= 0x0d);

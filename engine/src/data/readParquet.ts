@@ -2,6 +2,7 @@ import { isUtf8 } from 'node:buffer';
 import { parquetMetadataAsync, parquetReadObjects, type AsyncBuffer, type FileMetaData } from 'hyparquet';
 import { DataError, describeValue } from './dataErrors.js';
 import type { DataLimits } from './dataLimits.js';
+import { beyondEnd, wholeFile, type FilePart, type PartReading } from './filePart.js';
 import type { InvalidRows } from './invalidRows.js';
 import { checkGroup, guarded } from './parquetChecks.js';
 import { parquetCodecs } from './parquetCodecs.js';
@@ -20,16 +21,14 @@ export async function* readParquet(
   fields: DocumentFields,
   limits: DataLimits,
   rows: InvalidRows,
+  { place, to }: PartReading = wholeFile(),
 ): AsyncGenerator<TextPiece> {
-  const buffer = asyncBuffer(file, limits);
-  const metadata = await readMetadata(file, buffer, limits);
-  const columns = await guarded(file, 'schema', async () =>
-    fields.map((field) => textColumn(metadata, field, file.name)),
-  );
-  const views = columns.map((column) => onlyColumn(metadata, column));
-  let row = 0;
-  for (const [index, group] of metadata.row_groups.entries()) {
-    const rowCount = Number(group.num_rows);
+  const { buffer, metadata, columns, views } = await openParquet(file, fields, limits);
+  const groups = metadata.row_groups;
+  let row = groups.slice(0, place.at).reduce((sum, { num_rows: count }) => sum + Number(count), 0);
+  while (place.at < Math.min(to, groups.length)) {
+    const index = place.at;
+    const rowCount = Number(groups[index]!.num_rows);
     const values: unknown[][] = [];
     for (const [at, column] of columns.entries()) {
       await checkGroup(file, buffer, views[at]!, index, column, limits);
@@ -43,7 +42,62 @@ export async function* readParquet(
       if (texts !== undefined) yield* piecesOfFields(texts);
     }
     row += rowCount;
+    place.at++;
   }
+  if (place.at === groups.length) place.at = beyondEnd;
+}
+
+/**
+ * Its row groups, together as large as a part is to be; null where one of them is so large that several threads that each hold one would
+ * take more memory than they are counted with. Throws DataError.
+ */
+export async function parquetParts(
+  file: RegularFile,
+  fields: DocumentFields,
+  limits: DataLimits,
+): Promise<FilePart[] | null> {
+  const { metadata, views } = await openParquet(file, fields, limits);
+  const parts: FilePart[] = [];
+  for (const index of metadata.row_groups.keys()) {
+    const chunks = views.map(({ row_groups: groups }) => groups[index]!.columns[0]?.meta_data);
+    const bytes = chunks.reduce((sum, chunk) => sum + Number(chunk?.total_uncompressed_size), 0);
+    // Also where it says nothing that could be a size.
+    if (!(bytes >= 0 && bytes <= groupPartsMax * limits.filePartBytes)) return null;
+    const last = parts.at(-1);
+    if (last === undefined || last.bytes + bytes > limits.filePartBytes)
+      parts.push({ from: index, to: index + 1, bytes });
+    else {
+      last.to = index + 1;
+      last.bytes += bytes;
+    }
+  }
+  const last = parts.at(-1);
+  if (last !== undefined) last.to = beyondEnd;
+  return parts;
+}
+
+/** It is held as it is packed, as it is unpacked, and as texts. */
+const groupPartsMax = 2;
+
+interface OpenParquet {
+  buffer: AsyncBuffer;
+  metadata: FileMetaData;
+  columns: TextColumn[];
+  /** The metadata with each of the columns alone. */
+  views: FileMetaData[];
+}
+
+async function openParquet(
+  file: RegularFile,
+  fields: DocumentFields,
+  limits: DataLimits,
+): Promise<OpenParquet> {
+  const buffer = asyncBuffer(file, limits);
+  const metadata = await readMetadata(file, buffer, limits);
+  const columns = await guarded(file, 'schema', async () =>
+    fields.map((field) => textColumn(metadata, field, file.name)),
+  );
+  return { buffer, metadata, columns, views: columns.map((column) => onlyColumn(metadata, column)) };
 }
 
 async function readGroup(

@@ -1,10 +1,14 @@
 import { createHash } from 'node:crypto';
 import { DataError } from './dataErrors.js';
 import { piecesOfFile, type DocumentOptions, type OpenSource } from './documents.js';
+import { partsOfBytes, type FilePart, type PartReading, type RowPlace } from './filePart.js';
 import { endOf } from './heldOutDigests.js';
 import type { InvalidRows } from './invalidRows.js';
 import { chatsAreJson, pairsHaveFields } from './prepareOptions.js';
-import { readJsonLines, type LinePart } from './readJsonLines.js';
+import { csvRowFrom } from './readCsv.js';
+import { lineFrom } from './readJsonLines.js';
+import { elementFrom } from './readJsonList.js';
+import { parquetParts } from './readParquet.js';
 import { RegularFile, type SourceFile } from './regularFile.js';
 import { recognizeFormat } from './sourceFormat.js';
 import type { TextPiece } from './textPieces.js';
@@ -37,15 +41,10 @@ export async function readSource(
   /** Waited for before each piece. */
   room: () => Promise<void> | void = () => {},
 ): Promise<Source> {
-  const { name, format } = source;
   const file = await RegularFile.open(source);
   try {
-    const found = await recognizeFormat(file, format, options.limits.unpackedBytesMax);
-    if (found.format === 'text' && options.fields.length === 2)
-      throw new DataError('FORMAT_UNKNOWN', { file: name, expected: pairsHaveFields, got: 'text' });
-    if (options.chat !== null && found.format !== 'jsonl' && found.format !== 'json')
-      throw new DataError('FORMAT_UNKNOWN', { file: name, expected: chatsAreJson, got: found.format });
-    const { sizeBytes, stamp } = file;
+    const found = await recognize(file, source, options);
+    const { name, sizeBytes, stamp } = file;
     const sha256 = await file.sha256(signal);
     const counts = await readPieces(piecesOfFile({ file, ...found }, options, rows), onDocument, {
       signal,
@@ -57,6 +56,20 @@ export async function readSource(
   } finally {
     await file.close();
   }
+}
+
+/** What a file is. Throws FORMAT_UNKNOWN, also for a format that does not have what is asked for. */
+async function recognize(
+  file: RegularFile,
+  { format }: SourceFile,
+  { fields, chat, limits }: DocumentOptions,
+): Promise<Omit<OpenSource, 'file'>> {
+  const found = await recognizeFormat(file, format, limits.unpackedBytesMax);
+  const unfit = (expected: string) =>
+    new DataError('FORMAT_UNKNOWN', { file: file.name, expected, got: found.format });
+  if (found.format === 'text' && fields.length === 2) throw unfit(pairsHaveFields);
+  if (chat !== null && found.format !== 'jsonl' && found.format !== 'json') throw unfit(chatsAreJson);
+  return found;
 }
 
 /** Documents of some pieces, and the UTF-8 bytes of their text. */
@@ -86,53 +99,68 @@ async function readPieces(
   return { documents, textBytes };
 }
 
-/** The bytes in which the lines of a part begin. */
-export type FilePart = Pick<LinePart, 'from' | 'to'>;
-
-/** What a large file of lines is, and its parts, which can be read side by side; null for a file that is read from its beginning to its end. */
+/** What a large file is, and its parts, which can be read side by side. */
 export interface FileParts extends Omit<OpenSource, 'file'> {
   parts: FilePart[];
 }
 
-export async function filePartsOf(
-  source: SourceFile,
-  { limits }: DocumentOptions,
-): Promise<FileParts | null> {
-  const { filePartBytes } = limits;
-  const file = await RegularFile.open(source).catch((error: unknown) => {
+/** Null for a file that is read from its beginning to its end. */
+export async function filePartsOf(source: SourceFile, options: DocumentOptions): Promise<FileParts | null> {
+  const { fields, limits } = options;
+  try {
+    const file = await RegularFile.open(source);
+    try {
+      if (file.sizeBytes <= limits.filePartBytes) return null;
+      const found = await recognize(file, source, options);
+      // A text is one document, and what is packed can be unpacked from its beginning alone.
+      if (found.format === 'text' || found.compression !== 'none') return null;
+      const parts =
+        found.format === 'parquet'
+          ? await parquetParts(file, fields, limits)
+          : partsOfBytes(file.sizeBytes, limits.filePartBytes);
+      return parts === null || parts.length < 2 ? null : { ...found, parts };
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
     if (error instanceof DataError) return null; // whoever reads it finds that in its turn
     throw error;
-  });
-  if (file === null) return null;
+  }
+}
+
+/**
+ * Where the first row of a part seems to begin, found without what is before it. It does in a file that is sound; who has read what is
+ * before it knows.
+ */
+export async function beginOfPart(
+  source: SourceFile,
+  format: FileParts['format'],
+  { from, to }: FilePart,
+  { limits }: DocumentOptions,
+): Promise<number> {
+  if (from === 0 || format === 'parquet') return from;
+  const file = await RegularFile.open(source);
   try {
-    if (file.sizeBytes <= filePartBytes) return null;
-    const found = await recognizeFormat(file, source.format, limits.unpackedBytesMax);
-    if (found.format !== 'jsonl' || found.compression !== 'none') return null;
-    const count = Math.ceil(file.sizeBytes / filePartBytes);
-    const placeOf = (part: number) => (part === count ? Infinity : part * filePartBytes);
-    const parts = Array.from({ length: count }, (_, part) => ({
-      from: placeOf(part),
-      to: placeOf(part + 1),
-    }));
-    return { ...found, parts };
-  } catch (error) {
-    if (error instanceof DataError) return null;
-    throw error;
+    // What cannot be seen in the part itself is not looked for in all of the file.
+    const blocksFrom = (position: number) => blocksOf(file, position, to);
+    if (format === 'csv') return await csvRowFrom(blocksFrom, from, limits.lineBytesMax);
+    if (format === 'json') return await elementFrom(blocksFrom, from);
+    return await lineFrom(blocksFrom, from);
   } finally {
     await file.close();
   }
 }
 
-/** What a part of a file has. */
+/** What a part of a file has, and where the first row behind it begins. */
 export interface PartFound extends Pick<Source, 'documents' | 'textBytes' | 'stamp'> {
-  lineEnds: number;
+  place: RowPlace;
 }
 
-/** Reads the lines of a part, of which the first has a number. Throws as readSource does. */
+/** Reads the rows of a part from the first on. Throws as readSource does. */
 export async function readPart(
   source: SourceFile,
-  { from, to, firstNumber }: Omit<LinePart, 'lineEnds'>,
-  { fields, chat, limits }: DocumentOptions,
+  { format, part, place }: { format: FileParts['format']; part: FilePart; place: RowPlace },
+  options: DocumentOptions,
   rows: InvalidRows,
   onDocument: OnDocument | null,
   progress: (share: number) => void,
@@ -141,15 +169,15 @@ export async function readPart(
 ): Promise<PartFound> {
   const file = await RegularFile.open(source);
   try {
-    const { stamp, sizeBytes } = file;
-    const part: LinePart = { from, to, firstNumber, lineEnds: 0 };
-    const blocks = blocksOf(file, Math.max(0, from - 1));
-    const pieces = readJsonLines(blocks, file.name, { fields, chat }, limits.lineBytesMax, rows, part);
-    const partBytes = Math.min(to, sizeBytes) - from;
-    const onBytes = (bytes: number) => progress(Math.min(1, bytes / partBytes));
+    const { stamp } = file;
+    // A row may be longer than a part, in which then none begins.
+    if (place.at >= part.to) return { documents: 0, textBytes: 0, stamp, place };
+    const reading: PartReading = { place: { ...place }, to: part.to };
+    const pieces = piecesOfFile({ file, format, compression: 'none' }, options, rows, reading);
+    const onBytes = (bytes: number) => progress(Math.min(1, bytes / part.bytes));
     const counts = await readPieces(pieces, onDocument, { signal, room, onBytes });
     await file.assertUnchanged();
-    return { ...counts, stamp, lineEnds: part.lineEnds };
+    return { ...counts, stamp, place: reading.place };
   } finally {
     await file.close();
   }

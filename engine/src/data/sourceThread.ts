@@ -2,7 +2,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { ChatTemplate } from './chatTemplate.js';
 import type { DocumentOptions } from './documents.js';
 import { InvalidRows } from './invalidRows.js';
-import { digestSource, readPart, readSource } from './readSource.js';
+import { beginOfPart, digestSource, readPart, readSource } from './readSource.js';
 import type { SourceAnswer, SourceOrder, SourceQuestion, SourceResult, SourceTask } from './sourceThreads.js';
 
 /** A thread of SourceThreads: one task after another. */
@@ -53,8 +53,11 @@ async function read(index: number, { source, of }: Omit<SourceTask, 'weight'>): 
       const found = await readSource(source, options, rows, take, onShare, never, room);
       return { source: found, rows: rows.counts };
     }
-    // How many lines come before it is not known here.
-    const part = await readPart(source, { ...of, firstNumber: 1 }, options, rows, take, onShare, never, room);
+    const begin = await beginOfPart(source, of.format, of.part, options);
+    tell({ index, begin });
+    // How many rows and lines come before it is not known here.
+    const order = { ...of, place: { at: begin, rows: 0, lines: 0 } };
+    const part = await readPart(source, order, options, rows, take, onShare, never, room);
     return { part, rows: rows.counts };
   };
   try {

@@ -1,9 +1,11 @@
 import { Worker } from 'node:worker_threads';
 import type { ChatOptions } from './chatTemplate.js';
 import type { DocumentOptions } from './documents.js';
+import type { FilePart } from './filePart.js';
 import type { RowCounts, SkipInvalid } from './invalidRows.js';
-import type { FileDigest, FilePart, OnDocument, PartFound, Source } from './readSource.js';
+import type { FileDigest, OnDocument, PartFound, Source } from './readSource.js';
 import type { SourceFile } from './regularFile.js';
+import type { SourceFormat } from './sourceFormat.js';
 
 /** What a thread reads files with. */
 export interface SourceOrder {
@@ -15,10 +17,10 @@ export interface SourceOrder {
   comparesDocuments: boolean;
 }
 
-/** What a thread does at a time: it reads a file, or the lines of a part of it, or makes its digest alone. */
+/** What a thread does at a time: it reads a file, or the rows of a part of it, or makes its digest alone. */
 export interface SourceTask {
   source: SourceFile;
-  of: 'file' | 'digest' | FilePart;
+  of: 'file' | 'digest' | { format: SourceFormat; part: FilePart };
   /** Its share of the whole. */
   weight: number;
 }
@@ -31,6 +33,8 @@ export type SourceResult =
 
 export type SourceAnswer = { index: number } & (
   | { share: number }
+  /** Where the rows of a part begin, before anything of them. */
+  | { begin: number }
   | { digests: string[]; bytes: number[] }
   /** It cannot be read, for whatever reason: who asks reads it for that. */
   | { failed: true }
@@ -71,20 +75,29 @@ export class SourceThreads {
   }
 
   /**
-   * What a task found, with its documents in order; undefined where it has to be done otherwise, with what was given of it until then.
+   * What a task found, with its documents in order; undefined where it has to be done otherwise, with what was given of it until then. Of
+   * a part nothing is given that was not read from `begin` on.
    */
-  async take(index: number, onDocument: OnDocument, signal: AbortSignal): Promise<SourceResult | undefined> {
+  async take(
+    index: number,
+    begin: number,
+    onDocument: OnDocument,
+    signal: AbortSignal,
+  ): Promise<SourceResult | undefined> {
     if (!this.owners.has(index) && !this.found.has(index)) return undefined;
     const { answers } = this.of(index);
+    let isOther = false;
     for (;;) {
       signal.throwIfAborted();
       const answer = answers.shift();
       if (answer === undefined) await this.changed(index, signal);
+      else if ('begin' in answer) isOther = answer.begin !== begin;
       else if ('digests' in answer) {
-        for (const [place, digest] of answer.digests.entries()) onDocument(digest, answer.bytes[place]!);
+        if (!isOther)
+          for (const [place, digest] of answer.digests.entries()) onDocument(digest, answer.bytes[place]!);
         this.owners.get(index)?.postMessage({ taken: 1 } satisfies SourceQuestion);
       } else if ('failed' in answer) return undefined;
-      else if (!('share' in answer)) return answer;
+      else if (!('share' in answer)) return isOther ? undefined : answer;
     }
   }
 
@@ -107,7 +120,7 @@ export class SourceThreads {
       return;
     }
     this.tell(answer);
-    if (!('digests' in answer)) {
+    if (!('digests' in answer || 'begin' in answer)) {
       this.owners.delete(answer.index);
       this.give(thread);
     }

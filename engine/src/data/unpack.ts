@@ -43,10 +43,11 @@ export async function* unpackedBlocks(
   }
 }
 
-/** The bytes of a file as they are, from a place on. */
-export async function* blocksOf(file: RegularFile, from: number): AsyncGenerator<Buffer> {
-  for (let position = from; position < file.sizeBytes; position += blockBytes)
-    yield await file.read(position, Math.min(blockBytes, file.sizeBytes - position));
+/** The bytes of a file as they are, from a place on and up to another. */
+export async function* blocksOf(file: RegularFile, from: number, to = Infinity): AsyncGenerator<Buffer> {
+  const end = Math.min(to, file.sizeBytes);
+  for (let position = from; position < end; position += blockBytes)
+    yield await file.read(position, Math.min(blockBytes, end - position));
 }
 
 /** Node has it from 22.15 on. */
