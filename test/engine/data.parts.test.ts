@@ -164,7 +164,7 @@ describe('a file that is read in parts', () => {
   });
 
   it.each([
-    // Every mark has a comma or the end of a line on both sides: nothing tells whether it opens or closes.
+    // Every mark has a comma or the end of a line on both sides: nothing shows whether it opens or closes.
     ['CSV', () => source('lines.csv', `text,n\n${'"\na,b\nc\n",1\n'.repeat(60)}`, 'csv')],
     [
       'CSV with rows longer than parts',

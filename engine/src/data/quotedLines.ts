@@ -30,7 +30,7 @@ export class QuotedLines {
 
 /**
  * Whether a place in CSV is in quotation marks, by what follows it. Marks that have something else before them than what divides columns
- * and lines do not open a text, and with something else behind them do not close one: in a file that is sound the first of those tells.
+ * and lines do not open a text, and with something else behind them do not close one: in a file that is sound the first of those shows it.
  */
 export async function startsQuoted(blocks: AsyncIterable<Buffer>, delimiter: string): Promise<boolean> {
   const divides = (byte: number): boolean =>

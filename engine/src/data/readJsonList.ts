@@ -136,8 +136,8 @@ export async function elementFrom(
       else if (byte === quote) quotes ^= 1;
       else {
         const outside = both[quotes as 0 | 1];
-        if (outside.isRefuted) continue;
-        if (standsOutside[byte] === 0) outside.isRefuted = true;
+        if (outside.isRefuted) i = beforeMark(block, i);
+        else if (standsOutside[byte] === 0) outside.isRefuted = true;
         else if (byte === openObject || byte === openList) outside.depth++;
         else if (byte === closeObject || byte === closeList) outside.depth--;
         else if (byte === comma && outside.depth < outside.depthOfComma) {
@@ -149,6 +149,13 @@ export async function elementFrom(
     position += block.length;
   }
   return (both[0].isRefuted ? both[1] : both[0]).at;
+}
+
+/** The last byte before the next quotation mark or backslash, or of the block. Most of a list is text, which is passed over so. */
+function beforeMark(block: Buffer, start: number): number {
+  let at = start + 1;
+  while (at < block.length && block[at] !== quote && block[at] !== backslash) at++;
+  return at - 1;
 }
 
 /** By byte: 1 for what stands outside of texts in JSON. */
