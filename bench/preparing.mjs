@@ -20,7 +20,7 @@ const { values } = parseArgs({
 const bytesMax = Number(values.megabytes) * 1e6;
 const folder = mkdtempSync(join(tmpdir(), 'relora-preparing-'));
 const pieceLength = 1 << 16;
-const [timesOver, partCount] = [8, 8];
+const [timesOver, partCount] = [16, 8];
 
 const rows = [];
 try {
