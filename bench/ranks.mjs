@@ -1,32 +1,25 @@
 // What several processes of one job cost on this machine: processor seconds of a step, bytes, the time of a sum, and whether all have the
 // same bits. Every run takes the same batches. With fewer processors than processes wall time says nothing, so that time is that of
-// the processors.
+// the processors. What an exchange takes is the time of the process that came to it last, which waits for nobody; the median over the steps,
+// beside that of a step.
 //
-//     node bench/ranks.mjs [--preset llama-9m] [--steps 20] [--sizes 1,2,4] [--report FILE]
-import { spawn } from 'node:child_process';
-import {
-  closeSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  rmSync,
-  unlinkSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+//     node bench/ranks.mjs [--preset llama-9m] [--steps 20] [--sizes 1,2,4] [--reduction float32] [--mpi 'mpirun …'] [--report FILE]
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { defaultRunSpec, exchangedBytes, presets, sharedMemoryBytes } from '../engine/dist/plan/index.js';
+import { defaultRunSpec, exchangedBytes, presets } from '../engine/dist/plan/index.js';
 import { prepareDataset } from '../engine/dist/data/index.js';
-import { table } from './table.mjs';
+import { runRanks } from './ranks.run.mjs';
+import { percent, table } from './table.mjs';
 
 const { values } = parseArgs({
   options: {
     preset: { type: 'string', default: 'llama-9m' },
     steps: { type: 'string', default: '20' },
     sizes: { type: 'string', default: '1,2,4' },
+    reduction: { type: 'string', default: 'float32' },
+    mpi: { type: 'string' },
     report: { type: 'string' },
   },
 });
@@ -48,6 +41,7 @@ const specOf = (kind) =>
     stepCount: steps,
     batch: { sequenceLength: 256, sequenceCount: 8, microBatchSequenceCount: 1 },
     precision: 'float32',
+    reductionType: values.reduction,
     device: 'native',
     seed: 1,
     evaluation: { everyStepCount: 0, everySeconds: 0, finalTokenCount: 256 },
@@ -77,7 +71,7 @@ try {
   for (const kind of Object.keys(kinds)) {
     const spec = specOf(kind);
     for (const size of sizes) {
-      const ranks = await runRanks(spec, size, datasetFolder);
+      const ranks = await runRanks(spec, size, datasetFolder, folder, values.mpi);
       const losses = ranks[0].losses;
       if (!bits.has(kind)) bits.set(kind, losses);
       const alone = bits.get(kind);
@@ -86,6 +80,8 @@ try {
         size,
         cpuSeconds: ranks.reduce((sum, { cpuSeconds }) => sum + cpuSeconds, 0) / steps,
         sumSeconds: ranks[0].sumCpuSeconds / steps,
+        exchangeSeconds: medianOf(lastToCome(ranks)),
+        stepSeconds: medianOf(ranks[0].stepTimes),
         bytes: ranks[0].summedBytes / steps,
         planned: size === 1 ? 0 : exchangedBytes(spec, kind === 'full rank' ? 'fullRank' : 'adapter'),
         isEqual: ranks.every(({ weightsSha256 }) => weightsSha256 === ranks[0].weightsSha256),
@@ -95,6 +91,15 @@ try {
   }
 } finally {
   rmSync(folder, { recursive: true, force: true });
+}
+
+/** Of each exchange the time of the process that waited least. */
+function lastToCome(ranks) {
+  return ranks[0].sumTimes.map((_, index) => Math.min(...ranks.map(({ sumTimes }) => sumTimes[index])));
+}
+
+function medianOf(times) {
+  return times.toSorted((one, other) => one - other)[Math.floor(times.length / 2)];
 }
 
 const megabytes = (bytes) => (bytes / 1e6).toFixed(2);
@@ -108,14 +113,17 @@ const rows = results.map(({ kind, size, ...of }) => {
     megabytes(of.bytes),
     megabytes(of.planned),
     size === 1 ? '–' : (of.sumSeconds * 1000).toFixed(1),
+    size === 1
+      ? '–'
+      : `${(of.exchangeSeconds * 1000).toFixed(1)} of ${(of.stepSeconds * 1000).toFixed(0)} (${percent(of.exchangeSeconds / of.stepSeconds, 1)})`,
     size === 1 ? '–' : of.isEqual ? 'yes' : 'NO',
     of.difference.toExponential(1),
   ];
 });
 const report = `# Several processes for one job
 
-${values.preset}, vocabulary 8,192, 8 sequences of 256 tokens a step in micro-batches of one, ${steps} steps, adapters of rank 32, float32. ${cpus()[0].model}, ${availableParallelism()} processors, load ${loadavg()[0].toFixed(0)}
-while it ran. Made by \`node bench/ranks.mjs --preset ${values.preset} --steps ${steps}\`.
+${values.preset}, vocabulary 8,192, 8 sequences of 256 tokens a step in micro-batches of one, ${steps} steps, adapters of rank 32, float32, gradients in ${values.reduction} by ${values.mpi ?? 'shared memory'}. ${cpus()[0].model}, ${availableParallelism()} processors, load ${loadavg()[0].toFixed(0)}
+while it ran. Made by \`node bench/ranks.mjs --preset ${values.preset} --steps ${steps} --sizes ${values.sizes}${values.reduction === 'float32' ? '' : ` --reduction ${values.reduction}`}${values.mpi ? ` --mpi '${values.mpi}'` : ''}\`.
 
 ${table(
   [
@@ -126,6 +134,7 @@ ${table(
     'MB summed a step',
     'by the formula',
     'processor ms of the sums, each',
+    'ms of an exchange, of a step',
     'same bits in all',
     'largest difference of a loss to one',
   ],
@@ -134,26 +143,3 @@ ${table(
 `;
 console.log(report);
 if (values.report) writeFileSync(values.report, report);
-
-async function runRanks(spec, size, datasetFolder) {
-  const program = fileURLToPath(new URL('./ranks.rank.mjs', import.meta.url));
-  const path = join(folder, 'shared');
-  const file = openSync(path, 'wx+');
-  unlinkSync(path);
-  writeSync(file, new Uint8Array(sharedMemoryBytes(size)), 0, sharedMemoryBytes(size), 0);
-  const children = Array.from({ length: size }, (_, rank) => {
-    const runFolder = join(folder, `${spec.kind}-${size}-${rank}`);
-    mkdirSync(runFolder);
-    const order = JSON.stringify({ rank, size, spec, datasetFolder, runFolder });
-    return spawn(process.execPath, [program, order], { stdio: ['ignore', 'pipe', 'inherit', file] });
-  });
-  closeSync(file);
-  return await Promise.all(
-    children.map(async (child) => {
-      let output = '';
-      child.stdout.setEncoding('utf8').on('data', (more) => (output += more));
-      await new Promise((resolve) => child.once('close', resolve));
-      return JSON.parse(output);
-    }),
-  );
-}

@@ -1,40 +1,55 @@
-// One process of bench/ranks.mjs; its order is the first argument, and file 3 the memory that the processes share.
+// One process of bench/ranks.mjs and bench/reductions.mjs; its order is the first argument, and file 3 the memory that the processes share,
+// where no MPI started them.
 import { createHash } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import {
   alone,
   beginRun,
   ExchangeCollective,
+  Mpi,
   openDevice,
   SharedMemory,
   trainLoop,
 } from '../engine/dist/index.js';
 import { Dataset } from '../engine/dist/data/index.js';
 
-const { rank, size, spec, datasetFolder, runFolder } = JSON.parse(process.argv[2]);
+const { spec, datasetFolder, mpiFolder, ...order } = JSON.parse(process.argv[2]);
 const device = await openDevice({ device: 'native', precision: spec.precision, threads: 1 });
+const exchange = mpiFolder === undefined ? new SharedMemory(3, order.rank, order.size) : new Mpi();
+const { rank, size } = exchange;
+const runFolder = order.runFolder ?? join(mpiFolder, String(rank));
+mkdirSync(runFolder, { recursive: true });
 
 /** Processor time of this process while it sums: it does nothing else then, but for what waits for the others. */
 let sumCpuSeconds = 0;
+/** Of each sum how long it took, with the wait for those that come later. */
+const sumTimes = [];
 const cpuSeconds = () => {
   const { user, system } = process.cpuUsage();
   return (user + system) / 1e6;
 };
-class TimedMemory extends SharedMemory {
-  async sum(values) {
-    const before = cpuSeconds();
-    await super.sum(values);
-    sumCpuSeconds += cpuSeconds() - before;
-  }
-}
-const collective = size === 1 ? alone : new ExchangeCollective(device, new TimedMemory(3, rank, size));
+const sum = exchange.sum.bind(exchange);
+exchange.sum = async (values, type) => {
+  const before = cpuSeconds();
+  const startedAt = performance.now();
+  await sum(values, type);
+  if (values.length > 0) sumTimes.push((performance.now() - startedAt) / 1000);
+  sumCpuSeconds += cpuSeconds() - before;
+};
+const collective = size === 1 ? alone : new ExchangeCollective(device, exchange);
 const dataset = await Dataset.open(datasetFolder, { verify: false });
 const run = await beginRun({ spec, device, collective, dataset, runFolder, attempt: 1 });
 const losses = [];
+const stepTimes = [];
+let heldOutLoss = null;
 let before = null;
 let after = 0;
 for await (const event of trainLoop(run, new AbortController().signal)) {
+  if (event.kind === 'evaluation') heldOutLoss = event.loss;
   if (event.kind !== 'step') continue;
   losses.push(event.loss);
+  stepTimes.push(event.stepSeconds);
   // From the first step's end on: not what a process takes to begin.
   if (before === null) before = cpuSeconds();
   else after = cpuSeconds();
@@ -42,13 +57,17 @@ for await (const event of trainLoop(run, new AbortController().signal)) {
 const hash = createHash('sha256');
 for (const parameter of run.model.parameters.values())
   hash.update(new Uint8Array((await run.model.valuesOf(parameter)).buffer));
-console.log(
-  JSON.stringify({
-    losses,
-    cpuSeconds: ((after - before) * losses.length) / (losses.length - 1),
-    sumCpuSeconds,
-    summedBytes: collective.summedBytes,
-    weightsSha256: hash.digest('hex'),
-  }),
-);
+const result = {
+  rank,
+  losses,
+  heldOutLoss,
+  stepTimes,
+  sumTimes,
+  cpuSeconds: ((after - before) * losses.length) / (losses.length - 1),
+  sumCpuSeconds,
+  summedBytes: collective.summedBytes,
+  weightsSha256: hash.digest('hex'),
+};
+await new Promise((resolve) => process.stdout.write(`${JSON.stringify(result)}\n`, resolve));
+collective.leave(true);
 process.exit(0);

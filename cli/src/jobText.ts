@@ -1,4 +1,11 @@
-import { isTerminal, type EstimateJobResponse, type ExplainJobResponse, type Job } from '@relora/sdk';
+import {
+  isTerminal,
+  ReductionType,
+  Synchronization,
+  type EstimateJobResponse,
+  type ExplainJobResponse,
+  type Job,
+} from '@relora/sdk';
 import { evaluationText } from './evaluationText.js';
 import { bytes, duration, figure, quantity, table, word } from './format.js';
 
@@ -80,6 +87,8 @@ export function jobDetails(job: Job): string[] {
           execution.instructionSet,
           `${execution.threadCount} threads`,
           execution.replicas > 1 && `${execution.replicas} processes`,
+          execution.synchronization === Synchronization.EVERY_CYCLE && 'averaged at restarts',
+          execution.reductionType === ReductionType.BFLOAT16 && 'gradients exchanged in bfloat16',
           word(execution.precision, 'PRECISION_'),
         ]
           .filter(Boolean)

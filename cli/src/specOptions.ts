@@ -13,7 +13,9 @@ import {
   MomentType,
   parseJobSpec,
   Precision,
+  ReductionType,
   Recomputation,
+  Synchronization,
   TargetModule,
   TrainedFactors,
   type JobSpec,
@@ -52,6 +54,8 @@ export interface SpecFlags {
   precision?: string;
   replicas?: number;
   replicasMin?: number;
+  reduction?: string;
+  synchronization?: string;
   recomputation?: string;
   endOfData?: string;
   moments?: string;
@@ -96,6 +100,11 @@ const recomputations = {
   blocks: Recomputation.BLOCKS,
 } as const;
 const endsOfData = { repeat: EndOfData.REPEAT, stop: EndOfData.STOP } as const;
+const reductionTypes = { float32: ReductionType.FLOAT32, bfloat16: ReductionType.BFLOAT16 } as const;
+const synchronizations = {
+  'every-step': Synchronization.EVERY_STEP,
+  'every-cycle': Synchronization.EVERY_CYCLE,
+} as const;
 const momentTypes = { float32: MomentType.FLOAT32, int8: MomentType.INT8 } as const;
 const fullRankOptimizers = {
   adamw: FullRankOptimizer.ADAMW,
@@ -176,6 +185,14 @@ export function addSpecOptions(command: Command): Command {
       '--replicas-min <n>',
       'smallest number of processes to resume with if fewer slots are free',
       wholeNumber,
+    )
+    .option(
+      '--synchronization <when>',
+      `when they exchange what they learned, one of ${Object.keys(synchronizations).join(', ')}`,
+    )
+    .option(
+      '--reduction <type>',
+      `number format in which they exchange gradients, one of ${Object.keys(reductionTypes).join(', ')}`,
     )
     .option('--precision <type>', `one of ${Object.keys(precisions).join(', ')}`)
     .option(
@@ -272,6 +289,12 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
   assign(spec, {
     replicas: flags.replicas,
     replicasMin: flags.replicasMin,
+    synchronization:
+      flags.synchronization === undefined
+        ? undefined
+        : oneOf('--synchronization', flags.synchronization, synchronizations),
+    reductionType:
+      flags.reduction === undefined ? undefined : oneOf('--reduction', flags.reduction, reductionTypes),
     recipe: flags.recipe,
     dataset: flags.dataset === undefined ? undefined : datasetName(flags.dataset),
     mixture: flags.mixture,

@@ -135,23 +135,28 @@ test('no process of a job lives on when its server is killed, and the job resume
   expect(await sha256Of(after, name)).toEqual(await sha256Of(after, whole));
 });
 
-test('ranks stop together for a pause, and a paused job resumes with the same bits', async () => {
-  const { server, clients } = await start();
-  const undisturbed: JobEvent[] = [];
-  await watchUntil(clients, await create(clients, 40, { replicas: 2 }), undisturbed, () => false);
-  const events: JobEvent[] = [];
-  const name = await create(clients, 40, { replicas: 2 });
-  await watchUntil(clients, name, events, ({ step }) => step?.step === 17);
-  const pids = server.rankPids(idOf(name));
-  const metrics = await (await fetch(`http://${server.httpAddress}/metrics`)).text();
-  expect(metrics).toContain('\nrelora_slots_in_use 2\n');
-  await clients.training.pauseJob({ name });
-  await watchUntil(clients, name, events, ({ state }) => state?.to === JobState.PAUSED);
-  await expect.poll(() => pids.filter((pid) => existsSync(`/proc/${pid}`))).toEqual([]);
-  await clients.training.resumeJob({ name });
-  await watchUntil(clients, name, events, () => false);
-  expect(lossesOf(events)).toEqual(lossesOf(undisturbed));
-});
+test.each(['SYNCHRONIZATION_EVERY_STEP', 'SYNCHRONIZATION_EVERY_CYCLE'])(
+  'ranks stop together for a pause, and a paused job resumes with the same bits: %s',
+  async (synchronization) => {
+    const { server, clients } = await start();
+    const settings = { replicas: 2, synchronization };
+    const undisturbed: JobEvent[] = [];
+    await watchUntil(clients, await create(clients, 40, settings), undisturbed, () => false);
+    const events: JobEvent[] = [];
+    const name = await create(clients, 40, settings);
+    await watchUntil(clients, name, events, ({ step }) => step?.step === 17);
+    const pids = server.rankPids(idOf(name));
+    const metrics = await (await fetch(`http://${server.httpAddress}/metrics`)).text();
+    expect(metrics).toContain('\nrelora_slots_in_use 2\n');
+    await clients.training.pauseJob({ name });
+    await watchUntil(clients, name, events, ({ state }) => state?.to === JobState.PAUSED);
+    await expect.poll(() => pids.filter((pid) => existsSync(`/proc/${pid}`))).toEqual([]);
+    await clients.training.resumeJob({ name });
+    await watchUntil(clients, name, events, () => false);
+    expect(statesOf(events).at(-1)).toBe(JobState.SUCCEEDED);
+    expect(lossesOf(events)).toEqual(lossesOf(undisturbed));
+  },
+);
 
 test('processes of a job are held to their folders by the kernel, each to its own', async (context) => {
   const { server, clients } = await start();

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { countParameters, defaultRunSpec, exchangedBytes, presets } from '@relora/engine';
+import { countParameters, cycleMeanBytes, defaultRunSpec, exchangedBytes, presets } from '@relora/engine';
 
 const page = readFileSync(new URL('../../docs/scaling.md', import.meta.url), 'utf8');
 
@@ -16,6 +16,9 @@ describe('bytes that travel in a step', () => {
       expect(full).toBe(4 * countParameters(spec).model);
       const { trainable } = countParameters(spec);
       expect(adapted).toBe(4 * trainable);
+      expect(exchangedBytes({ ...spec, reductionType: 'bfloat16' }, 'adapter')).toBe(adapted / 2);
+      const perCycle = exchangedBytes({ ...spec, synchronization: 'everyCycle' }, 'adapter');
+      expect(perCycle).toBe(Math.ceil(cycleMeanBytes(spec) / spec.adapter!.cycleStepCount));
       const [megabytes, adaptedMegabytes] = [full, adapted].map((bytes) => (bytes / 1e6).toFixed(1));
       const row = page.split('\n').find((line) => line.startsWith(`| \`${name}\``));
       const cells = row?.split('|').map((cell) => cell.trim());

@@ -759,12 +759,16 @@ const mistakes: [call: () => unknown, message: string][] = [
     'openMpi: /nowhere/libmpi.so: cannot open shared object file: No such file or directory',
   ],
   [
-    () => void addon.exchangeSum({} as never, f(4)),
+    () => void addon.exchangeSum({} as never, f(4), 'float32'),
     'exchangeSum: exchange must be a handle made by openSharedMemory, got object',
   ],
   [
-    () => void addon.exchangeSum(oneMember, [1] as never),
+    () => void addon.exchangeSum(oneMember, [1] as never, 'float32'),
     'exchangeSum: values must be a Float32Array, got object',
+  ],
+  [
+    () => void addon.exchangeSum(oneMember, f(4), 'float16' as never),
+    "exchangeSum: type must be 'float32' or 'bfloat16', got 'float16'",
   ],
   [
     () => void addon.exchangeGather(oneMember, new Uint8Array(3), new Uint8Array(4)),

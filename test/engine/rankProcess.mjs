@@ -43,7 +43,8 @@ try {
     }
     if (rank === 0 && event.kind === 'step' && event.step === stopAfter) abort.abort();
   }
-  const saved = rank === 0 ? await saveCheckpoint(run) : null;
+  // Within a cycle that ranks train by themselves there is the last one alone.
+  const saved = rank > 0 ? null : run.isApart ? run.lastSaved : await saveCheckpoint(run);
   const weights = {};
   const all = createHash('sha256');
   for (const parameter of run.model.parameters.values()) {

@@ -22,10 +22,14 @@ async function orderOf(size: number, of: RunSpec = spec) {
 }
 
 describe.each(launchers)('ranks that $name starts', ({ command, flags, isMissing }) => {
-  it.skipIf(isMissing).each([2, 3])(
-    '%d of them have the bits that ranks have which share memory',
-    async (size) => {
-      const of = tinySpec({ ...spec, batch: { ...spec.batch, sequenceCount: 6 } });
+  it.skipIf(isMissing).each([
+    [2, 'float32'],
+    [3, 'float32'],
+    [3, 'bfloat16'],
+  ] as const)(
+    '%d of them have the bits that ranks have which share memory, in %s',
+    async (size, reductionType) => {
+      const of = tinySpec({ ...spec, batch: { ...spec.batch, sequenceCount: 6 }, reductionType });
       const { folder, order } = await orderOf(size, of);
       const launched = [...flags, '-np', String(size), process.execPath, program, JSON.stringify(order)];
       await promisify(execFile)(command, launched);

@@ -3,14 +3,19 @@ import { closeSync } from 'node:fs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import {
   beginRun,
+  cycleMeanBytes,
   exchangedBytes,
   openDevice,
   presets,
+  reductionTypes,
   SharedMemory,
   type Device,
+  type ReductionType,
   type RunSpec,
   type TrainingEvent,
 } from '@relora/engine';
+import { fromBfloat16, toBfloat16 } from '../../engine/dist/io/halfFloats.js';
+import { Random } from '../../engine/dist/random.js';
 import { runRanks, sharedFile, type RankResult } from './rankRuns.js';
 import {
   licenseDataset,
@@ -77,28 +82,81 @@ describe('a run of several processes', () => {
     }
   });
 
-  it('gives the same bits each time, and after a stop and a resume', async () => {
-    const once = await ranks(wholeSpec(), 2);
-    const twice = await ranks(wholeSpec(), 2);
-    expect(twice.map(({ weightsSha256 }) => weightsSha256)).toEqual(
-      once.map(({ weightsSha256 }) => weightsSha256),
-    );
-    expect(reported(twice[0]!.events)).toEqual(reported(once[0]!.events));
+  it.each(reductionTypes)(
+    'gives the same bits each time, and after a stop and a resume, in %s',
+    async (reductionType) => {
+      const spec = wholeSpec({ reductionType });
+      const once = await ranks(spec, 2);
+      const twice = await ranks(spec, 2);
+      expect(twice.map(({ weightsSha256 }) => weightsSha256)).toEqual(
+        once.map(({ weightsSha256 }) => weightsSha256),
+      );
+      expect(reported(twice[0]!.events)).toEqual(reported(once[0]!.events));
 
-    const folder = newFolder();
-    const before = await ranks(wholeSpec(), 2, { folder, stopAfter: 13 });
-    expect(before.map(({ problem }) => problem)).toEqual([undefined, undefined]);
-    // Nobody left while the other waited: both took the same steps.
-    expect(lossesOf(before[1]!.events)).toEqual(lossesOf(before[0]!.events));
-    expect(lossesOf(before[0]!.events)).toHaveLength(14);
-    const after = await ranks(wholeSpec(), 2, { folder, checkpointPath: before[0]!.checkpointPath });
-    expect([...lossesOf(before[0]!.events), ...lossesOf(after[0]!.events)]).toEqual(
-      lossesOf(once[0]!.events),
-    );
-    expect(after.map(({ weightsSha256 }) => weightsSha256)).toEqual(
-      once.map(({ weightsSha256 }) => weightsSha256),
-    );
-    expect(after[0]!.momentsSha256).toBe(once[0]!.momentsSha256);
+      const folder = newFolder();
+      const before = await ranks(spec, 2, { folder, stopAfter: 13 });
+      expect(before.map(({ problem }) => problem)).toEqual([undefined, undefined]);
+      // Nobody left while the other waited: both took the same steps.
+      expect(lossesOf(before[1]!.events)).toEqual(lossesOf(before[0]!.events));
+      expect(lossesOf(before[0]!.events)).toHaveLength(14);
+      const after = await ranks(spec, 2, { folder, checkpointPath: before[0]!.checkpointPath });
+      expect([...lossesOf(before[0]!.events), ...lossesOf(after[0]!.events)]).toEqual(
+        lossesOf(once[0]!.events),
+      );
+      expect(after.map(({ weightsSha256 }) => weightsSha256)).toEqual(
+        once.map(({ weightsSha256 }) => weightsSha256),
+      );
+      expect(after[0]!.momentsSha256).toBe(once[0]!.momentsSha256);
+    },
+  );
+});
+
+describe('sums', () => {
+  /** Of all members, here in one process: a call waits in a thread of its own. */
+  async function summed(parts: readonly Float32Array[], type: ReductionType): Promise<Float32Array[]> {
+    const file = sharedFile(parts.length);
+    const members = parts.map((_, rank) => new SharedMemory(file, rank, parts.length));
+    const values = parts.map((part) => part.slice());
+    await Promise.all(members.map((member, rank) => member.sum(values[rank]!, type)));
+    closeSync(file);
+    return values;
+  }
+  const placeOfDifference = (got: Float32Array, wanted: Float32Array) =>
+    got.findIndex((value, index) => !Object.is(value, wanted[index]));
+  const rounded = (value: number) => fromBfloat16(toBfloat16(value));
+  const float32 = Math.fround;
+
+  // More than a slot holds, which no number of members divides.
+  const count = 600_001;
+  const random = Random.forStream(7);
+  const parts = Array.from({ length: 3 }, () =>
+    Float32Array.from({ length: count }, () => (random.uniform() - 0.5) * 2 ** (40 * random.uniform() - 20)),
+  );
+  for (const [index, value] of [NaN, Infinity, -Infinity, 3.4e38, 1e-40, -0, 1.00390625].entries())
+    parts[1]![index] = value;
+  const [first, second, third] = parts as [Float32Array, Float32Array, Float32Array];
+
+  it('are made in float32, rank by rank', async () => {
+    const wanted = first.map((value, index) => float32(float32(value + second[index]!) + third[index]!));
+    for (const got of await summed(parts, 'float32')) expect(placeOfDifference(got, wanted)).toBe(-1);
+  });
+
+  it('of what was rounded to bfloat16 are made in float32, rank by rank, and rounded once', async () => {
+    const wanted = first.map((value, index) => {
+      const two = float32(rounded(value) + rounded(second[index]!));
+      return rounded(float32(two + rounded(third[index]!)));
+    });
+    expect(wanted.slice(0, 4)).toEqual(Float32Array.of(NaN, Infinity, -Infinity, Infinity));
+    for (const got of await summed(parts, 'bfloat16')) expect(placeOfDifference(got, wanted)).toBe(-1);
+  });
+
+  it('are refused where members let values travel as different types', async () => {
+    const file = sharedFile(2);
+    const [one, other] = [0, 1].map((rank) => new SharedMemory(file, rank, 2));
+    const calls = [one!.sum(new Float32Array(8), 'float32'), other!.sum(new Float32Array(8), 'bfloat16')];
+    for (const call of await Promise.allSettled(calls))
+      expect(call).toMatchObject({ status: 'rejected', reason: { reason: 'RANK_LOST' } });
+    closeSync(file);
   });
 });
 
@@ -118,6 +176,7 @@ describe('what ranks agree on', () => {
     ['documents that do not see each other', { batch: { maskDocuments: true } }],
     ['LoRA without restarts', { kind: 'lora' }],
     ['all weights', { kind: 'fullRank', adapter: null }],
+    ['gradients in bfloat16', { reductionType: 'bfloat16', adapter: { fullRankStepCount: 2 } }],
   ])('%s: the same bits in all, and the losses of one process', async (_name, changes) => {
     const spec = tinySpec({ ...changes, batch: { ...changes?.batch, microBatchSequenceCount: 1 } });
     const results = await ranks(spec, 2);
@@ -136,7 +195,12 @@ describe('what ranks agree on', () => {
     const wanted = lossesOf(await runLoop(run));
     // Directions, codes and integers round differently where a sum differs in its last bit.
     const tolerance =
-      changes?.adapter?.initialisation || changes?.optimizer || precision === 'int8Base' ? 0.05 : 5e-4;
+      changes?.adapter?.initialisation ||
+      changes?.optimizer ||
+      changes?.reductionType ||
+      precision === 'int8Base'
+        ? 0.05
+        : 5e-4;
     for (const [step, loss] of lossesOf(results[0]!.events).entries())
       expect(Math.abs(loss - wanted[step]!), `step ${step}`).toBeLessThan(tolerance);
   });
@@ -197,6 +261,79 @@ describe('what ranks agree on', () => {
   });
 });
 
+describe('ranks that train a cycle by themselves', () => {
+  const apart = (changes: Parameters<typeof tinySpec>[0] = {}) =>
+    wholeSpec({ synchronization: 'everyCycle', replicas: 2, ...changes });
+  const kindsOf = (events: TrainingEvent[], kind: TrainingEvent['kind']) =>
+    events.flatMap((event) => (event.kind === kind && 'step' in event ? [event.step] : []));
+
+  it('hold the same weights after each of them, and learn what ranks learn that agree in every step', async () => {
+    const [first, second] = await ranks(apart(), 2);
+    expect([first!.problem, second!.problem]).toEqual([undefined, undefined]);
+    expect(second!.weightsSha256).toBe(first!.weightsSha256);
+    expect(second!.momentsSha256).toBe(first!.momentsSha256);
+    // A warm start of 6 steps, cycles of 6: the last ends with the run. What comes due within one waits for its end.
+    expect(kindsOf(first!.events, 'restart')).toEqual([12, 18, 24]);
+    expect(kindsOf(first!.events, 'checkpoint')).toEqual([6, 12, 18, 24]);
+    expect(kindsOf(first!.events, 'evaluation')).toEqual([0, 12, 18, 24]);
+    expect(kindsOf(first!.events, 'sample')).toEqual([12, 24]);
+
+    const [together] = await ranks(wholeSpec(), 2);
+    const [got, wanted] = [first!, together!].map(({ events }) => lossesOf(events));
+    // Until each has taken a step by itself; the first of a warm-up changes nothing.
+    expect(got!.slice(0, 8)).toEqual(wanted!.slice(0, 8));
+    expect(got![8]).not.toBe(wanted![8]);
+    for (const [step, loss] of got!.entries()) expect(Math.abs(loss - wanted![step]!)).toBeLessThan(0.2);
+  });
+
+  it('give the same bits each time, and after a stop within a cycle and a resume from its beginning', async () => {
+    const once = await ranks(apart(), 2);
+    const folder = newFolder();
+    const before = await ranks(apart(), 2, { folder, stopAfter: 15 });
+    expect(before.map(({ problem }) => problem)).toEqual([undefined, undefined]);
+    expect(before[0]!.checkpointPath).toMatch(/step-00000012-1$/);
+    const after = await ranks(apart(), 2, { folder, checkpointPath: before[0]!.checkpointPath });
+    expect(lossesOf(after[0]!.events)).toEqual(lossesOf(once[0]!.events).slice(12));
+    expect(after.map(({ weightsSha256 }) => weightsSha256)).toEqual(
+      once.map(({ weightsSha256 }) => weightsSha256),
+    );
+    expect(after[0]!.momentsSha256).toBe(once[0]!.momentsSha256);
+  });
+
+  it.each<[string, Parameters<typeof tinySpec>[0]]>([
+    ['a base in int8, recomputation', { precision: 'int8Base', recomputation: 'blocks' }],
+    ['trainable scales', { adapter: { trainableScale: true } }],
+    ['adapters by LoRA-Muon', { adapter: { adapterOptimizer: 'loraMuon' } }],
+    ['merged graphs', { adapter: { graph: 'merged' } }],
+  ])('%s: the same bits in all', async (_name, changes) => {
+    const [first, second] = await ranks(apart({ ...changes, batch: { microBatchSequenceCount: 1 } }), 2);
+    expect([first!.problem, second!.problem]).toEqual([undefined, undefined]);
+    expect(second!.weightsSha256).toBe(first!.weightsSha256);
+    expect(second!.momentsSha256).toBe(first!.momentsSha256);
+  });
+
+  it('take no step whose gradient is not finite in one of them', async () => {
+    const spec = apart({
+      warmStart: { stepCount: 0 },
+      optimizer: { gradientNormMax: 1e6, nonfiniteStepCountMax: 2 },
+    });
+    const spoiled = { ...spec, learningRate: { ...spec.learningRate, peak: 1e30 } };
+    const [first, second] = await ranks(spoiled, 2);
+    expect(first!.problem?.reason).toBe('TRAINING_DIVERGED');
+    expect(second!.problem?.reason).toBe('TRAINING_DIVERGED');
+  });
+
+  it('exchange weights once a cycle, and what is shared with its moments', async () => {
+    const spec = apart({ adapter: { trainableScale: true }, evaluation: { finalTokenCount: 32 } });
+    const [first] = await ranks(spec, 2);
+    const rows = 4 * spec.batch.sequenceCount * spec.batch.sequenceLength;
+    const { warmStart } = spec;
+    expect(first!.summedBytes).toBe(
+      warmStart.stepCount * exchangedBytes(spec, 'warmStart') + 3 * cycleMeanBytes(spec) + 24 * rows,
+    );
+  });
+});
+
 describe('what travels', () => {
   const rowsOf = ({ batch }: RunSpec) => 4 * batch.sequenceCount * batch.sequenceLength;
 
@@ -208,6 +345,7 @@ describe('what travels', () => {
       { adapter: { targetModules: ['q_proj', 'down_proj'], moduleRanks: { down_proj: 7 } } },
     ],
     ['B alone', { adapter: { trainedFactors: 'bOnly' } }],
+    ['gradients in bfloat16', { reductionType: 'bfloat16' }],
     ['trainable scales', { adapter: { trainableScale: true } }],
     ['LoRA', { kind: 'lora' }],
     ['all weights', { kind: 'fullRank', adapter: null }],

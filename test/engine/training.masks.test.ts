@@ -61,6 +61,8 @@ describe('training on completions', () => {
         dropoutVersion: 1 as const,
         recompute: false,
         maskDocuments: false,
+        reductionType: 'float32' as const,
+        isApart: false,
       };
       const found = await accumulateGradients(run, batch, shape, new AbortController().signal);
       if (found === 'empty' || found === 'aborted') throw new Error(found);

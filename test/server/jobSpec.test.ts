@@ -15,6 +15,8 @@ import {
   MomentType,
   Precision,
   Recomputation,
+  ReductionType,
+  Synchronization,
   TargetModule,
   TrainedFactors,
   WeightType,
@@ -774,6 +776,49 @@ describe('a wrong field is named with what was expected and what came', () => {
       { replicas: 4, replicasMin: 3 },
       'spec.replicas_min',
       /a divisor of batch.sequence_count 16, or 0, got 3/,
+    ],
+    [
+      'one process that is to agree once a cycle',
+      { synchronization: Synchronization.EVERY_CYCLE },
+      'spec.synchronization',
+      /EVERY_STEP with one process, which has nobody to agree with, got EVERY_CYCLE/,
+    ],
+    [
+      'processes that agree once a cycle, and no cycles',
+      { kind: JobKind.LORA, replicas: 2, synchronization: Synchronization.EVERY_CYCLE },
+      'spec.synchronization',
+      /EVERY_STEP for LORA, which has no restarts/,
+    ],
+    ...(
+      [
+        [
+          { adapter: { initialisation: Initialisation.OLD_SPAN } },
+          'adapter.initialisation',
+          /RANDOM .*, got OLD_SPAN/,
+        ],
+        [
+          { adapter: { momentReset: MomentReset.MAGNITUDE } },
+          'adapter.moment_reset',
+          /ZERO .*, got MAGNITUDE/,
+        ],
+        [
+          { adapter: { cycleStepCount: 20, fullRankStepCount: 3 } },
+          'adapter.full_rank_step_count',
+          /0 .*, got 3/,
+        ],
+        [{ optimizer: { momentType: MomentType.INT8 } }, 'optimizer.moment_type', /FLOAT32 .*, got INT8/],
+      ] as const
+    ).map(([changes, field, message]): [string, DeepPartial<JobSpec>, string, RegExp] => [
+      `${field} that processes do not share which agree once a cycle`,
+      { replicas: 2, synchronization: Synchronization.EVERY_CYCLE, ...changes },
+      `spec.${field}`,
+      message,
+    ]),
+    [
+      'a reduction of one process alone',
+      { reductionType: ReductionType.BFLOAT16 },
+      'spec.reduction_type',
+      /FLOAT32 with one process, which reduces nothing, got BFLOAT16/,
     ],
     ['replicas on a card', { replicas: 2, device: 'cuda' }, 'spec.replicas', /1 on cuda.*got 2/],
     [

@@ -1,4 +1,4 @@
-import type { DeepPartial, UpdateJobRequest } from '@relora/sdk/contract';
+import { ReductionType, type DeepPartial, type UpdateJobRequest } from '@relora/sdk/contract';
 import type { CallOptions } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
@@ -165,6 +165,11 @@ describe('UpdateJob', () => {
 
   it.each<[string, DeepPartial<UpdateJobRequest>, RegExp]>([
     ['a seed', { spec: { seed: 3 } }, /spec\.seed: expected unset, since a run keeps it to its end; ForkJob/],
+    [
+      'what gradients travel as',
+      { spec: { reductionType: ReductionType.BFLOAT16 } },
+      /spec\.reduction_type: expected unset, since a run keeps it/,
+    ],
     ['a rank', { spec: { adapter: { rank: 3 } } }, /spec\.adapter: expected unset/],
     [
       'how much is evaluated',

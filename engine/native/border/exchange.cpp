@@ -60,6 +60,7 @@ struct Work {
   napi_deferred deferred = nullptr;
   napi_ref kept[3] = {};
   float* values = nullptr;
+  TravelType type = TravelType::float32;
   uint8_t* all = nullptr;
   const uint8_t* own = nullptr;
   size_t count = 0;
@@ -69,7 +70,7 @@ struct Work {
 void execute(napi_env, void* data) {
   Work& work = *static_cast<Work*>(data);
   try {
-    if (work.values != nullptr) work.handle->exchange->sum(work.values, work.count);
+    if (work.values != nullptr) work.handle->exchange->sum(work.values, work.count, work.type);
     else work.handle->exchange->gather(work.all, work.own, work.count);
   } catch (const std::exception& error) {
     work.problem = error.what();
@@ -121,6 +122,9 @@ napi_value exchange_sum(const Call& call) {
   const auto values = in.output("values");
   work->values = values.data;
   work->count = values.length;
+  const std::string type = in.text("type");
+  if (type == "bfloat16") work->type = TravelType::bfloat16;
+  else if (type != "float32") in.refuse("type must be 'float32' or 'bfloat16', got '" + type + "'");
   keep(call, *work, 0, exchange);
   keep(call, *work, 1, array);
   return start(call, std::move(work));
@@ -154,7 +158,7 @@ napi_value exchange_leave(const Call& call) {
 constexpr Entry entries[] = {
     {"openSharedMemory", 3, open_shared_memory},
     {"openMpi", 1, open_mpi},
-    {"exchangeSum", 2, exchange_sum},
+    {"exchangeSum", 3, exchange_sum},
     {"exchangeGather", 3, exchange_gather},
     {"exchangeLeave", 1, exchange_leave},
 };

@@ -1,8 +1,10 @@
 // How the members of a run reach each other. Every member makes the same calls in the same order; what differs, or a member that ends,
 // ends all of them.
 #pragma once
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <utility>
 
@@ -13,12 +15,16 @@ struct MemberLost : std::runtime_error {
   using runtime_error::runtime_error;
 };
 
+/// What values are while they travel. Sums are float32 in both.
+enum class TravelType { float32, bfloat16 };
+
 class Exchange {
  public:
   virtual ~Exchange() = default;
 
-  /// values[count] becomes the sum over all members, in the order of their ranks whoever adds: the same bits each time, everywhere.
-  virtual void sum(float* values, size_t count) = 0;
+  /// values[count] becomes the sum over all members, in the order of their ranks whoever adds: the same bits each time, everywhere. With
+  /// bfloat16 each member's values are rounded before they are added, and the sum once more.
+  virtual void sum(float* values, size_t count, TravelType type) = 0;
   /// all[size * bytes] = own[bytes] of each member, in the order of their ranks.
   virtual void gather(uint8_t* all, const uint8_t* own, size_t bytes) = 0;
   /// This member comes no more: whoever waits for it now or later gets MemberLost, or is ended.
@@ -30,8 +36,9 @@ class Exchange {
  protected:
   Exchange(uint32_t rank, uint32_t size) : rank_(rank), size_(size) {}
   /// Which of `count` values this member adds for all: whole lines of the cache, so that no two write to one.
+  template <class Packed>
   static std::pair<size_t, size_t> part_of(uint32_t rank, uint32_t size, size_t count) {
-    constexpr size_t line = 64 / sizeof(float);
+    constexpr size_t line = 64 / sizeof(Packed);
     const size_t lines = (count + line - 1) / line;
     const size_t first = lines * rank / size * line, end = lines * (rank + 1) / size * line;
     return {first < count ? first : count, end < count ? end : count};
@@ -39,5 +46,37 @@ class Exchange {
 
   uint32_t rank_, size_;
 };
+
+/// Values to what travels, and back. Too large for bfloat16 becomes infinite, and NaN stays NaN: no step is made of either.
+inline void pack(float* packed, const float* values, size_t count) { std::memcpy(packed, values, count * sizeof *values); }
+inline void unpack(float* values, const float* packed, size_t count) { std::memcpy(values, packed, count * sizeof *values); }
+inline void pack(uint16_t* packed, const float* values, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    const uint32_t bits = std::bit_cast<uint32_t>(values[i]);
+    const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+    // Rounding could carry a NaN over into infinity: it is made quiet and cut off instead.
+    const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+    packed[i] = static_cast<uint16_t>((is_nan ? bits | 0x400000 : rounded) >> 16);
+  }
+}
+inline void unpack(float* values, const uint16_t* packed, size_t count) {
+  for (size_t i = 0; i < count; i++) values[i] = std::bit_cast<float>(static_cast<uint32_t>(packed[i]) << 16);
+}
+
+/// sum[count] = the sum over `size` parts, one after another from that of rank 0 on; part(rank) may lie where the sum goes.
+template <class Packed, class Part>
+void add_parts(Packed* sum, size_t count, uint32_t size, Part part) {
+  constexpr size_t block = 1024;
+  float total[block], value[block];
+  for (size_t first = 0; first < count; first += block) {
+    const size_t length = count - first < block ? count - first : block;
+    unpack(total, part(0) + first, length);
+    for (uint32_t rank = 1; rank < size; rank++) {
+      unpack(value, part(rank) + first, length);
+      for (size_t i = 0; i < length; i++) total[i] += value[i];
+    }
+    pack(sum + first, total, length);
+  }
+}
 
 }  // namespace relora

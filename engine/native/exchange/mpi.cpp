@@ -60,8 +60,18 @@ class Mpi : public Exchange {
     own_places_.resize(size_);
   }
 
-  void sum(float* values, size_t count) override {
-    for (size_t done = 0; done < count; done += piece_floats) sum_piece(values + done, std::min(piece_floats, count - done));
+  void sum(float* values, size_t count, TravelType type) override {
+    for (size_t done = 0; done < count; done += piece_floats) {
+      const size_t length = std::min(piece_floats, count - done);
+      if (type == TravelType::float32) {
+        sum_piece(values + done, length);
+      } else {
+        packed_.resize(length);
+        pack(packed_.data(), values + done, length);
+        sum_piece(packed_.data(), length);
+        unpack(values + done, packed_.data(), length);
+      }
+    }
   }
 
   void gather(uint8_t* all, const uint8_t* own, size_t bytes) override {
@@ -88,28 +98,26 @@ class Mpi : public Exchange {
   }
 
   /// Each gets a part from all, adds it rank by rank, and gives it to all: as much travels as in a ring.
-  void sum_piece(float* values, size_t count) {
-    constexpr int float_bytes = sizeof(float);
+  template <class Packed>
+  void sum_piece(Packed* values, size_t count) {
+    constexpr int value_bytes = sizeof(Packed);
     for (uint32_t rank = 0; rank < size_; rank++) {
-      const auto [first, end] = part_of(rank, size_, count);
-      lengths_[rank] = static_cast<int>(end - first) * float_bytes;
-      places_[rank] = static_cast<int>(first) * float_bytes;
+      const auto [first, end] = part_of<Packed>(rank, size_, count);
+      lengths_[rank] = static_cast<int>(end - first) * value_bytes;
+      places_[rank] = static_cast<int>(first) * value_bytes;
     }
-    const size_t length = static_cast<size_t>(lengths_[rank_] / float_bytes);
-    received_.resize(size_ * length);
+    const size_t length = static_cast<size_t>(lengths_[rank_] / value_bytes);
+    received_.resize(size_ * length * sizeof(Packed));
+    Packed* received = reinterpret_cast<Packed*>(received_.data());
     for (uint32_t rank = 0; rank < size_; rank++) {
       own_lengths_[rank] = lengths_[rank_];
       own_places_[rank] = static_cast<int>(rank) * lengths_[rank_];
     }
-    check(exchange_(values, lengths_.data(), places_.data(), family_.byte, received_.data(), own_lengths_.data(), own_places_.data(),
+    check(exchange_(values, lengths_.data(), places_.data(), family_.byte, received, own_lengths_.data(), own_places_.data(),
                     family_.byte, family_.world),
           "MPI_Alltoallv");
-    for (uint32_t rank = 1; rank < size_; rank++) {
-      const float* __restrict other = received_.data() + rank * length;
-      float* __restrict sum = received_.data();
-      for (size_t i = 0; i < length; i++) sum[i] += other[i];
-    }
-    check(collect_(received_.data(), lengths_[rank_], family_.byte, values, lengths_.data(), places_.data(), family_.byte, family_.world),
+    add_parts(received, length, size_, [&](uint32_t rank) { return received + rank * length; });
+    check(collect_(received, lengths_[rank_], family_.byte, values, lengths_.data(), places_.data(), family_.byte, family_.world),
           "MPI_Allgatherv");
   }
 
@@ -118,7 +126,8 @@ class Mpi : public Exchange {
   Allgatherv collect_;
   Allgather gather_;
   int (*finalize_)();
-  std::vector<float> received_;
+  std::vector<uint8_t> received_;
+  std::vector<uint16_t> packed_;
   /// In bytes: of each member's part, and of what this one gets from each.
   std::vector<int> lengths_, places_, own_lengths_, own_places_;
 };

@@ -144,23 +144,26 @@ void SharedMemory::leave() {
   wake_all(header_->meetings);
 }
 
-void SharedMemory::sum(float* values, size_t count) {
-  const size_t piece = slot_bytes_ / sizeof(float);
+void SharedMemory::sum(float* values, size_t count, TravelType type) {
+  if (type == TravelType::float32) sum_packed<float>(Kind::sum, values, count);
+  else sum_packed<uint16_t>(Kind::sum_bfloat16, values, count);
+}
+
+template <class Packed>
+void SharedMemory::sum_packed(Kind kind, float* values, size_t count) {
+  const size_t piece = slot_bytes_ / sizeof(Packed);
+  const auto packed = [&](uint32_t rank) { return reinterpret_cast<Packed*>(slot(rank)); };
   for (size_t done = 0; done < count; done += piece) {
     const size_t length = std::min(piece, count - done);
-    begin(Kind::sum, count - done);
-    memcpy(slot(rank_), values + done, length * sizeof(float));
+    begin(kind, count - done);
+    pack(packed(rank_), values + done, length);
     meet();
-    check(Kind::sum, count - done);
-    // Each adds a part for all, rank by rank, into the slot of the first.
-    const auto [first, end] = part_of(rank_, size_, length);
-    float* __restrict sum = reinterpret_cast<float*>(slot(0));
-    for (uint32_t rank = 1; rank < size_; rank++) {
-      const float* __restrict other = reinterpret_cast<const float*>(slot(rank));
-      for (size_t i = first; i < end; i++) sum[i] += other[i];
-    }
+    check(kind, count - done);
+    // Each adds a part for all, into the slot of the first.
+    const auto [first, end] = part_of<Packed>(rank_, size_, length);
+    add_parts(packed(0) + first, end - first, size_, [&, begin = first](uint32_t rank) { return packed(rank) + begin; });
     meet();
-    memcpy(values + done, slot(0), length * sizeof(float));
+    unpack(values + done, packed(0), length);
   }
 }
 

@@ -16,14 +16,16 @@ class SharedMemory : public Exchange {
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
 
-  void sum(float* values, size_t count) override;
+  void sum(float* values, size_t count, TravelType type) override;
   void gather(uint8_t* all, const uint8_t* own, size_t bytes) override;
   void leave() override;
 
  private:
   struct Header;
-  enum class Kind : uint32_t { sum = 1, gather = 2 };
+  enum class Kind : uint32_t { sum = 1, gather = 2, sum_bfloat16 = 3 };
 
+  template <class Packed>
+  void sum_packed(Kind kind, float* values, size_t count);
   void begin(Kind kind, size_t count);
   /// Returns when all members have come here.
   void meet();

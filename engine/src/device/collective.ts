@@ -1,3 +1,4 @@
+import type { ReductionType } from '../plan/words.js';
 import type { DeviceBuffer } from './device.js';
 
 /**
@@ -9,9 +10,11 @@ export interface Collective {
   /** Which member this is, from 0. Member 0 alone saves, evaluates, samples and reports. */
   readonly rank: number;
   readonly size: number;
-  /** Each buffer becomes its sum over all members. Float32, in place. */
-  sum(buffers: readonly DeviceBuffer[]): Promise<void>;
-  /** The same of values on the host. */
+  /** Each buffer becomes its sum over all members, in place; what travels has that type. */
+  sum(buffers: readonly DeviceBuffer[], type: ReductionType): Promise<void>;
+  /** Each buffer becomes its mean over all members, in place, in float32. */
+  mean(buffers: readonly DeviceBuffer[]): Promise<void>;
+  /** The sum of values on the host, in float32. */
   sumValues(values: Float32Array): Promise<void>;
   /** Each number summed over all members, in float64. */
   sumNumbers(values: readonly number[]): Promise<number[]>;
@@ -31,6 +34,7 @@ export const alone: Collective = {
   size: 1,
   summedBytes: 0,
   sum: () => Promise.resolve(),
+  mean: () => Promise.resolve(),
   sumValues: () => Promise.resolve(),
   sumNumbers: (values) => Promise.resolve([...values]),
   any: (flag) => Promise.resolve(flag),

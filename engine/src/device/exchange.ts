@@ -1,4 +1,6 @@
 import { EngineError } from '../engineError.js';
+import { reductionBytes } from '../plan/exchangedBytes.js';
+import type { ReductionType } from '../plan/words.js';
 import type { Collective } from './collective.js';
 import type { DeviceBuffer, DeviceMemory } from './device.js';
 
@@ -22,8 +24,11 @@ export async function orLost(call: Promise<void>): Promise<void> {
 export interface Exchange {
   readonly rank: number;
   readonly size: number;
-  /** In place, over all members, in the order of their ranks: the same bits everywhere and each time. */
-  sum(values: Float32Array): Promise<void>;
+  /**
+   * In place, over all members, in the order of their ranks: the same bits everywhere and each time. With `bfloat16` what a member gives
+   * is rounded, added in float32, and the sum is rounded again: both ways carry half the bytes.
+   */
+  sum(values: Float32Array, type: ReductionType): Promise<void>;
   /** What each of them gives, as many bytes from all, one after another. */
   gather(own: Uint8Array): Promise<Uint8Array>;
   /** The others learn that this one comes no more. `isOver`: the run is, for all of them. */
@@ -47,14 +52,22 @@ export class ExchangeCollective implements Collective {
     return this.exchange.size;
   }
 
-  async sum(buffers: readonly DeviceBuffer[]): Promise<void> {
+  async sum(buffers: readonly DeviceBuffer[], type: ReductionType): Promise<void> {
     for (const buffer of buffers)
-      await this.device.changeOnHost(buffer, async (values) => await this.sumValues(values));
+      await this.device.changeOnHost(buffer, async (values) => await this.sumAs(values, type));
+  }
+
+  async mean(buffers: readonly DeviceBuffer[]): Promise<void> {
+    const { size } = this;
+    for (const buffer of buffers)
+      await this.device.changeOnHost(buffer, async (values) => {
+        await this.sumAs(values, 'float32');
+        for (let i = 0; i < values.length; i++) values[i]! /= size;
+      });
   }
 
   async sumValues(values: Float32Array): Promise<void> {
-    await this.exchange.sum(values);
-    this.summedBytes += values.byteLength;
+    await this.sumAs(values, 'float32');
   }
 
   async sumNumbers(values: readonly number[]): Promise<number[]> {
@@ -81,6 +94,11 @@ export class ExchangeCollective implements Collective {
 
   leave(isOver = false): void {
     this.exchange.leave(isOver);
+  }
+
+  private async sumAs(values: Float32Array, type: ReductionType): Promise<void> {
+    await this.exchange.sum(values, type);
+    this.summedBytes += values.length * reductionBytes[type];
   }
 
   private async gather(values: Float64Array): Promise<Float64Array> {

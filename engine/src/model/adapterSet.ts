@@ -1,4 +1,11 @@
-import type { Device, DropoutPlace, FrozenBase, Layer, LayerAdapter } from '../device/device.js';
+import type {
+  Device,
+  DeviceBuffer,
+  DropoutPlace,
+  FrozenBase,
+  Layer,
+  LayerAdapter,
+} from '../device/device.js';
 import { EngineError } from '../engineError.js';
 import { arePackedOnce, separateGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
 import { layerMethod } from '../plan/layerMethod.js';
@@ -102,11 +109,17 @@ export class AdapterSet {
     }
     for (const { layer, adapter } of this.adapted()) {
       await this.mergeInto(layer.weight, layer, adapter);
-      layer.weight.version++;
-      this.device.repackBase(this.baseOf(layer), layer.weight.buffer);
-      this.mergedVersions.delete(layer);
+      this.weightChanged(layer);
     }
     return { deltaNorm: Math.hypot(...byLayer.map(({ deltaNorm }) => deltaNorm)), byLayer };
+  }
+
+  /** Lets the weights of adapted layers be changed in place, then packs them again. */
+  async changeWeights(change: (weight: DeviceBuffer) => Promise<void>): Promise<void> {
+    for (const { layer } of this.adapted()) {
+      await change(layer.weight.buffer);
+      this.weightChanged(layer);
+    }
   }
 
   /** W + s A B [in, out]; nothing is changed. Throws MergeNotFinite. */
@@ -172,6 +185,12 @@ export class AdapterSet {
       this.device.releaseBase(base);
     }
     this.bases.clear();
+  }
+
+  private weightChanged(layer: LinearLayer): void {
+    layer.weight.version++;
+    this.device.repackBase(this.baseOf(layer), layer.weight.buffer);
+    this.mergedVersions.delete(layer);
   }
 
   private baseOf(layer: LinearLayer): FrozenBase {

@@ -168,6 +168,11 @@ export class Llama {
     return await this.attached().merge();
   }
 
+  /** Changes the weights of adapted layers otherwise than by a merge. */
+  async changeBase(change: (weight: DeviceBuffer) => Promise<void>): Promise<void> {
+    await this.attached().changeWeights(change);
+  }
+
   /** W + s A B [in, out] in float32; the model is not changed. Without an adapter a copy of W. Throws MergeNotFinite. */
   async mergedWeight(layer: LinearLayer): Promise<Float32Array> {
     const { adapter } = layer;

@@ -1,19 +1,25 @@
 import { layerMethod } from './layerMethod.js';
 import { headSize, linearShapes } from './parameters.js';
-import { targetModules, type Phase, type RunSpec } from './runSpec.js';
+import { targetModules, type Phase, type ReductionType, type RunSpec } from './runSpec.js';
 
 /** Gradients lie one after another, each from a line of the processor's cache on. */
 const floatsPerLine = 16;
 
+/** Of a value that travels. */
+export const reductionBytes: Readonly<Record<ReductionType, number>> = { float32: 4, bfloat16: 2 };
+
+type Exchanging = Pick<RunSpec, 'model' | 'adapter' | 'reductionType' | 'synchronization'>;
+
 /**
- * Bytes of gradients that each process of a run gives to the others in a step: in float32, of what the step trains. With adapters these
- * are A, B, embedding, norms, biases and head, else all weights.
+ * Bytes that each process of a run gives to the others in a step: gradients of what the step trains. With adapters these
+ * are A, B, embedding, norms, biases and head, else all weights. Where a cycle is one exchange, its bytes over its steps.
  */
-export function exchangedBytes(spec: Pick<RunSpec, 'model' | 'adapter'>, phase: Phase): number {
+export function exchangedBytes(spec: Exchanging, phase: Phase): number {
   const { model, adapter } = spec;
-  const { hiddenSize, vocabSize, numHiddenLayers } = model;
+  if (phase === 'adapter' && adapter !== null && spec.synchronization === 'everyCycle')
+    return Math.ceil(cycleMeanBytes(spec) / adapter.cycleStepCount);
   const shapes = linearShapes(model);
-  const lengths: number[] = [];
+  const lengths = sharedInBlock(model);
   for (const module of targetModules) {
     const { inFeatures, outFeatures } = shapes[module];
     if (phase !== 'adapter' || adapter === null) lengths.push(inFeatures * outFeatures);
@@ -24,13 +30,44 @@ export function exchangedBytes(spec: Pick<RunSpec, 'model' | 'adapter'>, phase: 
       if (adapter.trainableScale) lengths.push(1);
     }
   }
-  lengths.push(hiddenSize, hiddenSize);
-  if (model.qkNorm) lengths.push(headSize(model), headSize(model));
-  if (model.attentionBias)
-    for (const module of ['q_proj', 'k_proj', 'v_proj'] as const) lengths.push(shapes[module].outFeatures);
-  const perBlock = lengths.reduce((sum, length) => sum + padded(length), 0);
-  const embeddings = padded(vocabSize * hiddenSize) * (model.tieWordEmbeddings ? 1 : 2);
-  return 4 * (numHiddenLayers * perBlock + embeddings + padded(hiddenSize));
+  return reductionBytes[spec.reductionType] * modelFloats(model, lengths, padded);
+}
+
+/** Bytes that each gives to the others at the end of a cycle that it trained by itself: adapted weights, and what is shared with its moments. */
+export function cycleMeanBytes({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): number {
+  const shapes = linearShapes(model);
+  const adapted = adapter?.targetModules ?? [];
+  const weights = adapted.reduce(
+    (sum, module) => sum + shapes[module].inFeatures * shapes[module].outFeatures,
+    0,
+  );
+  const scaleMoments = adapter?.trainableScale ? 2 * adapted.length : 0;
+  const withMoments = 3 * modelFloats(model, sharedInBlock(model), (length) => length);
+  return 4 * (withMoments + model.numHiddenLayers * (weights + scaleMoments));
+}
+
+/** Lengths of the norms and biases of a block. */
+function sharedInBlock(model: RunSpec['model']): number[] {
+  const { hiddenSize, qkNorm, attentionBias } = model;
+  const shapes = linearShapes(model);
+  return [
+    ...[hiddenSize, hiddenSize],
+    ...(qkNorm ? [headSize(model), headSize(model)] : []),
+    ...(attentionBias
+      ? (['q_proj', 'k_proj', 'v_proj'] as const).map((module) => shapes[module].outFeatures)
+      : []),
+  ];
+}
+
+/** Of so many floats in a block, with embedding, last norm and head. */
+function modelFloats(
+  { hiddenSize, vocabSize, numHiddenLayers, tieWordEmbeddings }: RunSpec['model'],
+  inBlock: readonly number[],
+  sizeOf: (length: number) => number,
+): number {
+  const block = inBlock.reduce((sum, length) => sum + sizeOf(length), 0);
+  const embeddings = sizeOf(vocabSize * hiddenSize) * (tieWordEmbeddings ? 1 : 2);
+  return numHiddenLayers * block + embeddings + sizeOf(hiddenSize);
 }
 
 function padded(length: number): number {

@@ -37,7 +37,7 @@ export * from './memoryFit.js';
 export * from './devicePrecisions.js';
 export * from './resolveAuto.js';
 export * from './replicas.js';
-export { exchangedBytes } from './exchangedBytes.js';
+export { cycleMeanBytes, exchangedBytes } from './exchangedBytes.js';
 export * from './optimizerCost.js';
 export { secondsOf, stepTime, type TimeParts } from './timeModel.js';
 export * from './estimate.js';

@@ -12,7 +12,9 @@ import {
   momentTypes,
   precisions,
   recomputations,
+  reductionTypes,
   scheduleKinds,
+  synchronizations,
   trainedFactorChoices,
   weightChoices,
   weightTypes,
@@ -47,6 +49,10 @@ export const runSettings = {
   replicas: integer({ default: 1, min: 1, max: ({ replicasMax }) => replicasMax, before: 1 }),
   /** The fewest that a run may resume with; 0: no fewer than `replicas`. */
   replicasMin: integer({ default: 0, min: 0, max: ({ replicasMax }) => replicasMax, before: 0 }),
+  /** What the gradients of several processes travel as. */
+  reductionType: choice('ReductionType', reductionTypes, { default: 'float32', before: 'float32' }),
+  /** When they agree on their weights. */
+  synchronization: choice('Synchronization', synchronizations, { default: 'everyStep', before: 'everyStep' }),
 };
 
 /**

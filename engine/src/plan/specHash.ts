@@ -48,6 +48,8 @@ export function specHash(spec: RunSpec, baseWeightsSha256: string | null): strin
     batch: withoutDefaults(batch, laterDefaults.batch),
     seed,
     ...(spec.replicas > 1 && { replicas: spec.replicas }),
+    ...(spec.synchronization !== 'everyStep' && { synchronization: spec.synchronization }),
+    ...(spec.reductionType !== 'float32' && { reductionType: spec.reductionType }),
     precision: spec.precision,
   };
   return createHash('sha256')

@@ -19,6 +19,14 @@ export type DeviceChoice = (typeof deviceChoices)[number];
 export const momentTypes = ['float32', 'int8'] as const;
 export type MomentType = (typeof momentTypes)[number];
 
+/** What the gradients of a job's processes travel as. */
+export const reductionTypes = ['float32', 'bfloat16'] as const;
+export type ReductionType = (typeof reductionTypes)[number];
+
+/** How often processes agree on their weights: gradients of each step, or what each learned in a cycle. */
+export const synchronizations = ['everyStep', 'everyCycle'] as const;
+export type Synchronization = (typeof synchronizations)[number];
+
 /** `carry`: that of B goes into the span of the new A, that of A is forgotten. */
 export const momentResets = ['zero', 'random', 'magnitude', 'carry'] as const;
 export type MomentReset = (typeof momentResets)[number];

@@ -57,7 +57,7 @@ export async function restart(run: TrainingRun): Promise<RestartReport | null> {
   if (spec.adapter.momentReset === 'zero' && momentsZeroedRatio !== 1)
     throw new MomentsNotZero(number, momentsZeroedRatio);
   progress.restartCount = number;
-  await requireSameBits(run);
+  if (!run.isApart) await requireSameBits(run);
   if (before === null) {
     run.device.trim();
     return null;

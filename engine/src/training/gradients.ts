@@ -4,6 +4,7 @@ import type { Device, ResultBuffer } from '../device/device.js';
 import { GradientBuffer } from '../model/gradientBuffer.js';
 import { countTargets, type Llama } from '../model/llama.js';
 import type { Parameter } from '../model/parameter.js';
+import type { ReductionType } from '../plan/words.js';
 
 /** The sequences of one step: inputs and targets are [sequences * time], row by row. */
 export interface StepBatch {
@@ -27,6 +28,10 @@ export interface StepShape {
   recompute: boolean;
   /** Whether documents do not see each other. */
   maskDocuments: boolean;
+  /** What the gradients of several members travel as. */
+  reductionType: ReductionType;
+  /** Whether each member takes the step by itself. */
+  isApart: boolean;
 }
 
 /** Gradients of a step: their sum, and those of the micro-batch under way. Kept from step to step as long as the same is trained. */
@@ -68,7 +73,8 @@ export interface StepMeans {
 /**
  * Gradients of one step, summed over its micro-batches; the losses are added to the result, which is cleared first. Each micro-batch
  * weighs as much as it has targets, so the result is that of one large batch. Gives way to the event loop after each of them.
- * 'empty': no target counts, so there is nothing to learn. 'aborted': the signal is.
+ * 'empty': no target counts, so there is nothing to learn. 'aborted': the signal is. Gradients of a step that each member takes by itself
+ * are those of its own part alone; losses are always those of the whole batch.
  */
 export async function accumulateGradients(
   { model, gradients, result, collective }: StepMeans,
@@ -83,7 +89,10 @@ export async function accumulateGradients(
   let isEmpty = true;
   device.clearResult(result);
 
-  for (const [micro, { inputs, targets, share, documents }] of microBatches(batch, shape, own).entries()) {
+  const micros = microBatches(batch, shape, own);
+  // Of the targets of the step: those that this member's gradients are the mean over.
+  const ownShare = shape.isApart ? micros.reduce((sum, { share }) => sum + share, 0) : 1;
+  for (const [micro, { inputs, targets, share, documents }] of micros.entries()) {
     await nextTurn(); // messages and signals are handled between micro-batches
     if (await collective.any(signal.aborted)) return 'aborted';
     if (share === 0) continue;
@@ -94,7 +103,7 @@ export async function accumulateGradients(
       target,
       result,
       {
-        lossScale: share,
+        lossScale: share / ownShare,
         dropout: {
           ...{ version: shape.dropoutVersion, seed, step, micro },
           firstSequence: shape.firstSequence + first,
@@ -110,9 +119,9 @@ export async function accumulateGradients(
   if (collective.size === 1) return sum;
   // Another member has targets where this one has none.
   if (isEmpty) device.zero(sum.whole);
-  await collective.sum([sum.whole]);
+  if (!shape.isApart) await collective.sum([sum.whole], shape.reductionType);
   const { loss, lossSum, rowLosses } = await device.readResult(result);
-  const losses = await collective.sumNumbers([loss, lossSum]);
+  const losses = await collective.sumNumbers([loss * ownShare, lossSum]);
   await collective.sumValues(rowLosses); // each row has a loss in one member alone
   device.writeLosses(result, { loss: losses[0]!, lossSum: losses[1]!, rowLosses });
   return sum;

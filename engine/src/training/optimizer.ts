@@ -1,4 +1,4 @@
-import type { Clip, Device, MatrixMember, Moment } from '../device/device.js';
+import type { Clip, Device, DeviceBuffer, MatrixMember, Moment } from '../device/device.js';
 import type { TensorSource } from '../io/safetensors.js';
 import type { Parameter, ParameterRole } from '../model/parameter.js';
 import type { GradientBuffer } from '../model/gradientBuffer.js';
@@ -123,6 +123,15 @@ export class Optimizer {
       this.moments.delete(name);
     }
     this.counts[group] = 0;
+  }
+
+  /** The moments of a group, all of them in float32. */
+  plainMoments(group: MomentGroup): DeviceBuffer[] {
+    return [...this.moments.values()].flatMap(({ role, moments }) => {
+      if (groupOf[role] !== group) return [];
+      if (!(moments instanceof Float32Moments)) throw new Error(`Moments of ${group} are not in float32`);
+      return [moments.first, moments.second].filter((buffer) => buffer !== null);
+    });
   }
 
   /** Updates that each group has had since it began. */

@@ -57,6 +57,8 @@ export class Steering {
   private readonly earlierDeviceSeconds: number;
   private readonly processes: number;
   private isStopRequested = false;
+  /** Before which duties were last decided on; null before that. */
+  private decidedStep: number | null = null;
   /** Part of the time between checkpoints after which the next one is due. */
   private checkpointShare: number;
 
@@ -117,11 +119,16 @@ export class Steering {
     return { update: next, report };
   }
 
-  /** Whether a duty is due before a step: after so many steps, or after so much time. Not before the first step. */
+  /**
+   * Whether a duty is due before a step: after so many steps, or after so much time. Not before the first step. What came due before steps
+   * at which nothing could be done is due now.
+   */
   isDue(duty: Duty, step: number): boolean {
     const { everyStepCount, everySeconds } = this.cadenceOf(duty);
     if (step === 0) return false;
-    if (everyStepCount > 0 && step % everyStepCount === 0) return true;
+    const decided = Math.min(this.decidedStep ?? step, step - 1);
+    if (everyStepCount > 0 && Math.floor(step / everyStepCount) > Math.floor(decided / everyStepCount))
+      return true;
     if (everySeconds === 0) return false;
     const doneMs = this.doneMs[duty] ?? this.startMs;
     const [sinceMs, share] =
@@ -135,6 +142,11 @@ export class Steering {
   isWanted(duty: Duty): boolean {
     const { everyStepCount, everySeconds } = this.cadenceOf(duty);
     return everyStepCount > 0 || everySeconds > 0;
+  }
+
+  /** All that was due before this step is done. */
+  decided(step: number): void {
+    this.decidedStep = step;
   }
 
   done(duty: Duty): void {

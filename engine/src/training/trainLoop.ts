@@ -1,6 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import { saveCheckpoint } from './checkpoint.js';
 import { beginAdapters, restart } from './cycle.js';
+import { meetsBefore, refuseTogether, takeCycleMean, trainsApart } from './cycleMean.js';
 import { takeDocuments } from './documentLosses.js';
 import { dutiesBefore, followOrders, type StepOrders } from './duties.js';
 import { accumulateGradients } from './gradients.js';
@@ -30,8 +31,14 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
 
   for (;;) {
     const step = progress.nextStep;
+    // Before anything is measured, saved or decided of what members made by themselves.
+    if (meetsBefore(step, run)) {
+      const report = await restart(run);
+      await takeCycleMean(run);
+      if (report !== null) yield { kind: 'restart', step, ...report };
+    }
     const decided: StepOrders = { updates: [], stopped: null, isAborted: signal.aborted };
-    if (leads && !decided.isAborted) yield* dutiesBefore(step, run, decided, signal);
+    if (leads && !decided.isAborted && !run.isApart) yield* dutiesBefore(step, run, decided, signal);
     const orders = await collective.broadcast(decided);
     if (!leads) followOrders(step, run, orders);
     if (orders.isAborted) return;
@@ -54,11 +61,14 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     }
     if (isEnd) await requireSameBits(run);
     const isBest = spec.checkpoint.keepBest && progress.heldOut.best?.step === step;
-    if (leads && progress.savedStep < step && (isEnd || isBest || steering.isDue('checkpoint', step))) {
+    // Where members meet once a cycle, each time.
+    const isDue = isEnd || isBest || trainsApart(run) || steering.isDue('checkpoint', step);
+    if (leads && !run.isApart && progress.savedStep < step && isDue) {
       const saved = await saveCheckpoint(run);
       steering.done('checkpoint');
       yield { kind: 'checkpoint', ...saved };
     }
+    if (!run.isApart) steering.decided(step);
     if (isEnd) return;
     if (schedule.omits(step)) {
       yield omittedStep(run);
@@ -78,6 +88,8 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       dropoutVersion: spec.streams.dropout,
       recompute: spec.recomputation === 'blocks',
       maskDocuments: spec.batch.maskDocuments,
+      reductionType: spec.reductionType,
+      isApart: trainsApart(run),
     };
     const gradients = await accumulateGradients(run, batch, shape, signal);
     if (gradients === 'aborted') return;
@@ -87,6 +99,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     const isEmpty = gradients === 'empty';
     if (!isEmpty) {
       device.sumSquares(run.result, gradients.parts);
+      if (shape.isApart) await refuseTogether(run);
       // Loss and norm are checked on the device: after a divergence weights, moments and the last checkpoint stay usable.
       const clip = { result: run.result, normMax: spec.optimizer.gradientNormMax };
       optimizer.apply(gradients, learningRate, clip, schedule.phaseAt(step));
@@ -106,6 +119,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       reports = taken.reports;
     }
     const tokenCount = sequenceCount * sequenceLength;
+    if (shape.isApart) run.isApart = true;
     progress.nextStep++;
     progress.trainedTokens += tokenCount;
     if (!isFinite) progress.skippedStepCount++;

@@ -55,6 +55,8 @@ export interface TrainingRun {
   readonly progress: RunProgress;
   /** Files of weights that are frozen now, which a checkpoint links instead of writing them again. */
   readonly frozen: FrozenFiles;
+  /** Whether its members hold different weights: since a step that each took by itself. Such a run has no checkpoint. */
+  isApart: boolean;
   /** Whether this object has reported how it computes the adapter phase. */
   isPlanReported: boolean;
   /** The last checkpoint that this object saved or was read from. */
@@ -161,6 +163,7 @@ export function assembleRun(parts: {
       updateNumber: 0,
     },
     frozen: { base: null, start: null },
+    isApart: false,
     isPlanReported: false,
     lastSaved: null,
     savedProgress: null,

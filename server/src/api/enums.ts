@@ -47,6 +47,8 @@ export const enums = {
   MomentReset: words(plan.momentResets, contract.MomentReset),
   FullRankOptimizer: words(plan.fullRankOptimizers, contract.FullRankOptimizer),
   AdapterOptimizer: words(plan.adapterOptimizers, contract.AdapterOptimizer),
+  ReductionType: words(plan.reductionTypes, contract.ReductionType),
+  Synchronization: words(plan.synchronizations, contract.Synchronization),
   MomentType: words(plan.momentTypes, contract.MomentType),
   AdapterGraph: words(plan.adapterGraphs, contract.AdapterGraph),
   AdapterScaling: words(plan.adapterScalings, contract.AdapterScaling),

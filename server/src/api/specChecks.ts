@@ -40,13 +40,23 @@ export function checkReplicas(
     acceptedDevices,
     streams,
     adapter,
+    reductionType,
   }: Pick<
     RunSpec,
-    'replicas' | 'replicasMin' | 'batch' | 'device' | 'acceptedDevices' | 'streams' | 'adapter'
+    | 'replicas'
+    | 'replicasMin'
+    | 'batch'
+    | 'device'
+    | 'acceptedDevices'
+    | 'streams'
+    | 'adapter'
+    | 'reductionType'
   >,
 ): void {
   const field = 'spec.replicas';
   if (replicasMin > replicas) checks.add('spec.replicas_min', `at most replicas, ${replicas}`, replicasMin);
+  if (replicas === 1 && reductionType !== 'float32')
+    checks.add('spec.reduction_type', 'FLOAT32 with one process, which reduces nothing', 'BFLOAT16');
   if (replicas === 1 || checks.isWrong(field)) return;
   const { sequenceCount } = batch;
   if (!checks.isWrong('spec.batch') && sequenceCount % replicas !== 0)
@@ -64,6 +74,35 @@ export function checkReplicas(
     );
   if (streams.dropout === 1 && (adapter?.dropout ?? 0) > 0)
     checks.add(field, '1 with streams.dropout 1, whose masks are drawn by micro-batch', replicas);
+}
+
+/** Processes that train a cycle by themselves begin the next alike: with weights that have a mean, and nothing of their own. */
+export function checkSynchronization(
+  checks: FieldChecks,
+  {
+    synchronization,
+    replicas,
+    kind,
+    adapter,
+    optimizer,
+  }: Pick<RunSpec, 'synchronization' | 'replicas' | 'kind' | 'adapter' | 'optimizer'>,
+): void {
+  if (synchronization === 'everyStep') return;
+  const field = 'spec.synchronization';
+  if (replicas === 1 && !checks.isWrong('spec.replicas'))
+    checks.add(field, 'EVERY_STEP with one process, which has nobody to agree with', 'EVERY_CYCLE');
+  if (kind !== 'relora')
+    checks.add(field, `EVERY_STEP for ${capitals(kind)}, which has no restarts`, 'EVERY_CYCLE');
+  const beside = 'with synchronization EVERY_CYCLE';
+  const { initialisation, momentReset, fullRankStepCount } = adapter ?? {};
+  if (initialisation !== undefined && initialisation !== 'random')
+    checks.add('spec.adapter.initialisation', `RANDOM ${beside}`, capitals(initialisation));
+  if (momentReset !== undefined && momentReset !== 'zero')
+    checks.add('spec.adapter.moment_reset', `ZERO ${beside}`, capitals(momentReset));
+  if (fullRankStepCount !== undefined && fullRankStepCount > 0)
+    checks.add('spec.adapter.full_rank_step_count', `0 ${beside}`, fullRankStepCount);
+  if (optimizer.momentType !== 'float32')
+    checks.add('spec.optimizer.moment_type', `FLOAT32 ${beside}`, capitals(optimizer.momentType));
 }
 
 /** A frozen base there is only beside adapters, and each device has its own precisions. */

@@ -111,6 +111,8 @@ function toExecution(execution: Execution): contract.Execution {
     graphs: execution.graphs.map(toGraph),
     baseWeightsSha256: execution.baseWeightsSha256 ?? '',
     datasets: execution.datasets ?? [],
+    synchronization: enums.Synchronization.to[execution.synchronization ?? 'everyStep'],
+    reductionType: enums.ReductionType.to[execution.reductionType ?? 'float32'],
   };
 }
 

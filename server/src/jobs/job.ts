@@ -1,7 +1,9 @@
 import {
   baseKinds,
   plannedGraph,
+  reductionTypes,
   shapes,
+  synchronizations,
   targetModules,
   type DatasetEvaluation,
   type NamedEvaluation,
@@ -128,6 +130,10 @@ export const execution = {
   libraries: list(32, object({ name, version: name })),
   /** Processes that trained together. */
   replicas: count,
+  /** What their gradients were exchanged in; of several alone. */
+  reductionType: orMissing(oneOf(reductionTypes)),
+  /** When they agreed on their weights; of several alone. */
+  synchronization: orMissing(oneOf(synchronizations)),
   /** Of a mixture alone. */
   datasets: orMissing(list(1024, object(executionDataset))),
 };

@@ -1,4 +1,5 @@
 import { EngineError } from '../../engineError.js';
+import type { ReductionType } from '../../plan/words.js';
 import { loadNativeAddon, type NativeAddon, type NativeExchange } from './nativeAddon.js';
 import { orLost, type Exchange } from '../exchange.js';
 
@@ -38,8 +39,8 @@ export class Mpi implements Exchange {
     });
   }
 
-  async sum(values: Float32Array): Promise<void> {
-    await this.waiting(this.addon.exchangeSum(this.exchange, values));
+  async sum(values: Float32Array, type: ReductionType): Promise<void> {
+    await this.waiting(this.addon.exchangeSum(this.exchange, values, type));
   }
 
   async gather(own: Uint8Array): Promise<Uint8Array> {

@@ -1,5 +1,6 @@
 import { findNativeAddon, loadNativeFile } from '../../binaries/nativeFiles.js';
 import type { LayerGraph } from '../../plan/adapterGraphs.js';
+import type { ReductionType } from '../../plan/words.js';
 import type { BasePrecision, MatmulShape, ProductPrecision } from '../device.js';
 
 /**
@@ -309,8 +310,8 @@ export interface NativeAddon {
   openSharedMemory(file: number, rank: number, size: number): NativeExchange;
   /** The same over MPI, whose library has that name, as the member that it says. Leaving waits for the others. */
   openMpi(library: string): { rank: number; size: number; exchange: NativeExchange };
-  /** values becomes its sum over all members, in the order of their ranks. */
-  exchangeSum(exchange: NativeExchange, values: Float32Array): Promise<void>;
+  /** values becomes its sum over all members, in the order of their ranks, and travels as that type. */
+  exchangeSum(exchange: NativeExchange, values: Float32Array, type: ReductionType): Promise<void>;
   /** all[size * own.length] */
   exchangeGather(exchange: NativeExchange, all: Uint8Array, own: Uint8Array): Promise<void>;
   exchangeLeave(exchange: NativeExchange): void;

@@ -1,3 +1,4 @@
+import type { ReductionType } from '../../plan/words.js';
 import { orLost, type Exchange } from '../exchange.js';
 import { loadNativeAddon, type NativeAddon, type NativeExchange } from './nativeAddon.js';
 
@@ -16,8 +17,8 @@ export class SharedMemory implements Exchange {
     process.once('exit', () => this.leave());
   }
 
-  async sum(values: Float32Array): Promise<void> {
-    await orLost(this.addon.exchangeSum(this.exchange, values));
+  async sum(values: Float32Array, type: ReductionType): Promise<void> {
+    await orLost(this.addon.exchangeSum(this.exchange, values, type));
   }
 
   async gather(own: Uint8Array): Promise<Uint8Array> {

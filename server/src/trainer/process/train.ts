@@ -84,6 +84,10 @@ async function lead(
     if (ticket === saved || channel.stop.aborted) return;
     saved = ticket;
     let problem: string | null = null;
+    if (run.isApart) {
+      problem = 'Its processes train by themselves, and hold the same weights only where a cycle ends';
+      return await channel.report({ type: 'saved', ticket, problem });
+    }
     try {
       await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
     } catch (error) {
@@ -108,7 +112,8 @@ async function lead(
     if (order.member?.by === 'mpi') collective.leave(true);
     await send(steps.rest(performance.now()));
     if (channel.stop.aborted) {
-      if ((channel.stop.reason as StopOrder).keep)
+      // Of members that train a cycle by themselves the last checkpoint is where they had the same weights.
+      if ((channel.stop.reason as StopOrder).keep && !run.isApart)
         await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
       return await channel.report({ type: 'finished', outcome: 'stopped' });
     }
@@ -180,6 +185,7 @@ async function begin(
 function executionOf({ spec, device, collective, data, graphs, baseWeightsSha256 }: TrainingRun): Execution {
   const { name, model, uuid, instructionSet, threadCount, precision, basePrecision, libraries } =
     device.description;
+  const { reductionType, synchronization } = spec;
   return {
     engineVersion,
     backend: name,
@@ -200,6 +206,7 @@ function executionOf({ spec, device, collective, data, graphs, baseWeightsSha256
     cardUuid: uuid ?? '',
     libraries: Object.entries(libraries).map(([name, version]) => ({ name, version })),
     replicas: collective.size,
+    ...(collective.size > 1 && { reductionType, synchronization }),
   };
 }
 

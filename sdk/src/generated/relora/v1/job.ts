@@ -386,6 +386,141 @@ export function jobKindToNumber(object: JobKind): number {
   }
 }
 
+/** When processes that train together agree on their weights. */
+export const Synchronization = {
+  /** UNSPECIFIED - Treated as EVERY_STEP. */
+  UNSPECIFIED: "SYNCHRONIZATION_UNSPECIFIED",
+  /** EVERY_STEP - Gradients of each step are summed. */
+  EVERY_STEP: "SYNCHRONIZATION_EVERY_STEP",
+  /**
+   * EVERY_CYCLE - In a cycle of the adapters each process trains by itself on its part of every batch; where the cycle ends, each merges what it
+   * learned, and all take the mean of their weights. Evaluations, samples, checkpoints, updates and early ends wait for that.
+   */
+  EVERY_CYCLE: "SYNCHRONIZATION_EVERY_CYCLE",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type Synchronization = typeof Synchronization[keyof typeof Synchronization];
+
+export namespace Synchronization {
+  export type UNSPECIFIED = typeof Synchronization.UNSPECIFIED;
+  export type EVERY_STEP = typeof Synchronization.EVERY_STEP;
+  export type EVERY_CYCLE = typeof Synchronization.EVERY_CYCLE;
+  export type UNRECOGNIZED = typeof Synchronization.UNRECOGNIZED;
+}
+
+export function synchronizationFromJSON(object: any): Synchronization {
+  switch (object) {
+    case 0:
+    case "SYNCHRONIZATION_UNSPECIFIED":
+      return Synchronization.UNSPECIFIED;
+    case 1:
+    case "SYNCHRONIZATION_EVERY_STEP":
+      return Synchronization.EVERY_STEP;
+    case 2:
+    case "SYNCHRONIZATION_EVERY_CYCLE":
+      return Synchronization.EVERY_CYCLE;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Synchronization.UNRECOGNIZED;
+  }
+}
+
+export function synchronizationToJSON(object: Synchronization): string {
+  switch (object) {
+    case Synchronization.UNSPECIFIED:
+      return "SYNCHRONIZATION_UNSPECIFIED";
+    case Synchronization.EVERY_STEP:
+      return "SYNCHRONIZATION_EVERY_STEP";
+    case Synchronization.EVERY_CYCLE:
+      return "SYNCHRONIZATION_EVERY_CYCLE";
+    case Synchronization.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function synchronizationToNumber(object: Synchronization): number {
+  switch (object) {
+    case Synchronization.UNSPECIFIED:
+      return 0;
+    case Synchronization.EVERY_STEP:
+      return 1;
+    case Synchronization.EVERY_CYCLE:
+      return 2;
+    case Synchronization.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
+/** What the gradients of processes that train together travel as. */
+export const ReductionType = {
+  /** UNSPECIFIED - Treated as FLOAT32. */
+  UNSPECIFIED: "REDUCTION_TYPE_UNSPECIFIED",
+  /** FLOAT32 - 32-bit float, as they are. */
+  FLOAT32: "REDUCTION_TYPE_FLOAT32",
+  /** BFLOAT16 - Rounded to bfloat16 by each process, added in float32, and the sum rounded again: half the bytes, both ways. */
+  BFLOAT16: "REDUCTION_TYPE_BFLOAT16",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type ReductionType = typeof ReductionType[keyof typeof ReductionType];
+
+export namespace ReductionType {
+  export type UNSPECIFIED = typeof ReductionType.UNSPECIFIED;
+  export type FLOAT32 = typeof ReductionType.FLOAT32;
+  export type BFLOAT16 = typeof ReductionType.BFLOAT16;
+  export type UNRECOGNIZED = typeof ReductionType.UNRECOGNIZED;
+}
+
+export function reductionTypeFromJSON(object: any): ReductionType {
+  switch (object) {
+    case 0:
+    case "REDUCTION_TYPE_UNSPECIFIED":
+      return ReductionType.UNSPECIFIED;
+    case 1:
+    case "REDUCTION_TYPE_FLOAT32":
+      return ReductionType.FLOAT32;
+    case 2:
+    case "REDUCTION_TYPE_BFLOAT16":
+      return ReductionType.BFLOAT16;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return ReductionType.UNRECOGNIZED;
+  }
+}
+
+export function reductionTypeToJSON(object: ReductionType): string {
+  switch (object) {
+    case ReductionType.UNSPECIFIED:
+      return "REDUCTION_TYPE_UNSPECIFIED";
+    case ReductionType.FLOAT32:
+      return "REDUCTION_TYPE_FLOAT32";
+    case ReductionType.BFLOAT16:
+      return "REDUCTION_TYPE_BFLOAT16";
+    case ReductionType.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+export function reductionTypeToNumber(object: ReductionType): number {
+  switch (object) {
+    case ReductionType.UNSPECIFIED:
+      return 0;
+    case ReductionType.FLOAT32:
+      return 1;
+    case ReductionType.BFLOAT16:
+      return 2;
+    case ReductionType.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** What comes after one pass over the training part. */
 export const EndOfData = {
   /** UNSPECIFIED - Treated as REPEAT. */
@@ -1974,6 +2109,10 @@ export interface Execution {
   datasets: ExecutionDataset[];
   /** Processes that trained together; 1 where an older version ran. */
   replicas: number;
+  /** What their gradients were exchanged in. */
+  reductionType: ReductionType;
+  /** When they agreed on their weights. */
+  synchronization: Synchronization;
 }
 
 /** A data set of a mixture. */
@@ -2145,7 +2284,13 @@ export interface JobSpec {
    * The fewest that the job may resume with while fewer slots are free than it asks for, a divisor of batch.sequence_count and at most
    * replicas; 0 for no fewer than those; default 0. Execution.replicas says how many there were.
    */
-  replicasMin?: number | undefined;
+  replicasMin?:
+    | number
+    | undefined;
+  /** What the gradients of several processes travel as; default FLOAT32. With one process nothing travels, and BFLOAT16 is refused. */
+  reductionType: ReductionType;
+  /** When several processes agree on their weights; default EVERY_STEP. EVERY_CYCLE is an experiment, for RELORA alone. */
+  synchronization: Synchronization;
 }
 
 /** Tokens of a training part that are passed over. */
@@ -4790,6 +4935,8 @@ function createBaseExecution(): Execution {
     libraries: [],
     datasets: [],
     replicas: 0,
+    reductionType: ReductionType.UNSPECIFIED,
+    synchronization: Synchronization.UNSPECIFIED,
   };
 }
 
@@ -4845,6 +4992,12 @@ export const Execution: MessageFns<Execution> = {
     }
     if (message.replicas !== 0) {
       writer.uint32(136).int32(message.replicas);
+    }
+    if (message.reductionType !== ReductionType.UNSPECIFIED) {
+      writer.uint32(144).int32(reductionTypeToNumber(message.reductionType));
+    }
+    if (message.synchronization !== Synchronization.UNSPECIFIED) {
+      writer.uint32(152).int32(synchronizationToNumber(message.synchronization));
     }
     return writer;
   },
@@ -4998,6 +5151,22 @@ export const Execution: MessageFns<Execution> = {
             message.replicas = reader.int32();
             continue;
           }
+          case 18: {
+            if (tag !== 144) {
+              break;
+            }
+
+            message.reductionType = reductionTypeFromJSON(reader.int32());
+            continue;
+          }
+          case 19: {
+            if (tag !== 152) {
+              break;
+            }
+
+            message.synchronization = synchronizationFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5079,6 +5248,14 @@ export const Execution: MessageFns<Execution> = {
         ? object.datasets.map((e: any) => ExecutionDataset.fromJSON(e))
         : [],
       replicas: isSet(object.replicas) ? globalThis.Number(object.replicas) : 0,
+      reductionType: isSet(object.reductionType)
+        ? reductionTypeFromJSON(object.reductionType)
+        : isSet(object.reduction_type)
+        ? reductionTypeFromJSON(object.reduction_type)
+        : ReductionType.UNSPECIFIED,
+      synchronization: isSet(object.synchronization)
+        ? synchronizationFromJSON(object.synchronization)
+        : Synchronization.UNSPECIFIED,
     };
   },
 
@@ -5135,6 +5312,12 @@ export const Execution: MessageFns<Execution> = {
     if (message.replicas !== 0) {
       obj.replicas = Math.round(message.replicas);
     }
+    if (message.reductionType !== ReductionType.UNSPECIFIED) {
+      obj.reductionType = reductionTypeToJSON(message.reductionType);
+    }
+    if (message.synchronization !== Synchronization.UNSPECIFIED) {
+      obj.synchronization = synchronizationToJSON(message.synchronization);
+    }
     return obj;
   },
 
@@ -5160,6 +5343,8 @@ export const Execution: MessageFns<Execution> = {
     message.libraries = object.libraries?.map((e) => ExecutionLibrary.fromPartial(e)) || [];
     message.datasets = object.datasets?.map((e) => ExecutionDataset.fromPartial(e)) || [];
     message.replicas = object.replicas ?? 0;
+    message.reductionType = object.reductionType ?? ReductionType.UNSPECIFIED;
+    message.synchronization = object.synchronization ?? Synchronization.UNSPECIFIED;
     return message;
   },
 };
@@ -5454,6 +5639,8 @@ function createBaseJobSpec(): JobSpec {
     omittedDocuments: [],
     replicas: undefined,
     replicasMin: undefined,
+    reductionType: ReductionType.UNSPECIFIED,
+    synchronization: Synchronization.UNSPECIFIED,
   };
 }
 
@@ -5557,6 +5744,12 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.replicasMin !== undefined) {
       writer.uint32(264).int32(message.replicasMin);
+    }
+    if (message.reductionType !== ReductionType.UNSPECIFIED) {
+      writer.uint32(272).int32(reductionTypeToNumber(message.reductionType));
+    }
+    if (message.synchronization !== Synchronization.UNSPECIFIED) {
+      writer.uint32(280).int32(synchronizationToNumber(message.synchronization));
     }
     return writer;
   },
@@ -5838,6 +6031,22 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.replicasMin = reader.int32();
             continue;
           }
+          case 34: {
+            if (tag !== 272) {
+              break;
+            }
+
+            message.reductionType = reductionTypeFromJSON(reader.int32());
+            continue;
+          }
+          case 35: {
+            if (tag !== 280) {
+              break;
+            }
+
+            message.synchronization = synchronizationFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5939,6 +6148,14 @@ export const JobSpec: MessageFns<JobSpec> = {
         : isSet(object.replicas_min)
         ? globalThis.Number(object.replicas_min)
         : undefined,
+      reductionType: isSet(object.reductionType)
+        ? reductionTypeFromJSON(object.reductionType)
+        : isSet(object.reduction_type)
+        ? reductionTypeFromJSON(object.reduction_type)
+        : ReductionType.UNSPECIFIED,
+      synchronization: isSet(object.synchronization)
+        ? synchronizationFromJSON(object.synchronization)
+        : Synchronization.UNSPECIFIED,
     };
   },
 
@@ -6043,6 +6260,12 @@ export const JobSpec: MessageFns<JobSpec> = {
     if (message.replicasMin !== undefined) {
       obj.replicasMin = Math.round(message.replicasMin);
     }
+    if (message.reductionType !== ReductionType.UNSPECIFIED) {
+      obj.reductionType = reductionTypeToJSON(message.reductionType);
+    }
+    if (message.synchronization !== Synchronization.UNSPECIFIED) {
+      obj.synchronization = synchronizationToJSON(message.synchronization);
+    }
     return obj;
   },
 
@@ -6106,6 +6329,8 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.omittedDocuments = object.omittedDocuments?.map((e) => OmittedDocument.fromPartial(e)) || [];
     message.replicas = object.replicas ?? undefined;
     message.replicasMin = object.replicasMin ?? undefined;
+    message.reductionType = object.reductionType ?? ReductionType.UNSPECIFIED;
+    message.synchronization = object.synchronization ?? Synchronization.UNSPECIFIED;
     return message;
   },
 };
