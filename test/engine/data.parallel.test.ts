@@ -82,7 +82,14 @@ function mixedFiles(): SourceFile[] {
     source('empty.txt', '', 'text'),
     source('held.jsonl', lines(40, 6), 'jsonl', 'heldOut'),
     source('many.jsonl', lines(9000, 2), 'jsonl'),
+    source('table.csv', table(2000, 9), 'csv'),
   ];
+}
+
+/** Rows of CSV, each of three lines. */
+function table(count: number, seed: number): string {
+  const rows = sentences(3 * count, seed).match(/(?:.+\n){3}/g)!;
+  return ['text', ...rows.map((row) => `"${row}"`)].join('\n');
 }
 
 describe('preparation with several threads', () => {
@@ -249,7 +256,7 @@ describe('preparation that is killed', () => {
     heldOutShare: 0.1,
     textField: 'text',
     seed: 1,
-    limits: { ...blocks, shardBytesMax: 1 << 20 },
+    limits: { ...blocks, shardBytesMax: 1 << 20, filePartBytes: 50_000 },
     threads: 2,
   };
 
