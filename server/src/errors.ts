@@ -314,6 +314,11 @@ export const serviceErrors = {
       `${fileName} of artifact ${artifactId} of job ${jobId} is missing or altered on the server's disk`,
     fix: 'Restore the file from a backup, or train again; other artifacts are not affected.',
   }),
+  STORED_FILES_DAMAGED: entry<{ name: string }>({
+    status: Status.DATA_LOSS,
+    text: ({ name }) => `Files that the server keeps of ${name} are missing or altered`,
+    fix: '`relora scrub` says which files. Restore them from a backup, or make what they belong to once more.',
+  }),
   UPLOAD_OFFSET_WRONG: entry<{ fileIndex: number; offsetBytes: number; receivedBytes: number }>({
     status: Status.OUT_OF_RANGE,
     text: ({ fileIndex, offsetBytes, receivedBytes }) =>

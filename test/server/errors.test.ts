@@ -367,6 +367,14 @@ const provocations: Record<
       api.artifacts.downloadArtifact({ name: artifact, fileName: 'config.json' }, options),
     );
   },
+  STORED_FILES_DAMAGED: async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts); // whose files nobody prepared
+    const { job } = await training.createJob({ spec: jobSpec() });
+    await training.cancelJob({ name: job!.name });
+    const request = { name: job!.name, withDatasets: true };
+    return await refusalOf((options) => training.exportJob(request, options));
+  },
   UPLOAD_OFFSET_WRONG: async () => {
     const { datasets } = await openApi();
     return await refusalOf((options) =>

@@ -11,6 +11,7 @@ import {
   type ImportJobResponse,
 } from '@relora/sdk/contract';
 import { adoptDatasets } from '../archive/adoptDatasets.js';
+import { damageIn, orDamaged } from '../archive/damaged.js';
 import { findArchiveFile, type ArchiveFile } from '../archive/describeJob.js';
 import { archiveVersion, exportedStates, recordFile } from '../archive/jobRecord.js';
 import { ArchiveInvalid, readRecord, requireFiles, type JobRecord } from '../archive/readRecord.js';
@@ -133,11 +134,14 @@ async function* keptBytes(
     kind === 'datasets'
       ? [`datasets/${idIn(tenant, id)}/prepared`, folders.prepared(config.dataFolder, idIn(tenant, id))]
       : [`jobs/${job.id}/checkpoints/${id}`, join(folders.checkpoints(config.dataFolder, job.id), id)];
-  const release = await stage.take(taken);
+  const owner = kind === 'datasets' ? `datasets/${id}` : `jobs/${nameOf(job.id)}`;
+  const release = await orDamaged(owner, async () => await stage.take(taken));
   try {
     const path = join(folder, rest.join('/'));
     for await (const data of createReadStream(path, { start, highWaterMark: pieceBytes }))
       yield data as Buffer;
+  } catch (error) {
+    throw damageIn(owner, error) ?? error;
   } finally {
     release();
   }

@@ -5,15 +5,17 @@ import { pipeline } from 'node:stream/promises';
 import { basename, join } from 'node:path';
 import { readDatasetNames } from '@relora/engine/plan';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
+import type { Dataset } from '../datasets/dataset.js';
 import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { Checkpoint, CheckpointStore } from '../jobs/checkpointStore.js';
 import type { Job } from '../jobs/job.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import type { JobStore } from '../jobs/jobStore.js';
-import type { Stage } from '../store/stage.js';
+import { BlobDamaged, type Stage } from '../store/stage.js';
 import { namesIn } from '../store/diskFiles.js';
 import { idIn, nameOf, tenantOf } from '../store/tenantIds.js';
 import { version } from '../version.js';
+import { orDamaged } from './damaged.js';
 import { archiveVersion, type exportedStates, type LineOf } from './jobRecord.js';
 
 export interface ArchiveFile {
@@ -85,7 +87,9 @@ export async function checkpointLines(parts: ArchiveParts, job: Job): Promise<Li
   const lines: LineOf<'checkpoint'>[] = [];
   for (const checkpoint of await parts.checkpoints.list(job.id))
     try {
-      lines.push(await checkpointLine(parts, job, checkpoint));
+      lines.push(
+        await orDamaged(`jobs/${nameOf(job.id)}`, async () => await checkpointLine(parts, job, checkpoint)),
+      );
     } catch (error) {
       const listed = await parts.checkpoints.list(job.id);
       if (listed.some(({ folder }) => folder === checkpoint.folder)) throw error;
@@ -101,8 +105,8 @@ async function checkpointLine(
   const name = basename(folder);
   const release = await stage.take(`jobs/${job.id}/checkpoints/${name}`);
   try {
-    const text = await readFile(join(folder, manifestFile));
-    const { files } = JSON.parse(text.toString('utf8')) as { files: Record<string, ArchiveFile> };
+    const text = await readManifest(folder, manifestSha256);
+    const { files } = JSON.parse(text.toString()) as { files: Record<string, ArchiveFile> };
     const manifest = { fileName: manifestFile, sizeBytes: text.length, sha256: manifestSha256 };
     const named = Object.values(files).map(({ fileName, sizeBytes: bytes, sha256 }) => ({
       ...{ fileName, sizeBytes: bytes, sha256 },
@@ -118,6 +122,13 @@ async function checkpointLine(
 }
 
 export const manifestFile = 'manifest.json';
+
+async function readManifest(folder: string, sha256: string): Promise<Buffer> {
+  const text = await readFile(join(folder, manifestFile));
+  if (createHash('sha256').update(text).digest('hex') !== sha256)
+    throw new BlobDamaged(`${manifestFile} of ${folder} is not what was sealed`);
+  return text;
+}
 
 /** Those that are ready. */
 export async function artifactLines({ artifacts }: ArchiveParts, job: Job): Promise<LineOf<'artifact'>[]> {
@@ -147,37 +158,44 @@ export async function artifactLines({ artifacts }: ArchiveParts, job: Job): Prom
 }
 
 /** Those that the job reads and that are ready, with the files of their prepared folders. */
-export async function datasetLines(
-  { datasets, stage }: ArchiveParts,
-  job: Job,
-): Promise<LineOf<'dataset'>[]> {
+export async function datasetLines(parts: ArchiveParts, job: Job): Promise<LineOf<'dataset'>[]> {
   const lines: LineOf<'dataset'>[] = [];
   for (const name of new Set(readDatasetNames(job.spec))) {
     const id = idIn(tenantOf(job.id), name.replace(/^datasets\//, ''));
-    const found = await datasets.find(id);
-    if (found === undefined || found.prepared === null || found.deleteTimeMs !== null) continue;
-    const release = await stage.take(`datasets/${id}/prepared`);
-    try {
-      const files = await preparedFiles(datasets.preparedFolder(id), found.prepared.manifestSha256);
-      const { displayName, labels, spec, createTimeMs, prepared } = found;
-      const sources = found.files.map(({ fileName, format, split, sizeBytes, sha256 }, index) => ({
-        ...{ fileName, format: prepared.formats?.[index] ?? format, split, sizeBytes, sha256 },
-      }));
-      const { manifestSha256 } = prepared;
-      lines.push({
-        kind: 'dataset',
-        ...{ name, displayName, labels, spec, createTimeMs, manifestSha256, sources, files },
-      } as LineOf<'dataset'>);
-    } finally {
-      release();
-    }
+    const found = await parts.datasets.find(id);
+    if (found === undefined || found.deleteTimeMs !== null) continue;
+    const { prepared } = found;
+    if (prepared === null) continue;
+    lines.push(await orDamaged(name, async () => await datasetLine(parts, name, found, prepared)));
   }
   return lines;
 }
 
+async function datasetLine(
+  { datasets, stage }: ArchiveParts,
+  name: string,
+  { id, displayName, labels, spec, createTimeMs, files: given }: Dataset,
+  prepared: NonNullable<Dataset['prepared']>,
+): Promise<LineOf<'dataset'>> {
+  const release = await stage.take(`datasets/${id}/prepared`);
+  try {
+    const { manifestSha256 } = prepared;
+    const files = await preparedFiles(datasets.preparedFolder(id), manifestSha256);
+    const sources = given.map(({ fileName, format, split, sizeBytes, sha256 }, index) => ({
+      ...{ fileName, format: prepared.formats?.[index] ?? format, split, sizeBytes, sha256 },
+    }));
+    return {
+      kind: 'dataset',
+      ...{ name, displayName, labels, spec, createTimeMs, manifestSha256, sources, files },
+    } as LineOf<'dataset'>;
+  } finally {
+    release();
+  }
+}
+
 /** Tokens have their digests in the manifest, as they were prepared; a few small files are hashed. */
 async function preparedFiles(folder: string, manifestSha256: string): Promise<ArchiveFile[]> {
-  const manifest = JSON.parse(await readFile(join(folder, manifestFile), 'utf8')) as Prepared;
+  const manifest = JSON.parse((await readManifest(folder, manifestSha256)).toString()) as Prepared;
   const known = new Map([[manifestFile, manifestSha256]]);
   for (const { mask, ends, ...tokens } of [...manifest.train.shards, ...manifest.heldOut.shards])
     for (const each of [tokens, mask, ends]) if (each !== undefined) known.set(each.file, each.sha256);
