@@ -5,7 +5,7 @@ import { isTerminal, type Job, type JobEvent, type JobEventBody } from './job.js
 import { JobChange } from './jobChange.js';
 import { toEvent, toJob } from './jobRow.js';
 import { RecentEvents } from './recentEvents.js';
-import { foldedSpansAfter, spansBackwards, spanStepCountMin, toStepEntry } from './stepSpans.js';
+import { foldedSpansAfter, spansBackwards, spanStepCountMin, toStepBody } from './stepSpans.js';
 
 /** Called after a commit with the job as it now stands and the events that were appended, maybe none. Must not throw. */
 export type AppendListener = (job: Job, events: JobEvent[]) => void;
@@ -154,17 +154,17 @@ export class JobJournal {
     jobId: string,
     lastSequence: number,
     { stepCount, pageEvents }: { stepCount: number; pageEvents: number },
-  ): AsyncGenerator<JobEvent[], void, undefined> {
+  ): AsyncGenerator<JobEventBody[], void, undefined> {
     const all = await spansBackwards(this.db, jobId);
     const isCoarse = stepCount >= spanStepCountMin || all.some(({ folded }) => folded === 1);
     const spans = isCoarse ? all.filter((span) => span.last_sequence <= lastSequence) : [];
     const spanned = spans[0]?.last_sequence ?? 0;
     let next = 0;
     /** Spans above a sequence number that were not given out yet. */
-    const spansAbove = (sequence: number): JobEvent[] => {
+    const spansAbove = (sequence: number): JobEventBody[] => {
       const start = next;
       while (next < spans.length && spans[next]!.last_sequence > sequence) next++;
-      return spans.slice(start, next).map(toStepEntry);
+      return spans.slice(start, next).map(({ body }) => toStepBody(body));
     };
     for (const [above, through, isStepRead] of [
       [spanned, lastSequence, true],
@@ -183,7 +183,7 @@ export class JobJournal {
               .execute()
           : await this.besideSteps(jobId, before, pageEvents);
         if (rows.length === 0) break;
-        yield rows.flatMap((row) => [...spansAbove(row.sequence), toEvent(row)]);
+        yield rows.flatMap((row) => [...spansAbove(row.sequence), toEvent(row).body]);
         before = rows.at(-1)!.sequence;
       }
     }

@@ -44,9 +44,9 @@ export async function readHistory(
     stepCount: bucketStepCount,
     pageEvents: eventsPerPage,
   });
-  for await (const events of pages) {
+  for await (const bodies of pages) {
     signal.throwIfAborted();
-    for (const { body } of events) reader.take(body);
+    for (const body of bodies) reader.take(body);
     await nextTurn();
   }
   return reader.finish();

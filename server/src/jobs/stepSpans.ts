@@ -45,7 +45,7 @@ export function toStepEntry(row: StepSpanRow): StepEntry {
     timeMs: row.time_ms,
     attempt: row.attempt,
     final: false,
-    body: decode(row.body),
+    body: toStepBody(row.body),
   };
 }
 
@@ -68,11 +68,16 @@ export async function foldedSpansAfter(
   return rows.map(toStepEntry);
 }
 
-/** All spans of a job, the last first, in one look: there are some thousands of them however long the job is. */
-export async function spansBackwards(db: Database, jobId: string): Promise<StepSpanRow[]> {
+export type SpanBody = Pick<StepSpanRow, 'last_sequence' | 'folded' | 'body'>;
+
+/**
+ * All spans of a job, the last first, in one look: there are some thousands of them however long the job is. What a curve does not need
+ * is not read: each value that a database hands over costs as much as the arithmetic on it.
+ */
+export async function spansBackwards(db: Database, jobId: string): Promise<SpanBody[]> {
   return await db
     .selectFrom('step_spans')
-    .selectAll()
+    .select(['last_sequence', 'folded', 'body'])
     .where('job_id', '=', jobId)
     .orderBy('last_sequence', 'desc')
     .execute();
@@ -109,10 +114,13 @@ function encode(body: StepBody): string {
   return Buffer.from(numbers.buffer).toString('base64');
 }
 
+/** Where a text is decoded, one after another: thousands are for one curve, and memory of its own for each would cost a third more. */
+const numbers = new Float64Array(numberCount);
+const numberBytes = Buffer.from(numbers.buffer);
+
 /** Thousands of them are decoded for one curve: no list or object is made in between. */
-function decode(text: string): StepBody {
-  const numbers = new Float64Array(numberCount);
-  const length = Buffer.from(numbers.buffer).write(text, 'base64');
+export function toStepBody(text: string): StepBody {
+  const length = numberBytes.write(text, 'base64');
   // A longer text is cut by the length of the buffer: its length is that of another layout.
   if (numbers[0] !== layoutVersion || length !== numbers.byteLength || text.length !== textLength)
     throw new Error(`A span has the layout ${numbers[0]} in ${text.length} characters`);
@@ -132,11 +140,11 @@ function decode(text: string): StepBody {
   };
   if ((flags & 2) !== 0) body.omitted = true;
   // A single step is what it was.
-  if ((flags & 4) !== 0) body.span = decodeSpan(numbers);
+  if ((flags & 4) !== 0) body.span = decodeSpan();
   return body;
 }
 
-function decodeSpan(numbers: Float64Array): StepSpan {
+function decodeSpan(): StepSpan {
   let place = headLength;
   const next = (): Spread => {
     const start = place;
