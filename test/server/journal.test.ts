@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { JobEvent } from '../../server/dist/jobs/job.js';
 import type { AttemptKey } from '../../server/dist/jobs/jobAttempts.js';
+import { RecentEvents } from '../../server/dist/jobs/recentEvents.js';
 import { patienceMs } from '../patience.mjs';
 import { claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
 import { stores } from './postgres.js';
@@ -65,6 +66,29 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(await parts.journal.readAfter(key.jobId, 400)).toEqual({ events: [], isComplete: true });
       expect((await parts.journal.readAfter(key.jobId, 0, 2)).isComplete).toBe(false);
       expect(await watch(parts, key.jobId, 3)).toHaveLength(1);
+    });
+
+    it('that has much to read leaves a turn to everybody else after each full page', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      const steps = Array.from({ length: 70 }, (_, step) => stepEvent(step));
+      await parts.attempts.append(key, steps);
+      let [turnCount, isOver] = [0, false];
+      const turn = (): void => {
+        turnCount++;
+        if (!isOver) setImmediate(turn);
+      };
+      setImmediate(turn);
+      let pageCount = 0;
+      for (let sequence = 0; ;) {
+        const { events } = await parts.journal.readAfter(key.jobId, sequence, 7);
+        if (events.length < 7) break;
+        pageCount++;
+        sequence = events.at(-1)!.sequence;
+      }
+      isOver = true;
+      expect(pageCount).toBe(10);
+      expect(turnCount).toBeGreaterThanOrEqual(pageCount);
     });
 
     it('that goes away is forgotten', async () => {
@@ -224,5 +248,40 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(job?.progress.tokensPerSecond).toBeCloseTo(160);
       expect(job?.progress.remainingSeconds).toBeCloseTo(1.7);
     });
+  });
+});
+
+describe('the newest events of a watched job', () => {
+  const eventsOf = (...sequences: number[]): JobEvent[] =>
+    sequences.map((sequence) => ({
+      ...stepEvent(sequence),
+      sequence,
+      firstSequence: sequence,
+      attempt: 1,
+      final: false,
+    }));
+
+  it('are kept from the head that was read', () => {
+    const recent = new RecentEvents();
+    recent.follow('job', { lastSequence: 5, isComplete: false }, recent.mark);
+    recent.append('job', eventsOf(6, 7));
+    expect(recent.after('job', 5, 10)!.events.map(({ sequence }) => sequence)).toEqual([6, 7]);
+    expect(recent.after('job', 4, 10)).toBeUndefined();
+  });
+
+  it('are kept from what comes next, where something came while the head was read', () => {
+    const recent = new RecentEvents();
+    const { mark } = recent;
+    recent.append('another', eventsOf(1));
+    recent.follow('job', { lastSequence: 5, isComplete: false }, mark);
+    expect(recent.after('job', 5, 10)).toBeUndefined();
+    recent.append('job', eventsOf(8, 9));
+    expect(recent.after('job', 7, 10)!.events.map(({ sequence }) => sequence)).toEqual([8, 9]);
+    expect(recent.after('job', 6, 10)).toBeUndefined();
+    // Two commits may be heard of in the other order; and another server may have written between them.
+    recent.append('job', eventsOf(6, 7));
+    expect(recent.after('job', 7, 10)!.events).toHaveLength(2);
+    recent.append('job', eventsOf(12));
+    expect(recent.after('job', 11, 10)).toBeUndefined();
   });
 });

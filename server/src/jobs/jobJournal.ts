@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { DocumentsReport } from '@relora/engine/plan';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
@@ -48,8 +49,18 @@ export class JobJournal {
     sequence: number,
     eventsMax = 256,
   ): Promise<{ events: JobEvent[]; isComplete: boolean }> {
-    const kept = this.recent.after(jobId, sequence, eventsMax);
-    if (kept !== undefined) return kept;
+    const found =
+      this.recent.after(jobId, sequence, eventsMax) ?? (await this.storedAfter(jobId, sequence, eventsMax));
+    // After a full page there is mostly another: whoever reads a long journal leaves a turn to everybody else between them.
+    if (found.events.length >= eventsMax) await nextTurn();
+    return found;
+  }
+
+  private async storedAfter(
+    jobId: string,
+    sequence: number,
+    eventsMax: number,
+  ): Promise<{ events: JobEvent[]; isComplete: boolean }> {
     const { mark } = this.recent;
     // The job first: a final event that is stored between the two reads is then found by the next call.
     const job = await this.db

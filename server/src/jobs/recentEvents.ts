@@ -23,6 +23,8 @@ interface Tail {
  */
 export class RecentEvents {
   private readonly tails = new Map<string, Tail>();
+  /** Jobs that are watched, whose tail begins with what is heard next. */
+  private readonly awaited = new Set<string>();
   /** Rises with all that is heard, so that a read of the store knows whether it is still the newest. */
   private heard = 0;
 
@@ -31,16 +33,25 @@ export class RecentEvents {
     return this.heard;
   }
 
-  /** Keeps what comes after the head that was read, unless something came meanwhile. */
+  /**
+   * Keeps what comes after the head that was read. Where something came meanwhile it keeps what comes next: on a busy server there is
+   * always something, and each watcher would read the store by itself.
+   */
   follow(jobId: string, head: { lastSequence: number; isComplete: boolean }, mark: number): void {
-    if (mark !== this.heard || this.tails.has(jobId)) return;
-    if (this.tails.size >= jobsMax) this.tails.delete(this.tails.keys().next().value!);
-    this.tails.set(jobId, { events: [], ...head });
+    if (this.tails.has(jobId)) return;
+    if (mark === this.heard) return this.begin(jobId, { events: [], ...head });
+    if (this.awaited.size >= jobsMax) this.awaited.delete(this.awaited.values().next().value!);
+    this.awaited.add(jobId);
   }
 
   /** Called after every commit of a job. */
   append(jobId: string, events: readonly JobEvent[]): void {
     this.heard++;
+    if (this.awaited.has(jobId) && events.length > 0) {
+      const { sequence, final } = events.at(-1)!;
+      this.begin(jobId, { events: [...events], lastSequence: sequence, isComplete: final });
+      return;
+    }
     const tail = this.tails.get(jobId);
     if (tail === undefined) return;
     const later = events.filter(({ sequence }) => sequence > tail.lastSequence);
@@ -58,8 +69,15 @@ export class RecentEvents {
   /** Another server wrote of the job; null: of any. */
   forget(jobId: string | null): void {
     this.heard++;
-    if (jobId === null) this.tails.clear();
-    else this.tails.delete(jobId);
+    for (const known of [this.tails, this.awaited])
+      if (jobId === null) known.clear();
+      else known.delete(jobId);
+  }
+
+  private begin(jobId: string, tail: Tail): void {
+    this.awaited.delete(jobId);
+    if (this.tails.size >= jobsMax) this.tails.delete(this.tails.keys().next().value!);
+    this.tails.set(jobId, tail);
   }
 
   /** Events above a sequence number; undefined where the store has to be asked. */
