@@ -1,9 +1,13 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkpointLines } from '../../server/dist/archive/describeJob.js';
 import type { Stage } from '../../server/dist/store/stage.js';
 import { claim, openParts, submit, type Parts } from './parts.js';
+
+const manifest = '{"files":{}}';
+const manifestSha256 = createHash('sha256').update(manifest).digest('hex');
 
 /** A job with checkpoints of the steps 10, 20 and 30, whose folders hold a manifest of nothing. */
 async function jobWithCheckpoints(parts: Parts) {
@@ -12,8 +16,8 @@ async function jobWithCheckpoints(parts: Parts) {
   for (const step of [10, 20, 30]) {
     const path = join(parts.dataFolder, 'jobs', job.id, 'checkpoints', `step-000000${step}-1`);
     mkdirSync(path, { recursive: true });
-    writeFileSync(join(path, 'manifest.json'), '{"files":{}}');
-    const size = { sizeBytes: 12, manifestSha256: 'a'.repeat(64), seconds: 0 };
+    writeFileSync(join(path, 'manifest.json'), manifest);
+    const size = { sizeBytes: 12, manifestSha256, seconds: 0 };
     await parts.attempts.append(key, [{ timeMs: 1, body: { kind: 'checkpoint', step, path, ...size } }]);
   }
   return job;
@@ -32,11 +36,15 @@ describe('checkpoints of an exported job', () => {
     expect(lines.map(({ step }) => step)).toEqual([30, 20]);
   });
 
-  it('are refused where one cannot be read that is still there', async () => {
+  it.each([
+    ['altered', (file: string) => writeFileSync(file, 'not JSON')],
+    ['missing', (file: string) => rmSync(file)],
+  ])('are refused where one is %s that is still listed', async (_, damage) => {
     const parts = await openParts();
     const job = await jobWithCheckpoints(parts);
     const [newest] = await parts.checkpoints.list(job.id);
-    writeFileSync(join(newest!.folder, 'manifest.json'), 'not JSON');
-    await expect(checkpointLines(parts, job)).rejects.toThrow(SyntaxError);
+    damage(join(newest!.folder, 'manifest.json'));
+    const refusal = { reason: 'STORED_FILES_DAMAGED', detail: { name: `jobs/${job.id}` } };
+    await expect(checkpointLines(parts, job)).rejects.toMatchObject(refusal);
   });
 });
