@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, test } from 'vitest';
 import { checkpointLines } from '../../server/dist/archive/describeJob.js';
 import type { Stage } from '../../server/dist/store/stage.js';
+import { openApiWithArtifact, refusalOf } from './apiServer.js';
 import { claim, openParts, submit, type Parts } from './parts.js';
 
 const manifest = '{"files":{}}';
@@ -48,3 +49,18 @@ describe('checkpoints of an exported job', () => {
     await expect(checkpointLines(parts, job)).rejects.toMatchObject(refusal);
   });
 });
+
+test.each([
+  ['shorter', (file: string) => truncateSync(file, 5)],
+  ['missing', (file: string) => rmSync(file)],
+])(
+  'a file of an artifact that is %s on the disk is refused by its name in an exported job',
+  async (_, damage) => {
+    const { api, job, artifact } = await openApiWithArtifact();
+    const id = artifact.split('/').at(-1)!;
+    damage(join(api.parts.dataFolder, job, 'artifacts', id, 'config.json'));
+    const request = { name: job, fileName: `artifacts/${id}/config.json` };
+    const { info } = await refusalOf((options) => api.training.exportJob(request, options));
+    expect(info.reason).toBe('ARTIFACT_DAMAGED');
+  },
+);

@@ -9,7 +9,6 @@ import {
 } from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
-import { ArtifactDamaged } from '../artifacts/checkedRead.js';
 import { ServiceError } from '../errors.js';
 import type { CallContext, Implementation } from '../grpc/service.js';
 import { enums } from './enums.js';
@@ -17,15 +16,13 @@ import { parseExportRequest } from './exportSpec.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parsePageSize } from './pageToken.js';
 import { fillPage } from './fillPage.js';
+import { openArtifactFile } from './openArtifactFile.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseArtifactName, parseJobName } from './resourceNames.js';
 import { requireUndeleted } from './submitJob.js';
 import { toArtifact } from './toProto.js';
 import type { Principal } from '../access/principal.js';
-
-/** Large enough that framing costs nothing, small enough that a slow reader holds little. */
-const pieceBytes = 256 * 1024;
 
 /** Makes artifacts, lists them and streams their files. */
 export function artifactService(parts: ApiParts): Implementation<typeof ArtifactServiceDefinition> {
@@ -131,27 +128,19 @@ async function* downloadArtifact(
   if (offsetBytes < 0 || offsetBytes > file.sizeBytes) {
     throw new ServiceError('OFFSET_BEYOND_END', { fileName, offsetBytes, sizeBytes: file.sizeBytes });
   }
-  const damaged = { jobId, artifactId, fileName, expectedSha256: file.sha256 };
   using _place = downloadPlaces.take();
-  const opened = await artifacts.openFile(artifact, fileName);
-  if (opened === 'dataLoss') throw new ServiceError('ARTIFACT_DAMAGED', damaged);
-  if (opened === 'notFound')
-    throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', { jobId, artifactId, fileName });
+  const opened = await openArtifactFile(artifacts, artifact, fileName);
   try {
     let offset = offsetBytes;
     // The file's size and hash come first, also when there is nothing left to send.
     if (offset === file.sizeBytes) yield { offsetBytes: offset, file };
-    for await (const data of opened.read(offset, pieceBytes)) {
+    for await (const data of opened.pieces(offset)) {
       if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
       if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
-      const piece = Buffer.from(data.buffer, data.byteOffset, data.length);
-      yield { offsetBytes: offset, data: piece, ...(offset === offsetBytes ? { file } : {}) };
+      yield { offsetBytes: offset, data, ...(offset === offsetBytes ? { file } : {}) };
       offset += data.length;
       metrics.sentBytes.inc(data.length);
     }
-  } catch (error) {
-    if (error instanceof ArtifactDamaged) throw new ServiceError('ARTIFACT_DAMAGED', damaged);
-    throw error;
   } finally {
     await opened.close();
   }

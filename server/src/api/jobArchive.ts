@@ -27,6 +27,7 @@ import type { AdmitParts } from './admitJob.js';
 import { findBaseWeights } from './baseWeights.js';
 import { FieldChecks } from './fieldChecks.js';
 import { parseJobSpec } from './jobSpec.js';
+import { openArtifactFile } from './openArtifactFile.js';
 import type { ApiParts } from './parts.js';
 import { invalid, receiveChunks, unfinished } from './receiveUpload.js';
 import { requireJob } from './requireJob.js';
@@ -116,14 +117,9 @@ async function* keptBytes(
   const [kind, id = '', ...rest] = fileName.split('/');
   if (kind === 'artifacts') {
     const artifact = (await artifacts.find(job.id, id))!;
-    const opened = await artifacts.openFile(artifact, rest.join('/'));
-    if (typeof opened === 'string')
-      throw new ServiceError('ARTIFACT_FILE_NOT_FOUND', {
-        ...{ jobId: job.id, artifactId: id, fileName: rest.join('/') },
-      });
+    const opened = await openArtifactFile(artifacts, artifact, rest.join('/'));
     try {
-      for await (const data of opened.read(start, pieceBytes))
-        yield Buffer.from(data.buffer, data.byteOffset, data.length);
+      yield* opened.pieces(start);
     } finally {
       await opened.close();
     }
