@@ -1,7 +1,7 @@
 // Generates the SDK's types, the server's descriptor set and the schema of run files from proto/. With --check it fails when the committed ones
 // differ or when the contract breaks the last release, proto/released.binpb.
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -31,6 +31,7 @@ buf('generate', '.', ...sources);
 for (const unused of ['api', 'protobuf/descriptor.ts']) {
   rmSync(join(root, 'sdk/src/generated/google', unused), { recursive: true });
 }
+shareBytes();
 buf('build', '.', ...sources, '-o', 'server/src/generated/relora.binpb');
 const schema = join(root, 'cli/job.schema.json');
 const schemaBefore = readFileSync(schema, 'latin1');
@@ -48,6 +49,27 @@ if (check) {
     process.exit(1);
   }
   console.log('Generated code is current.');
+}
+
+/** Bytes of a field stay in the memory of the message that they came in; ts-proto would copy them. */
+function shareBytes() {
+  const folder = join(root, 'sdk/src/generated');
+  const copied = /(message\.\w+) = Buffer\.from\(reader\.bytes\(\)\);/g;
+  const shared = (field) =>
+    `const bytes = reader.bytes();\n            ${field} = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);`;
+  let count = 0;
+  for (const name of readdirSync(folder, { recursive: true })) {
+    if (!name.endsWith('.ts')) continue;
+    const source = readFileSync(join(folder, name), 'utf8');
+    writeFileSync(
+      join(folder, name),
+      source.replaceAll(copied, (_, field) => {
+        count++;
+        return shared(field);
+      }),
+    );
+  }
+  if (count === 0) throw new Error('ts-proto no longer reads bytes as it did: see shareBytes');
 }
 
 function differences(oldFolder, newFolder) {

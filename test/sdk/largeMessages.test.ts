@@ -8,6 +8,7 @@ import {
 import { expect, test } from 'vitest';
 import { copyingOnce } from '../../sdk/dist/chunkEncoding.js';
 import { LargeBytesWriter } from '../../server/dist/grpc/largeBytesWriter.js';
+import { allocateWithHeadroom, reuse, streamedBytes } from '../../server/dist/headroom.js';
 
 const sizes = [0, 1, 127, 128, 16 * 1024 - 1, 16 * 1024, 256 * 1024];
 
@@ -19,6 +20,44 @@ test.each(sizes)('an answer with %d bytes is written as the generated code write
   });
   const written = DownloadArtifactResponse.encode(answer, new LargeBytesWriter()).finish();
   expect(Buffer.from(written).equals(DownloadArtifactResponse.encode(answer).finish())).toBe(true);
+});
+
+test.each(sizes)(
+  'an answer with %d bytes that have room before them is written as the generated code writes it',
+  (size) => {
+    const data = allocateWithHeadroom(size);
+    data.set(randomBytes(size));
+    const answer = DownloadArtifactResponse.fromPartial({ offsetBytes: 2 ** 40, data });
+    const wanted = Buffer.from(DownloadArtifactResponse.encode(answer).finish());
+    const first = DownloadArtifactResponse.encode(answer, new LargeBytesWriter()).finish() as Buffer;
+    expect(first.equals(wanted)).toBe(true);
+    // From 16 KiB on it is the memory of the bytes themselves, which only one answer can have.
+    expect(first.buffer === data.buffer).toBe(size >= 16 * 1024);
+    const second = DownloadArtifactResponse.encode(answer, new LargeBytesWriter()).finish();
+    expect(second.buffer === data.buffer).toBe(false);
+    expect(Buffer.from(second).equals(wanted)).toBe(true);
+    expect(first.equals(wanted)).toBe(true);
+  },
+);
+
+test('memory of a piece that was sent is used again, but for another piece only once', () => {
+  const piece = allocateWithHeadroom(streamedBytes);
+  reuse(piece);
+  reuse(piece);
+  const [next, other] = [allocateWithHeadroom(streamedBytes), allocateWithHeadroom(streamedBytes)];
+  expect(next.buffer === piece.buffer).toBe(true);
+  expect(other.buffer === piece.buffer).toBe(false);
+});
+
+test('bytes of a message that was read stay in its memory', () => {
+  const message = Buffer.from(
+    DownloadArtifactResponse.encode(
+      DownloadArtifactResponse.fromPartial({ data: randomBytes(100) }),
+    ).finish(),
+  );
+  const { data } = DownloadArtifactResponse.decode(message);
+  expect(data.buffer === message.buffer).toBe(true);
+  expect(message.includes(data)).toBe(true);
 });
 
 test.each(sizes)('a chunk of %d bytes is written as the generated code writes it', (size) => {

@@ -2,8 +2,7 @@ import type { Artifact } from '../artifacts/artifact.js';
 import type { ArtifactStore } from '../artifacts/artifactStore.js';
 import { ArtifactDamaged } from '../artifacts/checkedRead.js';
 import { ServiceError } from '../errors.js';
-
-const pieceBytes = 256 * 1024;
+import { streamedBytes } from '../headroom.js';
 
 export interface ArtifactFileReader {
   /** The bytes from an offset on. Throws ARTIFACT_DAMAGED. */
@@ -27,7 +26,7 @@ export async function openArtifactFile(
   return {
     async *pieces(start) {
       try {
-        for await (const data of opened.read(start, pieceBytes))
+        for await (const data of opened.read(start, streamedBytes))
           yield Buffer.from(data.buffer, data.byteOffset, data.length);
       } catch (error) {
         if (error instanceof ArtifactDamaged) throw new ServiceError('ARTIFACT_DAMAGED', damaged);

@@ -1,9 +1,13 @@
 import { BinaryWriter } from '@bufbuild/protobuf/wire';
+import { takeHeadroom } from '../headroom.js';
 
 /** Below this, copying is sooner done than another part is kept. */
 const largeBytes = 16 * 1024;
 
-/** Encodes a message without copying its large bytes fields but once, into what is sent; the plain writer copies three times. */
+/**
+ * Encodes a message without copying its large bytes fields but once, into what is sent; the plain writer copies three times. What ends
+ * with bytes that have room before them is not copied at all.
+ */
 export class LargeBytesWriter extends BinaryWriter {
   private readonly parts: Uint8Array[] = [];
   private depth = 0;
@@ -26,6 +30,11 @@ export class LargeBytesWriter extends BinaryWriter {
   }
 
   override finish(): Buffer<ArrayBuffer> {
-    return Buffer.concat([...this.parts.splice(0), super.finish()]);
+    const parts = [...this.parts.splice(0), super.finish()];
+    const [head, large, tail] = parts;
+    const inPlace = parts.length === 3 && tail!.length === 0 ? takeHeadroom(large!, head!.length) : undefined;
+    if (inPlace === undefined) return Buffer.concat(parts);
+    inPlace.set(head!);
+    return inPlace;
   }
 }

@@ -3,6 +3,7 @@ import { status, type Metadata, type ServerInterceptor } from '@grpc/grpc-js';
 import { nobody } from '../access/principal.js';
 import { subjectNames } from '../certificates.js';
 import { ServiceError } from '../errors.js';
+import { reuse, takeHeadroom } from '../headroom.js';
 import { streamOf } from './grpcInternals.js';
 import { toStatus } from './statusDetails.js';
 import { answersTo, type Answers, type CallContext, type Middleware, type ServedMethod } from './service.js';
@@ -138,11 +139,11 @@ export class ServedCall {
   private async write(batch: readonly Buffer[]): Promise<void> {
     this.over.signal.throwIfAborted();
     // grpc-js sends the headers with the first message, so that one has to go through it.
-    const alone = this.hasWritten && batch.length > 1 ? [] : batch.slice(0, 1);
-    const together = batch.slice(alone.length);
-    for (const message of alone) this.transport.sendMessage(message, this.owed(message.length));
-    this.hasWritten ||= alone.length > 0;
-    if (together.length > 0) this.sendTogether(together);
+    const first = this.hasWritten ? [] : batch.slice(0, 1);
+    const others = batch.slice(first.length);
+    for (const message of first) this.transport.sendMessage(message, this.owed(message.length));
+    this.hasWritten ||= first.length > 0;
+    if (others.length > 0) this.sendTogether(others);
     while (this.unsentBytes > unsentBytesMax && !this.over.signal.aborted) {
       if (this.isStopping) throw new ServiceError('SERVER_STOPPING', {});
       await this.taken();
@@ -154,7 +155,12 @@ export class ServedCall {
     const stream = streamOf(this.transport);
     if (stream.destroyed || stream.writableEnded) return; // the call is being cancelled
     const frames = framed(messages);
-    stream.write(frames, this.owed(frames.length));
+    const taken = this.owed(frames.length);
+    stream.write(frames, (error) => {
+      taken();
+      // What is left of a stream that ended early may still be on its way.
+      if (!error) reuse(frames);
+    });
   }
 
   /** Counts bytes that are on their way; to be called when they are gone. */
@@ -226,14 +232,27 @@ export class ServedCall {
   }
 }
 
-/** Messages as gRPC has them on the wire: each after a byte that says it is not compressed and four of its length. */
+/** What stands before a message on the wire: a byte that says it is not compressed, and four of its length. */
+const frameHeaderBytes = 5;
+
+/** Messages as gRPC has them on the wire. */
 function framed(messages: readonly Buffer[]): Buffer {
-  const frames = Buffer.allocUnsafe(messages.reduce((sum, { length }) => sum + 5 + length, 0));
+  const inPlace = messages.length === 1 && takeHeadroom(messages[0]!, frameHeaderBytes);
+  if (inPlace) {
+    writeFrameHeader(inPlace, 0, messages[0]!.length);
+    return inPlace;
+  }
+  const frames = Buffer.allocUnsafe(messages.reduce((sum, { length }) => sum + frameHeaderBytes + length, 0));
   let at = 0;
   for (const message of messages) {
-    frames[at] = 0;
-    frames.writeUInt32BE(message.length, at + 1);
-    at += 5 + message.copy(frames, at + 5);
+    writeFrameHeader(frames, at, message.length);
+    at += frameHeaderBytes;
+    at += message.copy(frames, at);
   }
   return frames;
+}
+
+function writeFrameHeader(frames: Buffer, at: number, messageBytes: number): void {
+  frames[at] = 0;
+  frames.writeUInt32BE(messageBytes, at + 1);
 }

@@ -3,6 +3,7 @@ import { mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs
 import { basename, dirname, join } from 'node:path';
 import { crc32c } from '@node-rs/crc32';
 import { openWithoutLinks } from '@relora/engine/files';
+import { allocateWithHeadroom } from '../headroom.js';
 import { filesOf } from './diskFiles.js';
 import { syncFolder } from './folders.js';
 import { isOutOfFiles } from './storeError.js';
@@ -184,7 +185,7 @@ async function* readPieces(
     const pieces: Buffer[] = [];
     const stop = Math.min(position + readBytes, end);
     for (let at = position; at < stop; at += pieceBytes)
-      pieces.push(Buffer.allocUnsafeSlow(Math.min(pieceBytes, stop - at)));
+      pieces.push(allocateWithHeadroom(Math.min(pieceBytes, stop - at)));
     let { bytesRead: left } = await file.readv(pieces, position);
     return pieces.flatMap((piece) => {
       const read = piece.subarray(0, left);

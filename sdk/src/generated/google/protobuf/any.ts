@@ -121,7 +121,8 @@ export const Any: MessageFns<Any> = {
               break;
             }
 
-            message.value = Buffer.from(reader.bytes());
+            const bytes = reader.bytes();
+            message.value = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
             continue;
           }
         }

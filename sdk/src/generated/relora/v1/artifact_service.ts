@@ -1277,7 +1277,8 @@ export const DownloadArtifactResponse: MessageFns<DownloadArtifactResponse> = {
               break;
             }
 
-            message.data = Buffer.from(reader.bytes());
+            const bytes = reader.bytes();
+            message.data = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
             continue;
           }
           case 3: {

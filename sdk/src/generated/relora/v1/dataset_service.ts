@@ -3110,7 +3110,8 @@ export const UploadDatasetChunk: MessageFns<UploadDatasetChunk> = {
               break;
             }
 
-            message.data = Buffer.from(reader.bytes());
+            const bytes = reader.bytes();
+            message.data = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
             continue;
           }
         }

@@ -6016,7 +6016,8 @@ export const ExportJobResponse: MessageFns<ExportJobResponse> = {
               break;
             }
 
-            message.data = Buffer.from(reader.bytes());
+            const bytes = reader.bytes();
+            message.data = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
             continue;
           }
         }
@@ -6557,7 +6558,8 @@ export const ImportChunk: MessageFns<ImportChunk> = {
               break;
             }
 
-            message.data = Buffer.from(reader.bytes());
+            const bytes = reader.bytes();
+            message.data = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
             continue;
           }
         }

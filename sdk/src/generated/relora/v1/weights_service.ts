@@ -1251,7 +1251,8 @@ export const UploadWeightsChunk: MessageFns<UploadWeightsChunk> = {
               break;
             }
 
-            message.data = Buffer.from(reader.bytes());
+            const bytes = reader.bytes();
+            message.data = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
             continue;
           }
         }
