@@ -41,9 +41,9 @@ export async function findArchiveFile(
   fileName: string,
 ): Promise<ArchiveFile | undefined> {
   const linesOf = { checkpoints: checkpointLines, artifacts: artifactLines, datasets: datasetLines };
-  const kind = fileName.split('/')[0]!;
+  const [kind, wantedId] = fileName.split('/') as [string, string | undefined];
   if (!Object.hasOwn(linesOf, kind)) return undefined;
-  const lines = await linesOf[kind as keyof typeof linesOf](parts, job);
+  const lines = await linesOf[kind as keyof typeof linesOf](parts, job, (id) => id === wantedId);
   return filesIn(lines).find((file) => file.fileName === fileName);
 }
 
@@ -58,6 +58,10 @@ function archiveFolder(line: LineOf<'checkpoint' | 'artifact' | 'dataset'>): str
   if (line.kind === 'dataset') return line.name;
   return line.kind === 'artifact' ? `artifacts/${line.id}` : `checkpoints/${line.folder}`;
 }
+
+/** Which checkpoints, artifacts or data sets are to be described, by the name of their folder in an archive. */
+type IsWanted = (id: string) => boolean;
+const all: IsWanted = () => true;
 
 /** What a job is, without what belongs to it. */
 export async function jobLine({ datasets, identity }: ArchiveParts, job: Job): Promise<LineOf<'job'>> {
@@ -83,9 +87,14 @@ export async function jobLine({ datasets, identity }: ArchiveParts, job: Job): P
 }
 
 /** With the files that the manifest of each names, and the manifest itself; without those that are removed meanwhile. */
-export async function checkpointLines(parts: ArchiveParts, job: Job): Promise<LineOf<'checkpoint'>[]> {
+export async function checkpointLines(
+  parts: ArchiveParts,
+  job: Job,
+  isWanted = all,
+): Promise<LineOf<'checkpoint'>[]> {
   const lines: LineOf<'checkpoint'>[] = [];
-  for (const checkpoint of await parts.checkpoints.list(job.id))
+  const kept = await parts.checkpoints.list(job.id);
+  for (const checkpoint of kept.filter(({ folder }) => isWanted(basename(folder))))
     try {
       lines.push(
         await orDamaged(`jobs/${nameOf(job.id)}`, async () => await checkpointLine(parts, job, checkpoint)),
@@ -131,7 +140,11 @@ async function readManifest(folder: string, sha256: string): Promise<Buffer> {
 }
 
 /** Those that are ready. */
-export async function artifactLines({ artifacts }: ArchiveParts, job: Job): Promise<LineOf<'artifact'>[]> {
+export async function artifactLines(
+  { artifacts }: ArchiveParts,
+  job: Job,
+  isWanted = all,
+): Promise<LineOf<'artifact'>[]> {
   const lines: LineOf<'artifact'>[] = [];
   for (let afterId: string | null = null; ;) {
     const page = await artifacts.list(job.id, { afterId, artifactsMax: 100 });
@@ -147,7 +160,7 @@ export async function artifactLines({ artifacts }: ArchiveParts, job: Job): Prom
       createTimeMs,
       files,
     } of page.artifacts)
-      if (state === 'ready')
+      if (state === 'ready' && isWanted(id))
         lines.push({
           kind: 'artifact',
           ...{ id, step, format, weightType, castErrorMax, difference, cycle, createTimeMs, files },
@@ -158,10 +171,16 @@ export async function artifactLines({ artifacts }: ArchiveParts, job: Job): Prom
 }
 
 /** Those that the job reads and that are ready, with the files of their prepared folders. */
-export async function datasetLines(parts: ArchiveParts, job: Job): Promise<LineOf<'dataset'>[]> {
+export async function datasetLines(
+  parts: ArchiveParts,
+  job: Job,
+  isWanted = all,
+): Promise<LineOf<'dataset'>[]> {
   const lines: LineOf<'dataset'>[] = [];
   for (const name of new Set(readDatasetNames(job.spec))) {
-    const id = idIn(tenantOf(job.id), name.replace(/^datasets\//, ''));
+    const ownId = name.replace(/^datasets\//, '');
+    if (!isWanted(ownId)) continue;
+    const id = idIn(tenantOf(job.id), ownId);
     const found = await parts.datasets.find(id);
     if (found === undefined || found.deleteTimeMs !== null) continue;
     const { prepared } = found;
