@@ -1,6 +1,5 @@
 /**
- * A fault that the engine foresees. `reason` is stable and in UPPER_SNAKE_CASE, so a caller can act on it and store it;
- * the message is for people.
+ * An expected failure. `reason` is stable and in UPPER_SNAKE_CASE, so that callers can act on it and store it; the message is for people.
  */
 export class EngineError extends Error {
   constructor(

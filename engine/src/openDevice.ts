@@ -13,27 +13,27 @@ import { DeviceFault } from './device/deviceFaults.js';
 
 export interface DeviceOptions {
   device: DeviceChoice;
-  /** Native only; default: the best set of this CPU. */
+  /** Native only; default: the best instruction set of this CPU. */
   instructionSet?: InstructionSet | ModelledInstructionSet;
   /** Native only; default: all CPUs of this process. */
   threads?: number;
   precision: Precision;
-  /** Of `cuda`; default: the first card, libraries where they are looked for, no cache. */
+  /** For `cuda` only; default: the first card, libraries from the usual places, no cache. */
   card?: CardOptions;
 }
 
 export interface CardOptions {
-  /** As the driver names it; null for the first. */
+  /** UUID as the driver reports it; null: the first card. */
   uuid: string | null;
-  /** Where NVIDIA's libraries lie; null: where they are looked for. */
+  /** Folder with NVIDIA's libraries; null: search the usual places. */
   libraryFolder: string | null;
-  /** Of compiled kernels; null for none. */
+  /** Cache of compiled kernels; null: no cache. */
   cache: { readonly folder: string; readonly isWritable: boolean } | null;
 }
 
 /**
- * The device that is asked for. `auto` takes a card where there is one that serves the precision, else `native`. Throws when the device,
- * the instruction set or the precision is not to be had.
+ * Opens the requested device. `auto` takes a card if one supports the precision, else `native`. Throws if the device, the instruction set
+ * or the precision is not available.
  */
 export async function openDevice(options: DeviceOptions): Promise<Device> {
   switch (options.device) {
@@ -64,7 +64,7 @@ function openCpu(options: DeviceOptions): Device {
   const instructionSet = options.instructionSet ?? instructionSets[0] ?? 'portable';
   const threadCount = options.threads ?? threadsMax;
   const addon = native.open({ instructionSet, threads: threadCount });
-  // Without an instruction for it bf16 costs more than float32 arithmetic: it halves memory, but nothing else.
+  // Without bf16 instructions, bf16 is slower than float32 arithmetic: it halves memory and brings nothing else.
   const hasBfloat16 = bfloat16Sets.includes(instructionSet);
   const automatic: ProductPrecision = hasBfloat16 ? 'bfloat16' : 'float32';
   if (!precisions.includes(options.precision))
@@ -84,10 +84,10 @@ async function openCard({ precision, card }: DeviceOptions): Promise<Device> {
       'DEVICE_PRECISION_UNKNOWN',
       `The device cuda has no precision ${precision}: ask for auto, ${devicePrecisions.cuda.join(' or ')}`,
     );
-  // Loaded when it is asked for: nothing of CUDA is needed on a CPU.
+  // Imported on demand: a machine without a card needs nothing of CUDA.
   const { findDriver, findLibraries, listCards, openCuda } = await import('./device/cuda/index.js');
   const { uuid = null, libraryFolder: folder = null, cache = null } = card ?? {};
-  listCards(findDriver(folder)); // before the search for a compiler, which may ask Python
+  listCards(findDriver(folder)); // before the search for a compiler, which may run Python
   return openCuda({
     ...{ libraries: findLibraries({ folder }), uuid, cache },
     precision: precision === 'float32' ? 'float32' : 'bfloat16',

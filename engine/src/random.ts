@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 
 /**
- * Seeded generator: xoshiro128** (Blackman and Vigna 2018), its state taken from a name. What is drawn is a pure
- * function of seed and place, so neither the order of layers nor a resumed run changes a single number.
+ * Seeded generator: xoshiro128** (Blackman and Vigna 2018), its state derived from a name. Every draw is a pure function of seed and stream
+ * name, so neither the order of layers nor a resumed run changes any number.
  */
 export class Random {
   private constructor(
@@ -12,9 +12,9 @@ export class Random {
     private d: number,
   ) {}
 
-  /** The stream of one place, for example `forStream(seed, 'adapter', layerName, restart)`. */
+  /** The stream with this name, for example `forStream(seed, 'adapter', layerName, restart)`. */
   static forStream(seed: number, ...path: (string | number)[]): Random {
-    // JSON keeps ('a', 1) and ('a', '1') and ('a1') apart. A hash of 256 bits makes streams that cannot meet in practice.
+    // JSON keeps ('a', 1), ('a', '1') and ('a1') apart. With a 256-bit hash, streams do not collide in practice.
     const digest = createHash('sha256')
       .update(JSON.stringify([seed, ...path]))
       .digest();
@@ -42,7 +42,7 @@ export class Random {
     return result >>> 0;
   }
 
-  /** Uniform in [0, 1), all 53 bits of a number. */
+  /** Uniform in [0, 1), with all 53 bits of a double's mantissa. */
   uniform(): number {
     const high = this.uint32() >>> 5;
     const low = this.uint32() >>> 6;
@@ -51,7 +51,7 @@ export class Random {
 
   /** Uniform in [low, high). */
   fillUniform(array: Float32Array, low: number, high: number): void {
-    // 24 bits, what a float32 holds.
+    // 24 bits, the mantissa of a float32.
     const step = (high - low) / 16_777_216;
     for (let i = 0; i < array.length; i++) array[i] = low + step * (this.uint32() >>> 8);
   }

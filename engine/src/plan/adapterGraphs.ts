@@ -6,8 +6,8 @@ import { targetModules, type LayerGraph, type TargetModule } from './words.js';
 export type { LayerGraph };
 
 /**
- * How each adapted layer is computed. separate: x W + s (x A) B, with W packed once a cycle. merged: x W' with W' = W + s A B
- * packed once a step. weightGradient: the same, and A and B get their gradients from the dense xᵀ dy.
+ * How each adapted layer is computed. separate: x W + s (x A) B, with W packed once a cycle. merged: x W' with W' = W + s A B, packed once
+ * a step. weightGradient: like merged, but the gradients of A and B come from the dense xᵀ dy.
  */
 export type LayerGraphs = Record<TargetModule, LayerGraph>;
 
@@ -15,20 +15,20 @@ export const separateGraphs = Object.fromEntries(
   targetModules.map((module) => [module, 'separate']),
 ) as LayerGraphs;
 
-/** Whether bases are packed once a cycle, so that steps do without the float32 weights. */
+/** Whether base weights are packed once a cycle, so that steps do not need the float32 weights. */
 export function arePackedOnce(graphs: LayerGraphs): boolean {
   return Object.values(graphs).every((graph) => graph === 'separate');
 }
 
-/** What the choice depends on beside the job. Nothing of it is timed: the same job chooses alike on every such machine. */
+/** What the choice depends on besides the job. Nothing is timed, so the same job gets the same choice on every machine of this kind. */
 export interface GraphMachine {
-  /** Of native products, or the architecture of a card; null on other backends, which have no merged graphs. */
+  /** Instruction set of native products, or architecture of a card; null on other backends, which have no merged graphs. */
   instructionSet: string | null;
-  /** Arithmetic of products, with `auto` resolved. */
+  /** Precision of products, with `auto` resolved. */
   precision: 'float32' | 'bfloat16';
 }
 
-/** Speed of bfloat16 products over that of float32 products, in which merges are made. */
+/** Throughput of bfloat16 products over that of float32 products, which merges use. */
 const bfloat16Ratios: Record<string, number> = { amx: 8, avx512bf16: 2, neonBf16: 3.5 };
 
 function productRatio({ instructionSet, precision }: GraphMachine): number {
@@ -36,20 +36,20 @@ function productRatio({ instructionSet, precision }: GraphMachine): number {
 }
 
 /**
- * Cost of packing a weight again in both directions, in the time of so many product operations in float32: 0.9 ns a weight
- * beside 210 GFLOP/s, both on two cores (docs/performance.md).
+ * Cost of repacking a weight in both directions, as the number of float32 product operations that take the same time: 0.9 ns per weight at
+ * 210 GFLOP/s, both measured on two cores (docs/performance.md).
  */
 export const packFlops = 190;
 
-/** Operations per token of products with A and with B, over rank times the width of the input and of the output. */
+/** Operations per token of the products with A and with B, divided by rank × width of the input (output). */
 export interface ThinPasses {
   inputs: number;
   outputs: number;
 }
 
 /**
- * What each graph computes at the rank. separate: x A, (x A) B; dy Bᵀ and its way through Aᵀ to dx; dA and dB. merged: x A for dB,
- * which is all where A is frozen; dy Bᵀ for dA. weightGradient: per weight, dA and dB from the dense xᵀ dy.
+ * What each graph computes at the rank. separate: x A, (x A) B; dy Bᵀ and its product with Aᵀ for dx; dA and dB. merged: x A for dB (all
+ * that is needed if A is frozen); dy Bᵀ for dA. weightGradient: per weight, dA and dB from the dense xᵀ dy.
  */
 export function thinPasses(trainsA: boolean): {
   separate: ThinPasses;
@@ -63,15 +63,15 @@ export function thinPasses(trainsA: boolean): {
   };
 }
 
-/** Share of the speed of wide products that those with `rank` columns or rows reach: measured from 8 to 128. */
+/** Fraction of the speed of wide products that products with `rank` columns or rows reach: measured for ranks 8 to 128. */
 export const thinShare = (rank: number): number => (0.87 * rank) / (rank + 12);
 
-/** Speed of the dense xᵀ dy beside that of x W. */
+/** Speed of the dense xᵀ dy relative to that of x W. */
 export const weightGradientShare = 0.9;
 
 /**
- * Operations of one layer and step under each graph, in equivalents of the base's product; multiply-adds count two.
- * T tokens a step, of which each micro-batch makes its own gradients; a merged weight is made once a step.
+ * Operations of one layer and step under each graph, in equivalents of the base's product; a multiply-add counts as two. Gradients are
+ * computed per micro-batch, a merged weight once per step.
  */
 export function graphCosts(
   { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
@@ -98,8 +98,8 @@ export function graphCosts(
 }
 
 /**
- * The cheapest graph of each kind of layer, or the one that the job asks for. Only a separate path can be packed once a
- * cycle, as a quantized base must be, and only it knows dropout and a trainable scale.
+ * Chooses the cheapest graph for each kind of layer, or the one that the job asks for. Only `separate` can be packed once a cycle, as a
+ * quantized base must be, and only `separate` supports dropout and a trainable scale.
  */
 export function chooseGraphs(spec: RunSpec, machine: GraphMachine): LayerGraphs {
   const { adapter, batch } = spec;
@@ -115,7 +115,7 @@ export function chooseGraphs(spec: RunSpec, machine: GraphMachine): LayerGraphs 
   const choose = (module: TargetModule): LayerGraph => {
     if (mustBeSeparate || !adapter.targetModules.includes(module)) return 'separate';
     if (adapter.graph !== 'auto') return adapter.graph;
-    // On a card W' is made in a hundredth of a step, and thin products run far below the speed of wide ones.
+    // On a card computing W' takes a hundredth of a step, and thin products run far slower than wide ones.
     if (machine.instructionSet?.startsWith('sm_')) return 'merged';
     const costs = Object.entries(graphCosts(shapes[module], layerMethod(adapter, module), batch, machine));
     return costs.reduce((best, cost) => (cost[1] < best[1] ? cost : best))[0] as LayerGraph;

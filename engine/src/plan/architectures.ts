@@ -1,27 +1,27 @@
 import type { LlamaConfig } from './runSpec.js';
 
 /**
- * A model class of Hugging Face's, by what it has beside a Llama. Adding one is a row here and a model in
- * test/fixtures/transformers/make.py; what it has that no row had yet needs a setting of its own (jobSettings.ts) and kernels.
+ * A model class of Hugging Face, described by how it differs from a Llama. To add one, add a row here and a model in
+ * test/fixtures/transformers/make.py; a feature that no row has yet also needs its own setting (jobSettings.ts) and kernels.
  */
 export interface Architecture {
-  /** In config.json. */
+  /** Class name in config.json. */
   readonly className: string;
   readonly modelType: string;
-  /** A bias on queries, keys and values. */
+  /** Queries, keys and values have a bias. */
   readonly attentionBias: boolean;
-  /** A norm of each head of queries and keys. */
+  /** Each head of queries and keys is normalized. */
   readonly headNorms: boolean;
-  /** Whether each n-th layer may have no rotary embedding. */
+  /** Every n-th layer may have no rotary embedding. */
   readonly skipsRope: boolean;
-  /** Whether a window hides the past unless the file says otherwise. */
+  /** Sliding-window attention is on unless the config says otherwise. */
   readonly hasWindow: boolean;
-  /** As llama.cpp reads it. */
+  /** How llama.cpp represents it. */
   readonly gguf: GgufForm;
-  /** What its config class takes where the file says nothing. */
+  /** Defaults of its config class for missing keys. */
   readonly defaults: {
     readonly maxPositionEmbeddings: number;
-    /** Null: as many as there are query heads. */
+    /** Null: as many as query heads. */
     readonly numKeyValueHeads: number | null;
     /** Null: hidden_size / num_attention_heads. */
     readonly headDim: number | null;
@@ -34,11 +34,11 @@ export interface Architecture {
 
 export interface GgufForm {
   readonly name: string;
-  /** Whether neighbors in a head turn together, not halves: its rows change places. */
+  /** Whether rotation pairs neighboring features of a head instead of its halves: the export permutes these rows. */
   readonly isInterleaved: boolean;
-  /** Whether it reads the factors of Llama 3.1's scaling. */
+  /** Whether it reads the scaling factors of Llama 3.1. */
   readonly readsRopeFactors: boolean;
-  /** The one interval of layers without a rotary embedding that it computes; null: it knows none. */
+  /** The only supported interval of layers without a rotary embedding; null: none is supported. */
   readonly noRopeInterval: number | null;
 }
 
@@ -53,7 +53,7 @@ const defaults = {
 const plain = { attentionBias: false, headNorms: false, skipsRope: false, hasWindow: false };
 const halves = { isInterleaved: false, readsRopeFactors: false, noRopeInterval: null };
 
-/** In the order in which an export looks for the first that holds a model. */
+/** An export takes the first one that can represent the model. */
 export const architectures: readonly Architecture[] = [
   {
     ...{ ...plain, className: 'LlamaForCausalLM', modelType: 'llama' },
@@ -85,16 +85,16 @@ export const architectures: readonly Architecture[] = [
   },
 ];
 
-/** Classes that are asked for and not computed, by what is missing. */
+/** Classes that users ask for but that are not supported, with the missing feature. */
 export const missingArchitectures: Readonly<Record<string, string>> = {
   Gemma3ForCausalLM:
     'norms behind attention and MLP, gains of 1 + w, GELU, a scaled embedding, scores scaled by query_pre_attn_scalar, linear scaling of the rotary embedding, sliding windows with a rotary base of their own, and heads of 256',
 };
 
-/** What decides which class a model is. */
+/** The traits that determine a model's class. */
 export type ArchitectureTraits = Pick<LlamaConfig, 'attentionBias' | 'qkNorm' | 'noRopeInterval'>;
 
-/** The first class that computes such a model; undefined where none does. */
+/** The first class that can represent the model; undefined if none can. */
 export function architectureOf({
   attentionBias,
   qkNorm,

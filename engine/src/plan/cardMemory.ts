@@ -7,26 +7,26 @@ import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 import { Schedule } from './schedule.js';
 
-/** Bytes of a card at the peak of one kind of step, by what they are. */
+/** Bytes of card memory at the peak of one kind of step, by purpose. */
 export interface CardMemoryParts {
-  /** Float32 weights, and adapters; of frozen ones nothing, which lie with the host but where products read floats. */
+  /** Float32 weights and adapters. Frozen weights count 0, as they stay on the host, unless products read float32. */
   weights: number;
-  /** What products read of frozen weights, and of trained ones beside them. */
+  /** Frozen weights in the form that products read, and the same copies of trained weights. */
   packed: number;
   moments: number;
   gradients: number;
-  /** What is kept between the passes. */
+  /** Kept between forward and backward pass. */
   activations: number;
-  /** What else the moment of a step takes that takes most. */
+  /** Additional temporaries at the most demanding moment of a step. */
   scratch: number;
 }
 
-/** Of the library of products and of the tables of updates, allocated with the device. */
+/** For the product library and the tables of updates, allocated with the device. */
 const fixedBytes = 2 ** 25 + 2 ** 20;
-/** What is small lies in slabs of its own, of which the last is not full (device/cuda/cardPieces.ts). */
+/** Small buffers lie in slabs of their own, of which the last is partly empty (device/cuda/cardPieces.ts). */
 const smallSlabBytes = 2 ** 22;
 
-/** The kind of step that needs most, of all weights, where the run has those, or with adapters; or the weights before they are parked. */
+/** The most demanding phase: full-rank steps if the run has any, steps with adapters, or loading before weights are parked. */
 export function cardMemory(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
   const kinds = [steps(spec, device)];
   if (spec.adapter !== null) {
@@ -39,7 +39,7 @@ export function cardBytes(parts: CardMemoryParts): number {
   return Object.values(parts).reduce((sum: number, bytes: number) => sum + bytes, 0);
 }
 
-/** All weights are there, and nothing else. */
+/** After loading: all weights, and nothing else. */
 function loaded(spec: RunSpec): CardMemoryParts {
   const nothing = { packed: 0, moments: 0, gradients: 0, activations: 0 };
   return { ...nothing, weights: 4 * countParameters(spec).model, scratch: fixedBytes + smallSlabBytes };
@@ -63,7 +63,7 @@ function steps(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
   };
 }
 
-/** In bfloat16 of everything that products read; in float32 of what adapters are merged into. */
+/** Products read bfloat16; what adapters are merged into stays float32. */
 function packedBytes({ spec, graphs, element, isJoined, rankIn }: CardRun): number {
   const { model, adapter } = spec;
   const shapes = linearShapes(model);

@@ -4,16 +4,16 @@ import { rankOf } from './layerMethod.js';
 import { targetModules, type RunSpec, type TargetModule } from './runSpec.js';
 
 export const padded = (columns: number) => Math.ceil(columns / 8) * 8;
-/** As device/cuda/matrix.ts fills up what several layers make beside each other. */
+/** Padded width of several layers that are computed as one product, as in device/cuda/matrix.ts. */
 export const widthOf = (columns: number) => (columns < 256 ? padded(columns) : Math.ceil(columns / 64) * 64);
 
-/** What a run is on a card, for the parts of the plan. */
+/** Properties of a run on a card that the estimates share. */
 export interface CardRun {
   readonly spec: RunSpec;
   readonly graphs: LayerGraphs;
-  /** Bytes of what products read. */
+  /** Bytes per element of what products read. */
   readonly element: 2 | 4;
-  /** Whether layers that read one input are one product. */
+  /** Whether layers with the same input are computed as one product. */
   readonly isJoined: boolean;
   readonly isE4m3: boolean;
   readonly rankIn: (name: TargetModule) => number;

@@ -3,9 +3,9 @@ import { rankOf } from './layerMethod.js';
 import { linearShapes } from './parameters.js';
 import type { TargetModule } from './runSpec.js';
 
-/** What updates by Muon and LoRA-Muon take of a card: device/cuda/matrixUpdates.ts. */
+/** Card memory that updates by Muon and LoRA-Muon need: device/cuda/matrixUpdates.ts. */
 
-/** What matrices of one shape may take together while they are worked on: more of them go in turns. */
+/** Limit for all matrices of one shape that are processed together; more are processed in batches. */
 const stackBytesMax = 2 ** 29;
 
 export function matricesAtOnce(bytesOfOne: number): number {
@@ -14,14 +14,14 @@ export function matricesAtOnce(bytesOfOne: number): number {
 
 type Arithmetic = 'float32' | 'bfloat16';
 
-/** Bytes that a matrix takes while its sign is made, with its momentum. */
+/** Bytes per matrix while its sign is computed, momentum included. */
 export function signStackBytes(rows: number, columns: number, arithmetic: Arithmetic): number {
   const [m, n] = [Math.min(rows, columns), Math.max(rows, columns)];
   const operand = arithmetic === 'bfloat16' ? 2 : 0;
   return m * (padded(n) * (8 + operand) + padded(m) * (8 + 2 * operand));
 }
 
-/** The same of an adapter: both factors whitened, and L⁻¹ of both in float32 and float64. */
+/** The same for an adapter: both factors whitened, and L⁻¹ of both in float32 and float64. */
 export function adapterStackBytes(
   { inFeatures, outFeatures, rank }: Record<'inFeatures' | 'outFeatures' | 'rank', number>,
   arithmetic: Arithmetic,
@@ -31,13 +31,13 @@ export function adapterStackBytes(
   return whitened[0]! + whitened[1]! + 2 * rank * (8 * padded(rank) + 16 * rank);
 }
 
-/** What an update takes at its peak, when the passes have given back theirs. */
+/** Peak memory of an update; the passes have freed theirs by then. */
 export function cardUpdateBytes({ spec, element }: CardRun): number {
   const { adapter, model, optimizer } = spec;
   const arithmetic = element === 2 ? 'bfloat16' : 'float32';
   const isMuon = adapter === null && optimizer.fullRankOptimizer === 'muon';
   if (!isMuon && adapter?.adapterOptimizer !== 'loraMuon') return 0;
-  // Layers of one shape go together, whichever they are.
+  // Layers of the same shape are processed together, whatever their kind.
   const counts = new Map<number, number>();
   for (const [name, shape] of Object.entries(linearShapes(model)) as [TargetModule, LayerShape][]) {
     if (adapter !== null && !adapter.targetModules.includes(name)) continue;

@@ -2,13 +2,16 @@ import { padded, widthOf, type CardRun } from './cardRun.js';
 import { headSize, linearShapes } from './parameters.js';
 import type { TargetModule } from './runSpec.js';
 
-/** Of logits in float32, of their gradients as products read them, and elements of dx that are made at once (device/cuda/head.ts). */
+/**
+ * Bytes of float32 logits, bytes of their gradients as products read them, and elements of dx that are computed at once
+ * (device/cuda/head.ts).
+ */
 const [logitBytes, gradientBytes, tileElements] = [2 ** 25, 2 ** 29, 2 ** 22];
 
 const firstOf = { attention: ['q_proj', 'k_proj', 'v_proj'], mlp: ['gate_proj', 'up_proj'] } as const;
 const lastOf = { attention: 'o_proj', mlp: 'down_proj' } as const;
 
-/** What a step of one micro-batch keeps for its backward pass, and what the moment that needs most takes beside it. */
+/** What a step of one micro-batch keeps for its backward pass, and the temporaries of its most demanding moment. */
 export function cardStepMemory(run: CardRun): { activations: number; scratch: number } {
   const { spec, graphs, element, isJoined, isE4m3, rankIn } = run;
   const { adapter, batch, model, recomputation } = spec;
@@ -28,10 +31,10 @@ export function cardStepMemory(run: CardRun): { activations: number; scratch: nu
     sum(firstOf[half], (name) => widthOf(shapes[name].outFeatures));
   const hasPath = (name: TargetModule) => rankIn(name) > 0 && !isE4m3 && graphs[name] === 'separate';
 
-  // Floats stay where they are; else a half keeps what came in rounded.
+  // Float32 inputs are kept where they are; otherwise each half keeps a rounded copy of its input.
   const stream = 4 * rows * hidden;
   const input = element * rows * hidden;
-  // What a path beside the base keeps: x A, and what dropout made of the input.
+  // What an adapter's path keeps: x A, and the input after dropout.
   const path = (name: TargetModule) => {
     if (!hasPath(name)) return 0;
     const { inFeatures } = shapes[name];
@@ -57,7 +60,7 @@ export function cardStepMemory(run: CardRun): { activations: number; scratch: nu
     (element === 2 ? 2 * rows * padded(hidden) : 0) +
     padded(vocabSize) * (4 * logitRows + element * gradientRows);
 
-  // W' of layers, made just before it is used; codes of what goes in; x A and dy Bᵀ.
+  // W' of layers, computed just before use; codes of the input; x A and dy Bᵀ.
   const isMade = (name: TargetModule) => element === 2 && rankIn(name) > 0 && graphs[name] !== 'separate';
   const made = (modules: readonly TargetModule[]) =>
     modules.some(isMade)
@@ -65,7 +68,7 @@ export function cardStepMemory(run: CardRun): { activations: number; scratch: nu
       : 0;
   const thin = (name: TargetModule) => (rankIn(name) === 0 ? 0 : 2 * element * rows * padded(rankIn(name)));
   const codes = isE4m3 ? rows * (hidden + inner) : 0;
-  // Paths beside the base are added up in float32.
+  // Adapter paths are accumulated in float32.
   const paths = (modules: readonly TargetModule[]) =>
     sum(modules, (name) =>
       hasPath(name) ? 4 * rows * Math.max(shapes[name].outFeatures, shapes[name].inFeatures) : 0,
@@ -76,7 +79,7 @@ export function cardStepMemory(run: CardRun): { activations: number; scratch: nu
     attention: head * rows * padded(queries),
     mlp: element * rows * (isJoined ? widthOf(inner) : padded(inner)),
   };
-  // Of SwiGLU gradients lie where gate and up do.
+  // SwiGLU's gradients overwrite gate and up.
   const dmade = { attention: head * rows * width('attention'), mlp: 0 };
   const backward = (half: 'attention' | 'mlp') => {
     const [first, last] = [firstOf[half], lastOf[half]];
@@ -99,7 +102,7 @@ export function cardStepMemory(run: CardRun): { activations: number; scratch: nu
   const moments = [
     atHead,
     again('mlp') + backward('mlp'),
-    // By then the last half has given its state back.
+    // By then the last half has freed its state.
     again('attention') + backward('attention') - (isRecomputed ? stream : states.mlp),
   ];
   return { activations: kept, scratch: Math.max(...moments) };

@@ -7,20 +7,20 @@ import { targetModules, type RunSpec } from './runSpec.js';
 import type { TimeParts } from './timeModel.js';
 
 /*
- * A card's step by what it computes and moves, at the measured rates of a product and of a copy. The shares below are assumptions: none
- * was measured on a card yet. What steps of jobs take corrects them (reachedSpeed.ts).
+ * A card's step time from what it computes and moves, at the measured rates of a product and of a copy. The factors below are assumptions:
+ * none has been measured on a card yet. Step times of real jobs correct the estimate (reachedSpeed.ts).
  */
 const attentionShare = 0.4;
-/** Products with few columns or rows are bound by memory. */
+/** Products with few columns or rows are memory-bound. */
 const thinShare = 0.3;
-/** Bytes that an element of the stream, and one between up and down, is read and written in both passes. */
+/** Bytes read and written per element in both passes: of the residual stream, and of the activations between up and down. */
 const elementBytes = { stream: 60, inner: 24 } as const;
-/** Of the update of a trained value, with the norm of its gradient. */
+/** Bytes that the update moves per trained value, gradient norm included. */
 const updateBytes = 32;
-/** Launches of a block for a micro-batch, forward and backward, and what each takes at least. */
+/** Kernel launches per block and micro-batch (forward and backward), and the minimum time of each. */
 const [launches, launchSeconds] = [90, 4e-6];
 
-/** Infinite where the card was not measured. */
+/** Infinite if the card was not measured. */
 export function cardStepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   const { model, adapter, batch } = spec;
   const { precision } = arithmeticOf(spec, device);

@@ -1,17 +1,17 @@
 import { objectOf, tokenName } from './endTokens.js';
 
-/** Where Hugging Face keeps the templates that a model has beside its first, one file each. */
+/** Where Hugging Face keeps a model's additional templates, one file each. */
 export const chatTemplatesFolder = 'additional_chat_templates';
 
-/** Nothing else is taken from there: a name that is a file's on every system, in this folder and no other. */
+/** The only files accepted from there: names that are valid on every system, directly in this folder. */
 export const chatTemplatePattern = /^additional_chat_templates\/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\.jinja$/;
 
-/** Where newer models have their first template. */
+/** Where newer models keep their main template. */
 export const chatTemplateFile = 'chat_template.jinja';
 
-/** The template of chats and the tokens that it may name, by the files beside a tokenizer. */
+/** The chat template and the tokens that it may use, from the files next to a tokenizer. */
 export function chatFilesOf(files: Readonly<Partial<Record<string, string>>>): {
-  /** Null where there is none. */
+  /** Null if there is none. */
   template: string | null;
   tokens: Record<string, string>;
 } {
@@ -32,7 +32,7 @@ export function chatFilesOf(files: Readonly<Partial<Record<string, string>>>): {
   return { template: files[chatTemplateFile] ?? templateIn(config['chat_template']), tokens };
 }
 
-/** A template, or a list of named ones, of which `default` is the first. */
+/** A template, or a list of named ones, from which `default` is taken. */
 function templateIn(value: unknown): string | null {
   if (typeof value === 'string') return value;
   if (!Array.isArray(value)) return null;

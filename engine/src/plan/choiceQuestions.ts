@@ -1,12 +1,12 @@
-/** A question with its choices, of which one is right. */
+/** A question with its choices, of which one is correct. */
 export interface ChoiceQuestion {
   question: string;
   choices: string[];
-  /** Index of the right one. */
+  /** Index of the correct choice. */
   answer: number;
 }
 
-/** A line that is no question: what was expected there and what stands there. */
+/** A line that is not a question: what was expected and what was found. */
 export class ChoiceLineInvalid extends Error {
   override name = 'ChoiceLineInvalid';
 
@@ -23,7 +23,7 @@ const choicesMax = 64;
 
 /**
  * Reads questions from JSON lines {"question", "choices", "answer"}; the answer is an index from 0, or the text of a choice. Empty lines
- * count for nothing. Throws ChoiceLineInvalid.
+ * are ignored. Throws ChoiceLineInvalid.
  */
 export function parseChoiceQuestions(text: string): ChoiceQuestion[] {
   return text

@@ -1,9 +1,9 @@
-/** What decides where the cycles of a main phase begin; steps count from 0 within it. */
+/** Determines where the cycles of a main phase begin; steps count from 0 within it. */
 export interface CycleShape {
   cycleStepCount: number;
-  /** Default 1: all cycles are alike. */
+  /** Default 1: all cycles have the same length. */
   cycleGrowth?: number;
-  /** Full-rank steps that each cycle but the first begins with; default 0. */
+  /** Full-rank steps at the start of every cycle except the first; default 0. */
   fullRankStepCount?: number;
 }
 
@@ -11,7 +11,7 @@ export interface Cycle {
   /** From 0. */
   index: number;
   start: number;
-  /** As it would be if the phase did not end before. */
+  /** Full length, even if the phase ends before it. */
   stepCount: number;
 }
 
@@ -20,14 +20,14 @@ export function cycleLength({ cycleStepCount, cycleGrowth = 1 }: CycleShape, ind
   return Math.round(cycleStepCount * cycleGrowth ** index);
 }
 
-/** Where a search for a cycle may begin: at one that is known. */
+/** A known cycle from which a search may begin. */
 export type CycleStart = Pick<Cycle, 'index' | 'start'>;
 
 const firstCycle: CycleStart = { index: 0, start: 0 };
 
 /**
- * The cycle that step t is in. Cycles of one length are passed over together: a growth just above 1 makes hundreds of thousands of
- * them. Whoever asks for one step after the other may begin at the last answer.
+ * The cycle that contains step t. Cycles of equal length are skipped together: a growth just above 1 makes hundreds of thousands of them.
+ * Callers that ask for consecutive steps may pass the last answer as the start.
  */
 export function cycleAt(t: number, shape: CycleShape, from: CycleStart = firstCycle): Cycle {
   const { cycleStepCount, cycleGrowth = 1 } = shape;
@@ -38,7 +38,7 @@ export function cycleAt(t: number, shape: CycleShape, from: CycleStart = firstCy
   let { index, start } = from.start <= t ? from : firstCycle;
   for (;;) {
     const stepCount = cycleLength(shape, index);
-    // Where t would be if no later cycle were longer.
+    // The cycle of t if no later cycle were longer.
     const wanted = index + Math.floor((t - start) / stepCount);
     const last = lastOfLength(stepCount, shape, index, wanted);
     if (last === wanted) return { index: wanted, start: start + (wanted - index) * stepCount, stepCount };
@@ -47,7 +47,7 @@ export function cycleAt(t: number, shape: CycleShape, from: CycleStart = firstCy
   }
 }
 
-/** The last cycle from `first` to `end` that is as long as the first; lengths never fall. */
+/** The last cycle from `first` to `end` that has this length; lengths never decrease. */
 function lastOfLength(stepCount: number, shape: CycleShape, first: number, end: number): number {
   let [last, longer] = [first, end + 1];
   while (longer - last > 1) {
@@ -58,7 +58,7 @@ function lastOfLength(stepCount: number, shape: CycleShape, first: number, end: 
   return last;
 }
 
-/** A stretch of steps that train the same weights: a cycle, or the full-rank steps that it begins with, or what follows them. */
+/** Consecutive steps that train the same weights: a whole cycle, or its full-rank steps, or the steps after these. */
 export interface Stretch {
   cycleIndex: number;
   isFullRank: boolean;
@@ -79,7 +79,7 @@ export function stretchAt(t: number, shape: CycleShape, cycle: Cycle = cycleAt(t
       };
 }
 
-/** Steps of the last cycle that the phase has no room for; 0 where it ends with a whole cycle. */
+/** Steps of the last cycle that do not fit into the phase; 0 if it ends with a whole cycle. */
 export function missingSteps(phaseStepCount: number, shape: CycleShape): number {
   const last = cycleAt(phaseStepCount - 1, shape);
   return last.start + last.stepCount - phaseStepCount;

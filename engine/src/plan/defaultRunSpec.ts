@@ -5,10 +5,10 @@ import { settle, trusting, type Context, type Draft, type Settings } from './set
 import { targetModules } from './words.js';
 
 type Part<T> = T extends readonly unknown[] ? T : T extends object ? { [K in keyof T]?: T[K] } : T;
-/** What of a specification is said; `adapter: null` is for full rank. */
+/** The given part of a specification; `adapter: null` means full rank. */
 export type GivenSpec = { [K in keyof RunSpec]?: Part<RunSpec[K]> };
 
-/** What no client and no server limits. */
+/** Context without the limits of any client or server. */
 const unlimited: Omit<Context, 'spec'> = {
   stepsMax: Infinity,
   sequenceLengthMax: Infinity,
@@ -20,7 +20,7 @@ const unlimited: Omit<Context, 'spec'> = {
   alphaOverRank: null,
 };
 
-/** A whole specification from what is said of it; all else has the defaults that a server would fill in. Nothing is checked. */
+/** Completes a partial specification with the defaults that a server would fill in. Checks nothing. */
 export function defaultRunSpec(given: GivenSpec = {}): RunSpec {
   const { kind = given.adapter === null ? 'fullRank' : 'relora', stepCount = 1 } = given;
   const spec = emptyDraft(kind, stepCount, given.baseWeightsFolder ?? null);
@@ -69,7 +69,7 @@ export function defaultRunSpec(given: GivenSpec = {}): RunSpec {
   };
 }
 
-/** What the tables fill in, before they have. */
+/** The draft before the tables fill it in. */
 export function emptyDraft(kind: Draft['kind'], stepCount: number, baseWeightsFolder: string | null): Draft {
   return {
     kind,

@@ -1,6 +1,6 @@
 import type { DeviceChoice, Precision } from './words.js';
 
-/** Precisions that each device computes in, beside `auto`; docs/devices.md has the same table. */
+/** Precisions that each device supports besides `auto`; docs/devices.md has the same table. */
 export const devicePrecisions: Readonly<Record<Exclude<DeviceChoice, 'auto'>, readonly Precision[]>> = {
   native: ['float32', 'bfloat16', 'int8Base', 'nf4Base'],
   cuda: ['float32', 'bfloat16', 'fp8Base'],

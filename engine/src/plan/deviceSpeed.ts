@@ -1,24 +1,24 @@
 import type { BaseKind } from './packedBytes.js';
 import type { DeviceChoice, RunSpec } from './runSpec.js';
 
-/** What a device can do, as the server measured it at its start. */
+/** A device's capabilities, as the server measured them at its start. */
 export interface DeviceSpeed {
-  /** Each has a cost model of its own. */
+  /** Each backend has its own cost model. */
   backend: Exclude<DeviceChoice, 'auto'>;
-  /** Of native products, or the architecture of a card; null elsewhere. */
+  /** Instruction set of native products, or architecture of a card; null elsewhere. */
   instructionSet: string | null;
   threadCount: number;
-  /** Arithmetic that `auto` takes. */
+  /** Precision that `auto` resolves to. */
   autoPrecision: 'float32' | 'bfloat16';
-  /** Peaks of products, operations a second; 0: not known. */
+  /** Peak rates of products, operations per second; 0: unknown. */
   float32Flops: number;
   bfloat16Flops: number;
   int8Flops: number;
-  /** Bytes a second that go to and from memory; 0: not known. */
+  /** Memory bandwidth, bytes per second; 0: unknown. */
   memoryBytesPerSecond: number;
 }
 
-/** What is known of a device whose speed was not measured. */
+/** Entry for a device whose speed was not measured. */
 export function unmeasured(device: {
   name: DeviceSpeed['backend'];
   instructionSet: string | null;
@@ -30,13 +30,13 @@ export function unmeasured(device: {
   return { backend, instructionSet, threadCount, autoPrecision, ...speeds };
 }
 
-/** A job's precision on a device: of what is trained, and of its frozen base. */
+/** Precision of a job on a device: of trained weights, and of the frozen base. */
 export interface Arithmetic {
   precision: 'float32' | 'bfloat16';
   basePrecision: BaseKind;
 }
 
-/** A quantized base leaves what is trained as it is with `auto`. */
+/** With a quantized base, trained weights have the precision of `auto`. */
 export function arithmeticOf(
   { precision: wanted }: Pick<RunSpec, 'precision'>,
   device: Pick<DeviceSpeed, 'autoPrecision'>,
@@ -49,12 +49,12 @@ export function arithmeticOf(
   return { precision, basePrecision };
 }
 
-/** Whether the halves of blocks are kernels; else they are computed op by op, which keeps more. */
+/** Whether halves of blocks run as fused kernels; otherwise they are computed op by op, which keeps more memory. */
 export function isFused({ backend }: Pick<DeviceSpeed, 'backend'>): boolean {
   return backend === 'native' || backend === 'cuda';
 }
 
-/** Whether the native halves sum apart, and keep float32: native/layers/apart_sums.h. */
+/** Whether the native halves sum separately and keep float32: native/layers/apart_sums.h. */
 export function isApart({ adapter }: Pick<RunSpec, 'adapter'>): boolean {
   return adapter !== null && (adapter.dropout > 0 || adapter.trainableScale);
 }

@@ -1,17 +1,17 @@
-/** What the files of a model say about the token that ends a text. */
+/** What the files of a model say about its end-of-text token. */
 export interface EndTokens {
-  /** Of config.json, else of generation_config.json; empty where neither names one. */
+  /** From config.json, else from generation_config.json; empty if neither has one. */
   ids: readonly number[];
-  /** `eos_token` of tokenizer_config.json; null without. */
+  /** `eos_token` of tokenizer_config.json; null if missing. */
   name: string | null;
-  /** A client named it: nothing else will do. Absent for what files say. */
+  /** A client asked for this token, so no other may take its place. Absent if it comes from files. */
   isAsked?: boolean;
 }
 
-/** Nothing is known: the names of well-known models decide. */
+/** Nothing is known: the token names of well-known models decide. */
 export const noEndTokens: EndTokens = { ids: [], name: null };
 
-/** Reads what there is of config.json, generation_config.json and tokenizer_config.json; what is not JSON says nothing. */
+/** Reads config.json, generation_config.json and tokenizer_config.json as far as they exist; a file that is not JSON is ignored. */
 export function endTokensOf(files: Readonly<Partial<Record<string, string>>>): EndTokens {
   const ids = idsOf(objectOf(files['config.json']).eos_token_id);
   return {
@@ -26,7 +26,7 @@ export function idsOf(value: unknown): number[] {
   return list.filter((id): id is number => typeof id === 'number' && Number.isSafeInteger(id) && id >= 0);
 }
 
-/** A token in tokenizer_config.json: its text, or an object with it. */
+/** A token in tokenizer_config.json: its text, or an object that contains it. */
 export function tokenName(value: unknown): string | null {
   if (typeof value === 'string') return value;
   const content =
@@ -34,7 +34,7 @@ export function tokenName(value: unknown): string | null {
   return typeof content === 'string' ? content : null;
 }
 
-/** The object that a text of JSON holds; an empty one for anything else. */
+/** The object in a JSON text; empty for anything else. */
 export function objectOf(text: string | undefined): Readonly<Record<string, unknown>> {
   if (text === undefined) return {};
   try {

@@ -12,20 +12,20 @@ export interface Estimate {
   parameterCount: number;
   trainableParameterCount: number;
   peakMemoryBytes: number;
-  /** Of the main phase. */
+  /** In the main phase. */
   flopsPerToken: number;
   fullRankFlopsPerToken: number;
-  /** Tokens of the whole run. */
+  /** Tokens in the whole run. */
   tokenCount: number;
-  /** Of steps alone: evaluations, merges and checkpoints come on top. Infinite where the device's speed is not known. */
+  /** Of steps only: evaluations, merges and checkpoints come on top. Infinite if the device's speed is unknown. */
   durationSeconds: number;
   diskBytes: number;
 }
 
 /**
- * What a job costs, from its specification and the device's measured speed alone. flops follow relora.md §5: a trained layer
- * takes 6·in·out per token, a frozen one with an adapter 4·in·out + 6·r·(in + out), or 2·r·in less where A is frozen, attention 12·time·hidden·½ per layer for
- * its causal half.
+ * What a job costs, computed only from its specification and the device's measured speed. flops follow relora.md §5, per token: a trained
+ * layer takes 6·in·out, a frozen one with an adapter 4·in·out + 6·r·(in + out), or 2·r·in less if A is frozen; attention takes
+ * 12·time·hidden·½ per layer for its causal half.
  */
 export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   const schedule = new Schedule(spec);
@@ -46,8 +46,8 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
     fullRankFlopsPerToken,
     tokenCount: schedule.stepCount * tokensPerStep,
     durationSeconds: runSeconds(spec, device, schedule),
-    // One checkpoint more than is kept exists while the next is written; the start of the adapter phase is kept as well,
-    // and so is the float32 base while only its packed form is in memory.
+    // While a checkpoint is written there is one more than are kept. The start of the adapter phase is kept too, and the float32 base while
+    // memory has only its packed form.
     diskBytes:
       (spec.checkpoint.keepCount + 1) * checkpointBytes +
       weightBytes * counts.model +
@@ -56,7 +56,7 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   };
 }
 
-/** What all steps of a run take. */
+/** Seconds that all steps of a run take. */
 export function runSeconds(spec: RunSpec, device: DeviceSpeed, schedule = new Schedule(spec)): number {
   const between = schedule.fullRankStepCountBetween;
   const mainStepCount = schedule.stepCount - schedule.warmStartStepCount - between;

@@ -2,17 +2,17 @@ import { layerMethod } from './layerMethod.js';
 import { headSize, linearShapes } from './parameters.js';
 import { targetModules, type Phase, type ReductionType, type RunSpec } from './runSpec.js';
 
-/** Gradients lie one after another, each from a line of the processor's cache on. */
+/** Gradients are stored one after another, each aligned to a cache line. */
 const floatsPerLine = 16;
 
-/** Of a value that travels. */
+/** Bytes per exchanged value. */
 export const reductionBytes: Readonly<Record<ReductionType, number>> = { float32: 4, bfloat16: 2 };
 
 type Exchanging = Pick<RunSpec, 'model' | 'adapter' | 'reductionType' | 'synchronization'>;
 
 /**
- * Bytes that each process of a run gives to the others in a step: gradients of what the step trains. With adapters these
- * are A, B, embedding, norms, biases and head, else all weights. Where a cycle is one exchange, its bytes over its steps.
+ * Bytes that each process sends to the others per step: the gradients of what the step trains. With adapters these are A, B, embedding,
+ * norms, biases and head, otherwise all weights. If there is one exchange per cycle, its bytes are divided by the cycle's steps.
  */
 export function exchangedBytes(spec: Exchanging, phase: Phase): number {
   const { model, adapter } = spec;
@@ -33,7 +33,10 @@ export function exchangedBytes(spec: Exchanging, phase: Phase): number {
   return reductionBytes[spec.reductionType] * modelFloats(model, lengths, padded);
 }
 
-/** Bytes that each gives to the others at the end of a cycle that it trained by itself: adapted weights, and what is shared with its moments. */
+/**
+ * Bytes that each process sends to the others at the end of a cycle that it trained by itself: adapted weights, and shared weights with
+ * their moments.
+ */
 export function cycleMeanBytes({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): number {
   const shapes = linearShapes(model);
   const adapted = adapter?.targetModules ?? [];
@@ -59,7 +62,7 @@ function sharedInBlock(model: RunSpec['model']): number[] {
   ];
 }
 
-/** Of so many floats in a block, with embedding, last norm and head. */
+/** Sum of `sizeOf` over the given lengths of each block, embedding, last norm and head. */
 function modelFloats(
   { hiddenSize, vocabSize, numHiddenLayers, tieWordEmbeddings }: RunSpec['model'],
   inBlock: readonly number[],

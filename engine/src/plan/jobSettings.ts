@@ -20,59 +20,59 @@ import {
   weightTypes,
 } from './words.js';
 
-/** Tokens in a micro-batch when the client does not say. */
+/** Tokens in a micro-batch if the client does not set its size. */
 const microBatchTokens = 2048;
-/** As large as Hugging Face long made its own. */
+/** The former default of Hugging Face. */
 export const shardBytesDefault = 5_000_000_000;
 
-/** Settings of a JobSpec that are in no group. */
+/** Settings at the top level of a JobSpec. */
 export const runSettings = {
   kind: choice('JobKind', jobKinds, { default: 'relora', isKept: true }),
-  /** `int8Base`, `nf4Base` and `fp8Base` name how the frozen base is kept; what is trained is then computed as with `auto`. */
+  /** `int8Base`, `nf4Base` and `fp8Base` say how the frozen base is stored; trained weights then have the precision of `auto`. */
   precision: choice('Precision', precisions, { default: 'auto' }),
   recomputation: choice('Recomputation', recomputations, { default: 'auto', before: 'auto' }),
   endOfData: choice('EndOfData', endsOfData, { default: 'repeat', before: 'repeat' }),
   seed: integer({ default: 0, min: 0, max: 2 ** 31 - 1, isKept: true }),
   priority: integer({ default: 0, min: -100, max: 100 }),
   device: choice(null, deviceChoices, { default: 'auto' }),
-  /** An event for each step; else at most ten a second, which then stand for several steps each. */
+  /** One event per step; otherwise at most ten a second, each of which stands for several steps. */
   everyStepEvent: flag({ default: false, before: true }),
-  /** Steps whose documents are reported together by their losses; 0 for none. */
+  /** Steps per report of document losses; 0: no reports. */
   documentWindowStepCount: integer({
-    // A thousand reports a job at most, however long it is.
+    // At most a thousand reports per job, however long it is.
     default: ({ spec }) => Math.max(100, Math.ceil((spec.warmStart.stepCount + spec.stepCount) / 1000)),
     min: 0,
     max: 1_000_000_000,
     before: 0,
   }),
-  /** Processes that compute a part of each batch. */
+  /** Processes that each compute a part of every batch. */
   replicas: integer({ default: 1, min: 1, max: ({ replicasMax }) => replicasMax, before: 1 }),
-  /** The fewest that a run may resume with; 0: no fewer than `replicas`. */
+  /** The fewest processes that a run may resume with; 0: no fewer than `replicas`. */
   replicasMin: integer({ default: 0, min: 0, max: ({ replicasMax }) => replicasMax, before: 0 }),
-  /** What the gradients of several processes travel as. */
+  /** Type in which several processes exchange gradients. */
   reductionType: choice('ReductionType', reductionTypes, { default: 'float32', before: 'float32' }),
-  /** When they agree on their weights. */
+  /** When processes agree on their weights. */
   synchronization: choice('Synchronization', synchronizations, { default: 'everyStep', before: 'everyStep' }),
 };
 
 /**
- * Versions of the rules by which a run cuts its data and draws its numbers. A rule that has to change gets another version: new
- * jobs take the newest, and a job keeps to its end those that it was created with (docs/architecture.md says how to add one).
+ * Versions of the rules by which a run cuts its data and draws its numbers. A rule that has to change gets a new version: new jobs use the
+ * newest, and a job keeps the ones it was created with to its end (docs/architecture.md says how to add one).
  */
 export const streamSettings = kept({
   /**
-   * How the training part is cut into sequences. 1: alike in every pass, so that up to a sequence at its end, and its first token,
-   * are never learned. 2: each pass begins where the one before it ended.
+   * How the training part is cut into sequences. 1: at the same places in every pass, so that its first token and up to a sequence at its
+   * end are never learned. 2: each pass begins where the previous one ended.
    */
   dataCut: integer({ default: 2, min: 1, max: 2, before: 1 }),
   /**
-   * How masks of dropout are drawn. 1: from a stream of each micro-batch. 2: counted by the sequence's place in the run, the same
-   * however a step is cut into micro-batches (engine/device/dropout.ts).
+   * How dropout masks are drawn. 1: from a stream per micro-batch. 2: from a counter based on the sequence's position in the run, so that
+   * the cut into micro-batches does not matter (engine/device/dropout.ts).
    */
   dropout: integer({ default: 2, min: 1, max: 2, before: 1 }),
   /**
-   * How the rate of full-rank steps between cycles rises. 1: over a twentieth of them, rounded down, so that fewer than 20 begin at
-   * the whole rate with moments of zero. 2: over a step at least where that leaves one at the whole rate.
+   * How the rate of full-rank steps between cycles rises. 1: over a twentieth of them, rounded down, so that fewer than 20 steps begin at
+   * the full rate with zero moments. 2: over at least one step, if that leaves one at the full rate.
    */
   fullRankWarmup: integer({ default: 2, min: 1, max: 2, before: 1 }),
 });
@@ -95,11 +95,11 @@ export const modelSettings = kept({
   tieWordEmbeddings: flag({ default: false }),
   /** A bias on the query, key and value projections, as in Qwen2. */
   attentionBias: flag({ default: false, before: false }),
-  /** Features of a head; 0 for hiddenSize / numAttentionHeads. At most what every device computes. */
+  /** Features of a head; 0: hiddenSize / numAttentionHeads. At most what every device supports. */
   headDim: integer({ default: 0, min: 0, max: 128, before: 0 }),
-  /** A norm of each head of queries and keys before they are turned, as in Qwen3. */
+  /** A norm of each head of queries and keys before rotation, as in Qwen3. */
   qkNorm: flag({ default: false, before: false }),
-  /** Each so-manieth layer has no rotary embedding, as in SmolLM3; 0: all have one. */
+  /** Every n-th layer has no rotary embedding, as in SmolLM3; 0: all have one. */
   noRopeInterval: integer({ default: 0, min: 0, max: 512, before: 0 }),
 });
 
@@ -116,7 +116,7 @@ export const batchSettings = {
     min: 1,
     max: ({ spec }) => spec.batch.sequenceCount,
   }),
-  /** Documents that share a sequence do not see each other, and each begins at position 0. In training alone. */
+  /** Documents in the same sequence do not attend to each other, and each begins at position 0. In training only. */
   maskDocuments: flag({ default: false, before: false }),
 };
 
@@ -133,28 +133,28 @@ export const adapterSettings = kept({
     above: true,
   }),
   dropout: number({ default: 0, min: 0, max: 0.9 }),
-  /** Steps between restarts; for `lora` equal to stepCount. */
+  /** Steps between restarts; for `lora` this equals stepCount. */
   cycleStepCount: integer({
     default: ({ spec }) => spec.stepCount,
     min: 1,
     max: ({ spec }) => spec.stepCount,
   }),
-  /** Each cycle is so many times as long as the one before; 1: all alike. */
+  /** Length of each cycle over that of the one before; 1: all are equal. */
   cycleGrowth: number({ default: 1, min: 1, max: 10, before: 1 }),
   restartWarmupStepCount: integer({
-    // A step at least: without a warm-up the first updates after a restart, whose moments are new, have the whole rate.
+    // At least one step: after a restart moments are zero, and without a warm-up the first updates would use the full rate.
     default: ({ spec }) => restartWarmup(spec.adapter!.cycleStepCount),
     min: 0,
     max: ({ spec }) => Math.max(0, spec.adapter!.cycleStepCount - 1),
   }),
-  /** Full-rank steps between a merge and the adapters of the next cycle; part of its length. */
+  /** Full-rank steps between a merge and the adapters of the next cycle; they count as part of the cycle. */
   fullRankStepCount: integer({
     default: 0,
     min: 0,
     max: ({ spec }) => Math.max(0, spec.adapter!.cycleStepCount - spec.adapter!.restartWarmupStepCount - 1),
     before: 0,
   }),
-  /** Of those full-rank steps. */
+  /** Optimizer of these full-rank steps. */
   fullRankOptimizer: choice('FullRankOptimizer', fullRankOptimizers, { default: 'adamw', before: 'adamw' }),
   adapterOptimizer: choice('AdapterOptimizer', adapterOptimizers, { default: 'adamw', before: 'adamw' }),
   initialisation: choice('Initialisation', initialisations, { default: 'random', before: 'random' }),
@@ -163,7 +163,7 @@ export const adapterSettings = kept({
   }),
   momentPruneRatio: number({ default: 0.9, min: 0, max: 1, above: true, below: true }),
   trainableScale: flag({ default: false }),
-  /** How an adapter is computed, not what it is. */
+  /** How an adapter is computed; it does not change what is trained. */
   graph: choice('AdapterGraph', adapterGraphs, { default: 'auto', before: 'auto', isKept: false }),
   trainedFactors: choice('TrainedFactors', trainedFactorChoices, { default: 'both', before: 'both' }),
   scaling: choice('AdapterScaling', adapterScalings, { default: 'alphaOverRank', before: 'alphaOverRank' }),
@@ -186,7 +186,7 @@ export const warmStartSettings = kept({
   }),
 });
 
-/** Usual rates of each kind, not its best for a model and its data: that takes a sweep. */
+/** Usual rates of each kind. The best rate for a model and its data needs a sweep. */
 export function defaultPeakRate(kind: (typeof jobKinds)[number]): number {
   return kind === 'fullRank' ? 5e-4 : 1e-3;
 }
@@ -217,29 +217,29 @@ export const optimizerSettings = {
   gradientNormMax: number({ default: 1, min: 0, max: 1e6, above: true }),
   nonfiniteStepCountMax: integer({ default: 0, min: 0, max: ({ stepsMax }) => stepsMax }),
   momentType: choice('MomentType', momentTypes, { default: 'float32', before: 'float32' }),
-  /** Of jobs that train all weights. */
+  /** For jobs that train all weights. */
   fullRankOptimizer: choice('FullRankOptimizer', fullRankOptimizers, {
     default: 'adamw',
     before: 'adamw',
     isKept: true,
   }),
-  /** Decay of the one moment of Muon and LoRA-Muon. */
+  /** Decay of the single moment of Muon and LoRA-Muon. */
   momentum: number({ default: 0.95, min: 0, max: 1, below: true, before: 0.95, isKept: true }),
 };
 
-/** Most seconds between two of what is done by time: 30 days. */
+/** Longest interval in seconds: 30 days. */
 const everySecondsMax = 2_592_000;
-/** So much work a crash may cost, whatever a step takes. */
+/** Seconds of work that a crash may cost, however long a step takes. */
 const everySecondsDefault = 900;
 
 /**
- * Every so many seconds, beside the steps; 0 for by steps alone. Nothing that is trained depends on it. A job of 0.1 counts steps
- * alone, and so does one that asks for steps and not for seconds (`withCadence`).
+ * Interval in seconds, in addition to the interval in steps; 0: by steps only. It does not affect what is trained. Jobs of 0.1, and jobs
+ * that give an interval in steps but none in seconds (`withCadence`), go by steps only.
  */
 const everySeconds = (seconds: number) =>
   integer({ default: seconds, min: 0, max: everySecondsMax, before: 0 });
 
-/** What a client says of a cadence: who names steps alone means these alone. */
+/** If a client gives only an interval in steps, there is none in seconds. */
 export function withCadence<Given extends { everyStepCount?: unknown; everySeconds?: unknown }>(
   given: Given | undefined,
 ): Given | undefined {
@@ -256,9 +256,9 @@ export const evaluationSettings = {
   everySeconds: everySeconds(everySecondsDefault),
 };
 
-/** Of what a run is scored on beside its held-out part. */
+/** Settings of additional evaluations, besides the one on the held-out part. */
 export const namedEvaluationSettings = {
-  /** Of a held-out part; 0: all of it. */
+  /** Tokens of a held-out part; 0: all. */
   tokenCount: integer({ default: 65_536, min: 0, max: 2 ** 40 }),
   everyStepCount: integer({ default: ({ spec }) => tenthOf(spec), min: 0, max: ({ stepsMax }) => stepsMax }),
   everySeconds: everySeconds(0),
@@ -272,23 +272,23 @@ export const checkpointSettings = {
   }),
   keepCount: integer({ default: 2, min: 2, max: 1000 }),
   everySeconds: everySeconds(everySecondsDefault),
-  /** The checkpoint of the lowest held-out loss stays beside the newest; each evaluation that is the best so far saves one. */
+  /** Keep the checkpoint of the lowest held-out loss in addition to the newest; each evaluation with a new lowest loss saves one. */
   keepBest: flag({ default: false, before: false }),
 };
 
-/** What ends a run before its last step; 0 for none. */
+/** Conditions that end a run before its last step; 0: none. */
 export const stopSettings = {
   /** Evaluations in a row without a lower held-out loss. */
   patienceEvaluationCount: integer({ default: 0, min: 0, max: 1_000_000, before: 0 }),
-  /** By which a loss has to be below the best before it, to count as lower. */
+  /** How far below the previous best a loss must be to count as lower. */
   minImprovement: number({ default: 0, min: 0, max: 100, before: 0 }),
-  /** Held-out loss that is low enough. */
+  /** Held-out loss at which the run ends. */
   evaluationLoss: number({ default: 0, min: 0, max: 100, before: 0 }),
-  /** Tokens trained on. */
+  /** Number of tokens trained on. */
   tokenCount: integer({ default: 0, min: 0, max: Number.MAX_SAFE_INTEGER, before: 0 }),
-  /** Since the job began, with all pauses: at most ten years. */
+  /** Since the job was created, pauses included: at most ten years. */
   seconds: integer({ default: 0, min: 0, max: 315_360_000, before: 0 }),
-  /** That its trainers held their device, those that crashed too. */
+  /** Hours for which its trainers held a device, crashed trainers included. */
   deviceHours: number({ default: 0, min: 0, max: 1e6, before: 0 }),
 };
 
@@ -302,27 +302,27 @@ export const sampleSettings = {
 /** What is exported at the end of a run. */
 export const exportSettings = {
   weightType: choice('WeightType', weightTypes, { default: 'float32' }),
-  /** Largest file of weights in Hugging Face layout; at most as many bytes as a double counts exactly. */
+  /** Largest weights file in Hugging Face layout, in bytes; the maximum is the largest integer that a double represents exactly. */
   shardBytesMax: integer({ default: shardBytesDefault, min: 1, max: Number.MAX_SAFE_INTEGER }),
   weights: choice('ExportedWeights', weightChoices, { default: 'last', before: 'last' }),
 };
 
-/** Directions of the gradient take the place of a warm start where A keeps them (LoQT, arXiv 2405.16528). */
+/** If A keeps the directions of the gradient for the whole cycle, no warm start is needed (LoQT, arXiv 2405.16528). */
 export function needsWarmStart({ initialisation, trainedFactors }: NonNullable<Draft['adapter']>): boolean {
   return !(initialisation === 'gradientSvd' && trainedFactors === 'bOnly');
 }
 
-/** Whether the new A spans the old one, so that what is known of B's direction still holds. */
+/** Whether the new A spans the old one (or half of it), so that the momentum of B remains valid. */
 function carriesMoments({ initialisation, adapterOptimizer }: NonNullable<Draft['adapter']>): boolean {
   return adapterOptimizer === 'loraMuon' && (initialisation === 'oldSpan' || initialisation === 'halfSpan');
 }
 
-/** Base weights are past what a warm start is for. */
+/** A job that starts from base weights needs no warm start. */
 function isWarmStartUsual({ adapter, baseWeightsFolder }: Draft): boolean {
   return adapter !== null && baseWeightsFolder === null && needsWarmStart(adapter);
 }
 
-/** A twentieth of a cycle, and a step at least where that leaves one at the whole rate. */
+/** A twentieth of a cycle, but at least one step if that leaves one at the full rate. */
 function restartWarmup(cycleStepCount: number): number {
   return Math.min(Math.max(1, Math.floor(cycleStepCount / 20)), cycleStepCount - 1);
 }
@@ -331,14 +331,14 @@ function longestSequence({ sequenceLengthMax, spec }: Context): number {
   return Math.min(sequenceLengthMax, spec.model?.maxPositionEmbeddings ?? Infinity);
 }
 
-/** As many sequences as keep 2048 tokens at once and divide the batch; at least one. */
+/** The largest divisor of the batch whose sequences have at most 2048 tokens together; at least one sequence. */
 function defaultMicroBatch({ sequenceLength, sequenceCount }: Draft['batch']): number {
   let micro = Math.max(1, Math.min(sequenceCount, Math.floor(microBatchTokens / sequenceLength)));
   while (sequenceCount % micro !== 0) micro--;
   return micro;
 }
 
-/** Steps of the first cycle, or of the run where it has none. */
+/** Steps of the first cycle, or of the whole run if it has no cycles. */
 function firstCycle({ adapter, stepCount }: Draft): number {
   return adapter?.cycleStepCount ?? stepCount;
 }

@@ -1,13 +1,13 @@
 import type { AdapterSettings, Initialisation, TargetModule } from './runSpec.js';
 
 /**
- * How the layers of one module are adapted: all in which the modes of docs/relora.md differ beside when a cycle ends. Every cycle
- * of every mode is W += s A B, then B = 0 and A as `initialisation` says, so that the function computed does not change;
- * what follows trains B, and A where `trainsA`.
+ * How the layers of one module are adapted: everything in which the modes of docs/relora.md differ, except when a cycle ends. Every mode
+ * ends a cycle with W += s A B, then B = 0 and A as `initialisation` says, so that the computed function does not change; after that B is
+ * trained, and A too if `trainsA`.
  */
 export interface LayerMethod {
   rank: number;
-  /** s of y = x W + s (x A) B while it is constant; where a trainable one begins. */
+  /** s of y = x W + s (x A) B if it is constant; the initial value if it is trainable. */
   scale: number;
   initialisation: Initialisation;
   trainsA: boolean;

@@ -3,10 +3,10 @@ import { architectureOf, architectures, missingArchitectures, type Architecture 
 import { headSize, hasRope } from './parameters.js';
 import type { LlamaConfig, RopeScaling, WeightType } from './runSpec.js';
 
-/** A folder is not a model that this engine can read; the message names file, key or tensor, what was expected and what came. */
+/** The folder is not a model that this engine supports; the message names the file, key or tensor, what was expected and what was found. */
 export class ModelFolderInvalid extends EngineError {
   constructor(
-    /** `config.json`, a file of weights, or a tensor. */
+    /** `config.json`, a weights file, or a tensor. */
     readonly subject: string,
     readonly expected: string,
     readonly found: string,
@@ -15,10 +15,10 @@ export class ModelFolderInvalid extends EngineError {
   }
 }
 
-/** The largest that every device computes. */
+/** The largest that every device supports. */
 export const headDimMax = 128;
 
-/** Text of the config.json that Hugging Face loads this model from. */
+/** Text of a config.json from which Hugging Face loads this model. */
 export function formatLlamaConfig(
   config: LlamaConfig,
   options: { weightType: WeightType; tokenIds: object },
@@ -31,7 +31,7 @@ export function formatLlamaConfig(
     model_type: modelType,
     ...(attentionBias ? { use_sliding_window: false } : { attention_bias: false }),
     ...(skipsRope && {
-      // Its class has one by default, which may be beyond the vocabulary.
+      // Its class has a default, which may be beyond the vocabulary.
       pad_token_id: null,
       no_rope_layers: layers(config).map((layer) => Number(hasRope(config, layer))),
       no_rope_layer_interval: config.noRopeInterval,
@@ -74,7 +74,7 @@ function formatRopeScaling(scaling: RopeScaling): Record<string, unknown> {
   };
 }
 
-/** Reads a config.json with the defaults of Hugging Face's config classes. Throws ModelFolderInvalid on what we do not compute. */
+/** Reads a config.json with the defaults of Hugging Face's config classes. Throws ModelFolderInvalid if the model is not supported. */
 export function parseLlamaConfig(text: string): LlamaConfig {
   let json: unknown;
   try {
@@ -86,7 +86,7 @@ export function parseLlamaConfig(text: string): LlamaConfig {
   return llamaConfigOf(json);
 }
 
-/** The same from a config.json that was parsed. */
+/** The same from a parsed config.json. */
 export function llamaConfigOf(json: Record<string, unknown>): LlamaConfig {
   const keys = new Map(Object.entries(json));
   const architecture = architectureNamed(keys);
@@ -98,7 +98,7 @@ export function llamaConfigOf(json: Record<string, unknown>): LlamaConfig {
   const numKeyValueHeads = positiveInteger(
     keys,
     'num_key_value_heads',
-    // Null means as many as there are query heads, in every class; a key that is missing, the default of its class.
+    // In every class null means as many as query heads; a missing key means the default of its class.
     keys.get('num_key_value_heads') === null
       ? numAttentionHeads
       : (defaults.numKeyValueHeads ?? numAttentionHeads),
@@ -139,7 +139,7 @@ export function llamaConfigOf(json: Record<string, unknown>): LlamaConfig {
   };
 }
 
-/** As we hold it: 0 where the heads divide hidden_size among them. */
+/** 0 if head_dim is hidden_size / num_attention_heads. */
 function headDimOf(
   keys: ReadonlyMap<string, unknown>,
   hiddenSize: number,
@@ -154,7 +154,7 @@ function headDimOf(
       numAttentionHeads,
     );
   const headDim = positiveInteger(keys, 'head_dim', otherwise ?? share);
-  // The rotary embedding turns pairs of features.
+  // Rotary embedding rotates pairs of features.
   const isEven = headDim % 2 === 0;
   if (headDim === share) {
     if (isEven) return 0;
@@ -166,7 +166,7 @@ function headDimOf(
   return headDim;
 }
 
-/** Layers without a rotary embedding, which we know by their interval alone. */
+/** Interval of the layers without a rotary embedding; the only pattern that is supported. */
 function noRopeIntervalOf(
   keys: ReadonlyMap<string, unknown>,
   { skipsRope, defaults }: Architecture,
@@ -217,12 +217,12 @@ function missingOf(names: readonly unknown[]): string | null {
 }
 
 /**
- * A model that differs in one of these computes something else; it would load and be wrong. Those from `hidden_activation` on are of
- * other classes, whose files may call themselves a Llama.
+ * A model with another value for one of these keys computes something else: it would load and give wrong results. The keys from
+ * `hidden_activation` on belong to other classes, whose files may call themselves a Llama.
  */
 const neutral: Readonly<Record<string, unknown>> = {
   hidden_act: 'silu',
-  // In a Llama this adds one to o_proj too, which Qwen2, whose biases we compute, does not have.
+  // In a Llama this also adds a bias to o_proj; only the biases of Qwen2 (queries, keys, values) are supported.
   attention_bias: false,
   mlp_bias: false,
   use_sliding_window: false,
@@ -254,7 +254,7 @@ function refuseUnsupported(keys: ReadonlyMap<string, unknown>): void {
   }
 }
 
-/** What is read here, and what changes nothing of what a model computes: how it was made, is loaded, and writes. */
+/** Keys that are read here, and keys that do not affect what a model computes (training, loading, generation). */
 const knownKeys: ReadonlySet<string> = new Set(
   `
   architectures model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
@@ -273,7 +273,7 @@ const knownKeys: ReadonlySet<string> = new Set(
     .split(/\s+/),
 );
 
-/** For whoever takes a model in: a key that we do not know may say how it computes. What was taken in before is read all the same. */
+/** For imports of new models: an unknown key may change what the model computes. Models imported earlier are read despite such keys. */
 export function refuseUnknownKeys(json: Record<string, unknown>): void {
   const keys = new Map(Object.entries(json));
   const { className } = architectureNamed(keys);
@@ -290,7 +290,7 @@ export function refuseUnknownKeys(json: Record<string, unknown>): void {
   }
 }
 
-/** A window as long as the longest sequence hides nothing; Qwen2 names one and leaves it unused. */
+/** A window as long as the longest sequence hides nothing; Qwen2 configs contain one without using it. */
 function refuseWindows(
   keys: ReadonlyMap<string, unknown>,
   { hasWindow }: Architecture,
@@ -309,7 +309,7 @@ function refuseWindows(
   );
 }
 
-/** Newer files have all that concerns the rotary embedding in `rope_parameters`, older ones only its scaling, in `rope_scaling`. */
+/** Newer files keep all rotary settings in `rope_parameters`; older ones keep only the scaling, in `rope_scaling`. */
 function ropeKeys(keys: ReadonlyMap<string, unknown>): Record<string, unknown> | null {
   for (const key of ['rope_parameters', 'rope_scaling']) {
     const value = keys.get(key) ?? null;
@@ -379,7 +379,7 @@ function invalid(key: string, expected: string, found: unknown): ModelFolderInva
   return new ModelFolderInvalid(`config.json ${key}`, expected, shown(found));
 }
 
-/** What came, short enough for a message: a config may be megabytes of anything. */
+/** The value, shortened for a message: a config may contain megabytes of anything. */
 function shown(value: unknown): string {
   const text = JSON.stringify(value) ?? 'none';
   return text.length > 200 ? `${text.slice(0, 200)}…` : text;

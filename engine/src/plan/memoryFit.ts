@@ -5,7 +5,7 @@ import type { RunSpec } from './runSpec.js';
 /** Estimated peak memory of a run, in bytes. */
 export type PeakOf = (spec: RunSpec) => number;
 
-/** The run with AUTO recomputation decided: on only where the run does not fit without. Its weights are the same either way. */
+/** Resolves AUTO recomputation: on only if the run does not fit without it. The weights are the same either way. */
 export function decideRecomputation(spec: RunSpec, peakOf: PeakOf, memoryBytesMax: number): RunSpec {
   if (spec.recomputation !== 'auto' || peakOf({ ...spec, recomputation: 'none' }) <= memoryBytesMax)
     return spec;
@@ -13,7 +13,7 @@ export function decideRecomputation(spec: RunSpec, peakOf: PeakOf, memoryBytesMa
   return peakOf(blocks) <= memoryBytesMax ? blocks : spec;
 }
 
-/** Says which smaller forms of a run would fit: each change that is enough by itself, else the first few that are together. */
+/** Lists changes that would make the run fit: each one that is enough by itself, else the shortest sequence of them that is enough. */
 export function whatWouldFit(
   asked: RunSpec,
   peakOf: PeakOf,
@@ -40,13 +40,13 @@ export function whatWouldFit(
   return 'no smaller form of it would; take a smaller model or shorter sequences';
 }
 
-/** A way to need less memory for the same run, or nearly the same; null where it is in use already or not possible. */
+/** A way to run the same job, or nearly the same, in less memory; null if it is already in use or not possible. */
 interface SmallerForm {
   textOf(changed: RunSpec): string;
   apply(spec: RunSpec, fits: (candidate: RunSpec) => boolean): RunSpec | null;
 }
 
-/** What changes the result least comes first. */
+/** In order of increasing effect on the result. */
 const smallerForms: readonly SmallerForm[] = [
   {
     textOf: ({ batch }) => `batch.micro_batch_sequence_count ${batch.microBatchSequenceCount}`,
@@ -74,7 +74,7 @@ const smallerForms: readonly SmallerForm[] = [
   },
 ];
 
-/** With the largest micro-batch that fits; with one sequence when none does. */
+/** The largest micro-batch that fits; one sequence if none does. */
 function smallerMicroBatch(spec: RunSpec, fits: (candidate: RunSpec) => boolean): RunSpec | null {
   const { sequenceCount, microBatchSequenceCount } = spec.batch;
   if (microBatchSequenceCount === 1) return null;
@@ -87,7 +87,7 @@ function smallerMicroBatch(spec: RunSpec, fits: (candidate: RunSpec) => boolean)
   return smaller;
 }
 
-/** With an int8 base where that fits, else with NF4; for adapters that leave it alone within a cycle, where there are kernels. */
+/** An int8 base if that fits, else NF4; only with adapters that do not change the base within a cycle, on devices with kernels for it. */
 function quantizedBase(spec: RunSpec, fits: (candidate: RunSpec) => boolean): RunSpec | null {
   const { adapter, device, precision } = spec;
   if (adapter === null || adapter.graph === 'merged') return null;

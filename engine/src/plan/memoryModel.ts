@@ -13,17 +13,17 @@ import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec, type TargetModule } from './runSpec.js';
 import { Schedule } from './schedule.js';
 
-/** Bytes that a trainer holds at the peak of one of its phases, by what they are. */
+/** Memory of a trainer at the peak of one of its phases, in bytes, by purpose. */
 export interface MemoryParts {
   /** Node, the engine and its libraries. */
   process: number;
-  /** Float32 weights in memory, adapters among them. */
+  /** Float32 weights in memory, including adapters. */
   weights: number;
-  /** Frozen weights as products read them. */
+  /** Frozen weights in the form that products read. */
   packed: number;
   moments: number;
   gradients: number;
-  /** What is kept between the passes. */
+  /** Kept between forward and backward pass. */
   activations: number;
   /** Temporaries of kernels. */
   scratch: number;
@@ -31,29 +31,29 @@ export interface MemoryParts {
   copies: number;
 }
 
-/** Of a trainer beside all that is counted here, on Linux with Node 20 (test/e2e/peakMemory). */
+/** Remaining memory of a trainer that no other part counts, on Linux with Node 20 (test/e2e/peakMemory). */
 const processBytes = 106e6;
-/** Of the driver's libraries and its context; not measured yet. */
+/** For the driver's libraries and its context; not measured yet. */
 const driverBytes = 400e6;
-/** Exponentials that the head keeps of a chunk of rows (head_cross_entropy.cpp). */
+/** Exponentials that the head keeps for a chunk of rows (head_cross_entropy.cpp). */
 const headKeptBytes = 36 * 2 ** 20;
 const headSlabRows = 1024;
-/** Rows that a worker takes at a time (product.h). */
+/** Rows that a worker processes at a time (product.h). */
 const blockRows = 192;
-/** Packing space of a worker for products. */
+/** Packing buffers of a worker for products. */
 const productWorkerBytes = 288e3;
 /** Logits of a probe (probe.ts): the tensor, and copies from before and after a merge. */
 const probeLogitsMax = 8 * 2 ** 20;
 const probeTokensMax = 256;
-/** Matrices whose products take fewer operations are one thread's each (matrix_sign.h). */
+/** Matrices whose products take fewer operations are each processed by a single thread (matrix_sign.h). */
 const aloneOperationsMax = 2 ** 24;
 
-/** The phase that needs most. */
+/** The phase with the highest memory use. */
 export function peakMemory(spec: RunSpec, device: DeviceSpeed): MemoryParts {
   return memoryPhases(spec, device).reduce((most, phase) => (totalOf(phase) > totalOf(most) ? phase : most));
 }
 
-/** What a process takes on the processors that writes text from a run's weights, scores or exports them: float32, and little beside. */
+/** Memory of a process that generates, evaluates or exports on the CPU from a run's weights: float32 weights and little else. */
 export function taskMemoryBytes(spec: RunSpec): number {
   return processBytes + 4 * countParameters(spec).model;
 }
@@ -62,16 +62,16 @@ export function totalOf(parts: MemoryParts): number {
   return Object.values(parts).reduce((sum: number, bytes: number) => sum + bytes, 0);
 }
 
-/** Loading, full-rank steps, the change to adapters, their directions and steps with them, those of them that the run has. */
+/** The run's phases among: loading, full-rank steps, the change to adapters, finding their directions, steps with adapters, restart. */
 export function memoryPhases(spec: RunSpec, device: DeviceSpeed): MemoryParts[] {
-  // Weights pass through one tensor at a time; cardMemory.ts has what lies on the card.
+  // Weights pass through host memory one tensor at a time; cardMemory.ts counts what is on the card.
   if (device.backend === 'cuda')
     return [{ ...empty, process: processBytes + driverBytes, copies: 2 * copyBytes(spec) }];
   const counts = countParameters(spec);
   const main = steps(spec, device);
   const loading: MemoryParts = { ...empty, process: processBytes, weights: 4 * counts.model };
   if (spec.adapter === null) return [loading, main];
-  // One weight at a time is packed and moved to the disk: then it is in memory twice.
+  // Weights are packed and moved to disk one at a time; while that happens a weight is in memory twice.
   const change = 8 * largestWeight(spec);
   const attached = { ...loading, weights: main.weights + change, packed: main.packed };
   const attaching = { ...loading, weights: 4 * counts.model + change };
@@ -80,11 +80,11 @@ export function memoryPhases(spec: RunSpec, device: DeviceSpeed): MemoryParts[] 
   const schedule = new Schedule(spec);
   const restarting = schedule.restartCount === 0 ? [] : [atRestart(spec, main, device)];
   if (!schedule.hasFullRankSteps) return [loading, attaching, attached, ...directing, main, ...restarting];
-  // The moments of the base end once the adapters are there.
+  // The moments of the base are freed once the adapters exist.
   return [loading, fullRank, { ...attached, moments: fullRank.moments }, ...directing, main, ...restarting];
 }
 
-/** A merge and its proof, for which the buffers of steps are given back: logits of a probe, and a head that is packed in float32. */
+/** A merge and its check, during which step buffers are freed: logits of a probe, and the head packed in float32. */
 function atRestart(spec: RunSpec, main: MemoryParts, device: DeviceSpeed): MemoryParts {
   const { model, batch } = spec;
   const tokens = Math.min(batch.sequenceLength, probeTokensMax, Math.ceil(probeLogitsMax / model.vocabSize));
@@ -96,7 +96,7 @@ function atRestart(spec: RunSpec, main: MemoryParts, device: DeviceSpeed): Memor
   };
 }
 
-/** The pass that finds where A begins: gradients of the base, of one half of a block at a time unless micro-batches are summed. */
+/** The pass that determines the initial A: gradients of the base, for one half of a block at a time unless micro-batches are summed. */
 function directions(spec: RunSpec, main: MemoryParts, fullRank: MemoryParts): MemoryParts {
   const { adapter, batch, model } = spec;
   const shapes = linearShapes(model);
@@ -108,7 +108,7 @@ function directions(spec: RunSpec, main: MemoryParts, fullRank: MemoryParts): Me
   );
   const isSummed = batch.microBatchSequenceCount < batch.sequenceCount;
   const found = adapted.reduce((sum, name) => sum + 4 * rankIn(spec, name) * shapes[name].inFeatures, 0);
-  // Vectors of the iteration in float64, those of the input and of the output, and copies in float32.
+  // Float64 vectors of the iteration, for the input and the output side, and float32 copies.
   const vectors = adapted.map(
     (name) => 3 * 8 * rankIn(spec, name) * (shapes[name].inFeatures + shapes[name].outFeatures),
   );
@@ -166,7 +166,10 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
   };
 }
 
-/** What an update by Muon is computed in, while no pass is: two copies of the largest matrix and two squares of its smaller side, packed. */
+/**
+ * Buffers of a Muon update, which does not overlap with a pass: two copies of the largest matrix and two squares of its smaller side,
+ * packed.
+ */
 function signBytes(spec: RunSpec, { threadCount }: DeviceSpeed, { arithmetic }: ComputationLayout): number {
   if (spec.adapter !== null || spec.optimizer.fullRankOptimizer !== 'muon') return 0;
   const packed = arithmetic.precision === 'bfloat16' ? 2 : 4;
@@ -178,7 +181,7 @@ function signBytes(spec: RunSpec, { threadCount }: DeviceSpeed, { arithmetic }: 
   return Math.max(...bytes);
 }
 
-/** Whether the float32 weights of the base lie on the disk while adapters are trained (adapterPlan). */
+/** Whether the float32 weights of the base are on disk while adapters are trained (adapterPlan). */
 export function isBaseMapped(spec: RunSpec, device: DeviceSpeed): boolean {
   const { graphs } = layoutOf(spec, device);
   return spec.adapter !== null && device.backend === 'native' && arePackedOnce(graphs);
@@ -189,7 +192,7 @@ interface ComputationLayout {
   graphs: LayerGraphs;
   /** Tokens of a micro-batch. */
   rows: number;
-  /** Bytes of an element that is kept between the passes. */
+  /** Bytes per element kept between the passes. */
   kept: 2 | 4;
 }
 
@@ -209,7 +212,7 @@ function layoutOf(spec: RunSpec, device: DeviceSpeed): ComputationLayout {
   };
 }
 
-/** Bytes of what each half of a block keeps for its backward pass (State in the halves' kernels); exact. */
+/** Bytes that each half of a block keeps for its backward pass (State in the halves' kernels); exact. */
 export function stateBytes(
   spec: Pick<RunSpec, 'model' | 'adapter'>,
   { graphs, rows, kept }: Pick<ComputationLayout, 'graphs' | 'rows' | 'kept'>,
@@ -235,17 +238,17 @@ export function stateBytes(
   };
 }
 
-/** Rank of a path beside the base; 0 where there is none. */
+/** Rank of a separate adapter path; 0 if there is none. */
 function pathRank(spec: Pick<RunSpec, 'adapter'>, module: TargetModule, graph: LayerGraph): number {
   return graph === 'separate' ? rankIn(spec, module) : 0;
 }
 
-/** 0 where a layer has no adapter. */
+/** 0 if the layer has no adapter. */
 function rankIn({ adapter }: Pick<RunSpec, 'adapter'>, module: TargetModule): number {
   return adapter?.targetModules.includes(module) ? rankOf(adapter, module) : 0;
 }
 
-/** The largest rank that a worker's rows pass through. */
+/** The largest rank of any layer. */
 function largestRankIn(spec: Pick<RunSpec, 'adapter'>): number {
   return Math.max(...targetModules.map((module) => rankIn(spec, module)));
 }
@@ -258,7 +261,7 @@ function activationBytes(spec: RunSpec, device: DeviceSpeed, layout: Computation
   const { model, recomputation } = spec;
   const { rows } = layout;
   const stream = 4 * rows * model.hiddenSize;
-  // Beside the input of each half: embedding, final norm, what the head gives back.
+  // The input of each half, plus embedding, final norm and the head's gradient.
   const streams = stream * (2 * model.numHiddenLayers + 4);
   if (!isFused(device)) {
     const { q_proj, k_proj } = linearShapes(model);
@@ -273,14 +276,14 @@ function activationBytes(spec: RunSpec, device: DeviceSpeed, layout: Computation
   return streams + stateCount * (state.attention + state.mlp + 4 * rows * maskWidth(spec));
 }
 
-/** Elements a token and block of the masks of dropout. */
+/** Elements of dropout masks per token and block. */
 function maskWidth({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): number {
   if (adapter === null || adapter.dropout === 0) return 0;
   const shapes = linearShapes(model);
   return adapter.targetModules.reduce((sum, name) => sum + shapes[name].inFeatures, 0);
 }
 
-/** What kernels reuse: the arena of the half that needs most, the head's, and each worker's. */
+/** Reused buffers of kernels: the arena of the larger half, the head's, and each worker's. */
 function scratchBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLayout): number {
   const { hiddenSize, intermediateSize } = spec.model;
   const { q_proj, k_proj } = linearShapes(spec.model);
@@ -289,7 +292,7 @@ function scratchBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLay
     2 * intermediateSize + 2 * rank,
     q_proj.outFeatures + 2 * k_proj.outFeatures + 3 * rank,
   );
-  // What a layer that is summed apart is added up in.
+  // Accumulators of a layer that is summed separately.
   const spare = isApart(spec) ? intermediateSize + rank + 2 * Math.max(intermediateSize, hiddenSize) : 0;
   const worker = 4 * blockRows * (hiddenSize + inner + spare) + productWorkerBytes;
   const arena = Math.max(
@@ -317,7 +320,7 @@ function backwardBytes(
   let bytes = rows * ((4 + kept) * hiddenSize + kept * widths);
   for (const name of modules) {
     const { inFeatures, outFeatures } = shapes[name];
-    // Unpacked to bfloat16, and that is packed.
+    // Unpacked to bfloat16, and that copy packed for the products.
     if (adapter !== null && arithmetic.basePrecision === 'nf4')
       bytes += 2 * inFeatures * outFeatures + packed(outFeatures, inFeatures);
     if (adapter === null) {
@@ -336,7 +339,7 @@ function backwardBytes(
   return bytes;
 }
 
-/** One chunk of rows of the head with the operands of its products. */
+/** One chunk of rows of the head, with the operands of its products. */
 function headScratchBytes({ model }: RunSpec, { arithmetic, rows }: ComputationLayout): number {
   const element = arithmetic.precision === 'bfloat16' ? 2 : 4;
   const row = element * (model.vocabSize + 64);

@@ -5,11 +5,11 @@ import { sequencesInPass } from './dataPass.js';
 export interface MixturePart {
   /** Resource name, `datasets/{id}`. */
   dataset: string;
-  /** Its share of all sequences is this over the sum of all weights; 0: evaluated alone. */
+  /** Its share of all sequences is this weight over the sum of all weights; 0: only evaluated. */
   weight: number;
 }
 
-/** Tokens of a training part that a run passes over. */
+/** Tokens of a training part that a run does not train on. */
 export interface OmittedDocument {
   /** Resource name of the data set. */
   dataset: string;
@@ -28,7 +28,7 @@ export function datasetNames({
   return mixture.length > 0 ? mixture.map((part) => part.dataset) : [dataset];
 }
 
-/** Names of all data sets that a run of a specification reads: those that it trains on, in order, then others that it is scored on. */
+/** Names of all data sets that a run reads: the ones it trains on, in order, then those it is only evaluated on. */
 export function readDatasetNames(
   spec: Parameters<typeof datasetNames>[0] & { evaluations: readonly { dataset: string }[] },
 ): string[] {
@@ -40,23 +40,23 @@ export function readDatasetNames(
 export interface PlacedSequence {
   /** Index of the data set. */
   part: number;
-  /** How many sequences the run has taken from that data set before. */
+  /** Number of sequences that the run took from that data set before this one. */
   index: number;
 }
 
-/** Weights become whole numbers out of this: so that counts are exact, however long a run is. */
+/** Weights are rounded to integer parts of this, so that counts are exact, however long a run is. */
 const scale = 1_000_000;
 
 /**
- * The order in which a run takes sequences from several data sets: a pure function of seed and weights, so nothing has to be kept
- * to resume anywhere, and micro-batches do not matter. Any number of sequences from the start on has as many of each data set as its
- * weight says, but for a few.
+ * The order in which a run takes sequences from several data sets: a pure function of seed and weights, so resuming needs no stored state,
+ * and the cut into micro-batches does not matter. Any prefix of the run's sequences has from each data set the number that its weight
+ * implies, up to a few.
  *
- * The first data set takes its share of all sequences, evenly spread; the second its share of what is left; and so on. Counts that
- * are rounded each by itself would not add up, and drawing at random would make the loss of a step depend on luck.
+ * The first data set gets its share of all sequences, evenly spread; the second its share of the remaining ones; and so on. Rounding each
+ * count independently would not add up, and random draws would make a step's loss depend on luck.
  */
 export class MixtureOrder {
-  /** Of the data sets that take part, each with the weight of all from it on. */
+  /** Data sets with a positive weight, in order; `rest` is the sum of weights from this one on. */
   private readonly levels: { part: number; weight: number; rest: number; offset: number }[] = [];
 
   constructor(
@@ -74,7 +74,7 @@ export class MixtureOrder {
     }
   }
 
-  /** Of the run's sequence with this number. */
+  /** Where the run's sequence with this number comes from. */
   placeOf(sequence: number): PlacedSequence {
     let left = sequence;
     for (const level of this.levels) {
@@ -85,7 +85,7 @@ export class MixtureOrder {
     throw new RangeError('No data set of the mixture has a weight');
   }
 
-  /** Of the first `count` sequences of the run how many are of each data set. */
+  /** How many of the run's first `count` sequences come from each data set. */
   countsIn(count: number): number[] {
     const counts = this.weights.map(() => 0);
     let left = count;
@@ -98,7 +98,9 @@ export class MixtureOrder {
   }
 }
 
-/** How many of the first `count` sequences a level takes; in halves, so that no product is beyond what a double counts. */
+/**
+ * How many of the first `count` sequences a level takes; computed in halves, so that no product exceeds what a double represents exactly.
+ */
 function taken(
   count: number,
   { weight, rest, offset }: { weight: number; rest: number; offset: number },
@@ -107,7 +109,7 @@ function taken(
   return whole * weight + Math.floor(((count - whole * rest) * weight + offset) / rest);
 }
 
-/** How often a run of so many sequences reads the training part of each data set. */
+/** How many passes over the training part of each data set a run with this many sequences makes. */
 export function passesOf(
   parts: readonly { weight: number; tokenCount: number }[],
   seed: number,

@@ -3,16 +3,16 @@ import { linearShapes, type countParameters } from './parameters.js';
 import type { targetModules } from './runSpec.js';
 import { type FullRankOptimizer, type RunSpec } from './runSpec.js';
 
-/** Newton-Schulz steps of a sign. */
+/** Newton-Schulz iterations per matrix sign. */
 const signSteps = 5;
 
-/** Operations of the sign of a matrix: half of X Xᵀ, half of its square, and one product with X, in each step. */
+/** Operations for the sign of a matrix, in each iteration: half of X Xᵀ, half of its square, and one product with X. */
 export function signFlops(rows: number, columns: number): number {
   const [m, n] = [Math.min(rows, columns), Math.max(rows, columns)];
   return signSteps * (3 * m * m * n + m ** 3);
 }
 
-/** Operations of an update of all linear layers by Muon. */
+/** Operations of a Muon update of all linear layers. */
 function muonFlops(model: RunSpec['model']): number {
   const shapes = Object.values(linearShapes(model));
   return (
@@ -21,7 +21,7 @@ function muonFlops(model: RunSpec['model']): number {
   );
 }
 
-/** Operations of an update of all adapters by LoRA-Muon: both Gram matrices, four thin products, two signs. */
+/** Operations of a LoRA-Muon update of all adapters: both Gram matrices, four thin products, two signs. */
 function loraMuonFlops({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): number {
   if (adapter === null) return 0;
   const shapes = linearShapes(model);
@@ -35,7 +35,7 @@ function loraMuonFlops({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): 
   return model.numHiddenLayers * adapter.targetModules.reduce((sum, module) => sum + ofModule(module), 0);
 }
 
-/** Seconds of the signs of a step's update, where its optimizer takes some. */
+/** Seconds for the matrix signs of a step's update; 0 if its optimizer uses none. */
 export function signSeconds(
   spec: Pick<RunSpec, 'model' | 'adapter' | 'optimizer'>,
   operationsPerSecond: number,
@@ -47,7 +47,7 @@ export function signSeconds(
   return 0;
 }
 
-/** What an update of Muon costs over the products of a full-rank step: about 3.3 min(in, out) / tokens. */
+/** Cost of a Muon update relative to the products of a full-rank step: about 3.3 min(in, out) / tokens. */
 export function muonShare({ model, batch }: Pick<RunSpec, 'model' | 'batch'>): number {
   const weights = Object.values(linearShapes(model)).reduce(
     (sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures,
@@ -57,7 +57,10 @@ export function muonShare({ model, batch }: Pick<RunSpec, 'model' | 'batch'>): n
   return muonFlops(model) / (6 * tokens * weights * model.numHiddenLayers);
 }
 
-/** A step of all weights, as a job of its own would take it: in the warm start, or between cycles, where there is none. */
+/**
+ * The specification of a full-rank job whose steps cost what this run's full-rank steps cost: those of the warm start, or those between
+ * cycles if there is no warm start.
+ */
 export function asFullRank(spec: RunSpec, optimizer: FullRankOptimizer = fullRankOptimizerOf(spec)): RunSpec {
   return {
     ...spec,
@@ -74,7 +77,7 @@ function fullRankOptimizerOf({ kind, optimizer, warmStart, adapter }: RunSpec): 
 
 type Optimized = Pick<RunSpec, 'kind' | 'optimizer' | 'warmStart' | 'adapter'>;
 
-/** Whatever trains linear layers in some step of the run. */
+/** Optimizers that train linear layers in any step of the run. */
 export function optimizersOf({ kind, optimizer, warmStart, adapter }: Optimized): string[] {
   if (kind === 'fullRank' || adapter === null) return [optimizer.fullRankOptimizer];
   return [
@@ -84,18 +87,18 @@ export function optimizersOf({ kind, optimizer, warmStart, adapter }: Optimized)
   ];
 }
 
-/** Whether some steps need calls that the device `cuda` does not have yet. */
+/** Whether some steps need operations that the device `cuda` does not support yet. */
 export function needsProcessor({ replicas }: Pick<RunSpec, 'replicas'>): boolean {
   return replicas > 1;
 }
 
-/** Moments of a weight that an optimizer keeps, as many times the weight: next to nothing of APOLLO-Mini. */
+/** Optimizer state as a multiple of the weight's size: close to 0 for APOLLO-Mini. */
 const momentsOfEach = { adamw: 2, muon: 1, apolloMini: 0, loraMuon: 1 } as const;
 
 /** A moment as an int8 code with a float32 scale for each block of 256. */
 const int8MomentBytes = 1 + 4 / 256;
 
-/** Of the linear layers by their own optimizer; of all else by AdamW. */
+/** Linear layers by their own optimizer; everything else by AdamW. */
 export function momentBytes(spec: RunSpec, counts: ReturnType<typeof countParameters>): number {
   const bytes = spec.optimizer.momentType === 'int8' ? int8MomentBytes : 4;
   const { adapter, optimizer } = spec;

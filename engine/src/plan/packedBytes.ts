@@ -1,25 +1,25 @@
-/** What a frozen base may be kept in. */
+/** Formats in which a frozen base may be stored. */
 export const baseKinds = ['float32', 'bfloat16', 'int8', 'nf4', 'fp8'] as const;
 export type BaseKind = (typeof baseKinds)[number];
 
-/** What products read; weights in nf4 are unpacked to the precision of the products first. */
+/** Formats that products read; nf4 weights are unpacked to the precision of the products first. */
 export type PackedKind = Exclude<BaseKind, 'nf4' | 'fp8'>;
 
-/** Layout of packed right operands (native/gemm/kernel_interface.h), in words of 4 bytes. */
+/** Layout of packed right operands (native/gemm/kernel_interface.h), in 4-byte words. */
 interface Layout {
   columnQuantum: number;
   stepQuantum: number;
-  /** Elements in a word, one below the other. */
+  /** Elements of one column that share a word. */
   perStep: number;
-  /** Rows of a block, each of which has `headers` words of scales in front of every column. */
+  /** Rows of a block; each block has `headers` words of scales per column. */
   block: number;
   headers: number;
 }
 
-/** Weights in nf4 that share a scale. */
+/** Number of nf4 weights that share a scale. */
 const nf4Block = 64;
 
-/** Of an instruction set: columns of a vector, steps that bfloat16 and int8 are rounded up to, rows of a block of int8. */
+/** Per instruction set: columns per vector, the multiple that bfloat16 and int8 steps are rounded up to, rows of an int8 block. */
 const packings: Readonly<Record<string, [lanes: number, steps: number, int8Block: number]>> = {
   amx: [16, 16, 1024],
   avx512bf16: [16, 1, 1024],
@@ -31,7 +31,7 @@ const packings: Readonly<Record<string, [lanes: number, steps: number, int8Block
   portable: [4, 1, 256],
 };
 
-/** Without an instruction set nothing is packed: what is counted is the weights themselves. */
+/** Without an instruction set nothing is packed: only the weights themselves count. */
 const unpacked: (typeof packings)[string] = [1, 1, 1024];
 
 function layoutOf(instructionSet: string | null, kind: PackedKind): Layout {
@@ -43,11 +43,11 @@ function layoutOf(instructionSet: string | null, kind: PackedKind): Layout {
   const plain = { columnQuantum, stepQuantum, block: 256, headers: 0 };
   if (kind === 'float32') return { ...plain, perStep: 1 };
   if (kind === 'bfloat16') return { ...plain, perStep: 2 };
-  // Twice and four times the words for the left operand make blocks as much shorter.
+  // Left operands with two or four times as many words make blocks shorter by that factor.
   return { ...plain, perStep: 4, block, headers: 2 };
 }
 
-/** Bytes of a right operand [rows, columns] as products read it. */
+/** Bytes of a right operand [rows, columns] in the form that products read. */
 export function packedBytes(
   rows: number,
   columns: number,
@@ -60,7 +60,7 @@ export function packedBytes(
   return 4 * up(columns, columnQuantum) * steps;
 }
 
-/** Bytes of a frozen weight: packed for both directions, x W and dy Wᵀ, or in nf4 once. */
+/** Bytes of a frozen weight: packed for both directions, x W and dy Wᵀ, or stored once as nf4. */
 export function packedBaseBytes(
   { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
   instructionSet: string | null,

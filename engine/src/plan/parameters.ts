@@ -10,7 +10,7 @@ export function headSize({
   return headDim === 0 ? hiddenSize / numAttentionHeads : headDim;
 }
 
-/** Whether a layer, counted from 0, has a rotary embedding: each n-th has none. */
+/** Whether a layer, counted from 0, has a rotary embedding: every n-th has none. */
 export function hasRope({ noRopeInterval }: Pick<LlamaConfig, 'noRopeInterval'>, layer: number): boolean {
   return noRopeInterval === 0 || (layer + 1) % noRopeInterval !== 0;
 }
@@ -33,7 +33,7 @@ export function linearShapes(
   };
 }
 
-/** The largest rank that every given layer can hold: the smaller side of the smallest of them. */
+/** The largest rank that fits all given layers: the smallest side of any of them. */
 export function largestRank(config: LlamaConfig, modules: readonly TargetModule[]): number {
   const shapes = linearShapes(config);
   return Math.min(
@@ -41,7 +41,7 @@ export function largestRank(config: LlamaConfig, modules: readonly TargetModule[
   );
 }
 
-/** Number of weights by the role they play in a job. */
+/** Number of weights by their role in a job. */
 export interface ParameterCounts {
   /** Linear layers of all blocks. */
   linear: number;
@@ -51,7 +51,7 @@ export interface ParameterCounts {
   adapter: number;
   /** linear + shared: the model itself. */
   model: number;
-  /** What steps with adapters train; for fullRank all. */
+  /** What steps with adapters train; for fullRank all weights. */
   trainable: number;
 }
 

@@ -1,6 +1,6 @@
 import type { LlamaConfig } from './runSpec.js';
 
-/** A model shape without its vocabulary, which the data set's tokenizer gives. */
+/** A model shape without its vocabulary size, which comes from the data set's tokenizer. */
 export type PresetShape = Omit<LlamaConfig, 'vocabSize'>;
 
 function llama(

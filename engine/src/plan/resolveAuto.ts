@@ -5,20 +5,20 @@ import { linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 import type { DeviceSpeed } from './deviceSpeed.js';
 
-/** A card that a job could be put on. */
+/** A card that a job could be assigned to. */
 export interface OfferedCard extends DeviceSpeed {
   memoryBytes: number;
 }
 
 /**
- * Operations of a block for one micro-batch below which its launches take longer on a card than a processor computes: some hundred
- * launches of a few microseconds each, beside some 10^11 operations a second. Not measured on a card yet.
+ * Below this number of operations of a block per micro-batch, launches on a card take longer than the CPU's computation: about a hundred
+ * launches of a few microseconds each, against about 10^11 operations per second. Not measured on a card yet.
  */
 const blockOperationsMin = 1e8;
 
 /**
- * What `auto` is for a job, by a fixed rule: a card, where one serves its precision, has the memory for it and has enough to do; else
- * the processor. Nothing of it is timed, since bits depend on the device.
+ * Resolves `auto` for a job by a fixed rule: a card, if one supports its precision, has the memory for it and the job has enough work;
+ * otherwise the CPU. Nothing is timed, since bits depend on the device.
  */
 export function resolveAuto(
   spec: RunSpec,
@@ -33,10 +33,10 @@ export function resolveAuto(
   return fits ? 'cuda' : 'native';
 }
 
-/** What contexts of the driver and the fragments of others take of a card. */
+/** Card memory reserved for driver contexts and fragmentation by other jobs. */
 const cardReservedBytes = 600 * 2 ** 20;
 
-/** Memory of a card that each of the jobs on it may have. */
+/** Memory of a card available to each of the jobs on it. */
 export function cardShareBytes(memoryBytes: number, jobsPerCard: number): number {
   return Math.max(0, Math.floor((memoryBytes - cardReservedBytes) / Math.max(1, jobsPerCard)));
 }

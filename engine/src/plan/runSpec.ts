@@ -6,40 +6,40 @@ import type { DeviceChoice, ExportFormat, GgufType, TargetModule } from './words
 export * from './words.js';
 
 /**
- * What a run trains: a JobSpec with every default filled in and every reference resolved. Plain data, stored as JSON with the
- * job. What is not here is described by the tables of jobSettings.ts, field by field.
+ * What a run trains: a JobSpec with every default filled in and every reference resolved. Plain data, stored as JSON with the job. The
+ * fields that are not here come from the tables of jobSettings.ts.
  */
 export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   model: LlamaConfig;
-  /** Folder with Hugging Face weights to continue from, where it was when the job was created; null for new weights. */
+  /** Folder with Hugging Face weights to start from, as of when the job was created; null for new weights. */
   baseWeightsFolder: string | null;
-  /** What the folder was named by, `weights/{id}` or `jobs/{id}/artifacts/{id}`; null where its path was given. */
+  /** Resource name of that folder, `weights/{id}` or `jobs/{id}/artifacts/{id}`; null if its path was given. */
   baseWeightsName: string | null;
-  /** How base weights stand in the hash of the specification: by the path of their folder, as in 0.1.0, or by what is in it. */
+  /** How base weights enter the hash of the specification: by the path of their folder, as in 0.1.0, or by their content. */
   baseWeightsHash: 'path' | 'content';
-  /** Resource name of the data set, `datasets/{id}`; of a mixture the first, whose tokenizer all have. */
+  /** Resource name of the data set, `datasets/{id}`; for a mixture the first one, whose tokenizer all of them share. */
   dataset: string;
-  /** The data sets of a mixture, at least two; empty where `dataset` is all. */
+  /** The data sets of a mixture, at least two; empty if `dataset` is the only one. */
   mixture: MixturePart[];
   warmStart: WarmStartSettings;
   /** Null for fullRank. */
   adapter: AdapterSettings | null;
   /** Steps of the main phase, after the warm start. */
   stepCount: number;
-  /** Ranges of steps, over all phases, whose batch is passed over without an update; in order and apart. */
+  /** Ranges of steps, over all phases, whose batch is skipped without an update; sorted and disjoint. */
   omittedSteps: StepRange[];
-  /** Documents that are passed over, in no order. */
+  /** Documents that are not trained on, in any order. */
   omittedDocuments: OmittedDocument[];
   streams: StreamVersions;
-  /** Devices that it may run on beside `device`, which goes before them. */
+  /** Other devices that it may run on; `device` is preferred. */
   acceptedDevices: Exclude<DeviceChoice, 'auto'>[];
-  /** Name of the defaults that it was made with; it decides nothing any more. */
+  /** Name of the recipe whose defaults it was created with; informational only. */
   recipe: string;
   learningRate: LearningRateSettings;
   optimizer: OptimizerSettings;
   batch: BatchSettings;
   evaluation: ValuesOf<typeof tables.evaluationSettings>;
-  /** What it is scored on beside its held-out part. */
+  /** Evaluations in addition to the one on its held-out part. */
   evaluations: NamedEvaluationSettings[];
   checkpoint: ValuesOf<typeof tables.checkpointSettings>;
   stop: ValuesOf<typeof tables.stopSettings>;
@@ -47,46 +47,46 @@ export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   export: ExportSettings;
 }
 
-/** Either a data set or questions, under a name of its own within the run. */
+/** Either a data set or questions, under a name that is unique within the run. */
 export interface NamedEvaluationSettings extends ValuesOf<typeof tables.namedEvaluationSettings> {
   name: string;
-  /** Resource name of the data set whose held-out part counts; empty where it has questions. */
+  /** Resource name of the data set whose held-out part is evaluated; empty if it has questions. */
   dataset: string;
-  /** JSON lines (choiceQuestions.ts); empty where it has a data set. */
+  /** JSON lines (choiceQuestions.ts); empty if it has a data set. */
   questions: string;
 }
 
 export interface StepRange {
   first: number;
-  /** The range has it too. */
+  /** Inclusive. */
   last: number;
 }
 
 export interface ExportSettings extends ValuesOf<typeof tables.exportSettings> {
   formats: ExportFormat[];
-  /** Type of the weights in GGUF. */
+  /** Type of the weights in a GGUF file. */
   ggufType: GgufType;
 }
 
 export interface LlamaConfig extends ValuesOf<typeof tables.modelSettings> {
-  /** How the rotary embedding was stretched for longer sequences, as Llama 3.1 does it; null for not at all. */
+  /** How rotary embedding is scaled for longer sequences, as in Llama 3.1; null: not at all. */
   ropeScaling: RopeScaling | null;
 }
 
 /** Hugging Face's `rope_scaling` of rope_type "llama3". */
 export interface RopeScaling {
-  /** Long wavelengths are stretched by this. */
+  /** Long wavelengths are stretched by this factor. */
   factor: number;
   /** Wavelengths above originalMaxPositionEmbeddings / lowFrequencyFactor are long. */
   lowFrequencyFactor: number;
-  /** Wavelengths below originalMaxPositionEmbeddings / highFrequencyFactor are short, and stay as they are. */
+  /** Wavelengths below originalMaxPositionEmbeddings / highFrequencyFactor are short and unchanged. */
   highFrequencyFactor: number;
   originalMaxPositionEmbeddings: number;
 }
 
 export interface AdapterSettings extends ValuesOf<typeof tables.adapterSettings> {
   targetModules: TargetModule[];
-  /** Ranks of single modules; the others take `rank`. */
+  /** Ranks of individual modules; the others use `rank`. */
   moduleRanks: Partial<Record<TargetModule, number>>;
 }
 

@@ -2,25 +2,25 @@ import { count, flag, number, object, orMissing, orNull, type ObjectOf } from '.
 
 const cadence = { everyStepCount: orMissing(count), everySeconds: orMissing(count) };
 
-/** What may be changed of a run under way; what is missing stays as it is. */
+/** What can be changed while a run is under way; missing fields stay as they are. */
 export const runChange = {
-  /** Of the learning rate, over what the schedule says; 1 is the schedule itself. */
+  /** Multiplies the schedule's learning rate; 1 is the schedule itself. */
   learningRateFactor: orMissing(number),
   /** Steps of the main phase. */
   stepCount: orMissing(count),
   evaluation: orMissing(object(cadence)),
   checkpoint: orMissing(object({ ...cadence, keepCount: orMissing(count) })),
   sample: orMissing(object(cadence)),
-  /** The run ends before this step, and is exported as at its end. */
+  /** End the run before this step, and export as at its normal end. */
   stop: orMissing(flag),
 };
 export type RunChange = ObjectOf<typeof runChange>;
 
-/** A change of a run. It stands beside the specification, which stays what it was, and is repeated by its step. */
+/** A change of a run. It is stored separately from the specification, which does not change, and is replayed at its step on resume. */
 export const runUpdate = {
   /** 1, 2, 3 … within the job. */
   number: count,
-  /** At whose start it takes effect; null until the run has come to it. */
+  /** Step at whose start it takes effect; null until the run has reached it. */
   step: orNull(count),
   change: object(runChange),
 };

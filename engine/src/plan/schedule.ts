@@ -7,15 +7,15 @@ type ScheduledSpec = Pick<RunSpec, 'kind' | 'stepCount' | 'learningRate'> & {
 } & Partial<Pick<RunSpec, 'omittedSteps'>> & { streams?: Partial<StreamVersions> };
 
 /**
- * When things happen in a run, all as pure functions of the step. Steps count from 0 over all phases; `t` is the step
- * within the main phase. docs/relora.md §Learning rate has the formulas.
+ * When things happen in a run, all as pure functions of the step. Steps count from 0 over all phases; `t` is the step within the main
+ * phase. docs/relora.md §Learning rate has the formulas.
  */
 export class Schedule {
   readonly stepCount: number;
   readonly warmStartStepCount: number;
-  /** One cycle as long as the phase where there are no restarts. */
+  /** Without restarts, one cycle as long as the phase. */
   private readonly cycles: Required<CycleShape>;
-  /** The cycle that was asked for last: the next question is mostly about it or one soon after. */
+  /** The cycle of the last query: the next query is usually for it or one soon after. */
   private lastCycle: Cycle | undefined;
 
   constructor(private readonly spec: ScheduledSpec) {
@@ -30,12 +30,12 @@ export class Schedule {
     return this.stretchAt(step).isFullRank ? 'fullRank' : 'adapter';
   }
 
-  /** Whether adapters appear before this step: after the warm start, and after full-rank steps between cycles. */
+  /** Whether adapters are created before this step: after the warm start, and after full-rank steps between cycles. */
   beginsAdapters(step: number): boolean {
     return this.phaseAt(step) === 'adapter' && (step === 0 || this.phaseAt(step - 1) !== 'adapter');
   }
 
-  /** Number, from 1, of the restart that comes before this step; 0 where none does. */
+  /** Number, from 1, of the restart right before this step; 0 if there is none. */
   restartNumberAt(step: number): number {
     const t = step - this.warmStartStepCount;
     if (this.spec.kind !== 'relora' || t <= 0 || step >= this.stepCount) return 0;
@@ -47,13 +47,13 @@ export class Schedule {
     return this.restartCountUntil(this.stepCount);
   }
 
-  /** Restarts that come before this step, or before an earlier one. */
+  /** Number of restarts before this step, including one right before it. */
   restartCountUntil(step: number): number {
     const t = Math.min(step, this.stepCount - 1) - this.warmStartStepCount;
     return this.spec.kind !== 'relora' || t <= 0 ? 0 : this.cycleAt(t).index;
   }
 
-  /** Steps before which there is a restart; the first ones of them when there are more than are wanted. */
+  /** Steps right before which there is a restart; only the first `restartsMax`. */
   restartSteps(restartsMax = Infinity): number[] {
     const steps: number[] = [];
     if (this.spec.kind !== 'relora') return steps;
@@ -66,8 +66,8 @@ export class Schedule {
   }
 
   /**
-   * The step itself, or, where it is within a warm-up of less than `warmupStepsMax` steps after a restart, the step after that warm-up
-   * (the last of the cycle where the warm-up takes all of it).
+   * Returns the step itself, or, if it is within a warm-up shorter than `warmupStepsMax` after a restart, the step after that warm-up (the
+   * cycle's last step if the warm-up takes the whole cycle).
    */
   afterRestartWarmup(step: number, warmupStepsMax: number): number {
     const t = step - this.warmStartStepCount;
@@ -84,19 +84,19 @@ export class Schedule {
     return this.spec.kind === 'fullRank' || this.warmStartStepCount > 0 || this.fullRankStepCountBetween > 0;
   }
 
-  /** Full-rank steps between cycles, over the whole run. */
+  /** Number of full-rank steps between cycles, over the whole run. */
   get fullRankStepCountBetween(): number {
     const { restartCount } = this;
     const { fullRankStepCount } = this.cycles;
     if (restartCount === 0 || fullRankStepCount === 0) return 0;
-    // Each but the last is followed by a whole cycle, which is longer.
+    // Every cycle but the last is complete, and a complete one is longer than its full-rank steps.
     const last = this.cycleAt(this.spec.stepCount - 1);
     return (
       (restartCount - 1) * fullRankStepCount + Math.min(fullRankStepCount, this.spec.stepCount - last.start)
     );
   }
 
-  /** Whether the job asks to omit the step. */
+  /** Whether the job asks to omit this step. */
   omits(step: number): boolean {
     return this.spec.omittedSteps?.some(({ first, last }) => step >= first && step <= last) ?? false;
   }
@@ -105,7 +105,7 @@ export class Schedule {
     const { learningRate, warmStart } = this.spec;
     const phase = this.phaseAt(step);
     if (phase === 'warmStart') {
-      // The warm start is a phase of its own with a plain warm-up, so the restarts need no shift (differs: docs/relora.md).
+      // The warm start is a phase of its own with a plain warm-up, so restarts need no shift (differs: docs/relora.md).
       return warmStart.learningRate * Math.min(1, (step + 1) / Math.max(1, warmStart.warmupStepCount));
     }
     const t = step - this.warmStartStepCount;
@@ -134,7 +134,7 @@ export class Schedule {
     };
   }
 
-  /** m(t) of the main phase. */
+  /** m(t) in the main phase. */
   private multiplierAt(t: number): number {
     const { schedule, warmupStepCount, minRatio } = this.spec.learningRate;
     const { shape } = this;
@@ -172,8 +172,8 @@ export interface ScheduleShape extends CycleShape {
 }
 
 /**
- * Share of full-rank steps between cycles over which their rate rises: their moments begin at zero as after a restart, whose
- * warm-up is that share of a cycle unless the job says otherwise.
+ * Fraction of the full-rank steps between cycles over which their rate rises: their moments start at zero as after a restart, whose default
+ * warm-up is the same fraction of a cycle.
  */
 const fullRankWarmupShare = 1 / 20;
 
@@ -183,7 +183,7 @@ function warmupOf({ isFullRank, stepCount }: Stretch, shape: ScheduleShape): num
   return shape.fullRankWarmup === 1 ? share : Math.min(Math.max(1, share), stepCount - 1);
 }
 
-/** One cosine over the whole run; after each restart the rate climbs from 0 to the cosine's own value (arXiv 2307.05695). */
+/** One cosine over the whole run; after each restart the rate rises linearly from 0 to the cosine's value (arXiv 2307.05695). */
 export function jaggedCosine(
   t: number,
   shape: ScheduleShape,
@@ -197,7 +197,7 @@ export function jaggedCosine(
   if (t < warmupStepCount) return t / Math.max(1, warmupStepCount);
   const warmup = warmupOf(stretch, shape);
   if (stretch.cycleIndex > 0 && t - stretch.start < warmup) {
-    // A short last cycle may end within its warm-up; beyond the last step the cosine would rise again.
+    // A short last cycle may end within its warm-up; past the last step the cosine would rise again.
     const warmupEnd = Math.min(stretch.start + warmup, stepCount);
     return ((t - stretch.start) / Math.max(1, warmup)) * cosine(warmupEnd);
   }

@@ -1,19 +1,18 @@
 /**
- * Settings of a job, each described once (jobSettings.ts): what it may be, what it is when the client leaves it out, and
- * what an older specification without it meant. The types of a RunSpec, the checks of a request and the fields of the
- * contract hang on these.
+ * Settings of a job, each described once (jobSettings.ts): its allowed values, its default, and what an older specification without it
+ * means. The types of a RunSpec, the checks of a request and the fields of the contract are derived from these.
  */
 export type Setting = IntegerSetting | NumberSetting | FlagSetting | ChoiceSetting | TextSetting;
 export type Settings = Readonly<Record<string, Setting>>;
 
-/** A value, or what it follows from. */
+/** A value, or a function that computes it. */
 export type Rule<T> = T | ((context: Context) => T);
 
 interface Common<T> {
   default: Rule<T>;
-  /** Of a setting that came after the first release: what a specification stored without it means. */
+  /** For a setting added after the first release: the value that a specification stored without it stands for. */
   before?: T;
-  /** A checkpoint holds it or counts by it: a run that begins at one of another run cannot have another value. */
+  /** Checkpoints depend on it: a run that starts from another run's checkpoint must have the same value. */
   isKept?: boolean;
 }
 
@@ -27,9 +26,9 @@ export interface NumberSetting extends Common<number> {
   type: 'number';
   min: number;
   max: number;
-  /** The least value itself is refused. */
+  /** The minimum itself is excluded. */
   above?: boolean;
-  /** The greatest value itself is refused. */
+  /** The maximum itself is excluded. */
   below?: boolean;
 }
 
@@ -42,7 +41,7 @@ export interface ChoiceSetting<
   Name extends string | null = string | null,
 > extends Common<Word> {
   type: 'choice';
-  /** The contract's enum, whose names are these words in capitals; null where the contract has the words as they are. */
+  /** The contract's enum, whose values are these words in capitals; null if the contract has the words as strings. */
   enumName: Name;
   words: readonly Word[];
 }
@@ -62,30 +61,30 @@ export type ValueOf<S> =
         : string;
 export type ValuesOf<T extends Settings> = { -readonly [K in keyof T]: ValueOf<T[K]> };
 
-/** What rules may depend on: what was settled before, in the order of the tables, and what a client cannot say. */
+/** Input of rules: settings already settled, in the order of the tables, and values that clients cannot set. */
 export interface Context {
   spec: Draft;
   stepsMax: number;
   sequenceLengthMax: number;
-  /** The largest that all adapted layers can hold, within the server's limit. */
+  /** The largest rank that fits all adapted layers, within the server's limit. */
   rankMax: number;
   vocabularySizeMax: number;
   replicasMax: number;
-  /** The tokenizer's; null while the data set is not known. */
+  /** Vocabulary size of the tokenizer; null while the data set is unknown. */
   vocabularySize: number | null;
   /** Tokens in the held-out part. */
   heldOutTokenCount: number;
-  /** What the recipe takes for alpha, over the rank; null: the default of alpha. */
+  /** The recipe's alpha divided by the rank; null: the default of alpha. */
   alphaOverRank: number | null;
 }
 
-/** The part of a RunSpec that others follow from. It stands by itself, since the type of a RunSpec follows from the tables. */
+/** The part of a RunSpec that rules read. Declared separately, since the type of a RunSpec is derived from the tables. */
 export interface Draft {
   kind: 'relora' | 'lora' | 'fullRank';
-  /** Null until there is a shape to check by. */
+  /** Null until there is a shape to check against. */
   model: { numAttentionHeads: number; maxPositionEmbeddings: number } | null;
   baseWeightsFolder: string | null;
-  /** Of the main phase. */
+  /** Steps of the main phase. */
   stepCount: number;
   batch: { sequenceLength: number; sequenceCount: number };
   adapter: {
@@ -123,21 +122,21 @@ export function choice<const Word extends string, const Name extends string | nu
   return { type: 'choice', enumName, words, ...options };
 }
 
-/** A table whose settings checkpoints keep, but those that say otherwise. */
+/** Marks all settings of a table as kept by checkpoints, except those that say otherwise. */
 export function kept<T extends Settings>(table: T): T {
   return Object.fromEntries(
     Object.entries(table).map(([key, setting]) => [key, { isKept: true, ...setting }]),
   ) as T;
 }
 
-/** Those values of a group whose settings checkpoints keep, and those that have no setting. */
+/** The values of a group that checkpoints keep: kept settings, and values that are not settings. */
 export function keptValues<V extends object>(table: Settings, values: V): Partial<V> {
   return Object.fromEntries(
     Object.entries(values).filter(([key]) => !Object.hasOwn(table, key) || table[key]!.isKept === true),
   ) as Partial<V>;
 }
 
-/** A setting whose rules have become values. */
+/** A setting whose rules have been replaced by their values. */
 export type Settled =
   | (Omit<IntegerSetting, 'default' | 'min' | 'max'> & { default: number; min: number; max: number })
   | (Omit<NumberSetting, 'default'> & { default: number })
@@ -145,15 +144,15 @@ export type Settled =
   | (Omit<ChoiceSetting, 'default'> & { default: string })
   | (Omit<TextSetting, 'default'> & { default: string });
 
-/** Gives the value of a setting: what a client gave, if that is good, else the default. */
+/** Returns the value of a setting: the client's if it is valid, else the default. */
 export type Take = (key: string, setting: Settled, given: unknown) => unknown;
 
-/** Takes what is given, for whoever is sure of it. */
+/** Accepts given values unchecked, for callers that know they are valid. */
 export const trusting: Take = (_key, setting, given) => given ?? setting.default;
 
 /**
- * Fills in one table, in its order. The values go into `target` one by one, so that a rule can depend on those before it in
- * the same table where `target` is a part of the draft.
+ * Settles one table, in its order. Values are assigned to `target` one by one, so that a rule can depend on earlier settings of the same
+ * table if `target` is a part of the draft.
  */
 export function settle<T extends Settings>(
   table: T,
@@ -175,7 +174,7 @@ export function settle<T extends Settings>(
   return values as ValuesOf<T>;
 }
 
-/** What specifications mean that were stored before there was a setting. */
+/** The values that specifications stand for if they were stored before these settings existed. */
 export function valuesBefore<T extends Settings>(table: T): Partial<ValuesOf<T>> {
   const entries = Object.entries(table).filter(([, setting]) => setting.before !== undefined);
   return Object.fromEntries(entries.map(([key, { before }]) => [key, before])) as Partial<ValuesOf<T>>;

@@ -1,6 +1,6 @@
 /**
- * What a value from another process must be: a check that is also its type, so that a table of fields describes both.
- * `number` allows NaN and infinities, which a diverging run reports.
+ * Checks of values from another process. A check is also a type, so that one table of fields describes both. `number` allows NaN and
+ * infinities, which a diverging run reports.
  */
 export type Shape<T> = (value: unknown) => value is T;
 export type Fields = Readonly<Record<string, Shape<unknown>>>;
@@ -8,7 +8,7 @@ export type Fields = Readonly<Record<string, Shape<unknown>>>;
 /** The type that a shape checks for. */
 export type TypeOf<S> = S extends Shape<infer T> ? T : never;
 
-/** The type of an object with these fields; those that may be missing are optional in it. */
+/** The type of an object with these fields; fields that may be missing are optional. */
 export type ObjectOf<F extends Fields> = {
   [K in keyof F as undefined extends TypeOf<F[K]> ? never : K]: TypeOf<F[K]>;
 } & { [K in keyof F as undefined extends TypeOf<F[K]> ? K : never]?: Exclude<TypeOf<F[K]>, undefined> };
@@ -42,7 +42,7 @@ export function list<T>(lengthMax: number, shape: Shape<T>): Shape<T[]> {
   return (value): value is T[] => Array.isArray(value) && value.length <= lengthMax && value.every(shape);
 }
 
-/** Fields of its own alone count; others that it has beside them are let through. */
+/** Checks own properties only; additional fields are accepted. */
 export function object<F extends Fields>(fields: F): Shape<ObjectOf<F>> {
   const entries = Object.entries(fields);
   return (value): value is ObjectOf<F> =>
@@ -50,7 +50,7 @@ export function object<F extends Fields>(fields: F): Shape<ObjectOf<F>> {
     entries.every(([key, shape]) => shape(Object.hasOwn(value, key) ? value[key] : undefined));
 }
 
-/** Objects of several kinds, which the field `tag` names. */
+/** A union of objects, told apart by the field `tag`. */
 export type UnionOf<Tag extends string, T extends Readonly<Record<string, Fields>>> = {
   [K in keyof T]: { [P in Tag]: K } & ObjectOf<T[K]>;
 }[keyof T];
@@ -66,10 +66,10 @@ export function union<Tag extends string, T extends Readonly<Record<string, Fiel
 
 export const name = text(512);
 export const path = text(4096);
-/** Texts of models and errors. Longer ones would be one journal entry above what a client accepts in a message. */
+/** For texts of models and errors. With longer ones a single journal entry would exceed the message size that clients accept. */
 export const longText = text(64 * 1024);
 export const sha256 = matching(/^[0-9a-f]{64}$/);
-/** Of an error or a warning, from a catalog. */
+/** Code of an error or a warning, from a catalog. */
 export const reason = matching(/^[A-Z][A-Z0-9_]{0,63}$/);
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -4,11 +4,10 @@ import type { RunSpec } from './runSpec.js';
 import { laterDefaults } from './storedRunSpec.js';
 
 /**
- * SHA-256 over what decides the weights of a run. Settings of watching, keeping and exporting are left out, and so is
- * recomputation, which gives the same bits, and the end of the data, which only limits the steps: a run may be resumed with
- * others of those. A setting that came after the first
- * release is left out where it has its default, so that the hash of a run that does not use it stays what it was.
- * @param baseWeightsSha256 of the weights that the run began with; null for new ones
+ * SHA-256 over everything that determines the weights of a run. Left out are settings of monitoring, retention and export, recomputation,
+ * which does not change any bits, and the end of the data, which only limits the steps: a run may be resumed with other values of these. A
+ * setting added after the first release is left out if it has its default, so that the hash of runs that do not use it stays the same.
+ * @param baseWeightsSha256 hash of the weights that the run started from; null for new ones
  */
 export function specHash(spec: RunSpec, baseWeightsSha256: string | null): string {
   const {
@@ -40,7 +39,7 @@ export function specHash(spec: RunSpec, baseWeightsSha256: string | null): strin
     warmStart: withoutDefaults(warmStart, laterDefaults.warmStart),
     adapter: adapter && withoutDefaults(adapter, laterDefaults.adapter),
     stepCount,
-    ...(omittedSteps.length > 0 && { skippedSteps: omittedSteps }), // as it was named in 0.1.0
+    ...(omittedSteps.length > 0 && { skippedSteps: omittedSteps }), // its name in 0.1.0
     ...(omittedDocuments.length > 0 && { omittedDocuments }),
     ...(Object.keys(laterStreams).length > 0 && { streams: laterStreams }),
     learningRate,
@@ -66,7 +65,7 @@ function withoutDefaults<T extends object>(settings: T, defaults: Partial<T>): P
   ) as Partial<T>;
 }
 
-/** The same value with the keys of every object in order, so that equal settings have equal text. */
+/** The same value with the keys of every object sorted, so that equal settings have equal text. */
 function sorted(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(sorted);
   if (typeof value !== 'object' || value === null) return value;

@@ -3,27 +3,27 @@ import type { RunChange, RunUpdate } from './runUpdate.js';
 import { Schedule } from './schedule.js';
 
 interface Stretch {
-  /** First step that it is for. */
+  /** First step that it applies to. */
   from: number;
   schedule: Schedule;
-  /** Of the learning rate. */
+  /** Multiplies the learning rate. */
   factor: number;
 }
 
 /**
- * The schedule of a run that may be changed while it runs. Before the step of a change all is as it was; from it on another number
- * of steps means the same formula with that number, and a factor multiplies the rate, warm-ups after restarts as well.
+ * The schedule of a run that can be changed while it runs. Steps before a change are unaffected; from its step on, a new step count is used
+ * in the same formula, and a factor multiplies the rate, warm-ups after restarts included.
  */
 export class SteeredSchedule {
   private readonly stretches: Stretch[];
-  /** Where the run ends before all steps are taken; null for not at all. */
+  /** Step before which the run ends early; null: it does not. */
   private end: number | null = null;
 
   constructor(private spec: RunSpec) {
     this.stretches = [{ from: 0, schedule: new Schedule(spec), factor: 1 }];
   }
 
-  /** Takes a change that holds from a step on. */
+  /** Applies a change from a step on. */
   change(step: number, { stepCount, learningRateFactor }: RunChange): void {
     if (stepCount === undefined && learningRateFactor === undefined) return;
     const last = this.last;
@@ -35,17 +35,17 @@ export class SteeredSchedule {
     });
   }
 
-  /** Of all phases. A run that is already beyond a smaller number ends where it is. */
+  /** In all phases. A run that is already past a smaller number ends where it is. */
   get stepCount(): number {
     return this.end ?? this.plannedStepCount;
   }
 
-  /** Has the run end before a step. */
+  /** Ends the run before a step. */
   endAt(step: number): void {
     this.end = step;
   }
 
-  /** Whether something other than the number of steps decided where the run ends. */
+  /** Whether the run ends for another reason than its number of steps. */
   get endsEarly(): boolean {
     return this.end !== null;
   }
@@ -79,7 +79,7 @@ export class SteeredSchedule {
 
   learningRateAt(step: number): number {
     const { schedule, factor } = this.at(step);
-    // Without a change the very number that the formula gives.
+    // Without a change, exactly the value of the formula.
     return factor === 1 ? schedule.learningRateAt(step) : factor * schedule.learningRateAt(step);
   }
 
@@ -92,7 +92,7 @@ export class SteeredSchedule {
   }
 }
 
-/** A specification that begins as a run continues that was changed so; a factor of the rate is no part of it. */
+/** The specification of a new run that continues like this one with its changes; without the rate factor, which is not part of it. */
 export function specAfter(spec: RunSpec, updates: readonly RunUpdate[]): RunSpec {
   return updates.reduce(
     (before, { change: { stepCount, evaluation, checkpoint, sample } }) => ({

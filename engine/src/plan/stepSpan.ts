@@ -1,6 +1,6 @@
 import { count, number, object, type ObjectOf } from './shapes.js';
 
-/** What the values of some steps come to; 0 throughout where there is none. Values that are not finite are counted alone. */
+/** Statistics of a value over several steps; all 0 if there is no value. Values that are not finite are only counted. */
 export const spread = {
   last: number,
   min: number,
@@ -11,7 +11,7 @@ export const spread = {
 };
 export type Spread = ObjectOf<typeof spread>;
 
-/** The curves of a run that have a value at each step. */
+/** Metrics of a run that have a value at each step. */
 export const stepMetrics = [
   'loss',
   'gradientNorm',
@@ -21,13 +21,13 @@ export const stepMetrics = [
 ] as const;
 export type StepMetric = (typeof stepMetrics)[number];
 
-/** What a step event stands for where it stands for several steps next to each other; its other fields are the last one's. */
+/** Additional data of a step event that stands for several consecutive steps; its other fields are those of the last step. */
 export const stepSpan = {
   firstStep: count,
-  /** Of these steps so many were skipped, and so many omitted. */
+  /** How many of these steps were skipped, and how many omitted. */
   skippedCount: count,
   omittedCount: count,
-  /** Of all of them. */
+  /** Over all of these steps. */
   tokenCount: count,
   seconds: number,
   loss: object(spread),
@@ -38,7 +38,7 @@ export const stepSpan = {
 };
 export type StepSpan = ObjectOf<typeof stepSpan>;
 
-/** A step event as far as spans are concerned. */
+/** The fields of a step event that spans use. */
 export interface SpannedStep {
   step: number;
   loss: number;
@@ -52,7 +52,7 @@ export interface SpannedStep {
   span?: StepSpan;
 }
 
-/** One event in place of two, the steps of the second being those that follow the first's. Nothing is lost of the least, the greatest, the mean and the last. */
+/** Joins two events of consecutive spans into one. Minimum, maximum, mean and last value are preserved. */
 export function joinSteps<Step extends SpannedStep>(first: SpannedStep, next: Step): Step {
   const [one, other] = [spanOf(first), spanOf(next)];
   return {
@@ -68,7 +68,7 @@ export function joinSteps<Step extends SpannedStep>(first: SpannedStep, next: St
   };
 }
 
-/** A single step is a span of one. */
+/** A single step is a span of length one. */
 export function spanOf(body: SpannedStep): StepSpan {
   if (body.span !== undefined) return body.span;
   const { step, loss, gradientNorm, learningRate, tokenCount, stepSeconds, residentBytes } = body;
@@ -86,14 +86,14 @@ export function spanOf(body: SpannedStep): StepSpan {
     omittedCount: omitted ? 1 : 0,
     tokenCount,
     seconds: stepSeconds,
-    // An omitted step computed nothing that could be shown.
+    // An omitted step computed nothing.
     ...bySpread((metric) => (omitted ? none : spreadOf(values[metric]))),
   };
 }
 
 const none: Spread = { last: 0, min: 0, max: 0, mean: 0, valueCount: 0, nonfiniteCount: 0 };
 
-/** Of a single value. */
+/** Statistics of a single value. */
 export function spreadOf(value: number): Spread {
   if (!Number.isFinite(value)) return { ...none, nonfiniteCount: 1 };
   return { last: value, min: value, max: value, mean: value, valueCount: 1, nonfiniteCount: 0 };

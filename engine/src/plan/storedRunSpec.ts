@@ -17,8 +17,8 @@ import type { ExportSettings, RunSpec, StepRange } from './runSpec.js';
 import { valuesBefore } from './setting.js';
 
 /**
- * Settings that came after the first release, as they were before anyone could choose. A specification stored without them
- * means these, and its hash (plan/specHash.ts) leaves them out, so that its checkpoints still fit it.
+ * Settings added after the first release, with the values that applied before. A specification stored without them stands for these values,
+ * and its hash (plan/specHash.ts) leaves them out, so that its checkpoints still match.
  */
 export const laterDefaults = {
   ...valuesBefore(runSettings),
@@ -42,10 +42,10 @@ export const laterDefaults = {
   sample: valuesBefore(sampleSettings),
 };
 
-/** With the name that a field had in 0.1.0. */
+/** With a field name of 0.1.0. */
 type StoredRunSpec = RunSpec & { skippedSteps?: StepRange[] };
 
-/** Reads a specification that some version of ours stored as JSON. */
+/** Reads a specification that this or an earlier version stored as JSON. */
 export function readStoredRunSpec(text: string): RunSpec {
   const { skippedSteps, ...spec } = JSON.parse(text) as StoredRunSpec;
   return {

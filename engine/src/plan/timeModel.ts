@@ -6,42 +6,42 @@ import { signSeconds } from './optimizerCost.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 
-/** Seconds of a step, by what they go to. */
+/** Seconds of a step, by purpose. */
 export interface TimeParts {
   /** Products with linear weights: forward, dx, and dW where weights are trained. */
   base: number;
-  /** Products of adapters, and merged weights made once a step. */
+  /** Products of adapters, and merged weights computed once a step. */
   adapters: number;
   attention: number;
   head: number;
-  /** Norms, activations, rotation, and moving what they read and write. */
+  /** Norms, activations, rotary embedding, and their memory traffic. */
   elements: number;
   update: number;
-  /** What is not a kernel. */
+  /** Everything that is not a kernel. */
   other: number;
 }
 
 /*
- * Shares of a device's measured peaks, from whole steps timed kernel by kernel on two cores with AVX512-BF16 (demo to llama-1b in
- * every precision) and with AVX-512 and AVX2 alone: bench/results/2026-11-24-amd-epyc-avx512bf16-estimates.md.
+ * Fractions of a device's measured peaks, from whole steps timed kernel by kernel on two cores with AVX512-BF16 (demo to llama-1b in every
+ * precision) and with AVX-512 and AVX2 only: bench/results/2026-11-24-amd-epyc-avx512bf16-estimates.md.
  */
 const productShare = { float32: 0.91, bfloat16: 0.9, int8: 0.86 } as const;
 const attentionShare = { float32: 0.55, bfloat16: 0.45 } as const;
 const headShare = (hiddenSize: number): number => (0.78 * hiddenSize) / (hiddenSize + 28);
-/** Operations at float32's peak that an element of the stream costs in a block, forward and backward: norms, copies, sums. */
+/** Cost per element of the residual stream in a block, in operations at float32's peak, forward and backward: norms, copies, sums. */
 const streamOperations = { forward: 80, backward: 160 } as const;
-/** The same for an element between up and down: the sigmoid and its derivative. */
+/** The same per element between up and down: the sigmoid and its derivative. */
 const innerOperations = { forward: 65, backward: 120 } as const;
-/** Operations at float32's peak that it takes to unpack a weight in nf4 and pack it for one pass: half a packing, and half more. */
+/** Cost of unpacking an nf4 weight and packing it for one pass, in operations at float32's peak: half a packing, and half more. */
 const unpackOperations = 0.75 * packFlops;
-/** Bytes that the update of a trained value moves, with the norm of its gradient. */
+/** Bytes that the update moves per trained value, gradient norm included. */
 const updateBytes = 32;
-/** Of each sum of gradients of micro-batches. */
+/** Bytes moved per value when gradients of micro-batches are summed. */
 const sumBytes = 12;
-/** JavaScript, pages and waiting, a block and micro-batch. */
+/** JavaScript, page faults and waiting, per block and micro-batch. */
 const blockSeconds = 1.4e-3;
 
-/** Seconds of a step of the main phase. Infinite where the device's speed is not known. */
+/** Seconds of a step of the main phase. Infinite if the device's speed is unknown. */
 export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   if (device.backend === 'cuda') return cardStepTime(spec, device);
   const { model, adapter, batch } = spec;
@@ -57,12 +57,12 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   };
   const rate = productShare[precision] * peaks[precision];
   const isUnpacked = adapter !== null && basePrecision === 'nf4';
-  // What products of e4m3 reach is not measured.
+  // Products with e4m3 have not been measured.
   const isMultipliedAs = basePrecision === 'nf4' || basePrecision === 'fp8' ? precision : basePrecision;
   const baseKind = adapter === null ? precision : isMultipliedAs;
   const baseRate = productShare[baseKind] * peaks[baseKind];
   const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
-  // Recomputation makes the states again, for which the last layer of a half is not needed.
+  // Recomputation repeats the forward pass, except for the last layer of each half.
   const isRepeated = spec.recomputation === 'blocks' && isFused(device);
 
   let base = 0;

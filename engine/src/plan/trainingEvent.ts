@@ -23,7 +23,7 @@ import { layerGraphs, phases, stopReasons, targetModules } from './words.js';
 /** How one kind of adapted layer is computed. */
 export const plannedGraph = { module: oneOf(targetModules), graph: oneOf(layerGraphs) };
 
-/** What a restart did to one kind of layer; ranks are means over the layers that were measured, 0 where there are none. */
+/** Effect of a restart on one kind of layer; ranks are means over the measured layers, 0 if there are none. */
 export const restartModule = {
   module: oneOf(targetModules),
   deltaNorm: number,
@@ -32,7 +32,7 @@ export const restartModule = {
   measuredLayerCount: count,
 };
 
-/** How the singular values of one layer's change are spread. */
+/** Distribution of the singular values of one layer's change. */
 export const layerRank = {
   layer: name,
   effectiveRank: number,
@@ -40,7 +40,7 @@ export const layerRank = {
   adapterRank: count,
 };
 
-/** What an evaluation came to on one data set; loss and others are 0 where nothing of it is held out. */
+/** Result of an evaluation on one data set; loss and the other values are 0 if it has no held-out part. */
 export const datasetEvaluation = {
   /** Resource name. */
   dataset: name,
@@ -48,22 +48,22 @@ export const datasetEvaluation = {
   perplexity: number,
   bitsPerByte: number,
   tokenCount: count,
-  /** How often its training part was read so far. */
+  /** Passes over its training part so far. */
   epochs: number,
 };
 
-/** How a model answers questions with choices. */
+/** How well a model answers multiple-choice questions. */
 export const choiceEvaluation = {
   questionCount: count,
-  /** Share of questions whose right choice has the highest log-probability; the first of equal ones counts. */
+  /** Share of questions whose correct choice has the highest log-probability; on a tie, the first choice counts. */
   accuracy: number,
   /** The same by log-probability per byte, so that long choices are not at a disadvantage. */
   normalizedAccuracy: number,
-  /** Mean log-probability of the right choices, nats. */
+  /** Mean log-probability of the correct choices, in nats. */
   logProbability: number,
 };
 
-/** What the run was scored on under a name; either a data set or questions. */
+/** Result of a named evaluation; either of a data set or of questions. */
 const namedEvaluation = {
   name,
   /** Steps taken before it. */
@@ -73,67 +73,67 @@ const namedEvaluation = {
   seconds: number,
 };
 
-/** Losses of documents are counted by bins of so many nats; the last has all above, too. */
+/** Width in nats of the bins in which document losses are counted; the last bin also counts everything above. */
 export const lossBinNats = 0.25;
 export const lossBinCount = 48;
-/** Documents that a report names. */
+/** Most documents that a report lists. */
 export const worstDocumentsMax = 8;
 
-/** The part of a document that is in one sequence. */
+/** The part of a document within one sequence. */
 export const documentLoss = {
   step: count,
   /** Number of its sequence in the run. */
   sequence: count,
-  /** Place of its first target in the sequence. */
+  /** Position of its first target in the sequence. */
   firstToken: count,
-  /** Targets that count. */
+  /** Number of targets that count towards the loss. */
   tokenCount: count,
-  /** Their mean, nats; with `excess` not finite where the step's is not. */
+  /** Mean loss of these targets, in nats; like `excess` not finite if the step's loss is not. */
   loss: number,
-  /** Sum of its losses less as many means of its step: what it adds to a jump. */
+  /** Sum of its losses minus the step's mean times its number of targets: what it adds to a jump. */
   excess: number,
 };
 
-/** Losses of the documents of some steps. */
+/** Document losses over several steps. */
 const documents = {
   firstStep: count,
-  /** Last of the steps. */
+  /** Last of these steps. */
   step: count,
-  /** The loss of the one step jumped. */
+  /** Whether this reports a single step because its loss jumped. */
   isSpike: flag,
   documentCount: count,
-  /** Of the mean losses, by bins. */
+  /** Number of documents per bin of mean loss. */
   histogram: list(lossBinCount, count),
-  /** Those that add most to the loss of their step. */
+  /** The documents that add most to the loss of their step. */
   worst: list(worstDocumentsMax, object(documentLoss)),
 };
 
 export const bestEvaluation = { step: count, loss: number };
 
-/** A restart and the proof that it was one: what changed, and that the function computed did not. */
+/** A restart and the check that it was one: what changed, and that the computed function did not. */
 const restart = {
   /** From 1. */
   restart: count,
   deltaNorm: number,
-  /** Largest change of a logit on the probe, and what it was held to (mergeDrift.ts). */
+  /** Largest change of a logit on the probe, and its limit (mergeDrift.ts). */
   logitChangeMax: number,
   logitChangeTolerance: number,
   momentsZeroedRatio: number,
   ranks: list(1024, object(layerRank)),
   effectiveRank: number,
   modules: list(targetModules.length, object(restartModule)),
-  /** Of the step before the restart and of the one after it. */
+  /** Rate of the step before the restart, and of the step after it. */
   learningRateBefore: number,
   learningRateAfter: number,
-  /** On the probe, in the arithmetic of the run, just before and just after. */
+  /** Loss on the probe, in the run's precision, just before and just after. */
   lossBefore: number,
   lossAfter: number,
   seconds: number,
 };
 
 /**
- * What a run reports, by kind: the one description of every event of a trainer. The types of the engine, the check of what
- * a trainer sends and the fields of event.proto hang on it. The journal stores events as they are, so they are plain data.
+ * What a run reports, by kind: the only description of a trainer's events. The types of the engine, the check of what a trainer sends and
+ * the fields of event.proto are derived from it. The journal stores events as they are, so they are plain data.
  */
 export const trainingEvents = {
   step: {
@@ -145,12 +145,12 @@ export const trainingEvents = {
     tokenCount: count,
     trainedTokens: count,
     stepSeconds: number,
-    /** There was no update, as loss or gradient was not finite or no target counted. */
+    /** There was no update, because loss or gradient was not finite or no target counted. */
     skipped: flag,
-    /** The job asks to omit the step: nothing was computed. */
+    /** The job asks to omit this step: nothing was computed. */
     omitted: orMissing(flag),
     residentBytes: count,
-    /** Missing where the event stands for its own step alone. */
+    /** Missing if the event stands for a single step. */
     span: orMissing(object(stepSpan)),
   },
   evaluation: {
@@ -161,7 +161,7 @@ export const trainingEvents = {
     bitsPerByte: number,
     tokenCount: count,
     seconds: number,
-    /** One for each data set of the run. */
+    /** One entry per data set of the run. */
     datasets: orMissing(list(1024, object(datasetEvaluation))),
   },
   namedEvaluation,
@@ -170,44 +170,44 @@ export const trainingEvents = {
     step: count,
     ...restart,
   },
-  /** How the adapter phase is computed; the choice is a function of the job and the instruction set alone. */
+  /** How the adapter phase is computed; the choice depends only on the job and the instruction set. */
   plan: {
-    /** Step that comes next. */
+    /** The next step. */
     step: count,
-    /** Of the adapted modules. */
+    /** For the adapted modules. */
     graphs: list(targetModules.length, object(plannedGraph)),
-    /** Operations of a step in the adapted layers, in equivalents of a product with the base; and with separate paths alone. */
+    /** Operations of a step in the adapted layers, in equivalents of a product with the base; as planned, and with separate paths only. */
     plannedOperations: number,
     separateOperations: number,
-    /** Seconds of a step up to its gradients, as timed now; null where that was not done (planReport.ts). */
+    /** Seconds of a step up to its gradients, as just measured; null if not measured (planReport.ts). */
     plannedSeconds: orNull(number),
     separateSeconds: orNull(number),
     recomputation: oneOf(['none', 'blocks']),
     precision: oneOf(['float32', 'bfloat16']),
     basePrecision: oneOf(baseKinds),
-    /** Of native products; empty elsewhere. */
+    /** Instruction set of native products; empty elsewhere. */
     instructionSet: name,
   },
   checkpoint: {
-    /** Step that a run resumes with. */
+    /** Step at which a run resumes. */
     step: count,
     /** Folder, complete and synced, inside the checkpoints folder. */
     path,
     sizeBytes: count,
     manifestSha256: sha256,
     seconds: number,
-    /** The evaluation of the lowest loss so far, whose checkpoint is this or one before; only where the job keeps that. */
+    /** The evaluation with the lowest loss so far, whose checkpoint is this or an earlier one; only if the job keeps it. */
     best: orMissing(object(bestEvaluation)),
   },
-  /** The run was changed: from this step on the updates up to this number hold. */
+  /** The run was changed: from this step on, updates up to this number apply. */
   update: {
     step: count,
     number: count,
-    /** Of the learning rate, over the schedule. */
+    /** Multiplies the schedule's learning rate. */
     learningRateFactor: number,
-    /** Of all phases. */
+    /** In all phases. */
     stepCount: count,
-    /** Rate of the step as it would have been, and as it is. */
+    /** Learning rate of the step without and with the change. */
     learningRateBefore: number,
     learningRateAfter: number,
   },
@@ -217,7 +217,7 @@ export const trainingEvents = {
     /** Steps taken. */
     step: count,
     reason: oneOf(stopReasons),
-    /** What came to the limit, in the unit of the setting; both are 0 for a request. */
+    /** Value and limit that ended the run, in the unit of the setting; both are 0 for a request. */
     value: number,
     limit: number,
   },
