@@ -3,9 +3,9 @@ import type { Dataset } from '../data/dataset.js';
 import type { ResultBuffer } from '../device/device.js';
 import { countTargets, type Llama } from '../model/llama.js';
 
-/** Of the targets of a held-out part. */
+/** Sums over the targets of a held-out part. */
 export interface HeldOutSum {
-  /** Nats. */
+  /** In nats. */
   loss: number;
   count: number;
   bytes: number;
@@ -15,11 +15,14 @@ export interface HeldOutOptions {
   sequenceLength: number;
   /** Sequences computed at once. */
   sequenceCount: number;
-  /** 0 for all of it; rounded up to whole sequences. */
+  /** 0 for all tokens; rounded up to whole sequences. */
   tokenCount: number;
 }
 
-/** Losses of the first tokens of a held-out part, which clear the result. Gives way between micro-batches; null when the signal is aborted. */
+/**
+ * Sums the losses of the first tokens of a held-out part; clears the result buffer. Yields to the event loop between micro-batches; null if
+ * the signal is aborted.
+ */
 export async function heldOutLoss(
   model: Llama,
   result: ResultBuffer,
@@ -44,7 +47,7 @@ export async function heldOutLoss(
   return { loss: lossSum, count, bytes };
 }
 
-/** As means. */
+/** The sums as means. */
 export function meansOf({ loss: sum, count, bytes }: HeldOutSum): {
   loss: number;
   perplexity: number;
@@ -52,6 +55,6 @@ export function meansOf({ loss: sum, count, bytes }: HeldOutSum): {
 } {
   if (count === 0) return { loss: 0, perplexity: 0, bitsPerByte: 0 };
   const loss = sum / count;
-  // Of a few completions alone the end may be counted, which has no bytes.
+  // A few completions may consist only of end tokens, which have no bytes.
   return { loss, perplexity: Math.exp(loss), bitsPerByte: bytes === 0 ? 0 : sum / Math.LN2 / bytes };
 }

@@ -5,10 +5,10 @@ import type { Llama } from '../model/llama.js';
 import type { ChoiceQuestion } from '../plan/choiceQuestions.js';
 import type { ChoiceReport } from '../plan/trainingEvent.js';
 
-/** A choice as a model reads it: behind its question, which begins after an end of text as documents do in training. */
+/** A choice as the model reads it: after its question, which follows an end-of-text token as documents do in training. */
 export interface ChoiceTokens {
   inputs: Int32Array;
-  /** -1 but for the tokens of the choice. */
+  /** -1 except for the tokens of the choice. */
   targets: Int32Array;
   /** UTF-8 bytes of its text. */
   byteCount: number;
@@ -16,16 +16,19 @@ export interface ChoiceTokens {
 
 export interface QuestionTokens {
   choices: ChoiceTokens[];
-  /** Index of the right one. */
+  /** Index of the correct choice. */
   answer: number;
 }
 
-/** A choice that alone is longer than what is read at once. */
+/** A choice that is too long even without its question. */
 export class ChoiceTooLong extends RangeError {
   override name = 'ChoiceTooLong';
 }
 
-/** Questions as a model reads at most so many tokens of them: a question that is too long with a choice loses its beginning. */
+/**
+ * Encodes questions for a model that reads at most `tokensMax` tokens of each: a question that is too long together with a choice loses its
+ * beginning.
+ */
 export async function encodeQuestions(
   tokenizer: Tokenizer,
   questions: readonly ChoiceQuestion[],
@@ -40,7 +43,7 @@ export async function encodeQuestions(
   return encoded;
 }
 
-/** Sum of the log-probabilities of a choice's tokens behind its question, nats. */
+/** Sum of the log-probabilities of a choice's tokens after its question, in nats. */
 export async function logProbabilityOf(
   model: Llama,
   result: ResultBuffer,
@@ -52,7 +55,7 @@ export async function logProbabilityOf(
   return -(await device.readResult(result)).lossSum;
 }
 
-/** All questions, whose losses clear the result. Gives way between them; null when the signal is aborted. */
+/** Evaluates all questions; clears the result buffer. Yields to the event loop between questions; null if the signal is aborted. */
 export async function evaluateChoices(
   model: Llama,
   result: ResultBuffer,
@@ -85,7 +88,7 @@ export async function evaluateChoices(
 
 const indexOfMost = (values: readonly number[]): number => values.indexOf(Math.max(...values));
 
-/** Both are encoded together, as the text would be; where a token would cross from one to the other, each by itself. */
+/** Question and choice are encoded together, as in running text; if a token would span both, each is encoded separately. */
 async function encodeChoice(
   tokenizer: Tokenizer,
   question: string,

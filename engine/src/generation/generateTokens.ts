@@ -7,15 +7,14 @@ export interface GenerationSettings extends SamplingSettings {
   tokenCountMax: number;
   /** The same seed and prompt give the same text. */
   seed: number;
-  /** Ends the text when drawn, and is not yielded. */
+  /** Ends the text when drawn; is not yielded itself. */
   stopId?: number;
 }
 
 /**
- * Yields ids that continue `prompt`, one at a time. Each costs one row through the model: keys and values of the past
- * are kept. When the model's positions are used up, the older half is forgotten and the newer half computed again from
- * position 0, since keys hold the positions they were computed at. An abort ends the text; between ids the event loop
- * has its turn. Throws on an empty prompt.
+ * Yields ids that continue `prompt`, one at a time. Each costs one row through the model, since keys and values of the past are cached.
+ * When all positions are used, the older half is dropped and the newer half is recomputed from position 0, since cached keys contain their
+ * position. Aborting ends the text; between ids other events are handled. Throws on an empty prompt.
  */
 export async function* generateTokens(
   model: Llama,
@@ -27,7 +26,7 @@ export async function* generateTokens(
   const positionsMax = model.config.maxPositionEmbeddings;
   const random = Random.forStream(settings.seed, 'generate');
   let window = prompt.slice(-positionsMax);
-  // All positions of a large model take gigabytes, a short text a few of them.
+  // A cache for all positions of a large model takes gigabytes; a short text needs few positions.
   const cachedMax = Math.min(positionsMax, window.length + settings.tokenCountMax);
   let cache = model.newCache(cachedMax);
   try {

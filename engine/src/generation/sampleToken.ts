@@ -1,15 +1,15 @@
 import type { Random } from '../random.js';
 
 export interface SamplingSettings {
-  /** Divides the logits; 0 always takes the likeliest. */
+  /** Divides the logits; 0 always takes the most likely id. */
   temperature: number;
-  /** Draws among the k likeliest; 0 for all. */
+  /** Draws from the k most likely ids; 0 for all. */
   topK: number;
-  /** Draws among the likeliest that together have this probability; 1 for all. */
+  /** Draws from the most likely ids that together have this probability; 1 for all. */
   topP: number;
 }
 
-/** Draws one id from logits[vocabulary]. Of equally likely ids the lower ones count as likelier. */
+/** Draws one id from logits[vocabulary]. Among equally likely ids the lower ones rank first. */
 export function sampleToken(logits: Float32Array, settings: SamplingSettings, random: Random): number {
   const best = likeliest(logits);
   if (settings.temperature === 0) return best;
@@ -29,10 +29,10 @@ export function sampleToken(logits: Float32Array, settings: SamplingSettings, ra
     rest -= weight;
     if (rest < 0) return id;
   }
-  return last; // what rounding leaves over
+  return last; // reached only by rounding
 }
 
-/** The smallest weight that may be drawn, how many equal to it may be, and the sum of all that may. */
+/** The smallest weight that may be drawn, how many weights equal to it may be drawn, and the sum of all that may. */
 function cutOff(
   weights: Float64Array,
   { topK, topP }: SamplingSettings,

@@ -26,7 +26,7 @@ export interface RunSpec extends ValuesOf<typeof tables.runSettings> {
   adapter: AdapterSettings | null;
   /** Steps of the main phase, after the warm start. */
   stepCount: number;
-  /** Ranges of steps, over all phases, whose batch is skipped without an update; sorted and disjoint. */
+  /** Ranges of steps, over all phases, whose batch is not trained on; sorted and disjoint. */
   omittedSteps: StepRange[];
   /** Documents that are not trained on, in any order. */
   omittedDocuments: OmittedDocument[];

@@ -50,7 +50,7 @@ export function object<F extends Fields>(fields: F): Shape<ObjectOf<F>> {
     entries.every(([key, shape]) => shape(Object.hasOwn(value, key) ? value[key] : undefined));
 }
 
-/** A union of objects, told apart by the field `tag`. */
+/** A union of objects, distinguished by the field `tag`. */
 export type UnionOf<Tag extends string, T extends Readonly<Record<string, Fields>>> = {
   [K in keyof T]: { [P in Tag]: K } & ObjectOf<T[K]>;
 }[keyof T];

@@ -34,46 +34,46 @@ import {
 
 export interface BeginRunOptions {
   spec: RunSpec;
-  /** Folders that the files of base weights must not lead out of; by default they are our own. */
+  /** Folders that links among the base weights' files must not lead out of; by default the files are our own and not checked. */
   baseWeightsBeneath?: readonly string[] | null;
   device: Device;
-  /** Default: alone. */
+  /** Default: a single process. */
   collective?: Collective;
-  /** Of a mixture the first. */
+  /** The first one of a mixture. */
   dataset: Dataset;
   /** The data sets of a mixture, in the order of the specification. */
   mixture?: readonly Dataset[] | undefined;
-  /** Those that the run is scored on, by name. */
+  /** Data sets for evaluation, by name. */
   scoredDatasets?: ReadonlyMap<string, Dataset>;
-  /** Where the base weights lie now, when it is not where the specification says. */
+  /** Where the base weights are now, if not where the specification says. */
   baseWeightsFolder?: string | undefined;
-  /** What the base weights were before this attempt; a run that is new does not begin at others. */
+  /** State of the base weights before this attempt; a new run refuses to start from different ones. */
   baseWeightsBefore?: BaseWeightsBefore | undefined;
-  /** Holds this run's `checkpoints/` and `start/`; made when it is missing. */
+  /** Contains this run's `checkpoints/` and `start/`; created if missing. */
   runFolder: string;
-  /** Checkpoint to resume from; without it the run starts at step 0. */
+  /** Checkpoint to resume from; without one the run starts at step 0. */
   checkpointPath?: string;
-  /** The specification that the checkpoint was trained with, where this run continues with another. */
+  /** The specification that the checkpoint was trained with, if this run continues with another one. */
   checkpointSpec?: RunSpec;
-  /** SHA-256 that the checkpoint's manifest had when it was saved. */
+  /** SHA-256 of the checkpoint's manifest when it was saved. */
   manifestSha256?: string;
   /** From 1. */
   attempt: number;
-  /** Changes of the run, and the times of its duties where no checkpoint knows them. */
+  /** Changes of the run, and the times of its duties for when no checkpoint has them. */
   steering?: SteeringOptions;
 }
 
 export interface BaseWeightsBefore {
-  /** The files as they were registered; none for a path, which nobody digested. */
+  /** The files as registered; empty for weights given by path, which have no digests. */
   files: readonly FileDigest[];
-  /** As the execution of an earlier attempt has it. */
+  /** As an earlier attempt recorded it. */
   sha256: string | null;
 }
 
 /**
- * Makes a run ready for `trainLoop`: new, from base weights in Hugging Face layout, or from a checkpoint, after which it repeats
- * the uninterrupted run bit for bit. Throws RunMismatch, BaseWeightsChanged, CheckpointCorrupt or a ModelFolderError; nothing is left
- * behind then. The caller disposes the run.
+ * Prepares a run for `trainLoop`: a new one, from base weights in Hugging Face layout, or one that resumes from a checkpoint and then
+ * repeats the uninterrupted run bit for bit. Throws RunMismatch, BaseWeightsChanged, CheckpointCorrupt or a ModelFolderError, and then
+ * frees everything. The caller disposes the run.
  */
 export async function beginRun(options: BeginRunOptions): Promise<TrainingRun> {
   const { spec, dataset, runFolder, checkpointPath } = options;
@@ -156,7 +156,7 @@ async function startRun(options: ScoredOptions): Promise<TrainingRun> {
   return run;
 }
 
-/** Compares a file with what it was; what is gone or cannot be read has changed, too. */
+/** Compares a file with its recorded digest; a missing or unreadable file counts as changed. */
 async function requireUnchanged(path: string, before: FileDigest): Promise<void> {
   const found = await digestFile(path).catch((error: NodeJS.ErrnoException) => error);
   if (found instanceof Error)
@@ -167,7 +167,7 @@ async function requireUnchanged(path: string, before: FileDigest): Promise<void>
     throw new BaseWeightsChanged(path, `SHA-256 ${before.sha256}`, found.sha256);
 }
 
-/** Sequences in which nothing is to be learned cost what others cost. */
+/** Warns of sequences without anything to learn, which cost as much as others. */
 async function warnOfIdleSequences({ data, spec, warnings }: TrainingRun): Promise<void> {
   const { sequenceLength } = spec.batch;
   for (const { dataset, source } of data.parts) {
@@ -184,7 +184,7 @@ async function warnOfIdleSequences({ data, spec, warnings }: TrainingRun): Promi
 
 const idleShareMin = 0.01;
 
-/** What the tokenizer does not know is not learned. */
+/** Warns of text that the tokenizer cannot represent, which is not learned. */
 function warnOfUnknownText({ data, warnings }: TrainingRun): void {
   for (const { dataset, source } of data.parts) {
     const text = unknownTextOf(source.manifest);
@@ -218,7 +218,7 @@ async function resumeRun(options: ScoredOptions, checkpointPath: string): Promis
   const model = await restoreModel(device, checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
   const { modelFiles } = manifest;
   const progress = progressOf(manifest);
-  // Of another job: its best checkpoint is not one of this job, and this one has patience of its own.
+  // Resumed from another job: its best checkpoint does not belong to this one, and patience starts from 0.
   if (options.checkpointSpec !== undefined) Object.assign(progress, { heldOut: emptyRecord, namedSteps: {} });
   const steering = {
     ...options.steering,
@@ -257,7 +257,7 @@ async function resumeRun(options: ScoredOptions, checkpointPath: string): Promis
   return run;
 }
 
-/** With what manifests of earlier versions do not have. */
+/** Adds what manifests of earlier versions lack. */
 function progressOf({ progress }: CheckpointManifest): RunProgress {
   const { evaluatedStep: wholeStep } = progress;
   const later = {
@@ -270,7 +270,10 @@ function progressOf({ progress }: CheckpointManifest): RunProgress {
   return { ...later, ...progress };
 }
 
-/** Floating point sums depend on the kernels, and on a card on all that they run by: the run continues well, but not with the same bits. */
+/**
+ * Floating-point sums depend on the kernels, and on a card also on the library versions: the run continues correctly, but not with the same
+ * bits.
+ */
 function warnOfOtherBackend(
   run: TrainingRun,
   { backend: before }: CheckpointManifest,

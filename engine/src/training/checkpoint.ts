@@ -19,27 +19,26 @@ import { writeSafetensors, type TensorSource } from '../io/safetensors.js';
 import { Staging } from './staging.js';
 import { specHash } from '../plan/specHash.js';
 
-/** What stays free beside a checkpoint, so that the journal can still record what happened. */
+/** Left free on the disk when a checkpoint is written, so that the journal can still record what happened. */
 const checkpointReserveBytes = 64 * 1024 ** 2;
 
 export interface SavedCheckpoint {
-  /** Step that a run resumes with. */
+  /** Step at which a run resumes. */
   step: number;
   /** Folder, complete and synced. */
   path: string;
   sizeBytes: number;
   manifestSha256: string;
   seconds: number;
-  /** Where the job keeps the checkpoint of its lowest held-out loss: that evaluation, if there was one. */
+  /** If the job keeps the checkpoint of its lowest held-out loss: that evaluation, if there was one. */
   best?: { step: number; loss: number };
 }
 
 /**
- * Saves everything that a run needs to resume bit for bit, as one folder `step-<step>-<attempt>` that is there whole or not at
- * all: files are written and synced under a temporary name, the manifest last, then the folder is renamed. Safetensors
- * files of float32, base weights [in, out] as in memory. Nothing is ever overwritten: where this attempt has already saved
- * this step, or the run was resumed from it and has done nothing since, that checkpoint is returned. Throws
- * CheckpointNoSpace.
+ * Saves everything that a run needs to resume bit for bit, as one folder `step-<step>-<attempt>` that appears complete or not at all: files
+ * are written and synced under a temporary name, the manifest last, then the folder is renamed. Safetensors files of float32, base weights
+ * [in, out] as in memory. Nothing is ever overwritten: if this attempt already saved this step, or the run was resumed from it and has done
+ * nothing since, that checkpoint is returned. Throws CheckpointNoSpace.
  */
 export async function saveCheckpoint(
   run: TrainingRun,
@@ -52,7 +51,7 @@ export async function saveCheckpoint(
   const path = join(folder, `step-${String(step).padStart(8, '0')}-${run.attempt}`);
   const savedProgress = { ...progress, savedStep: step };
   const { lastSaved } = run;
-  // What a run did since the checkpoint that it was resumed from, a restart or an evaluation, would be reported again.
+  // A restart or an evaluation done since the resume has to be saved, or it would be reported again.
   if (lastSaved?.path === path || (lastSaved !== null && isDeepStrictEqual(run.savedProgress, savedProgress)))
     return lastSaved;
 
@@ -87,7 +86,7 @@ export async function saveCheckpoint(
 
     progress.savedStep = step;
     run.savedProgress = savedProgress;
-    // The newest checkpoint is the one that is surely kept, so the next one links its files.
+    // Only the newest checkpoint is certain to be kept, so the next one links its files.
     if (run.model.adapterSettings !== null) frozen.base = stored(path, files.base);
     if (files.start !== undefined) frozen.start = stored(path, files.start);
     const sizeBytes = Object.values(files).reduce((sum, file) => sum + file.sizeBytes, manifest.sizeBytes);
@@ -97,7 +96,8 @@ export async function saveCheckpoint(
     run.lastSaved = { step, path, sizeBytes, manifestSha256: manifest.sha256, seconds, ...kept };
     return run.lastSaved;
   } catch (error) {
-    // A failed sync is never retried: its pages may be marked clean. The whole folder goes; the next try writes a new one.
+    // A failed sync is not retried: the kernel may have marked its pages clean. The whole folder is deleted; the next attempt writes a new
+    // one.
     await rm(temporary, { recursive: true, force: true });
     if ((error as NodeJS.ErrnoException).code === 'ENOSPC') {
       throw new CheckpointNoSpace(folder, bytesToWrite(run), await freeBytes(folder), { cause: error });
@@ -106,20 +106,20 @@ export async function saveCheckpoint(
   }
 }
 
-/** Writes the base weights as they are when the adapters begin to `<run>/start/base.safetensors`. */
+/** Writes the base weights at the start of the adapter phase to `<run>/start/base.safetensors`. */
 export async function writeStartWeights(run: TrainingRun): Promise<StoredFile> {
   const folder = join(run.folder, 'start');
   await mkdir(folder, { recursive: true });
   await syncFolder(run.folder);
   for (const name of await readdir(folder)) {
-    if (name.startsWith('.tmp-')) await rm(join(folder, name), { recursive: true, force: true }); // of a killed attempt
+    if (name.startsWith('.tmp-')) await rm(join(folder, name), { recursive: true, force: true }); // left by a killed attempt
   }
   const temporary = join(folder, `.tmp-${run.attempt}-${randomBytes(4).toString('hex')}`);
   await mkdir(temporary);
   try {
     const digest = await storeSources(temporary, 'base', tensorsOf(run, ['base'], new Staging()));
     const path = join(folder, digest.fileName);
-    // An earlier attempt may have left this file: it holds the same weights, and checkpoints that link it keep theirs.
+    // This may replace the file of an earlier attempt: it has the same weights, and checkpoints that link the old file keep it.
     await publish(join(temporary, digest.fileName), path);
     return { ...digest, path };
   } finally {
@@ -146,7 +146,7 @@ function manifestText(
     graphs: run.graphs,
     phase: schedule.phaseAt(progress.nextStep),
     progress,
-    // Generators have no other state: every stream is a function of the seed and of the place where it is drawn.
+    // Generators have no other state: every stream is a function of the seed and its name.
     position: { seed: spec.seed, firstSequence: progress.nextStep * spec.batch.sequenceCount },
     doneMs: { ...run.steering.doneMs, checkpoint: Date.now() },
     optimizerStepCounts: optimizer.stepCounts,
@@ -185,9 +185,9 @@ async function storeSources(
 }
 
 /**
- * Weights that have not changed since they were stored are linked: several times fewer bytes to write, and every
- * checkpoint still is a whole folder of its own. Where links are not possible the file is copied, and where the file is
- * gone the weights are written again if the model still has them.
+ * Links weights that have not changed since they were stored: a fraction of the bytes to write, and every checkpoint is still a complete
+ * folder. If links are not possible the file is copied; if the file is gone, the weights are written again, as long as the model still has
+ * them.
  */
 async function storeFrozen(
   folder: string,

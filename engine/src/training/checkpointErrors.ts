@@ -1,6 +1,6 @@
 import { EngineError } from '../engineError.js';
 
-/** A checkpoint is not what its manifest says. The one before it is the one to use. */
+/** A checkpoint does not match its manifest. Use the one before it. */
 export class CheckpointCorrupt extends EngineError {
   constructor(
     readonly path: string,
@@ -23,7 +23,7 @@ export class CheckpointUnknownFormat extends EngineError {
   }
 }
 
-/** Too little space to write a checkpoint safely; nothing was written and the run can continue. */
+/** There is too little space to write a checkpoint safely; nothing was written and the run can continue. */
 export class CheckpointNoSpace extends EngineError {
   constructor(
     readonly path: string,

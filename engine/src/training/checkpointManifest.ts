@@ -13,38 +13,38 @@ import { digestFile, type FileDigest } from '../io/durableFile.js';
 
 export const checkpointFormatVersion = 1;
 
-/** `manifest.json` of a checkpoint: what is in it, and all that is not a tensor. */
+/** `manifest.json` of a checkpoint: its files, and all state that is not a tensor. */
 export interface CheckpointManifest {
   formatVersion: number;
   engineVersion: string;
   specSha256: string;
-  /** Of the data set's manifest. */
+  /** SHA-256 of the data set's manifest. */
   datasetSha256: string;
   model: LlamaConfig;
-  /** Of the weights that the run began with; null for new ones. Absent in old checkpoints. */
+  /** SHA-256 of the weights that the run started from; null for new ones. Absent in old checkpoints. */
   baseWeightsSha256?: string | null;
-  /** Texts of files beside those weights, for exports; absent for none. */
+  /** Texts of the model files next to those weights, for exports; absent if there are none. */
   modelFiles?: ModelFiles;
   /** Null while the model has no adapters. */
   adapter: AdapterSettings | null;
   /** How adapted layers were computed. */
   graphs: LayerGraphs;
-  /** Of the step that comes next. */
+  /** Phase of the next step. */
   phase: Phase;
   progress: RunProgress;
   position: { seed: number; firstSequence: number };
-  /** When each duty of the run was done last, milliseconds since 1970; absent in old checkpoints. */
+  /** When each duty of the run was last done, milliseconds since 1970; absent in old checkpoints. */
   doneMs?: Partial<Record<Duty, number>>;
   optimizerStepCounts: Record<MomentGroup, number>;
-  /** What computed the weights; on another one a resumed run continues, but not bit for bit. */
+  /** What computed the weights; on a different backend a resumed run continues, but not bit for bit. */
   backend: {
     name: string;
     instructionSet: string | null;
     precision: string;
-    /** Absent in old ones, where it was that of the products. */
+    /** Absent in old checkpoints, in which it equals the precision of products. */
     basePrecision?: string;
     cpuModel: string;
-    /** Absent where none decide the bits. */
+    /** Absent if no library affects the bits. */
     libraries?: Readonly<Record<string, string>>;
   };
   /** Processes that trained together; absent for one. */
@@ -63,13 +63,13 @@ export type CheckpointFile = keyof CheckpointManifest['files'];
 export interface VerifiedCheckpoint {
   manifest: CheckpointManifest;
   manifestSha256: string;
-  /** Of all files together. */
+  /** Total size of all files. */
   sizeBytes: number;
 }
 
 /**
- * Reads a checkpoint's manifest and checks size and SHA-256 of every file, and of the manifest itself where the caller
- * knows it. Throws CheckpointCorrupt, which names the file and what is wrong, or CheckpointUnknownFormat.
+ * Reads a checkpoint's manifest and checks size and SHA-256 of every file, and of the manifest itself if the caller knows its hash. Throws
+ * CheckpointCorrupt, which names the file and the problem, or CheckpointUnknownFormat.
  */
 export async function verifyCheckpoint(
   path: string,
@@ -136,13 +136,13 @@ function parseManifest(path: string, text: string): CheckpointManifest {
   }
   const adapter = manifest.adapter ? { ...laterDefaults.adapter, ...manifest.adapter } : null;
   const model = { ...laterDefaults.model, ...manifest.model! };
-  // Before there was a choice all paths were separate.
+  // Before graphs could be chosen, all paths were separate.
   return { ...(manifest as CheckpointManifest), model, adapter, graphs: manifest.graphs ?? separateGraphs };
 }
 
 async function verifyFile(path: string, expected: FileDigest): Promise<void> {
   const { fileName, sizeBytes, sha256 } = expected;
-  // Names come from a manifest that may have been altered; a checkpoint has no folders.
+  // The manifest may have been tampered with; the files of a checkpoint are never in subfolders.
   if (!/^[a-z]+\.safetensors$/.test(fileName)) {
     throw new CheckpointCorrupt(
       path,

@@ -12,7 +12,7 @@ import {
 } from './checkpointManifest.js';
 import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
 
-/** The model of a verified checkpoint, with its adapters attached and as they were. */
+/** Restores the model of a verified checkpoint, with its adapters attached. */
 export async function restoreModel(
   device: Device,
   path: string,
@@ -45,8 +45,8 @@ export async function restoreModel(
 }
 
 /**
- * The model of a checkpoint as one writes text with it: its adapters merged into its weights in memory, and gone. The
- * checkpoint is verified first. The caller disposes the model.
+ * Loads the model of a checkpoint for generation: its adapters are merged into the weights in memory and removed. The checkpoint is
+ * verified first. The caller disposes the model.
  */
 export async function loadModelFromCheckpoint(
   device: Device,
@@ -66,7 +66,7 @@ export async function loadModelFromCheckpoint(
   return model;
 }
 
-/** Hands `use` a reader of the optimizer's moments; null for one that the checkpoint does not have. */
+/** Calls `use` with a reader of the optimizer's moments; the reader returns null for a moment that the checkpoint does not have. */
 export async function withMoments<T>(
   path: string,
   manifest: CheckpointManifest,

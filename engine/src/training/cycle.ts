@@ -14,8 +14,8 @@ import type { LayerRank, RestartReport } from '../plan/trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**
- * Freezes the base and gives its layers the adapters of the cycle that comes. What the base was before the first of them is kept
- * on disk: ranks are measured against it.
+ * Freezes the base and attaches the adapters of the next cycle. The base before the first cycle is stored on disk: ranks are measured
+ * against it.
  */
 export async function beginAdapters(run: TrainingRun): Promise<void> {
   const { model, spec, progress, frozen, collective } = run;
@@ -25,33 +25,32 @@ export async function beginAdapters(run: TrainingRun): Promise<void> {
     frozen.base = frozen.start; // the same weights until the first merge
   }
   const number = progress.restartCount;
-  run.gradients.dispose(); // those of the base are over
+  run.gradients.dispose(); // the gradients of the base
   model.attachAdapters(spec.adapter, spec.seed, number, adapterPlan(run.graphs, run.folder));
   run.optimizer.drop('base');
-  // Drawn ones are there already.
+  // Random ones are in place already.
   if (spec.adapter.initialisation !== 'random') await startAdapters(run, number);
 }
 
 /**
- * Ends a cycle and begins the next (relora.md §4): what the adapters learned goes into W, they start again, and their
- * moments, which
- * point along directions that are now in W, are forgotten. Throws MergeNotFinite before anything is changed, and MergeDrift or
- * MomentsNotZero when it was no restart: the run is of no use then, its last checkpoint is. Of several members the first measures and
- * reports, the others get null.
+ * Ends a cycle and begins the next (relora.md §4): adapters are merged into W and reinitialized, and their moments, which point along
+ * directions that are now in W, are reset. Throws MergeNotFinite before anything is changed, and MergeDrift or MomentsNotZero if the
+ * restart failed its checks: the run is then unusable, its last checkpoint is fine. If a run has several members, the first measures and
+ * reports; the others get null.
  */
 export async function restart(run: TrainingRun): Promise<RestartReport | null> {
   const { model, schedule, spec, progress } = run;
   if (spec.adapter === null) throw new Error(`A ${spec.kind} run has no restarts`);
   const startedAt = performance.now();
-  // A restart holds logits and merged weights, and packs the head in float32: it begins without the buffers of steps and leaves them
-  // none of its own, so that the peak stays that of steps.
+  // A restart holds logits and merged weights, and packs the head in float32. Step buffers are freed before it, and its own after it, so
+  // that peak memory stays that of a step.
   run.device.trim();
   const leads = run.collective.rank === 0;
   const before = leads ? await takeProbe(run) : null;
   const number = progress.restartCount + 1;
 
   const { deltaNorm, byLayer } = await model.mergeAdapters();
-  run.frozen.base = null; // the file of the old base no longer holds what the model has
+  run.frozen.base = null; // the stored base differs from the model's now
   const ranks = leads ? await measureRunRanks(run) : [];
   const momentsZeroedRatio = await beginCycle(run, number);
   if (spec.adapter.momentReset === 'zero' && momentsZeroedRatio !== 1)
@@ -83,7 +82,7 @@ export async function restart(run: TrainingRun): Promise<RestartReport | null> {
   };
 }
 
-/** What is trained next after a merge: fresh adapters, or for some steps all weights. Gives the share of moments that are gone. */
+/** Prepares what is trained after a merge: fresh adapters, or all weights for some steps. Returns the fraction of moments that are zero. */
 async function beginCycle(run: TrainingRun, number: number): Promise<number> {
   const { model, optimizer, spec } = run;
   const { momentReset, momentPruneRatio, fullRankStepCount } = spec.adapter!;
@@ -99,7 +98,7 @@ async function beginCycle(run: TrainingRun, number: number): Promise<number> {
   return await optimizer.forgetAdapters(momentReset, momentPruneRatio, () => random.uniform());
 }
 
-/** Ranks of what all merges of the adapter phase have changed so far. */
+/** Ranks of the change by all merges of the adapter phase so far. */
 async function measureRunRanks(run: TrainingRun): Promise<LayerRank[]> {
   const start = run.frozen.start;
   if (start === null)

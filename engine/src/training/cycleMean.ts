@@ -2,19 +2,22 @@ import { requireSameBits } from './sameBits.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**
- * Whether members take the next step by themselves (local SGD; DiLoCo, arXiv 2311.08105, with the mean as its outer step): the restart at
- * the end of a cycle merges what each learned, and all then take the mean of their weights.
+ * Whether members take the next step independently (local SGD; DiLoCo, arXiv 2311.08105, with the mean as its outer step): the restart at
+ * the end of a cycle merges what each member learned, and then all take the mean of their weights.
  */
 export function trainsApart({ spec, collective, model }: TrainingRun): boolean {
   return spec.synchronization === 'everyCycle' && collective.size > 1 && model.adapterSettings !== null;
 }
 
-/** Whether members meet before this step. The last cycle ends with the run, and is merged as well: factors have no mean. */
+/** Whether members average before this step. The last cycle ends with the run and is merged too, since factors cannot be averaged. */
 export function meetsBefore(step: number, { schedule, progress, isApart }: TrainingRun): boolean {
   return isApart && (step >= schedule.stepCount || progress.restartCount < schedule.restartNumberAt(step));
 }
 
-/** After a restart, whose adapters are alike in all. The moments that stay are of weights that all members have: their mean is taken too. */
+/**
+ * Averages weights after a restart, when adapters are equal in all members. Moments that are kept belong to weights that all members share,
+ * so they are averaged too.
+ */
 export async function takeCycleMean(run: TrainingRun): Promise<void> {
   const { model, optimizer, collective } = run;
   await model.changeBase((weight) => collective.mean([weight]));
@@ -29,7 +32,7 @@ export async function takeCycleMean(run: TrainingRun): Promise<void> {
   await requireSameBits(run);
 }
 
-/** A step that one member cannot take, because its gradient is not finite, is taken by none, so that all count alike. */
+/** If one member cannot take a step, because its gradient is not finite, none takes it, so that all count the same steps. */
 export async function refuseTogether({ device, result, collective }: TrainingRun): Promise<void> {
   const { squaredNorm, ...losses } = await device.readResult(result);
   if (await collective.any(!Number.isFinite(squaredNorm)))

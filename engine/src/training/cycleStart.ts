@@ -10,9 +10,9 @@ import { spanStart, type SpanStart, type Turns } from './oldSpan.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**
- * Gives every layer the adapter that cycle `number`, from 0, begins with: B = 0, and A drawn, along the leading directions of
- * the gradient of its weight on the batch that comes next, or within what the old one spanned. The adapters are attached and what they had
- * learned is merged. Null where the old A says nothing of the new one.
+ * Sets every layer's adapter to its initial value in cycle `number`, from 0: B = 0, and A random, or along the leading directions of the
+ * weight's gradient on the next batch, or within the span of the old A. The adapters must be attached and merged. Null if the new A does
+ * not depend on the old one.
  */
 export async function startAdapters(run: TrainingRun, number: number): Promise<Turns | null> {
   const { model, spec } = run;
@@ -21,7 +21,7 @@ export async function startAdapters(run: TrainingRun, number: number): Promise<T
     model.restartAdapters(spec.seed, number, await gradientDirections(run, number));
     return null;
   }
-  // The first A has none before it.
+  // In the first cycle there is no old A.
   if (initialisation === 'random' || number === 0) {
     model.restartAdapters(spec.seed, number, null);
     return null;
@@ -52,9 +52,9 @@ async function spanStarts(
 }
 
 /**
- * One gradient of each adapted weight over a whole batch (LoQT, arXiv 2405.16528), reduced to its directions and dropped as soon
- * as its last micro-batch has it: with a single micro-batch no more than a half of a block is there at once. A layer whose
- * gradient is not finite has no directions.
+ * The gradient of each adapted weight over one whole batch (LoQT, arXiv 2405.16528), reduced to its directions and freed as soon as its
+ * last micro-batch is done: with a single micro-batch, gradients of at most half a block exist at once. A layer whose gradient is not
+ * finite has no directions.
  */
 async function gradientDirections(run: TrainingRun, number: number): Promise<Directions> {
   const { model, spec, progress, collective } = run;

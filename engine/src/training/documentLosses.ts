@@ -1,15 +1,15 @@
 import type { DocumentLoss, DocumentsReport } from '../plan/trainingEvent.js';
 import { lossBinCount, lossBinNats, worstDocumentsMax } from '../plan/trainingEvent.js';
 
-/** What a run remembers of its documents between two reports; part of a checkpoint, so that a resumed run reports the same. */
+/** Document statistics between two reports; part of a checkpoint, so that a resumed run reports the same. */
 export interface DocumentRecord {
   /** Steps since the last report; null before the first of them. */
   window: { firstStep: number; documentCount: number; histogram: number[]; worst: DocumentLoss[] } | null;
-  /** Of the losses of steps, each weighing a tenth less than the one after it. */
+  /** Exponentially weighted mean of step losses: each step weighs a tenth less than the next. */
   mean: number;
   variance: number;
   stepCount: number;
-  /** Last step that was reported by itself; -1 for none. */
+  /** Last step that was reported as a spike; -1 for none. */
   spikeStep: number;
 }
 
@@ -21,34 +21,34 @@ export const emptyDocuments: DocumentRecord = {
   spikeStep: -1,
 };
 
-/** Losses of more rows are not read: a step of that size is seconds long, and the vector megabytes. */
+/** With more rows, losses are not read: such a step takes seconds, and the vector megabytes. */
 export const documentRowsMax = 1 << 22;
 
-/** A loss so many standard deviations above the mean of the steps before it is a jump, where it is this much of the mean as well. */
+/** A loss is a spike if it exceeds the mean of earlier steps by this many standard deviations, and also by this fraction of the mean. */
 const spikeDeviations = 4;
 const spikeShare = 0.02;
-/** Steps that say what is usual, and steps between two reports of a jump: the first is the one to look at. */
+/** Steps needed before a spike can be detected, and the minimum distance between reported spikes: the first is the one to look at. */
 const usualStepCount = 20;
 const spikeDistance = 10;
 const forgetting = 0.1;
 
-/** One step, as it was computed. */
+/** One computed step. */
 export interface StepRows {
   step: number;
   loss: number;
-  /** [sequences * time], row by row; targets of -1 count nothing. */
+  /** [sequences * time], row by row; a target of -1 does not count. */
   targets: Int32Array;
-  /** Where in its sequence the document of each row begins. */
+  /** Where, within its sequence, the document of each row begins. */
   documents: Int32Array;
   rowLosses: Float32Array;
   sequenceLength: number;
-  /** Number of the first in the run. */
+  /** Number of the first sequence in the run. */
   firstSequence: number;
 }
 
 /**
- * Takes the losses of a step's documents. Answers the record after it and what is to be reported now: a step whose loss jumps by
- * itself at once, and every `windowStepCount` steps all of them together.
+ * Adds the losses of a step's documents. Returns the updated record and the reports that are due: a step whose loss spikes is reported at
+ * once by itself, and all documents together every `windowStepCount` steps.
  */
 export function takeDocuments(
   before: DocumentRecord,
@@ -62,7 +62,7 @@ export function takeDocuments(
   const reports: DocumentsReport[] = [];
   if (isSpike) reports.push({ firstStep: step, step, isSpike, ...summaryOf(documents) });
   const record = { ...before, spikeStep: isSpike ? step : before.spikeStep };
-  // A loss that is not finite says nothing of what is usual, and no histogram has a place for it.
+  // A loss that is not finite would spoil the mean, and has no bin in the histogram.
   if (!isFinite) return { record, reports };
   const difference = loss - record.mean;
   record.stepCount++;
@@ -74,7 +74,7 @@ export function takeDocuments(
   return { record, reports: [...reports, ...closed] };
 }
 
-/** The report of the steps since the last one, which end before a step; none where there are none. */
+/** The report of the steps since the last one, up to but excluding `nextStep`; empty if there are none. */
 export function closeWindow(record: DocumentRecord, nextStep: number): DocumentsReport[] {
   const { window } = record;
   record.window = null;
@@ -92,7 +92,7 @@ function isJump(
   return stepCount >= usualStepCount && loss > mean + above;
 }
 
-/** The parts of documents in a step: a document that continues in another sequence is another part there. */
+/** The parts of documents in a step: a document that continues in another sequence has another part there. */
 function* documentsOf(rows: StepRows): Generator<DocumentLoss> {
   const { step, targets, documents, rowLosses, sequenceLength, firstSequence } = rows;
   for (let begin = 0; begin < targets.length; begin += sequenceLength) {
@@ -127,7 +127,7 @@ function summaryOf(
   return { documentCount: documents.length, histogram, worst: worstOf(documents) };
 }
 
-/** By what they add to the loss of their step. What is not finite comes first. */
+/** Documents that add most to the loss of their step; those that are not finite come first. */
 function worstOf(documents: readonly DocumentLoss[]): DocumentLoss[] {
   const rank = ({ excess }: DocumentLoss): number => (Number.isNaN(excess) ? Infinity : excess);
   const least = [...documents].sort((a, b) => {

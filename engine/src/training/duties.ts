@@ -7,19 +7,19 @@ import type { RunUpdate } from '../plan/runUpdate.js';
 import type { TrainingEvent } from '../plan/trainingEvent.js';
 import type { TrainingRun } from './trainingRun.js';
 
-/** What was decided before a step, for all members of the run. */
+/** Decisions of member 0 before a step, for all members of the run. */
 export interface StepOrders {
-  /** Changes of the run that hold from this step on. */
+  /** Changes of the run that apply from this step on. */
   updates: RunUpdate[];
-  /** Why the run ends before this step; null for not. */
+  /** Why the run ends before this step; null if it does not. */
   stopped: StopReport | null;
-  /** The run is to be left. */
+  /** All members leave the loop. */
   isAborted: boolean;
 }
 
 /**
- * What member 0 does and decides before a step, and takes the others along by `orders`: changes of the run, evaluations, its early end,
- * samples. All that comes before the step comes before the checkpoint too, so that a resumed run has done and reported it.
+ * What only member 0 does and decides before a step: changes of the run, evaluations, its early end, samples. `orders` passes its decisions
+ * to the other members. All of this comes before the checkpoint of the step too, so that a resumed run does not repeat it.
  */
 export async function* dutiesBefore(
   step: number,
@@ -29,10 +29,10 @@ export async function* dutiesBefore(
 ): AsyncGenerator<TrainingEvent, void> {
   const { spec, schedule, steering, progress } = run;
   const hasHeldOut = run.data.parts.some(({ source }) => source.heldOut.tokenCount > 0);
-  // First of all, and before a checkpoint: a resumed run has applied what its checkpoint came after.
+  // First of all, and before the checkpoint, so that a checkpoint includes all updates up to its step.
   yield* applyUpdates(step, run, orders.updates);
 
-  // What losses are compared by is measured on as many tokens each time.
+  // Losses that are compared with each other are measured on the same number of tokens.
   const isLast = step >= schedule.stepCount;
   const compares = step > 0 && (isLast ? spec.checkpoint.keepBest : steering.isDue('evaluation', step));
   if (hasHeldOut && progress.evaluatedStep < step && compares) {
@@ -81,7 +81,7 @@ export async function* dutiesBefore(
   }
 }
 
-/** Does as member 0 decided. */
+/** Applies the decisions of member 0. */
 export function followOrders(step: number, { steering, progress }: TrainingRun, orders: StepOrders): void {
   for (const update of orders.updates) {
     steering.add(update);
@@ -107,7 +107,7 @@ function abort(orders: StepOrders): void {
   orders.isAborted = true;
 }
 
-/** Whether the first or last evaluation of the run is still to be made: one of the same size just before it serves as well. */
+/** Whether the first or last full evaluation is still needed: an evaluation of the same size at this step serves as well. */
 function needsWhole({ progress, data, spec }: TrainingRun, step: number): boolean {
   if (progress.wholeStep >= step) return false;
   const { sequenceLength } = spec.batch;

@@ -1,20 +1,20 @@
 import type { RunSpec, StopReason } from '../plan/runSpec.js';
 
-/** What a run knows of its held-out loss, by evaluations of one size: those on `evaluation.tokenCount`. */
+/** History of the run's held-out loss; only of evaluations on `evaluation.tokenCount` tokens. */
 export interface HeldOutRecord {
-  /** Of the last evaluation; null before the first, and where it was not finite. */
+  /** Loss of the last evaluation; null before the first, and if it was not finite. */
   loss: number | null;
-  /** The lowest, and the steps taken before it. */
+  /** The lowest loss, and the number of steps taken before it. */
   best: { step: number; loss: number } | null;
-  /** What a loss has to be below by `stop.minImprovement` to count as better. */
+  /** A loss counts as better if it is below this by `stop.minImprovement`. */
   reference: number | null;
-  /** Evaluations in a row that were not. */
+  /** Consecutive evaluations that were not better. */
   worseCount: number;
 }
 
 export const emptyRecord: HeldOutRecord = { loss: null, best: null, reference: null, worseCount: 0 };
 
-/** The record after an evaluation. A loss that is not finite is no better than any. */
+/** The record after an evaluation. A loss that is not finite never counts as better. */
 export function recordAfter(
   before: HeldOutRecord,
   { step, loss }: { step: number; loss: number },
@@ -31,25 +31,25 @@ export function recordAfter(
   };
 }
 
-/** What decides whether a run ends before its last step. */
+/** Input of the decision whether a run ends before its last step. */
 export interface StopFacts {
   heldOut: HeldOutRecord;
   trainedTokens: number;
-  /** Since the job began, with all pauses. */
+  /** Since the job began, pauses included. */
   seconds: number;
-  /** That its trainers held the device. */
+  /** Seconds for which its trainers held the device. */
   deviceSeconds: number;
   isRequested: boolean;
 }
 
 export interface StopReport {
   reason: StopReason;
-  /** What came to the limit, in the unit of the setting; both are 0 for a request. */
+  /** Value that reached the limit, in the unit of the setting; both are 0 for a request. */
   value: number;
   limit: number;
 }
 
-/** Why a run ends now; null where it does not. What a clock decides comes last: all else is the same in every repetition. */
+/** Why a run ends now; null if it does not. Limits on time are checked last: all others give the same answer in every repetition. */
 export function reasonToStop(
   { stop }: RunSpec,
   { heldOut, trainedTokens, seconds, deviceSeconds, isRequested }: StopFacts,

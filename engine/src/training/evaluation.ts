@@ -7,10 +7,10 @@ import type { ScoredSet } from './scoredSets.js';
 import type { TrainingRun } from './trainingRun.js';
 
 export interface EvaluationReport {
-  /** Mean over the targets, nats; of a mixture the mean of its data sets' losses by their weights. */
+  /** Mean over the targets, in nats; for a mixture the weighted mean of its data sets' losses. */
   loss: number;
   perplexity: number;
-  /** Of the text that the targets stand for: comparable between tokenizers and with compressors. 0 where they have none. */
+  /** Per byte of the text that the targets stand for: comparable between tokenizers and with compressors. 0 if they stand for none. */
   bitsPerByte: number;
   tokenCount: number;
   seconds: number;
@@ -18,8 +18,8 @@ export interface EvaluationReport {
 }
 
 /**
- * Loss on the first `tokenCount` tokens of each held-out part, 0 for all of it, rounded up to whole sequences. Without
- * dropout; adapters as they are. Gives way between micro-batches; null when the signal is aborted.
+ * Loss on the first `tokenCount` tokens of each held-out part, rounded up to whole sequences; 0 for all tokens. Without dropout, with
+ * adapters as they are. Yields to the event loop between micro-batches; null if the signal is aborted.
  */
 export async function evaluate(
   run: TrainingRun,
@@ -48,7 +48,7 @@ export async function evaluate(
   };
 }
 
-/** Scores the model on one of the sets that the job names, as `evaluate` does on its held-out parts. */
+/** Evaluates on one of the sets that the job names, as `evaluate` does on held-out parts. */
 export async function evaluateNamed(
   { model, result, spec }: TrainingRun,
   { name, tokenCount, source }: ScoredSet,
@@ -69,8 +69,8 @@ export async function evaluateNamed(
 }
 
 /**
- * One sum for all: each data set counts by its weight in the mixture and not by how much of it is held out. Those that are not
- * trained on count where nothing else is held out.
+ * One sum for all: each data set counts by its weight in the mixture, not by the size of its held-out part. Data sets of weight 0 count
+ * only if no other has a held-out part.
  */
 function weighted(parts: readonly DataPart[], sums: readonly HeldOutSum[]): HeldOutSum {
   if (parts.length === 1) return sums[0]!;

@@ -10,7 +10,7 @@ import type { ReductionType } from '../plan/words.js';
 export interface StepBatch {
   inputs: Int32Array;
   targets: Int32Array;
-  /** Where in its sequence the document of each input begins. */
+  /** Where, within its sequence, the document of each input begins. */
   documents: Int32Array;
 }
 
@@ -20,28 +20,30 @@ export interface StepShape {
   microBatchSequenceCount: number;
   /** Number of the step's first sequence in the run. */
   firstSequence: number;
-  /** Names the streams of dropout. */
+  /** Seed of the dropout streams. */
   seed: number;
   /** StreamVersions.dropout */
   dropoutVersion: number;
-  /** Make activations again in the backward pass instead of keeping them. */
+  /** Recompute activations in the backward pass instead of keeping them. */
   recompute: boolean;
-  /** Whether documents do not see each other. */
+  /** Whether documents do not attend to each other. */
   maskDocuments: boolean;
-  /** What the gradients of several members travel as. */
+  /** Type in which several members exchange gradients. */
   reductionType: ReductionType;
-  /** Whether each member takes the step by itself. */
+  /** Whether each member takes the step independently. */
   isApart: boolean;
 }
 
-/** Gradients of a step: their sum, and those of the micro-batch under way. Kept from step to step as long as the same is trained. */
+/**
+ * Gradient buffers of a step: the sum, and the current micro-batch. Reused from step to step as long as the same parameters are trained.
+ */
 export class StepGradients {
   private sum: GradientBuffer | null = null;
   private part: GradientBuffer | null = null;
 
   constructor(private readonly device: Device) {}
 
-  /** Where the sum over the micro-batches goes. */
+  /** Buffer for the sum over micro-batches. */
   sumFor(parameters: readonly Parameter[]): GradientBuffer {
     if (this.sum === null || !this.sum.fits(parameters)) {
       this.dispose();
@@ -50,7 +52,7 @@ export class StepGradients {
     return this.sum;
   }
 
-  /** Where the gradients of a further micro-batch go before they are added. */
+  /** Buffer for a further micro-batch before it is added. */
   partFor(sum: GradientBuffer): GradientBuffer {
     return (this.part ??= new GradientBuffer(this.device, sum.parameters));
   }
@@ -62,7 +64,7 @@ export class StepGradients {
   }
 }
 
-/** What a step computes with. */
+/** What a step needs besides its batch. */
 export interface StepMeans {
   model: Llama;
   gradients: StepGradients;
@@ -71,10 +73,10 @@ export interface StepMeans {
 }
 
 /**
- * Gradients of one step, summed over its micro-batches; the losses are added to the result, which is cleared first. Each micro-batch
- * weighs as much as it has targets, so the result is that of one large batch. Gives way to the event loop after each of them.
- * 'empty': no target counts, so there is nothing to learn. 'aborted': the signal is. Gradients of a step that each member takes by itself
- * are those of its own part alone; losses are always those of the whole batch.
+ * Computes the gradients of one step, summed over its micro-batches, and adds the losses to the result, which is cleared first. Each
+ * micro-batch is weighted by its number of targets, so the result is that of one large batch. Yields to the event loop after each
+ * micro-batch. Returns 'empty' if no target counts, so that there is nothing to learn, and 'aborted' if the signal is. If members take the
+ * step independently, gradients are those of the member's own part; losses are always those of the whole batch.
  */
 export async function accumulateGradients(
   { model, gradients, result, collective }: StepMeans,
@@ -90,10 +92,10 @@ export async function accumulateGradients(
   device.clearResult(result);
 
   const micros = microBatches(batch, shape, own);
-  // Of the targets of the step: those that this member's gradients are the mean over.
+  // Fraction of the step's targets over which this member's gradients are a mean.
   const ownShare = shape.isApart ? micros.reduce((sum, { share }) => sum + share, 0) : 1;
   for (const [micro, { inputs, targets, share, documents }] of micros.entries()) {
-    await nextTurn(); // messages and signals are handled between micro-batches
+    await nextTurn(); // handles messages and signals between micro-batches
     if (await collective.any(signal.aborted)) return 'aborted';
     if (share === 0) continue;
     const target = isEmpty ? sum : gradients.partFor(sum);
@@ -117,23 +119,23 @@ export async function accumulateGradients(
   }
   if (!(await collective.any(!isEmpty))) return 'empty';
   if (collective.size === 1) return sum;
-  // Another member has targets where this one has none.
+  // Another member has targets although this one has none.
   if (isEmpty) device.zero(sum.whole);
   if (!shape.isApart) await collective.sum([sum.whole], shape.reductionType);
   const { loss, lossSum, rowLosses } = await device.readResult(result);
   const losses = await collective.sumNumbers([loss * ownShare, lossSum]);
-  await collective.sumValues(rowLosses); // each row has a loss in one member alone
+  await collective.sumValues(rowLosses); // each row's loss is computed by exactly one member
   device.writeLosses(result, { loss: losses[0]!, lossSum: losses[1]!, rowLosses });
   return sum;
 }
 
-/** Sequences of a step. */
+/** Range of sequences within a step. */
 interface SequenceRange {
   first: number;
   count: number;
 }
 
-/** The part of the step's batch that a member of the run computes: its size divides the batch. */
+/** The part of the step's batch that a member computes; the number of members divides the batch. */
 export function ownSequences(
   sequenceCount: number,
   { rank, size }: Pick<Collective, 'rank' | 'size'>,
@@ -143,13 +145,13 @@ export function ownSequences(
 }
 
 export interface MicroBatch extends Omit<StepBatch, 'documents'> {
-  /** Of the step's targets. */
+  /** Fraction of the step's targets. */
   share: number;
-  /** Where the document of each position begins; null where documents see each other. */
+  /** Where the document of each position begins; null if documents attend to each other. */
   documents: Int32Array | null;
 }
 
-/** Some sequences of a step as they are computed at once. */
+/** Splits the sequences of a step into micro-batches. */
 export function microBatches(
   { inputs, targets, documents: begins }: StepBatch,
   {

@@ -2,17 +2,17 @@ import type { Device, DeviceBuffer } from '../device/device.js';
 import type { Random } from '../random.js';
 import { rightAngleRotation, rotate, type PlaneRotation } from '../device/planeRotation.js';
 
-/** Vectors beyond those asked for: with them the last ones are as good as the first. */
+/** Extra vectors beyond the requested ones: they make the last ones as accurate as the first. */
 const oversampling = 8;
-/** Each takes the share of what lies outside of the leading directions to the square of its singular value once more. */
+/** Each iteration shrinks the part outside of the leading directions by the square of its singular value's ratio. */
 const powerIterationCount = 2;
-/** A vector that keeps less than this of its length beside the others is rounding: float32 products gave it. */
+/** A vector that keeps less than this fraction of its length after projection is rounding error of float32 products. */
 const independentMin = 1e-6;
 
 /**
- * The leading left singular vectors of a gradient g[in, out], as columns of a matrix [in, rank] of unit norm at right angles,
- * strongest first: randomized subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061). Products in float32, the rest
- * in float64, one after the other: bits depend on the kernels of the products alone. A g of lower rank is filled up at random.
+ * The leading left singular vectors of a gradient g[in, out], strongest first, as orthonormal columns of a matrix [in, rank]: randomized
+ * subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061). Products are in float32; the rest is in float64 and sequential, so
+ * bits depend only on the kernels of the products. If the rank of g is lower, random vectors fill the remaining columns.
  */
 export async function leadingDirections(
   device: Device,
@@ -34,10 +34,10 @@ export async function leadingDirections(
     const right = orthonormal(await through(orthonormal(left, random), false), random);
     left = await through(right, true);
   }
-  // Up to here only the span matters, for which one pass is enough; another puts the vectors at right angles to rounding.
+  // So far only the span mattered, for which one pass is enough; another makes the vectors orthogonal up to rounding.
   left = orthonormal(orthonormal(left, random), random);
 
-  // Within their span the singular vectors are those of its image.
+  // Within this span the singular vectors are those of gᵀ restricted to it.
   const image = await through(left, false);
   device.release(matrix);
   const rotation = leadingRotation(image.map((one) => Float64Array.from(image, (other) => dot(one, other))));
@@ -78,7 +78,7 @@ async function products(
   return vectors.map((_, index) => Float64Array.from(result.subarray(index * width, (index + 1) * width)));
 }
 
-/** Vectors of the same span, of unit norm and nearly at right angles, in place: one pass of modified Gram-Schmidt. */
+/** Orthonormalizes vectors in place, up to rounding of one pass of modified Gram-Schmidt. */
 function orthonormal(vectors: Float64Array[], random: Random): Float64Array[] {
   vectors.forEach((vector, index) => {
     for (;;) {
@@ -99,7 +99,10 @@ function orthonormal(vectors: Float64Array[], random: Random): Float64Array[] {
 /** Convergence is quadratic: real matrices take 6 to 10 sweeps. */
 const sweepsMax = 40;
 
-/** Eigenvectors of a symmetric matrix without negative eigenvalues, largest first: its rows are rotated until they are at right angles. */
+/**
+ * Eigenvectors of a positive semidefinite matrix, largest eigenvalue first: pairs of rows are rotated until all are orthogonal (one-sided
+ * Jacobi).
+ */
 export function leadingRotation(rows: Float64Array[]): Float64Array[] {
   const rotation = rows.map((_, index) => {
     const unit = new Float64Array(rows.length);
@@ -125,7 +128,7 @@ export function leadingRotation(rows: Float64Array[]): Float64Array[] {
     .map(({ index }) => rotation[index]!);
 }
 
-/** What puts u and v at a right angle; null where they are. */
+/** The rotation that makes u and v orthogonal; null if they are. */
 function turnBetween(u: Float64Array, v: Float64Array): PlaneRotation | null {
   return rightAngleRotation(dot(u, u), dot(v, v), dot(u, v), 1e-14);
 }
@@ -140,7 +143,7 @@ export function addScaled(target: Float64Array, source: Float64Array, factor: nu
   for (let i = 0; i < target.length; i++) target[i]! += factor * source[i]!;
 }
 
-/** In four sums: each addition of a single one would wait for the one before. */
+/** In four sums: with a single one each addition would wait for the one before. */
 export function dot(u: Float64Array, v: Float64Array): number {
   const whole = u.length - (u.length % 4);
   let [a, b, c, d] = [0, 0, 0, 0];

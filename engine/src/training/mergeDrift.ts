@@ -6,17 +6,17 @@ import { largestChange, type Probe } from './probe.js';
 import type { TrainingRun } from './trainingRun.js';
 
 const float32Epsilon = 2 ** -23;
-/** TensorFlow multiplies float32 in TF32 on newer GPUs, which keeps 10 bits behind the point. */
+/** On newer GPUs TensorFlow multiplies float32 in TF32, which has a 10-bit mantissa. */
 const tf32Epsilon = 2 ** -10;
 
 /**
- * How many times the probable error of all products a change may have. Rounding errors of a sum of n terms grow as sqrt(n) but
- * for improbable luck (Higham and Mary 2019, doi 10.1137/18M1226312), so 8 leaves room for what norms and softmax
- * amplify; merges of float32 stay below a tenth of it, one that was rounded to bfloat16 exceeds it a hundredfold.
+ * Allowed change as a multiple of the probable rounding error of all products. Rounding errors of a sum of n terms almost always grow as
+ * sqrt(n) (Higham and Mary 2019, doi 10.1137/18M1226312), so 8 leaves room for amplification by norms and softmax; float32 merges stay
+ * below a tenth of the limit, a merge rounded to bfloat16 exceeds it a hundredfold.
  */
 const driftSafety = 8;
 
-/** A merge changed what the model computes by more than rounding can. The last checkpoint, of before, is usable. */
+/** A merge changed what the model computes by more than rounding can. The last checkpoint, from before the merge, is usable. */
 export class MergeDrift extends EngineError {
   constructor(
     readonly layer: string,
@@ -32,16 +32,16 @@ export class MergeDrift extends EngineError {
   }
 }
 
-/** A change and what it is held to. */
+/** A change and its limit. */
 export interface Drift {
   largest: number;
   tolerance: number;
 }
 
 /**
- * The largest change of a logit between two probes and what it is held to; throws MergeDrift where it is larger, or where the
- * output of one layer changed by more than its own sums explain, though the logits may not show it. Both probes compute in
- * float32 from the float32 weights, so the tolerances hold for every precision of a run.
+ * Returns the largest change of a logit between two probes and its limit. Throws MergeDrift if it is larger, or if the output of one layer
+ * changed by more than rounding of its own sums explains, even if the logits do not show it. Both probes compute in float32 from the
+ * float32 weights, so the tolerances hold for every precision of a run.
  */
 export function requireSameFunction(
   run: Pick<TrainingRun, 'device' | 'spec'>,
@@ -59,14 +59,17 @@ export function requireSameFunction(
   return { logitChangeMax: logitChange.largest, logitChangeTolerance: logitChange.tolerance };
 }
 
-/** Of the largest logit: epsilon times the root of the length of each sum that stands between a token and its logit. */
+/**
+ * Tolerance relative to the largest logit: epsilon times the sum, over all chained sums between token and logit, of the root of their
+ * length.
+ */
 export function relativeTolerance(
   model: LlamaConfig,
   sequenceLength: number,
   device: Pick<DeviceDescription, 'name'>,
 ): number {
   const { hiddenSize, intermediateSize, numHiddenLayers } = model;
-  // q, k and v are one sum deep; then scores, weighted values, o; gate and up, down.
+  // q, k and v are one sum; then scores, weighted values, o; gate and up, down.
   const lengths = [
     hiddenSize,
     headSize(model),
@@ -79,7 +82,7 @@ export function relativeTolerance(
   return driftSafety * epsilonOf(device) * (numHiddenLayers * block + Math.sqrt(hiddenSize));
 }
 
-/** The layer whose output changed most beside what its sums explain, both as shares of its largest output. */
+/** The layer whose output changed most in relation to its tolerance; change and tolerance are relative to its largest output. */
 function mostChangedLayer(
   device: Pick<DeviceDescription, 'name'>,
   before: Probe,
@@ -97,7 +100,7 @@ function mostChangedLayer(
   return most;
 }
 
-/** Written so that NaN is not. */
+/** False for NaN. */
 function isWithin({ largest, tolerance }: Drift): boolean {
   return largest <= tolerance;
 }
@@ -106,7 +109,7 @@ function epsilonOf({ name }: Pick<DeviceDescription, 'name'>): number {
   return name === 'tensorflow' ? tf32Epsilon : float32Epsilon;
 }
 
-/** Of the sizes; NaN if there is one. */
+/** Largest absolute value; NaN if there is one. */
 function largest(values: Float32Array): number {
   let most = 0;
   for (const value of values) {

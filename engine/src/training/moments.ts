@@ -5,13 +5,13 @@ import { valuesOf, type Parameter } from '../model/parameter.js';
 import type { EntryMoments } from './momentReset.js';
 import type { Staging } from './staging.js';
 
-/** Reads what a checkpoint has under a name; null where it has nothing. */
+/** Reads a stored tensor from a checkpoint by name; null if it is missing. */
 export type MomentReader = (name: string) => Promise<StoredValues | null>;
 
-/** The moments of one parameter, in float32: both, or the first alone. */
+/** The moments of one parameter, in float32: both, or only the first. */
 export class Float32Moments {
   readonly first: DeviceBuffer;
-  /** Null where the optimizer has none. */
+  /** Null if the optimizer has no second moment. */
   readonly second: DeviceBuffer | null;
 
   constructor(
@@ -23,7 +23,7 @@ export class Float32Moments {
     this.second = hasSecond ? zeros(device, parameter.buffer.length) : null;
   }
 
-  /** Copies. */
+  /** Returns copies. */
   async values(): Promise<EntryMoments> {
     return {
       first: await valuesOf(this.device, { buffer: this.first }),
@@ -31,14 +31,14 @@ export class Float32Moments {
     };
   }
 
-  /** Forgets the entries that are zero in `values`, and changes no other. */
+  /** Zeroes the entries that are zero in the argument; other entries do not change. */
   forget({ first, second }: EntryMoments): Promise<void> {
     this.device.upload(this.first, first);
     if (this.second !== null) this.device.upload(this.second, second);
     return Promise.resolve();
   }
 
-  /** Other first moments, of the same parameter. */
+  /** Replaces the first moments of this parameter. */
   replaceFirst(values: Float32Array): Promise<void> {
     this.device.upload(this.first, values);
     return Promise.resolve();
@@ -73,7 +73,7 @@ export class Float32Moments {
 
 const none = new Float32Array(0);
 
-/** The same in eight bits. */
+/** The same with 8-bit codes. */
 export class CodedMoments {
   readonly first: CodedMoment;
   readonly second: CodedMoment | null;
@@ -100,7 +100,7 @@ export class CodedMoments {
     };
   }
 
-  /** Scales stay, so entries that stay keep their codes: what they stand for does not change. */
+  /** Scales do not change, so entries that are kept have the same codes and values. */
   async forget(values: EntryMoments): Promise<void> {
     for (const [moment, held] of this.held()) {
       const { codes } = await this.coded(held);
@@ -174,7 +174,7 @@ function zeros(device: Device, length: number, type: 'float32' | 'int8' | 'uint8
   return buffer;
 }
 
-/** As the checkpoint has it: a run that is begun again with another type of moments takes over their values. */
+/** In the stored type: a run that is resumed with another type of moments converts their values. */
 async function readMoment(name: string, read: MomentReader): Promise<Float32Array | CodedValues> {
   const codes = await read(name);
   if (codes instanceof Float32Array) return codes;

@@ -1,23 +1,23 @@
 import type { Random } from '../random.js';
 import { addScaled, dot, leadingRotation, randomVector } from './leadingDirections.js';
 
-/** A column that keeps less than this of its length beside those before it is rounding. */
+/** A column that keeps less than this fraction of its length after projection is rounding error. */
 const independentMin = 1e-6;
-/** Norm of a column of a drawn A, on average: its entries are uniform within 1/sqrt(in) (model/adapters.ts). */
+/** Average norm of a column of a random A: its entries are uniform within 1/sqrt(in) (model/adapters.ts). */
 const columnNorm = 1 / Math.sqrt(3);
 
-/** The beginning of a cycle within what the last one spanned. */
+/** Initial A of a cycle within the span of the last one. */
 export interface SpanStart {
-  /** [in, rank]: the first columns are old A times `turn`, the others as they were given. */
+  /** [in, rank]: the first columns are old A times `turn`, the others are unchanged random columns. */
   a: Float32Array;
-  /** [rank][kept]: what was learned of B's direction becomes turnᵀ of it. */
+  /** [rank][kept]: the momentum of B is multiplied by turnᵀ. */
   turn: Float64Array[];
 }
 
-/** What becomes of B's rows of each layer, by the layer's name: `turn` of its start. */
+/** How the momentum of B changes in each layer, by layer name: `turn` of its start. */
 export type Turns = ReadonlyMap<string, readonly Float64Array[]>;
 
-/** The adapter that ends its cycle. */
+/** The adapter at the end of its cycle. */
 export interface OldAdapter {
   /** [in, rank] */
   a: Float32Array;
@@ -29,8 +29,8 @@ export interface OldAdapter {
 }
 
 /**
- * An A whose first `kept` columns lie in the span of the old one, at right angles, those that A B used most first; the rest are those of
- * `drawn`. In float64, one after the other: bits depend on nothing else.
+ * Computes an A whose first `kept` columns are an orthogonal set in the span of the old one, ordered by how much A B used them; the other
+ * columns are those of `drawn`. In float64 and sequential: bits depend on nothing else.
  */
 export function spanStart(old: OldAdapter, drawn: Float32Array, kept: number, random: Random): SpanStart {
   const { a, b, inFeatures, outFeatures, rank } = old;
@@ -38,7 +38,7 @@ export function spanStart(old: OldAdapter, drawn: Float32Array, kept: number, ra
     Float64Array.from({ length: inFeatures }, (_, row) => a[row * rank + column]!),
   );
   const { q, r } = decompose(columns, random);
-  // A B = Q (R B): within the span its directions are those of R B.
+  // A B = Q (R B): within the span the directions of A B are those of R B.
   const rows = Array.from({ length: rank }, (_, row) =>
     Float64Array.from(b.subarray(row * outFeatures, (row + 1) * outFeatures)),
   );
@@ -64,7 +64,7 @@ export function spanStart(old: OldAdapter, drawn: Float32Array, kept: number, ra
   return { a: next, turn };
 }
 
-/** turnᵀ of the first rows of `rank` of B's kind; the others are zero. */
+/** turnᵀ times a matrix shaped like B, in the first `kept` rows; the other rows are zero. */
 export function turned(values: Float32Array, turn: readonly Float64Array[], rank: number): Float32Array {
   const width = values.length / rank;
   const next = new Float32Array(values.length);
@@ -81,7 +81,10 @@ export function turned(values: Float32Array, turn: readonly Float64Array[], rank
   return next;
 }
 
-/** Columns = Q R, Q at right angles to rounding: modified Gram-Schmidt, twice. A column without length of its own is drawn, with R's at 0. */
+/**
+ * Columns = Q R with Q orthogonal up to rounding: modified Gram-Schmidt, twice. A linearly dependent column is replaced by a random one,
+ * with 0 on R's diagonal.
+ */
 function decompose(columns: Float64Array[], random: Random): { q: Float64Array[]; r: Float64Array[] } {
   const count = columns.length;
   const r = Array.from({ length: count }, () => new Float64Array(count));
@@ -116,7 +119,7 @@ function removeFrom(
   });
 }
 
-/** x of R x = y, R upper; where R has 0 on its diagonal x has 0. */
+/** Solves R x = y with R upper triangular; where R's diagonal is 0, x is 0. */
 function solveUpper(r: readonly Float64Array[], y: Float64Array): Float64Array {
   const x = new Float64Array(y.length);
   for (let row = y.length - 1; row >= 0; row--) {

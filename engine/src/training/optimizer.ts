@@ -16,13 +16,13 @@ import { turned, type Turns } from './oldSpan.js';
 import { ShadowMoments } from './shadowMoments.js';
 import type { Staging } from './staging.js';
 
-/** Smaller parameters, and gains, keep float32 moments: nothing is saved there, and they are sensitive. */
+/** Smaller parameters, and gains, keep float32 moments: they save little and are sensitive. */
 const codedSizeMin = 4096;
 
 /**
- * The update of a step, with its state by the name of the parameter, so that parameters may come and go with the phases of a run, each
- * group by the optimizer that the job has for it. Each group counts its own updates for the bias correction of AdamW (Loshchilov and
- * Hutter 2019): adapters start again at every restart while embedding, norms and head continue.
+ * Updates parameters. State is kept by parameter name, so that parameters can be added and removed with the phases of a run; each group
+ * uses the optimizer that the job has for it. Each group counts its own updates for AdamW's bias correction (Loshchilov and Hutter 2019):
+ * adapters start again at every restart while embedding, norms and head continue.
  */
 export class Optimizer {
   private readonly moments = new Map<string, { role: ParameterRole; moments: Moments }>();
@@ -35,14 +35,14 @@ export class Optimizer {
   ) {}
 
   /**
-   * One update in place of all that the gradients are of, in a step of that phase, unless the device finds that `clip` forbids it: then
-   * `takeBack` it.
+   * Updates in place all parameters that have gradients, in a step of the given phase, unless the device finds that `clip` forbids it: then
+   * call `takeBack`.
    */
   apply(gradients: GradientBuffer, learningRate: number, clip: Clip, phase: Phase = 'adapter'): void {
     for (const [group, members] of byGroup(gradients.parameters)) {
       const count = ++this.counts[group];
       const step: Step = { gradients, count, learningRate, clip };
-      // Biases are base weights without columns.
+      // Biases are base weights but not matrices.
       const matrices = members.filter(({ shape }) => shape.length === 2);
       const others = members.filter(({ shape }) => shape.length !== 2);
       const method = this.methodOf(group, phase);
@@ -57,15 +57,15 @@ export class Optimizer {
     }
   }
 
-  /** The last `apply` changed nothing: it does not count. */
+  /** Undoes the count of the last `apply`, which changed nothing. */
   takeBack(gradients: GradientBuffer): void {
     for (const group of byGroup(gradients.parameters).keys()) this.counts[group]--;
   }
 
   /**
-   * Forgets the moments of A and B, and of nothing else, and returns which share of them is zero afterwards. `zero` also
-   * starts their count again: with zero moments and an old count the first update would be sqrt(1 - beta2) / (1 - beta1)
-   * times too large. The pruned modes continue to count, as the authors' code does. `uniform` is drawn from in `random`.
+   * Resets the moments of A and B, and nothing else, and returns the fraction of them that is zero afterwards. `zero` also resets their
+   * update count: with zero moments and an old count the first update would be sqrt(1 - beta2) / (1 - beta1) times too large. The pruning
+   * modes keep the count, as the authors' code does. `uniform` supplies the random numbers of `random`.
    */
   async forgetAdapters(mode: MomentReset, ratio: number, uniform: () => number): Promise<number> {
     let zeros = 0;
@@ -76,7 +76,7 @@ export class Optimizer {
       else if (mode === 'random') pruneAtRandom(values, ratio, uniform);
       else pruneByMagnitude(values, ratio);
       await moments.forget(values);
-      // Of what is kept, not of what was meant to be.
+      // Measured on what is stored, not on what was intended.
       const { first, second } = await moments.values();
       zeros += countZeros(first) + countZeros(second);
       total += first.length + second.length;
@@ -86,8 +86,8 @@ export class Optimizer {
   }
 
   /**
-   * In the order in which an uninterrupted run has made them, whatever a resumed one did: draws follow it. Where B learns at another rate
-   * its moments come after those of A.
+   * Moments in the order in which an uninterrupted run created them, also in a resumed run: random draws follow it. If B has its own
+   * learning rate, its moments come after those of A.
    */
   private adapterMoments(): Moments[] {
     const all = [...this.moments.values()].filter(({ role }) => groupOf[role] === 'adapter');
@@ -97,8 +97,8 @@ export class Optimizer {
   }
 
   /**
-   * Takes what is known of B's direction into the span of a new A (cycleStart.ts), forgets that of A, whose gradient is another with
-   * another B, and returns which share of all is zero afterwards. The count continues.
+   * Converts the momentum of B to the span of the new A (cycleStart.ts), resets that of A, whose gradient changes with B, and returns the
+   * fraction of all moments that is zero afterwards. The update count continues.
    */
   async carryAdapters(turns: Turns | null): Promise<number> {
     let zeros = 0;
@@ -115,7 +115,7 @@ export class Optimizer {
     return total === 0 ? 1 : zeros / total;
   }
 
-  /** Frees the moments of a group, which begins at zero when it is trained again. */
+  /** Frees the moments of a group; they start at zero when it is trained again. */
   drop(group: MomentGroup): void {
     for (const [name, { role, moments }] of this.moments) {
       if (groupOf[role] !== group) continue;
@@ -125,7 +125,7 @@ export class Optimizer {
     this.counts[group] = 0;
   }
 
-  /** The moments of a group, all of them in float32. */
+  /** Moments of a group, which must all be in float32. */
   plainMoments(group: MomentGroup): DeviceBuffer[] {
     return [...this.moments.values()].flatMap(({ role, moments }) => {
       if (groupOf[role] !== group) return [];
@@ -134,17 +134,20 @@ export class Optimizer {
     });
   }
 
-  /** Updates that each group has had since it began. */
+  /** Number of updates of each group since it began. */
   get stepCounts(): Readonly<Record<MomentGroup, number>> {
     return { ...this.counts };
   }
 
-  /** Every moment as it is stored: `<parameter>.first_moment` and `<parameter>.second_moment`, codes with `_scales` beside them. With a staging each is read through it. */
+  /**
+   * Every moment as stored: `<parameter>.first_moment` and `<parameter>.second_moment`, codes with additional `_scales`. If a staging is
+   * given, each is read through it.
+   */
   *state(staging?: Staging): Generator<TensorSource> {
     for (const [name, { moments }] of this.moments) yield* moments.stored(name, staging);
   }
 
-  /** Takes over what `state` and `stepCounts` gave. `read` returns null where a parameter had no moments yet. */
+  /** Restores what `state` and `stepCounts` returned. `read` returns null if a parameter had no moments yet. */
   async restore(
     parameters: Iterable<Parameter>,
     stepCounts: Readonly<Record<MomentGroup, number>>,
@@ -154,7 +157,7 @@ export class Optimizer {
     for (const parameter of parameters) {
       const { name } = parameter;
       const has = async (suffix: string): Promise<boolean> => (await read(`${name}.${suffix}`)) !== null;
-      // What is stored says by which optimizer: a run that ended may have no step of that phase to come.
+      // The stored names show which optimizer wrote them; the schedule may not, if a resumed run has no step of that phase left.
       if (await ShadowMoments.isStored(name, read))
         await this.momentsOf(parameter, () => new ShadowMoments(this.device, parameter)).restore(name, read);
       else if (await has('first_moment')) {
@@ -176,14 +179,14 @@ export class Optimizer {
 
   private adamW(parameters: readonly Parameter[], { learningRate, ...step }: Step): void {
     const { bLearningRateRatio } = this.methods;
-    // LoRA+: B by itself where it learns at another rate.
+    // LoRA+: B is updated separately if its learning rate differs.
     const isApart = ({ role }: Parameter) => role === 'adapterB' && bLearningRateRatio !== 1;
     for (const [some, rate] of [
       [parameters.filter((parameter) => !isApart(parameter)), learningRate],
       [parameters.filter(isApart), learningRate * bLearningRateRatio],
     ] as const) {
       const options = this.adamWOptions({ ...step, learningRate: rate });
-      // In the order of the parameters, as `restore` has them: resets at restarts draw in the order of the moments.
+      // In the order of the parameters, as in `restore`: resets at restarts draw in the order of the moments.
       for (const parameter of some) this.both(parameter);
       for (const [shape, members] of byShape(some)) {
         const group = members.map((parameter) => ({
@@ -203,7 +206,7 @@ export class Optimizer {
     }
   }
 
-  /** Adapters of one shape and scale together. */
+  /** Adapters of the same shape and scale are updated together. */
   private loraMuon(parameters: readonly Parameter[], step: Step): void {
     for (const parameter of parameters) this.matrix(parameter, step.gradients); // in their order, as above
     const groups = new Map<string, { scale: number; members: [a: Parameter, b: Parameter][] }>();
@@ -252,7 +255,7 @@ export class Optimizer {
     return { learningRate, momentum, weightDecay, clip };
   }
 
-  /** With its one moment; a factor that is not trained has neither a gradient nor that. */
+  /** A matrix with its single moment; an untrained factor has neither gradient nor moment. */
   private matrix(parameter: Parameter, gradients: GradientBuffer): MatrixMember {
     const gradient = gradients.of(parameter);
     const first = gradient && this.momentsOf(parameter, () => this.newMoments(parameter, false)).first;
@@ -285,7 +288,7 @@ export class Optimizer {
 
 interface Step {
   gradients: GradientBuffer;
-  /** Updates of the group, with this one. */
+  /** Number of updates of the group, including this one. */
   count: number;
   learningRate: number;
   clip: Clip;
@@ -293,7 +296,7 @@ interface Step {
 
 type Moments = Float32Moments | CodedMoments | ShadowMoments;
 
-/** Parameters of one shape are updated by one call; those of a shape have moments of one kind. */
+/** Groups parameters by shape: each group is updated by one call, and its moments are of one kind. */
 function byShape(parameters: readonly Parameter[]): [shape: readonly number[], members: Parameter[]][] {
   const groups = new Map<string, [readonly number[], Parameter[]]>();
   for (const parameter of parameters) {

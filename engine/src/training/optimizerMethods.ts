@@ -13,17 +13,17 @@ export const groupOf: Readonly<Record<ParameterRole, MomentGroup>> = {
   adapterScale: 'scale',
 };
 
-/** How each group is trained. Embedding, head, norms, biases and scales are AdamW's in every phase. */
+/** Optimizer of each group. Embedding, head, norms, biases and scales use AdamW in every phase. */
 export interface OptimizerMethods {
   base(phase: Phase): FullRankOptimizer;
   readonly adapters: AdapterOptimizer;
   /** Learning rate of B over that of A (LoRA+). */
   readonly bLearningRateRatio: number;
-  /** s of the adapter of a layer, by the layer's name. */
+  /** s of a layer's adapter, by layer name. */
   scaleOf(layer: string): number;
   /** Any weight of the model, trained or not. */
   parameter(name: string): Parameter;
-  /** Of the run, for the directions of APOLLO-Mini. */
+  /** Seed of the run, for the directions of APOLLO-Mini. */
   readonly seed: number;
 }
 
@@ -39,7 +39,7 @@ export const plainMethods: OptimizerMethods = {
   seed: 0,
 };
 
-/** As a job has them. */
+/** The methods that a job specifies. */
 export function methodsOf(
   { optimizer, warmStart, adapter, kind, seed }: RunSpec,
   parameters: ReadonlyMap<string, Parameter>,

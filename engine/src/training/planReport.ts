@@ -9,18 +9,18 @@ import type { TrainingRun } from './trainingRun.js';
 
 export type PlanReport = Omit<TrainingEvent & { kind: 'plan' }, 'kind' | 'step'>;
 
-/** Tokens of a timed pass at most: more would say the same and take longer. */
+/** Most tokens in a timed pass: more would not change the result. */
 const timedTokensMax = 1024;
-/** A pass that takes longer is not timed, and no round begins after so long. */
+/** A pass that takes longer is not timed, and no round starts after this many seconds. */
 const passSecondsMax = 20;
 const roundCount = 2;
-/** Chosen graphs that are so much slower than separate paths, and by so long, contradict the plan; less may be noise. */
+/** Chosen graphs contradict the plan if they are slower than separate paths by this factor and this many seconds; less may be noise. */
 const slowdownMax = 1.1;
 const slowdownSecondsMin = 0.05;
 
 /**
- * How the adapter phase is computed, and whether the machine agrees. Chosen graphs other than separate paths are timed against
- * them on the model as it is; nothing but time passes. The choice stays what it was, since bits depend on it. Null when the
+ * Reports how the adapter phase is computed, and whether measurements agree with the plan. Chosen graphs other than separate paths are
+ * timed against separate paths on the current model, without side effects. The choice does not change, since bits depend on it. Null if the
  * signal is aborted.
  */
 export async function reportPlan(run: TrainingRun, signal: AbortSignal): Promise<PlanReport | null> {
@@ -43,7 +43,7 @@ export async function reportPlan(run: TrainingRun, signal: AbortSignal): Promise
   };
 }
 
-/** A warning where the measurement contradicts the plan. */
+/** A warning if the measurement contradicts the plan, else null. */
 export function slowerThanPlanned({
   plannedSeconds,
   separateSeconds,
@@ -73,12 +73,12 @@ function operationsOf({ spec, device }: TrainingRun, graphs: LayerGraphs): numbe
 }
 
 interface TimedGraphs {
-  /** Seconds of a step up to its gradients; null when a pass takes too long to be timed. */
+  /** Seconds of a step up to its gradients; null if a pass takes too long to be timed. */
   planned: number | null;
   separate: number | null;
 }
 
-/** Both ways in turn, the best of each. A merged weight is made once a step, however many passes that has. */
+/** Times both ways alternately and takes the best of each. A merged weight is computed once a step, however many passes the step has. */
 async function timeGraphs(run: TrainingRun, signal: AbortSignal): Promise<TimedGraphs | null> {
   const { model, graphs, device } = run;
   const { sequenceCount, sequenceLength, microBatchSequenceCount } = run.spec.batch;
@@ -93,14 +93,14 @@ async function timeGraphs(run: TrainingRun, signal: AbortSignal): Promise<TimedG
       for (const way of ['separate', 'planned'] as const) {
         await nextTurn();
         if (signal.aborted) return null;
-        // What is kept between the passes has other sizes: buffers of the other way would stay for good.
+        // State buffers differ in size between the two; the other way's buffers would otherwise stay allocated for good.
         device.trim();
         model.useGraphs(way === 'planned' ? graphs : separateGraphs);
         const making = secondsOf(() => model.prepareGraphs());
         if (way === 'planned') best.making = Math.min(best.making, making);
         if (round === 0 && count * secondsOf(() => pass(run, one, 1)) > passSecondsMax)
           return { planned: null, separate: null };
-        pass(run, batch, count); // so that the timed one finds its buffers and does not wait for fresh pages
+        pass(run, batch, count); // warms up: the timed pass then finds its buffers and has no page faults
         best[way] = Math.min(
           best[way],
           secondsOf(() => pass(run, batch, count)),
@@ -114,7 +114,7 @@ async function timeGraphs(run: TrainingRun, signal: AbortSignal): Promise<TimedG
   return { planned: best.making + passes * best.planned, separate: passes * best.separate };
 }
 
-/** Loss and gradients, thrown away. Without dropout, whose masks take their own time. */
+/** Computes loss and gradients and discards them. Without dropout, whose masks cost extra time. */
 function pass(run: TrainingRun, { inputs, targets }: StepBatch, sequenceCount: number): void {
   const { model, spec, gradients, result } = run;
   model.differentiate(

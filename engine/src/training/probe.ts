@@ -3,20 +3,20 @@ import { countTargets } from '../model/llama.js';
 import { Random } from '../random.js';
 import type { TrainingRun } from './trainingRun.js';
 
-/** Logits that the probe may hold, twice: 32 MiB. */
+/** Most logits of a probe, of which two are kept at a time: 32 MiB each. */
 const probeLogitsMax = 8 * 1024 ** 2;
 const probeTokensMax = 256;
 
 /** What the model computes at one moment: a restart must not change it. */
 export interface Probe {
-  /** On the first tokens of the run's first sequence, in float32 from the float32 weights, whatever the run's precision. */
+  /** Logits of the first tokens of the run's first sequence, in float32 from the float32 weights, whatever the run's precision. */
   logits: Float32Array;
   /**
-   * Loss on the same tokens in the arithmetic of the run, nats per token: unlike the logits it shows what a base loses that is
-   * packed again into fewer bits.
+   * Loss on the same tokens in the run's precision, in nats per token: unlike the logits it shows what is lost when the base is repacked
+   * into fewer bits.
    */
   loss: number;
-  /** What each adapted layer makes of one fixed random row, in float32: shows which layer it was when logits change. */
+  /** Output of each adapted layer for one fixed random row, in float32: shows which layer caused a change of the logits. */
   layerOutputs: Map<LinearLayer, Float32Array>;
 }
 
@@ -35,7 +35,7 @@ export async function takeProbe(run: TrainingRun): Promise<Probe> {
   const { lossSum } = await device.readResult(result);
   const layerOutputs = new Map<LinearLayer, Float32Array>();
   for (const layer of model.layers) {
-    // By module: a merge before full-rank steps takes the adapters away.
+    // By module name, because a merge before full-rank steps removes the adapters.
     if (!spec.adapter?.targetModules.includes(layer.module)) continue;
     layerOutputs.set(layer, await model.layerOutput(layer, probeRow(layer, spec.seed)));
   }
@@ -46,7 +46,7 @@ export async function takeProbe(run: TrainingRun): Promise<Probe> {
   };
 }
 
-/** Largest absolute difference between two arrays of the same length; NaN if there is one. */
+/** Largest absolute difference between two arrays of the same length; NaN if any value is. */
 export function largestChange(before: Float32Array, after: Float32Array): number {
   let largest = 0;
   for (let i = 0; i < before.length; i++) {
@@ -57,7 +57,7 @@ export function largestChange(before: Float32Array, after: Float32Array): number
   return largest;
 }
 
-/** Random, so that no change of a weight can hide in a direction that it does not have. */
+/** Random, so that any change of a weight shows up with near certainty. */
 function probeRow({ name, inFeatures }: LinearLayer, seed: number): Float32Array {
   const row = new Float32Array(inFeatures);
   Random.forStream(seed, 'probe', name).fillNormal(row, 1);

@@ -6,8 +6,8 @@ import { targetModules } from '../plan/runSpec.js';
 import type { LayerRank } from '../plan/trainingEvent.js';
 
 /**
- * Work that one measurement may take, in floating point operations of float64: natively about two seconds. Above it only some
- * layers are measured, but always one of each kind, so that the figure stands for the whole model.
+ * Limit of the work of one measurement, in float64 operations: about two seconds natively. Above it only some layers are measured, but at
+ * least one of each kind, so that the figures represent the whole model.
  */
 export const rankFlopsMax = 1e10;
 
@@ -15,13 +15,14 @@ export const rankFlopsMax = 1e10;
 export interface RankFigures {
   /** exp of the entropy of the singular values divided by their sum; 0 for a change of zero. */
   effectiveRank: number;
-  /** How many are above 1 % of the largest. */
+  /** Number of singular values above 1 % of the largest. */
   rankAboveOnePercent: number;
 }
 
 /**
- * Ranks of W_now - W_start, the proof that restarts add up to a high rank (relora.md §6), for the layers that `chooseLayers`
- * takes. `readStart` gives a layer's weight [in, out] at the start of the adapter phase. Gives way between layers.
+ * Measures the ranks of W_now - W_start, the evidence that restarts add up to a high rank (relora.md §6), for the layers that
+ * `chooseLayers` selects. `readStart` returns a layer's weight [in, out] at the start of the adapter phase. Yields to the event loop
+ * between layers.
  */
 export async function measureRanks(
   layers: readonly LinearLayer[],
@@ -36,7 +37,7 @@ export async function measureRanks(
     device.discard(now);
     const values = await device.singularValues(change, layer.inFeatures, layer.outFeatures);
     device.discard(change);
-    // Weights that are not finite have no rank; the loss shows them soon enough.
+    // Weights that are not finite have no rank; the loss will show them.
     if (!Number.isFinite(values[0])) continue;
     ranks.push({
       layer: layer.name,
@@ -65,8 +66,8 @@ export function rankFigures(values: Float64Array): RankFigures {
 }
 
 /**
- * Layers to measure: all where the work allows it, else from each kind the middle one first, then one more of each kind as
- * long as the work allows. The choice depends on shapes alone, so the figures of all restarts can be compared.
+ * Layers to measure: all if the limit allows it, otherwise first the middle one of each kind, then one more of each kind as long as the
+ * limit allows. The choice depends only on shapes, so the figures of all restarts can be compared.
  */
 export function chooseLayers(layers: readonly LinearLayer[], flopsMax = rankFlopsMax): LinearLayer[] {
   const kinds = targetModules.map((module) =>
@@ -83,7 +84,7 @@ export function chooseLayers(layers: readonly LinearLayer[], flopsMax = rankFlop
   return layers.filter((layer) => chosen.has(layer));
 }
 
-/** Reduction to bidiagonal form, which is nearly all of the work: 4 m n² for m >= n. */
+/** Reduction to bidiagonal form, which dominates: 4 m n² for m >= n. */
 function singularValueFlops({ inFeatures, outFeatures }: LinearLayer): number {
   return 4 * Math.max(inFeatures, outFeatures) * Math.min(inFeatures, outFeatures) ** 2;
 }

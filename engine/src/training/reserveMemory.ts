@@ -5,12 +5,12 @@ import { unmeasured } from '../plan/deviceSpeed.js';
 import { whatWouldFit } from '../plan/memoryFit.js';
 import type { RunSpec } from '../plan/runSpec.js';
 
-/** What a plan may lack: pieces of many sizes do not fill an allocation to its end. */
+/** Reserve for fragmentation: buffers of many sizes do not fill an allocation completely. */
 const spareOf = (needed: number): number => Math.max(2 ** 26, 0.005 * needed);
 
 /**
- * The memory plan of a run on a card: what its steps will need is taken before the first of them, from a card that others may use
- * too. A run that does not fit is refused here, with figures and what would fit.
+ * Allocates the planned memory of a run on a card before its first step, since others may use the card too. A run that does not fit is
+ * refused here; the message has the figures and what would fit.
  */
 export function reserveMemory(spec: RunSpec, device: Device): void {
   if (device.description.name !== 'cuda') return;
@@ -18,7 +18,7 @@ export function reserveMemory(spec: RunSpec, device: Device): void {
   const peakOf = (candidate: RunSpec) => cardBytes(cardMemory(candidate, speed));
   const needed = peakOf(spec);
   const lacking = device.reserve(Math.ceil(needed + spareOf(needed)));
-  // The spare is not worth a refusal.
+  // A run is not refused for lack of the reserve.
   const free = lacking === null ? null : device.reserve(needed);
   if (free === null) return;
   throw new DeviceFault(

@@ -3,7 +3,7 @@ import type { LinearLayer } from '../model/linearLayer.js';
 import { targetModules } from '../plan/runSpec.js';
 import type { LayerRank, RestartModule } from '../plan/trainingEvent.js';
 
-/** What a restart did, by kind of adapted layer, in the order of a block. */
+/** What a restart did, by kind of adapted layer, in the order within a block. */
 export function restartModules(
   layers: readonly LinearLayer[],
   deltas: readonly LayerDelta[],
@@ -24,7 +24,7 @@ export function restartModules(
   });
 }
 
-/** 0 where there is nothing to take it over. */
+/** 0 for an empty list. */
 export function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 }

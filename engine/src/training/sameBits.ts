@@ -4,8 +4,8 @@ import { valuesOf } from '../model/parameter.js';
 import type { TrainingRun } from './trainingRun.js';
 
 /**
- * Members of a run change their weights by the same sums and never exchange the weights themselves. Once a cycle and at the end they make sure that these
- * are the same: a member with other bits, of a faulty memory say, would be averaged into the run without anybody's knowledge.
+ * Members of a run apply the same gradient sums to their weights and never exchange the weights themselves. Once a cycle and at the end
+ * they check that these are equal: otherwise wrong bits in one member, from faulty memory for example, would enter the run unnoticed.
  */
 export async function requireSameBits({ model, device, collective, progress }: TrainingRun): Promise<void> {
   if (collective.size === 1) return;

@@ -4,7 +4,7 @@ import { parseChoiceQuestions } from '../plan/choiceQuestions.js';
 import type { RunSpec } from '../plan/runSpec.js';
 import { RunMismatch } from './trainingErrors.js';
 
-/** Something that a run is scored on beside its held-out part, ready to be used. */
+/** A set for evaluation in addition to the run's held-out part, ready to use. */
 export interface ScoredSet {
   name: string;
   tokenCount: number;
@@ -14,8 +14,8 @@ export interface ScoredSet {
 }
 
 /**
- * Those of a specification. Questions are encoded once; all are read within a sequence of the run, whose memory was planned. Throws
- * RunMismatch now where something could not be scored, and not after a week.
+ * The evaluation sets of a specification. Questions are encoded once; with their choices they fit in a sequence of the run, whose memory
+ * was planned. Throws RunMismatch at the start of the run, not after a week, if a set cannot be evaluated.
  */
 export async function scoredSets(
   { evaluations, batch }: RunSpec,

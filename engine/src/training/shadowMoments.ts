@@ -5,13 +5,13 @@ import { Random } from '../random.js';
 import type { EntryMoments } from './momentReset.js';
 import type { MomentReader } from './moments.js';
 
-/** Updates that see a gradient along one direction, before another is drawn (arXiv 2412.05270). */
+/** Updates that use the same projection direction before a new one is drawn (arXiv 2412.05270). */
 export const updatesPerDirection = 200;
 
 const parts = ['first', 'second', 'norm'] as const;
 const names = { first: 'shadow_first_moment', second: 'shadow_second_moment', norm: 'last_norm' };
 
-/** What APOLLO-Mini keeps of a matrix: moments of its gradient along one direction, and how long the last step was. */
+/** Optimizer state of APOLLO-Mini for a matrix: moments of its gradient projected on one direction, and the norm of the last update. */
 export class ShadowMoments {
   readonly projection: DeviceBuffer;
   readonly first: DeviceBuffer;
@@ -35,7 +35,7 @@ export class ShadowMoments {
     this.norm = zeros(1);
   }
 
-  /** The direction that update `count`, from 1, sees the gradient along: a function of the seed, the weight and the count. */
+  /** Sets the projection direction for update `count` (from 1): a function of the seed, the weight and the count. */
   turn(seed: number, count: number): void {
     const direction = Math.floor((count - 1) / updatesPerDirection);
     if (direction === this.direction) return;

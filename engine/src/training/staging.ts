@@ -1,6 +1,9 @@
 import type { Device, DeviceBuffer } from '../device/device.js';
 
-/** One array through which tensors are read one after another, each valid until the next: copies of all of them would wait for the collector. */
+/**
+ * One array through which tensors are read one after another; each is valid until the next read. Separate copies would pile up until
+ * garbage collection.
+ */
 export class Staging {
   private values = new Float32Array(0);
 

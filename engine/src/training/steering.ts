@@ -4,7 +4,7 @@ import { SteeredSchedule } from '../plan/steeredSchedule.js';
 import { reasonToStop, type StopReport } from './earlyStop.js';
 import type { RunProgress } from './trainingRun.js';
 
-/** What a run does beside its steps; the evaluations that the job names have a duty each. */
+/** What a run does besides its steps; each evaluation that the job names is a duty of its own. */
 export type Duty = SteeredDuty | `evaluation ${string}`;
 type SteeredDuty = (typeof steeredDuties)[number];
 const steeredDuties = ['evaluation', 'checkpoint', 'sample'] as const;
@@ -19,47 +19,47 @@ interface Cadence {
 }
 
 export interface SteeringOptions {
-  /** In the order of their numbers; those that have a step are repeated at it. */
+  /** In the order of their numbers; those that have a step are replayed at it. */
   updates?: readonly RunUpdate[] | undefined;
-  /** Number of the last update that a checkpoint holds already. */
+  /** Number of the last update that the checkpoint already includes. */
   updateNumber?: number;
-  /** When each duty was done last, milliseconds since 1970; by default when the job began. */
+  /** When each duty was last done, milliseconds since 1970; default: when the job began. */
   doneMs?: Partial<Record<Duty, number>> | undefined;
   /** Whether the run continues from a checkpoint. */
   isResumed?: boolean;
   now?: (() => number) | undefined;
   /** When the job began, milliseconds since 1970; by default now. */
   startMs?: number;
-  /** That the processes of earlier attempts held their device, added up. */
+  /** Total seconds for which the processes of earlier attempts held their device. */
   deviceSeconds?: number;
-  /** That train together now, each in a slot of its own; default 1. */
+  /** Number of processes that train together now, each in a slot of its own; default 1. */
   processes?: number;
-  /** Where an earlier attempt ended the run, whose last steps this one repeats; null or absent where none did. */
+  /** Step at which an earlier attempt ended the run, if this one repeats its last steps; null or absent if none did. */
   stopStep?: number | null;
 }
 
 /**
- * A run that was resumed saves its first checkpoint after this part of the time between two, and each next one after twice as much: what
- * was killed once may be killed often, and one that comes right after a resume saves nothing.
+ * A resumed run saves its first checkpoint after this fraction of the interval, and doubles the fraction each time: a run that was killed
+ * once may be killed often, but a checkpoint right after resuming would save nothing.
  */
 const firstShare = 1 / 16;
 
-/** What of a run may change while it runs: its schedule and when its duties are due. */
+/** The parts of a run that can change while it runs: its schedule and when its duties are due. */
 export class Steering {
   readonly schedule: SteeredSchedule;
   private readonly cadences = new Map<Duty, Cadence>();
   private readonly waiting: RunUpdate[] = [];
   private readonly now: () => number;
-  /** Outlives the process, so that a run that is killed more often than a duty is due still does it. */
+  /** Outlives the process, so that a duty is done even if the run is killed more often than it is due. */
   readonly doneMs: Partial<Record<Duty, number>>;
   private readonly startMs: number;
   private readonly beganMs: number;
   private readonly earlierDeviceSeconds: number;
   private readonly processes: number;
   private isStopRequested = false;
-  /** Before which duties were last decided on; null before that. */
+  /** Step before which duties were last decided; null before the first decision. */
   private decidedStep: number | null = null;
-  /** Part of the time between checkpoints after which the next one is due. */
+  /** Fraction of the interval between checkpoints after which the next one is due. */
   private checkpointShare: number;
 
   constructor(
@@ -95,12 +95,12 @@ export class Steering {
       else this.apply(update, update.step ?? 0);
   }
 
-  /** Takes an update that came while the run runs. */
+  /** Adds an update that arrived while the run is under way. */
   add(update: RunUpdate): void {
     if (!this.waiting.some(({ number }) => number === update.number)) this.waiting.push(update);
   }
 
-  /** The next update that holds from this step on, which is applied; undefined for none. In the order of their numbers. */
+  /** Applies the next update that takes effect by this step, in the order of their numbers; undefined if there is none. */
   applyNext(step: number): { update: RunUpdate; report: UpdateReport } | undefined {
     const next = this.waiting[0];
     if (next === undefined || (next.step ?? step) > step) return undefined;
@@ -120,8 +120,8 @@ export class Steering {
   }
 
   /**
-   * Whether a duty is due before a step: after so many steps, or after so much time. Not before the first step. What came due before steps
-   * at which nothing could be done is due now.
+   * Whether a duty is due before a step, by steps or by time; never before the first step. A duty that became due before steps at which
+   * nothing could be done is due now.
    */
   isDue(duty: Duty, step: number): boolean {
     const { everyStepCount, everySeconds } = this.cadenceOf(duty);
@@ -138,13 +138,13 @@ export class Steering {
     return this.now() - sinceMs >= 1000 * everySeconds * share;
   }
 
-  /** Whether it is ever done. */
+  /** Whether the duty is done at all. */
   isWanted(duty: Duty): boolean {
     const { everyStepCount, everySeconds } = this.cadenceOf(duty);
     return everyStepCount > 0 || everySeconds > 0;
   }
 
-  /** All that was due before this step is done. */
+  /** Records that everything due before this step is done. */
   decided(step: number): void {
     this.decidedStep = step;
   }
@@ -155,8 +155,8 @@ export class Steering {
   }
 
   /**
-   * Ends the run before this step where a setting or a request says so, and answers which; null where none does, or where the end is
-   * known already.
+   * Ends the run before this step if a setting or a request says so, and returns which; null if none does, or if the end is already
+   * decided.
    */
   stopAt(step: number, { heldOut, trainedTokens }: RunProgress): StopReport | null {
     if (this.schedule.endsEarly) return null;

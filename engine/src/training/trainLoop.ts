@@ -15,12 +15,12 @@ import type { TrainingRun } from './trainingRun.js';
  * Trains one job: low-rank cycles over a frozen base, each ended by a merge (ReLoRA), after an optional full-rank warm
  * start. This function owns all control flow; what it calls never branches on the step number.
  *
- * It returns within one micro-batch after the signal is aborted, and at every `yield` and at its return the run is whole:
- * a checkpoint saved then resumes exactly here. Each part of a step is therefore entered in `run.progress` before its
- * event is given out, and is not repeated when the loop is begun again.
+ * It returns within one micro-batch after the signal is aborted, and at every `yield` and at its return the run is consistent: a checkpoint
+ * saved then resumes exactly here. Each part of a step is therefore recorded in `run.progress` before its event is yielded, and is not
+ * repeated when the loop is started again.
  *
- * Of a run of several members each executes the loop on its part of the batch. Member 0 decides for all (duties.ts), and none leaves
- * but where all do: at `broadcast` and `any`.
+ * In a run of several members each executes the loop on its part of the batch. Member 0 decides for all (duties.ts), and members leave the
+ * loop only together: at `broadcast` and `any`.
  */
 export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGenerator<TrainingEvent> {
   const { spec, schedule, steering, model, device, optimizer, batches, progress, collective } = run;
@@ -31,7 +31,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
 
   for (;;) {
     const step = progress.nextStep;
-    // Before anything is measured, saved or decided of what members made by themselves.
+    // First, so that nothing is measured, saved or decided on weights that differ between members.
     if (meetsBefore(step, run)) {
       const report = await restart(run);
       await takeCycleMean(run);
@@ -54,14 +54,14 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       if (warning !== null) yield { kind: 'warning', ...warning };
     }
 
-    // Before the step, so that the first update of a cycle already has the re-warmed rate.
+    // Before the step, so that the first update of a cycle already uses the re-warmed rate.
     if (!(isEnd && schedule.endsEarly) && progress.restartCount < schedule.restartNumberAt(step)) {
       const report = await restart(run);
       if (report !== null) yield { kind: 'restart', step, ...report };
     }
     if (isEnd) await requireSameBits(run);
     const isBest = spec.checkpoint.keepBest && progress.heldOut.best?.step === step;
-    // Where members meet once a cycle, each time.
+    // If members average once a cycle, a checkpoint is due at each of these points.
     const isDue = isEnd || isBest || trainsApart(run) || steering.isDue('checkpoint', step);
     if (leads && !run.isApart && progress.savedStep < step && isDue) {
       const saved = await saveCheckpoint(run);
@@ -95,12 +95,12 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
     if (gradients === 'aborted') return;
 
     const learningRate = schedule.learningRateAt(step);
-    // Without a target that counts there is no loss: weights and moments stay, and no gradient of zero decays them.
+    // If no target counts there is no loss: weights and moments stay as they are, and no zero gradient decays them.
     const isEmpty = gradients === 'empty';
     if (!isEmpty) {
       device.sumSquares(run.result, gradients.parts);
       if (shape.isApart) await refuseTogether(run);
-      // Loss and norm are checked on the device: after a divergence weights, moments and the last checkpoint stay usable.
+      // The device checks loss and norm: after a divergence, weights, moments and the last checkpoint stay usable.
       const clip = { result: run.result, normMax: spec.optimizer.gradientNormMax };
       optimizer.apply(gradients, learningRate, clip, schedule.phaseAt(step));
     }
@@ -143,14 +143,14 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
   }
 }
 
-/** Null when the signal is aborted first: a disk may be slow, and the first use of a shard reads all of it. */
+/** Null if the signal is aborted first: a disk may be slow, and the first use of a shard reads all of it. */
 async function untilAborted<T>(value: Promise<T>, signal: AbortSignal): Promise<T | null> {
   let abort!: () => void;
   const aborted = new Promise<null>((resolve) => {
     abort = () => resolve(null);
     signal.addEventListener('abort', abort, { once: true });
   });
-  value.catch(() => {}); // nobody waits for it any more
+  value.catch(() => {}); // nobody awaits it any longer
   try {
     return await Promise.race([value, aborted]);
   } finally {
@@ -158,7 +158,7 @@ async function untilAborted<T>(value: Promise<T>, signal: AbortSignal): Promise<
   }
 }
 
-/** Goes past a step that the job asks to omit: its batch is not read, and nothing is learned from it. */
+/** Passes a step that the job asks to omit: its batch is not read, and nothing is learned from it. */
 function omittedStep({ schedule, progress }: TrainingRun): TrainingEvent {
   const step = progress.nextStep++;
   return {

@@ -1,6 +1,6 @@
 import { EngineError } from '../engineError.js';
 
-/** Too many steps had a loss or a gradient that is not finite. Weights and the last checkpoint are usable. */
+/** Too many steps had a loss or a gradient that was not finite. Weights and the last checkpoint are usable. */
 export class TrainingDiverged extends EngineError {
   constructor(
     readonly step: number,
@@ -16,7 +16,7 @@ export class TrainingDiverged extends EngineError {
   }
 }
 
-/** A restart left moments of A and B that it was to forget. The last checkpoint is usable. */
+/** A restart did not reset all moments of A and B. The last checkpoint is usable. */
 export class MomentsNotZero extends EngineError {
   constructor(
     readonly restart: number,
@@ -29,7 +29,7 @@ export class MomentsNotZero extends EngineError {
   }
 }
 
-/** The run asks for something that its data set or its checkpoint cannot give. */
+/** The run asks for something that its data set or its checkpoint cannot provide. */
 export class RunMismatch extends EngineError {
   constructor(
     readonly field: string,
@@ -40,7 +40,7 @@ export class RunMismatch extends EngineError {
   }
 }
 
-/** The files of the base weights hold other bytes than they did. */
+/** The files of the base weights have changed. */
 export class BaseWeightsChanged extends EngineError {
   constructor(
     readonly path: string,

@@ -19,21 +19,21 @@ import { StepGradients } from './gradients.js';
 import type { ScoredSet } from './scoredSets.js';
 import { Steering, type SteeringOptions } from './steering.js';
 
-/** One execution of a job: all that the loop needs and changes. Owned by its process; disposed by whoever began it. */
+/** One execution of a job: everything that the loop uses and changes. Owned by its process; the caller of `beginRun` disposes it. */
 export interface TrainingRun {
   readonly spec: RunSpec;
-  /** What it computes on. Not disposed with it. */
+  /** Device that computes the run. Not disposed with it. */
   readonly device: Device;
-  /** What it exchanges with the other members of the run. */
+  /** Communication with the other members of the run. */
   readonly collective: Collective;
-  /** The data set, of a mixture the first: the tokenizer of all. */
+  /** The data set, or the first of a mixture: its tokenizer is shared by all. */
   readonly dataset: Dataset;
   /** All data sets. */
   readonly data: TrainingData;
-  /** What it is scored on beside its held-out part. */
+  /** Sets for evaluation in addition to the held-out part. */
   readonly scored: readonly ScoredSet[];
   readonly batches: BatchFeed;
-  /** How adapted layers are computed; bits depend on it, so a resumed run keeps what it began with. */
+  /** How adapted layers are computed; bits depend on it, so a resumed run keeps the initial choice. */
   readonly graphs: LayerGraphs;
   readonly schedule: SteeredSchedule;
   /** Changes of the run, and when its duties are due. */
@@ -41,34 +41,34 @@ export interface TrainingRun {
   readonly model: Llama;
   readonly optimizer: Optimizer;
   readonly gradients: StepGradients;
-  /** Where the losses of a step, an evaluation or a probe add up. */
+  /** Accumulates the losses of a step, an evaluation or a probe. */
   readonly result: ResultBuffer;
-  /** SHA-256 of the weights that the run began with; null for new ones, or where an old checkpoint does not know. */
+  /** SHA-256 of the weights that the run started from; null for new ones, or if an old checkpoint lacks it. */
   readonly baseWeightsSha256: string | null;
-  /** Of the weights that it began at, for exports. */
+  /** Files of the model that it started from, for exports. */
   readonly modelFiles: ModelFiles;
-  /** Holds `checkpoints/` and `start/`. */
+  /** Contains `checkpoints/` and `start/`. */
   readonly folder: string;
-  /** Which attempt of the job this is, from 1; part of every checkpoint's name, so that attempts never share one. */
+  /** Number of this attempt of the job, from 1; part of every checkpoint's name, so that attempts never share one. */
   readonly attempt: number;
-  /** Changed by the loop alone, at one place per fact; a checkpoint holds it as it is. */
+  /** Changed only by the loop, each fact at one place; stored unchanged in checkpoints. */
   readonly progress: RunProgress;
-  /** Files of weights that are frozen now, which a checkpoint links instead of writing them again. */
+  /** Files of currently frozen weights; checkpoints link them instead of writing them again. */
   readonly frozen: FrozenFiles;
-  /** Whether its members hold different weights: since a step that each took by itself. Such a run has no checkpoint. */
+  /** Whether its members have different weights, after a step that each took independently. Such a run cannot be checkpointed. */
   isApart: boolean;
-  /** Whether this object has reported how it computes the adapter phase. */
+  /** Whether this object has already reported how it computes the adapter phase. */
   isPlanReported: boolean;
-  /** The last checkpoint that this object saved or was read from. */
+  /** The last checkpoint that this object saved or was restored from. */
   lastSaved: SavedCheckpoint | null;
-  /** The progress that it holds. */
+  /** The progress in that checkpoint. */
   savedProgress: RunProgress | null;
-  /** What the journal should know before the first step, for example that a resumed run cannot be exact. */
+  /** What the journal should record before the first step, for example that a resumed run cannot be exact. */
   readonly warnings: { reason: string; message: string }[];
 }
 
 export interface RunProgress {
-  /** The step that comes next; equal to the steps taken. */
+  /** The next step; equals the number of steps taken. */
   nextStep: number;
   restartCount: number;
   trainedTokens: number;
@@ -89,7 +89,7 @@ export interface RunProgress {
 }
 
 export interface FrozenFiles {
-  /** Base weights as they have been since the last merge; null until a checkpoint wrote them. */
+  /** Base weights since the last merge; null until a checkpoint has written them. */
   base: StoredFile | null;
   /** Base weights at the start of the adapter phase; null before it. */
   start: StoredFile | null;
@@ -99,7 +99,7 @@ export interface StoredFile extends FileDigest {
   path: string;
 }
 
-/** Puts a run together from its parts; `beginRun` makes or reads them. */
+/** Assembles a run from its parts, which `beginRun` creates or reads. */
 export function assembleRun(parts: {
   spec: RunSpec;
   device: Device;
@@ -175,7 +175,7 @@ export function checkpointsFolder(runFolder: string): string {
   return join(runFolder, 'checkpoints');
 }
 
-/** Gives back all that a run holds on its device. */
+/** Frees everything that a run holds on its device. */
 export function disposeRun(run: TrainingRun): void {
   run.batches.close();
   run.optimizer.dispose();
@@ -184,7 +184,7 @@ export function disposeRun(run: TrainingRun): void {
   run.model.dispose();
 }
 
-/** Rows of a step whose losses are read; none where no documents are reported, or where they are too many. */
+/** Rows of a step whose losses are read; 0 if no documents are reported, or if there are too many rows. */
 function documentRows({ batch, documentWindowStepCount }: RunSpec): number {
   const rows = batch.sequenceCount * batch.sequenceLength;
   return documentWindowStepCount > 0 && rows <= documentRowsMax ? rows : 0;
