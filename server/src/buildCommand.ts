@@ -6,8 +6,8 @@ import { fileURLToPath } from 'node:url';
 export const buildUsage = 'relora-server build';
 
 /**
- * Compiles native code where no binary is published, or a newer compiler is wanted: the packages have the sources, and a build of an
- * installation goes before its package of binaries. Whether all of it was made; what went wrong stands on stderr.
+ * Compiles the native code, where no binary is published or a newer compiler is wanted: the packages include the sources, and a build made
+ * here takes precedence over the package of binaries. Returns whether everything was compiled; errors go to stderr.
  */
 export function compileNative(): boolean {
   const engine = dirname(createRequire(import.meta.url).resolve('@relora/engine/package.json'));
@@ -17,7 +17,7 @@ export function compileNative(): boolean {
     join(engine, 'cuda/build.mjs'),
     join(server, 'native/build.mjs'),
   ];
-  // The installation is everybody's to run: files that only who compiled it may read would be of no use.
+  // Everybody may run the installation, so files that only the user who compiled them can read would be of no use.
   process.umask(0o022);
   return scripts.every((script) => spawnSync(process.execPath, [script], { stdio: 'inherit' }).status === 0);
 }

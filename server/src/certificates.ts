@@ -10,25 +10,25 @@ import type { Logger } from 'pino';
 import type { CertificateNames } from './access/principal.js';
 import type { Config } from './config.js';
 
-/** How soon a certificate holds that was put in the place of another. */
+/** How soon a replaced certificate takes effect. */
 const lookMs = 1000;
 
-/** Certificate, key or authority that cannot be used. The message names the file. */
+/** A certificate, key or authority that cannot be used. The message names the file. */
 export class CertificateInvalid extends Error {
   override name = 'CertificateInvalid';
 }
 
 type TlsConfig = Pick<Config, 'tlsCertificate' | 'tlsKey' | 'tlsClientCa'>;
 
-/** What Node's TLS servers take; `requestCert` and `rejectUnauthorized` ask clients for a certificate of the authority. */
+/** What Node's TLS servers take. `requestCert` and `rejectUnauthorized` ask clients for a certificate of the authority. */
 export interface TlsOptions extends SecureContextOptions {
   requestCert: boolean;
   rejectUnauthorized: boolean;
 }
 
 /**
- * The certificate of both ports, read again whenever its files change: connections that are open stay as they are, new ones get
- * the new one. Files that do not fit together, as between two writes, change nothing.
+ * The certificate of both ports, read again whenever its files change: open connections keep the old one, new ones get the new one. Files
+ * that do not match each other, as between two writes, change nothing.
  */
 export class Certificates {
   private readonly listeners: ((options: TlsOptions) => void)[] = [];
@@ -41,7 +41,7 @@ export class Certificates {
     private stamp: string,
   ) {}
 
-  /** Undefined without a certificate in the settings. Throws CertificateInvalid. */
+  /** Undefined if the settings name no certificate. Throws CertificateInvalid. */
   static async open(config: TlsConfig, log: Logger): Promise<Certificates | undefined> {
     if (config.tlsCertificate === '') return undefined;
     const stamp = await stampOf(config);
@@ -54,7 +54,7 @@ export class Certificates {
     return this.present;
   }
 
-  /** Called with what new connections are to get from now on. */
+  /** Called with the options for new connections whenever they change. */
   onChange(listener: (options: TlsOptions) => void): void {
     this.listeners.push(listener);
   }
@@ -70,7 +70,7 @@ export class Certificates {
       this.present = await readFiles(this.config);
       this.stamp = stamp;
     } catch (error) {
-      // Looked at again in a second: the key may be written after the certificate.
+      // Tried again in a second: the key may be written after the certificate.
       this.log.warn(
         { err: error },
         'The changed certificate cannot be used yet; the previous one stays in use',
@@ -123,13 +123,13 @@ async function stampOf({ tlsCertificate, tlsKey, tlsClientCa }: TlsConfig): Prom
   return (await Promise.all(stamps)).join('; ');
 }
 
-/** What the certificate of a client says of it, if it has one that was checked. */
+/** The names in a client's certificate, if it has one that was verified. */
 export function certificateNames(socket: TLSSocket): CertificateNames | undefined {
   return socket.authorized ? subjectNames(socket.getPeerCertificate()) : undefined;
 }
 
 export function subjectNames({ subject }: Pick<PeerCertificate, 'subject'>): CertificateNames {
-  // Given more than once, none of them counts.
+  // A name that is given more than once does not count.
   const only = (value: unknown): string => (typeof value === 'string' ? value : '');
   return { commonName: only(subject?.CN), organization: only(subject?.O), unit: only(subject?.OU) };
 }

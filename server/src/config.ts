@@ -4,12 +4,12 @@ import { roles, type Role } from './roles.js';
 import { nearest } from './nearest.js';
 import { parseDatabaseUrl, parseStoreUrl, storeUrlRange } from './store/storeUrl.js';
 
-/** One setting: where it is read from, what it may be and why it exists. docs/configuration.md is checked against these. */
+/** One setting: its variable, what it may be and why it exists. docs/configuration.md is checked against these. */
 export interface Setting<T> {
   variable: `RELORA_${string}`;
   /** As it would be written in the environment. */
   default: string;
-  /** What is accepted, for people. */
+  /** Accepted values, for people. */
   range: string;
   reason: string;
   /** Throws SettingProblem with what was expected. */
@@ -794,7 +794,7 @@ export interface Address {
   port: number;
 }
 
-/** All that is wrong with the settings, one line each. */
+/** Everything that is wrong with the settings, one line each. */
 export class ConfigInvalid extends Error {
   override name = 'ConfigInvalid';
   constructor(readonly problems: string[]) {
@@ -802,7 +802,7 @@ export class ConfigInvalid extends Error {
   }
 }
 
-/** What the command line and the SDK read: often set in the shell that starts the server, too. */
+/** Variables of the command line and the SDK: they are often set in the shell that starts the server, too. */
 const clientVariables: readonly string[] = [
   'RELORA_ADDRESS',
   'RELORA_TOKEN',
@@ -836,13 +836,13 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     problems.push(`${variable} is not a setting; did you mean ${nearest(variable, known)}?`);
   }
   if (problems.length > 0) throw new ConfigInvalid(problems);
-  // What contradicts each other can be said of settings that are right by themselves alone.
+  // Settings that are valid one by one can still contradict each other.
   const contradictions = contradictionsOf(config as unknown as Config);
   if (contradictions.length > 0) throw new ConfigInvalid(contradictions);
   return config as unknown as Config;
 }
 
-/** An address may have a password before its last @, which is in no message. */
+/** Removes the login: an address may have a password before its last @, which must not get into a message. */
 function withoutLogin(text: string): string {
   return text.replace(/^(.*?\/\/)?.*@/s, '$1…@');
 }
@@ -876,7 +876,7 @@ function contradictionsOf(config: Config): string[] {
   return problems;
 }
 
-/** What an address that other machines reach lacks, and that nobody said may be missing. */
+/** What protects an address that other machines can reach, is missing, and was not explicitly waived. */
 function exposureOf(config: Config): string[] {
   const { grpcAddress, httpAddress, insecure, behindProxy } = config;
   const exposed = [
@@ -1077,19 +1077,19 @@ function url(variable: Setting<string>['variable'], reason: string): Setting<str
   };
 }
 
-/** As it was written: an issuer is compared letter by letter. */
+/** As it was written, because issuers are compared letter by letter. */
 function parseUrl(text: string): string {
   if (!isSafeAddress(text)) throw new SettingProblem('an https:// address (http:// on this machine alone)');
   return text;
 }
 
-/** Whether nobody on the way can change what is read from an address. */
+/** Whether nobody on the network can change what is read from an address. */
 export function isSafeAddress(text: string): boolean {
   const { protocol, hostname } = URL.canParse(text) ? new URL(text) : { protocol: '', hostname: '' };
   return protocol === 'https:' || (protocol === 'http:' && isLoopback(hostname));
 }
 
-/** Whether only this machine reaches an address. */
+/** Whether only this machine can reach an address. */
 export function isLoopback(host: string): boolean {
   return /^(localhost|127(\.[0-9]{1,3}){3}|\[?::1\]?)$/.test(host);
 }
@@ -1142,7 +1142,7 @@ function parseNetworks(text: string): readonly string[] {
   return networks;
 }
 
-/** Null where it is not set. */
+/** Null if it is not set. */
 function urlSetting<T>(
   variable: Setting<T | null>['variable'],
   reason: string,

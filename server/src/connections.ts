@@ -1,12 +1,12 @@
 import type { Socket } from 'node:net';
 
-/** `spare`: beyond the limit; it may hear why it is refused, and ask for health, for a few seconds. */
+/** `spare`: beyond the limit; for a few seconds it may ask for health and gets an error for everything else. */
 export type Place = 'full' | 'spare';
 
 interface Connection {
   readonly socket: Socket;
   readonly place: Place;
-  /** Requests being answered. */
+  /** Requests that are being answered. */
   requestCount: number;
 }
 
@@ -17,19 +17,19 @@ export interface ConnectionLimits {
   addressConnectionsMax?: number;
 }
 
-/** A connection beyond the limit has this long to hear so. */
+/** How long a connection beyond the limit stays open, to receive its error. */
 const spareMs = 5000;
 
 /**
- * The connections of one port. When all places are taken, one without any request makes room, the one that has been without for
- * longest first; so idle and half-open connections keep nobody out. Only where all are at work a newcomer gets a spare place.
+ * The connections of one port. When all places are taken, the connection that has been without a request for longest is closed to make
+ * room, so idle and half-open connections keep nobody out. A newcomer gets a spare place only if all connections have requests.
  */
 export class Connections {
   private readonly all = new Map<string, Connection>();
-  /** Those without a request, the longest first. */
+  /** Connections without a request, the longest idle first. */
   private readonly idle = new Set<Connection>();
   private spareCount = 0;
-  /** Of each address. */
+  /** Number of connections by address. */
   private readonly counts = new Map<string, number>();
 
   constructor(private readonly limits: ConnectionLimits) {}
@@ -66,7 +66,7 @@ export class Connections {
     return place;
   }
 
-  /** A request on a connection begins; call the function that it returns when it ends. */
+  /** Counts a request of a connection. Call `end` when the request ends. */
   begin(peer: string): { place: Place; end(): void } {
     const connection = this.all.get(peer);
     if (connection === undefined) return { place: 'full', end: () => {} };
@@ -82,7 +82,7 @@ export class Connections {
     };
   }
 
-  /** Resolves when all are closed. */
+  /** Resolves when all connections are closed. */
   async closed(): Promise<void> {
     await Promise.all(
       [...this.all.values()].map(
@@ -103,7 +103,7 @@ export class Connections {
     if (this.all.size - this.spareCount < this.limits.connectionsMax) return 'full';
     const [longestIdle] = this.idle;
     if (longestIdle !== undefined) {
-      // Gone from the books at once: its place is taken now.
+      // Removed from the lists at once: its place is taken now.
       this.idle.delete(longestIdle);
       this.all.delete(peerOf(longestIdle.socket));
       longestIdle.socket.destroy();

@@ -1,4 +1,4 @@
-/** How to end what was started, the last first. */
+/** Steps that end what was started, run in reverse order. */
 export class Ends {
   private readonly steps: (() => Promise<void> | void)[] = [];
 

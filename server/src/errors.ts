@@ -3,7 +3,7 @@ import { nameOf, withName } from './store/tenantIds.js';
 
 /** One thing wrong with a request. */
 export interface FieldProblem {
-  /** Path in the request as in the proto, for example `spec.adapter.rank`. */
+  /** Path in the request, as in the proto, for example `spec.adapter.rank`. */
   field: string;
   /** What is accepted. */
   expected: string;
@@ -14,7 +14,7 @@ export interface FieldProblem {
 interface Entry<Detail> {
   status: Status;
   text(detail: Detail): string;
-  /** What to do, for docs/errors.md. */
+  /** What to do about it, for docs/errors.md. */
   fix: string;
   /** Fields of BadRequest. */
   fields?(detail: Detail): FieldProblem[];
@@ -26,10 +26,10 @@ interface Entry<Detail> {
   retrySeconds?: number;
 }
 
-/** A request with more problems is refused at once: nothing else of it is looked at. */
+/** A request with more problems is refused at once, without looking at the rest of it. */
 export const fieldProblemsMax = 100;
 
-/** Of one problem in a message, and of all of them as they travel: percent-encoded, which makes three of a space. */
+/** Limits for one problem, and for all of them as they travel: percent-encoded, which turns a space into three characters. */
 const problemLengthMax = 300;
 const problemsLengthMax = 1900;
 
@@ -409,7 +409,7 @@ export const serviceErrors = {
     tenant: string;
     max: number;
     used: number;
-    /** Bytes more. */
+    /** Bytes in addition to those used. */
     asked?: number;
   }>({
     status: Status.RESOURCE_EXHAUSTED,
@@ -520,10 +520,10 @@ export type ErrorDetail<R extends ErrorReason> = Parameters<Catalog[R]['text']>[
 /** An error of the catalog. Its details travel in `grpc-status-details-bin`, see grpc/statusDetails.ts. */
 export class ServiceError<R extends ErrorReason = ErrorReason> extends Error {
   override name = 'ServiceError';
-  /** Status of gRPC. */
+  /** gRPC status. */
   readonly code: Status;
 
-  /** With names as the caller's tenant has them. */
+  /** With resource names as the caller's tenant sees them. */
   readonly detail: ErrorDetail<R>;
 
   constructor(
@@ -537,13 +537,13 @@ export class ServiceError<R extends ErrorReason = ErrorReason> extends Error {
     this.code = status;
   }
 
-  /** The row of the catalog, for the detail that this error carries. */
+  /** The row of the catalog for this error's detail. */
   get entry(): Entry<ErrorDetail<R>> {
     return serviceErrors[this.reason] as Entry<ErrorDetail<R>>;
   }
 }
 
-/** Ids of the store have their tenant before the name, which only the server needs. */
+/** Removes the tenant from ids: in the store they begin with it, but only the server needs it. */
 function withNames<Detail extends object>(detail: Detail): Detail {
   const shown = Object.entries(detail).map(([key, value]): [string, unknown] => {
     if (typeof value !== 'string') return [key, value];
@@ -555,7 +555,7 @@ function withNames<Detail extends object>(detail: Detail): Detail {
 
 const resourcePattern = /^(jobs|datasets|weights)\/[a-z0-9-]+\.[a-z0-9-]+(\/|$)/;
 
-/** Reasons of JobFailure and Dataset.failure that the engine gives. Those of the server stand in jobs/jobFailures.ts. */
+/** Reasons of JobFailure and Dataset.failure that come from the engine. Those of the server are in jobs/jobFailures.ts. */
 export const engineFailures = {
   TRAINING_DIVERGED:
     'Loss or gradients were not finite more often than nonfinite_step_count_max allows. Lower the learning rate, or check the data.',
@@ -644,7 +644,7 @@ export const engineWarnings = {
     'Some sequences contain nothing to learn, since prompts are longer than a sequence. Use a longer sequence_length or shorter prompts.',
 } as const;
 
-/** Reasons of warnings about a specification: allowed, but probably not meant. */
+/** Reasons of warnings about a specification: what is allowed but probably not intended. */
 export const specWarnings = {
   OPTIMIZER_COSTLY: 'An update by MUON needs more arithmetic than the rest of a full-rank step.',
   RANK_ABOVE_BREAK_EVEN:
@@ -667,7 +667,7 @@ export const specWarnings = {
 
 export type SpecWarning = keyof typeof specWarnings;
 
-/** Reasons of warnings about a comparison: what keeps its numbers from being set against each other as they are. */
+/** Reasons of warnings about a comparison: why its numbers cannot be compared as they are. */
 export const comparisonWarnings = {
   DATA_DIFFER:
     'The jobs have different data, or it is divided differently, so their losses are of different texts.',
@@ -693,7 +693,7 @@ export const comparisonWarnings = {
 
 export type ComparisonWarning = keyof typeof comparisonWarnings;
 
-/** Lists and quotes what came, so that nothing in it can end a line or a terminal's color. */
+/** Quotes text from outside, so that nothing in it can end a line or change a terminal's color. */
 export function quote(text: string): string {
   const short = text.length > 80 ? `${text.slice(0, 80)}…` : text;
   return JSON.stringify(short).replace(
@@ -702,7 +702,7 @@ export function quote(text: string): string {
   );
 }
 
-/** Problems one after the other, and how many more there are: a message must fit into what clients take of a trailer. */
+/** Lists the problems, and how many more there are: a message must fit into the trailer size that clients accept. */
 function listProblems(problems: readonly FieldProblem[]): string {
   const shown: string[] = [];
   let length = 0;
@@ -721,14 +721,14 @@ function encodedLength(text: string): number {
   return encodeURI(text.replace(/\p{Surrogate}/gu, '\ufffd')).length;
 }
 
-/** The beginning of a text that is too long, with a sign that it is cut. `measure` must grow with the text. */
+/** The beginning of a text that is too long, with a mark where it is cut. `measure` must grow with the text. */
 export function cutText(
   text: string,
   max: number,
   measure: (part: string) => number = (part) => part.length,
 ): string {
   if (text.length <= max / 12 || measure(text) <= max) return text;
-  // Whole characters alone: half a pair is no text.
+  // Only whole characters: half a surrogate pair is not text.
   const characters = [...text.slice(0, max)];
   let [fits, tooMany] = [0, characters.length + 1];
   while (tooMany - fits > 1) {
@@ -739,7 +739,7 @@ export function cutText(
   return `${characters.slice(0, fits).join('')}…`;
 }
 
-/** `named`: with the path of the field. */
+/** `named`: whether to include the path of the field. */
 export function describeProblem({ field, expected, got }: FieldProblem, { named } = { named: true }): string {
   return `${named ? `${field}: ` : ''}expected ${expected}${got === '' ? '' : `, got ${got}`}`;
 }

@@ -1,23 +1,23 @@
 /**
- * Buffers with free bytes before them. What wraps a piece on its way out, a message around it and a frame around that, writes itself into
- * them, and the piece is sent from the memory that it was read into, which is used again then: memory that is new for each piece makes V8
- * collect garbage all the time, which takes longer than to send the piece.
+ * Buffers with free bytes in front of them. A message and a frame around an outgoing piece write their headers into these bytes, so the
+ * piece is sent from the memory that it was read into, and that memory is reused afterwards. New memory for each piece would keep V8's
+ * garbage collector busy for longer than sending the piece takes.
  */
 
-/** Enough for what stands before the bytes in an answer, and for its frame. */
+/** Enough for the fields before the bytes in an answer, and for the frame header. */
 const headroomBytes = 64;
 
-/** Where the free bytes of a buffer end. */
+/** Where the free bytes at the start of a buffer end. */
 const freeUntil = new WeakMap<ArrayBufferLike, number>();
 
-/** Pieces of files that are streamed have this size, but for the last of each. */
+/** Size of the pieces of a streamed file, except for its last one. */
 export const streamedBytes = 256 * 1024;
 
-/** Memory for pieces of that size that may be used again. */
+/** Memory of pieces of that size, ready to be reused. */
 const spare: ArrayBufferLike[] = [];
 const spareMax = 32;
 
-/** A buffer of its own memory, of which the bytes before it are free. */
+/** A buffer in memory of its own, with free bytes in front of it. */
 export function allocateWithHeadroom(bytes: number): Buffer {
   const used = bytes === streamedBytes ? spare.pop() : undefined;
   const memory = used ?? Buffer.allocUnsafeSlow(headroomBytes + bytes).buffer;
@@ -26,8 +26,8 @@ export function allocateWithHeadroom(bytes: number): Buffer {
 }
 
 /**
- * Takes free bytes before a piece, which only one can have: the same memory is sent once.
- * @returns the piece with these bytes before it, undefined where there are not so many
+ * Takes the free bytes in front of a piece. Only one caller can have them: the same memory is sent once.
+ * @returns the piece with these bytes in front; undefined if there are too few
  */
 export function takeHeadroom(piece: Uint8Array, bytes: number): Buffer<ArrayBuffer> | undefined {
   const start = piece.byteOffset - bytes;
@@ -36,7 +36,7 @@ export function takeHeadroom(piece: Uint8Array, bytes: number): Buffer<ArrayBuff
   return Buffer.from(piece.buffer as ArrayBuffer, start, bytes + piece.length);
 }
 
-/** Gives back the memory of a piece that was sent. Nobody may look at it afterwards. */
+/** Gives back the memory of a piece that was sent. Nobody may read the piece afterwards. */
 export function reuse({ buffer }: Uint8Array): void {
   const isStreamed = freeUntil.delete(buffer) && buffer.byteLength === headroomBytes + streamedBytes;
   if (isStreamed && spare.length < spareMax) spare.push(buffer);

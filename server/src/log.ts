@@ -1,7 +1,7 @@
 import { pino, type Logger } from 'pino';
 import type { Config } from './config.js';
 
-/** One JSON line an event on standard output; readable lines on a terminal. */
+/** Writes one JSON line per event to standard output; on a terminal, readable lines. */
 export function createLog(config: Pick<Config, 'logLevel'>): Logger {
   const pretty = process.stdout.isTTY === true;
   if (pretty)
@@ -9,8 +9,8 @@ export function createLog(config: Pick<Config, 'logLevel'>): Logger {
       level: config.logLevel,
       transport: { target: 'pino-pretty', options: { ignore: 'pid,hostname' } },
     });
-  // Lines for a reader that has ended are lost, and the server runs on and can be stopped: a destination of pino's own would try for
-  // ever to bring its last lines to it, and an error of a stream that nobody hears ends the process.
+  // When the reader of the log has ended, its lines are lost, but the server keeps running and can be stopped. A destination of pino's own
+  // would retry its last lines forever, and an error event of a stream without a listener ends the process.
   for (const stream of [process.stdout, process.stderr])
     if (!stream.listeners('error').includes(ignored)) stream.on('error', ignored);
   return pino({ level: config.logLevel }, process.stdout);

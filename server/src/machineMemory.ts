@@ -2,31 +2,31 @@ import { readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 
-/** What the service itself takes, with its store and the system around it; trainers have the rest. */
+/** Memory for the service itself, with its store and the system around it; trainers get the rest. */
 const serviceBytes = 256 * 2 ** 20;
 
-/** Memory that one job may have where the operator has set no limit: an even share of what the slots have together. */
+/** Memory that one job may use if the operator set no limit: an even share for each slot. */
 export function jobShareBytes(slots: number, machineBytes = machineMemoryBytes()): number {
   return Math.max(0, Math.floor((machineBytes - serviceBytes) / slots));
 }
 
-/** Memory that this process and its children may have: that of the machine, or of the narrowest control group around us. */
+/** Memory that this process and its children may use: that of the machine, or of the tightest control group around us. */
 export function machineMemoryBytes(root = '/'): number {
   return Math.min(totalmem(), ...controlGroups(root).map(({ limitBytes }) => limitBytes));
 }
 
-/** Memory that could be had now, without pushing anything else out. */
+/** Memory that is available now, without evicting anything. */
 export function freeMemoryBytes(root = '/'): number {
   const groups = controlGroups(root).map(({ limitBytes, usedBytes }) => limitBytes - usedBytes);
   const available = /^MemAvailable: +(\d+) kB$/m.exec(read(join(root, 'proc/meminfo')))?.[1];
-  // Systems without that file are asked through Node.js.
+  // On systems without that file Node.js is asked.
   const bytes = available === undefined ? process.availableMemory() : Number(available) * 1024;
   return Math.max(0, Math.min(bytes, ...groups));
 }
 
 interface ControlGroup {
   limitBytes: number;
-  /** Without file pages that the kernel can drop. */
+  /** Without page cache that the kernel can drop. */
   usedBytes: number;
 }
 
@@ -47,8 +47,8 @@ const versions = {
 } as const;
 
 /**
- * The groups with a limit around this process, up to the root: `process.constrainedMemory` reads the innermost alone, and
- * the limit of a service or a container often stands further out.
+ * The groups with a limit around this process, up to the root. `process.constrainedMemory` reads only the innermost one, and the limit of a
+ * service or a container is often set further out.
  */
 function controlGroups(root: string): ControlGroup[] {
   const groups: ControlGroup[] = [];
@@ -58,7 +58,7 @@ function controlGroups(root: string): ControlGroup[] {
     const { folder, limit, used, droppable } = controllers === '' ? versions.two : versions.one;
     for (let group = path; ; group = dirname(group)) {
       const file = (name: string): string => read(join(root, folder, group, name));
-      // `max` of version two is NaN here; version one says "none" by a number beyond any memory.
+      // `max` of version two is NaN here; version one means "none" by a number beyond any memory size.
       const limitBytes = parseInt(file(limit), 10);
       if (Number.isFinite(limitBytes)) {
         const dropped = Number(droppable.exec(file('memory.stat'))?.[1] ?? 0);
@@ -70,7 +70,7 @@ function controlGroups(root: string): ControlGroup[] {
   return groups;
 }
 
-/** Empty where there is no such file: another system, or a group whose folder is not ours to see. */
+/** Empty if the file does not exist: another system, or a group whose folder we cannot see. */
 function read(file: string): string {
   try {
     return readFileSync(file, 'utf8');

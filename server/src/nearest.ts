@@ -1,6 +1,6 @@
-/** The candidate with the fewest changed letters (Levenshtein), for "did you mean". */
+/** The candidate with the smallest edit distance (Levenshtein), for "did you mean". */
 export function nearest(word: string, candidates: readonly string[]): string {
-  // The work grows with the length; nobody mistypes a name into a long one.
+  // The work grows with the length, and nobody mistypes a name into a long one.
   const typed = word.slice(0, 64);
   const distances = candidates.map((candidate) => ({ candidate, distance: editDistance(typed, candidate) }));
   return distances.reduce((best, entry) => (entry.distance < best.distance ? entry : best)).candidate;

@@ -1,16 +1,16 @@
 import { readFileSync } from 'node:fs';
 import { ConfigInvalid, settings, type Config } from './config.js';
 
-/** Of a child process: its pipes and the channel, with some to spare. */
+/** Files of a child process: its pipes and its channel, with some to spare. */
 const filesOfChild = 8;
-/** Of everything else: the store, listeners, the log, libraries, and what is opened for a moment. */
+/** Files of everything else: the store, listeners, the log, libraries, and files that are open for a moment. */
 const filesReserved = 128;
-/** With fewer a server is of no use. */
+/** A server with fewer connections is of no use. */
 const connectionsMin = 16;
 
 /**
- * How many connections the gRPC port may have, so that the files which the store, children, uploads and downloads need can always be
- * opened. Throws ConfigInvalid when the limit of open files leaves too few.
+ * How many connections the gRPC port may have, so that the files of the store, children, uploads and downloads can always be opened. Throws
+ * ConfigInvalid if the limit of open files leaves too few.
  */
 export function connectionsWithin(
   config: Pick<
@@ -44,7 +44,7 @@ export function connectionsWithin(
   return Math.min(config.connectionsMax, openFilesMax - others);
 }
 
-/** The limit of open files; null where the system does not say. Node has raised it as far as it may by itself. */
+/** The limit of open files; null if the system does not say. Node has already raised it as far as it may. */
 function readOpenFilesMax(): number | null {
   try {
     const found = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'));

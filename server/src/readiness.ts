@@ -3,7 +3,7 @@ import type { Config } from './config.js';
 import type { Database } from './store/database.js';
 import type { Readiness } from './web/httpServer.js';
 
-/** Whether jobs can be taken: the store can be written, the disk has room, and the server is not about to stop. */
+/** Whether jobs can be accepted: the store can be written, the disk has room, and the server is not about to stop. */
 export async function readReadiness(
   db: Database,
   config: Pick<Config, 'dataFolder' | 'freeDiskBytesMin'>,
@@ -17,7 +17,7 @@ export async function readReadiness(
     return { ready: false, problem };
   }
   try {
-    // Takes the lock of a writer and changes nothing: a store on a file system that became read-only refuses it.
+    // Takes the write lock and changes nothing: a store on a file system that became read-only refuses this.
     await db.deleteFrom('requests').where('request_id', '=', '').execute();
   } catch (error) {
     return { ready: false, problem: `The store cannot be written: ${(error as Error).message}` };

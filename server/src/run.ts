@@ -71,7 +71,7 @@ async function moveStore(config: Config, command: string, args: readonly string[
 
 async function serve(config: Config, signals: Signals): Promise<void> {
   const log = createLog(config);
-  // What gRPC writes by itself is no line of JSON, and says what our own errors say.
+  // gRPC's own messages are not lines of JSON, and repeat what our errors say.
   const asDebug = (...parts: unknown[]): void => log.debug({ from: 'grpc' }, parts.map(String).join(' '));
   setLogger({ error: asDebug, info: asDebug, debug: asDebug });
   let server: RunningServer;
@@ -100,7 +100,7 @@ async function serve(config: Config, signals: Signals): Promise<void> {
   });
 }
 
-/** The store is what everything stands on: what cannot be stored must not be promised. A supervisor of processes starts us again. */
+/** Everything depends on the store: what cannot be stored must not be promised. A process supervisor starts the server again. */
 function endAtOnce(log: Logger, error: unknown): never {
   log.fatal({ err: error }, 'The server ends: it cannot continue');
   process.exit(1);

@@ -22,28 +22,28 @@ export interface ServerOptions {
 }
 
 export interface RunningServer {
-  /** host:port as bound: where port 0 was asked for, the one that was free. */
+  /** host:port as bound; for a requested port 0, with the port that was chosen. */
   grpcAddress: string;
   httpAddress: string;
-  /** Null where health has no address of its own. */
+  /** Null if health has no address of its own. */
   healthAddress: string | null;
-  /** Process of a running job's trainer. */
+  /** Process id of a running job's trainer. */
   trainerPid(jobId: string): number | undefined;
-  /** Processes of all ranks of a running job, the trainer first. */
+  /** Process ids of all ranks of a running job, the trainer first. */
   rankPids(jobId: string): number[];
   /**
-   * Ends within config.shutdownSeconds: watches end with SERVER_STOPPING, calls under way are answered, trainers save a
-   * checkpoint and their jobs are queued. A second call waits for the first.
+   * Ends within config.shutdownSeconds: watches end with SERVER_STOPPING, calls in progress are answered, trainers save a checkpoint and
+   * their jobs return to the queue. A second call waits for the first.
    */
   stop(): Promise<void>;
 }
 
-/** Share of the shutdown time that calls and trainers have, side by side; the rest is for closing. */
+/** Share of the shutdown time for calls and trainers, which end in parallel; the rest is for closing. */
 const drainShare = 0.8;
 
 /**
- * Starts everything on a data folder and resolves when calls are answered. Throws StoreUnusable, ConfigInvalid for
- * instructions that the processor lacks, or the error of an address that cannot be had; nothing is left running then.
+ * Starts everything on a data folder and resolves when calls are answered. Throws StoreUnusable, ConfigInvalid if the processor lacks the
+ * configured instructions, or the error of an address that cannot be bound; nothing is left running then.
  */
 export async function startServer(
   config: Config,
@@ -87,7 +87,7 @@ export async function startServer(
   }
 }
 
-/** What all the rest stands on. */
+/** Opens what all other parts depend on. */
 async function openGround(config: Config, log: Logger, ends: Ends): Promise<Ground> {
   const access = await openAccess(config, log);
   ends.add(() => access.close());
@@ -106,7 +106,7 @@ async function openGround(config: Config, log: Logger, ends: Ends): Promise<Grou
   return { config, log, access, certificates, quotas, metrics, store, stopping: new AbortController() };
 }
 
-/** The parts over the store, with what earlier runs found out about the devices. No job runs yet. */
+/** Makes the parts on the store and loads what earlier runs learned about the devices. No job runs yet. */
 async function openParts(
   { config, log, store, metrics, quotas, stopping }: Ground,
   onStoreFailure: (error: unknown) => void,
@@ -126,7 +126,7 @@ async function openParts(
   await requireMpi(config);
   parts.confinement.report(log);
   ends.add(async () => await tasks.stop());
-  // Every job would fail by it: better the start does.
+  // Every job would fail, so the start fails instead.
   if (config.instructionSet !== 'auto' || config.device === 'cuda' || config.cudaFolder !== null)
     await devices.requireForced(config);
   await devices.restore();
@@ -135,7 +135,7 @@ async function openParts(
   return parts;
 }
 
-/** From now on this server stands in the table of those that share the store, and its leases hold. */
+/** Enters this server into the table of servers that share the store; from now on its leases are valid. */
 async function joinServers(
   { config, store, stopping }: Ground,
   { devices, slots, startTimeMs }: ServerParts,
@@ -153,7 +153,7 @@ async function joinServers(
   }));
 }
 
-/** First what a dead server left is put right, then anything new is begun. */
+/** First cleans up after servers that died, then begins anything new. */
 async function beginWork(parts: ServerParts, ends: Ends): Promise<void> {
   const { supervisor, preparer, exporter, janitor, folding, webhookSender, trackers, devices } = parts;
   await supervisor.start();

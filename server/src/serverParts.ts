@@ -72,7 +72,7 @@ export interface ServerPartsOptions {
   onStoreFailure(error: unknown): void;
 }
 
-/** Makes the parts of a server over one store; nothing runs yet. */
+/** Makes the parts of a server on one store; nothing runs yet. */
 export function makeServerParts(options: ServerPartsOptions): ServerParts {
   const { config, log, metrics, stopping } = options;
   const records = makeRecords(options);
@@ -106,7 +106,7 @@ export function makeServerParts(options: ServerPartsOptions): ServerParts {
   };
 }
 
-/** What reads and changes the store and its folders. */
+/** Makes the parts that read and change the store and its folders. */
 function makeRecords({
   config,
   log,
@@ -159,7 +159,7 @@ function makeRecords({
 
 type Records = ReturnType<typeof makeRecords>;
 
-/** What jobs can run on, looked for in a child; cards are watched from when they are found. */
+/** Finds out in a child what jobs can run on; cards are watched once they are found. */
 function makeDevices(
   { log, store, metrics, stopping }: ServerPartsOptions,
   tasks: TaskRunner,
@@ -191,7 +191,7 @@ function makeExplainer(
   return new JobExplainer(db, leases, config, machine, quotas);
 }
 
-/** What reads the journals to their ends, and says elsewhere what happened. */
+/** Makes the parts that read journals to their ends and report the events elsewhere. */
 function makeFollowers(
   { config, log, store: { db, feed, leases }, metrics, onStoreFailure }: ServerPartsOptions,
   { journal, store }: Records,
@@ -208,7 +208,7 @@ function makeFollowers(
   };
 }
 
-/** What happens without a call: jobs, exports, preparations, and tidying up. */
+/** Makes the parts that work without a call: jobs, exports, data set preparation and cleanup. */
 function makeWork(
   { config, log, store: { db, feed, leases, blobs, stage }, metrics, onStoreFailure }: ServerPartsOptions,
   records: Records,

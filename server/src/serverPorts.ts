@@ -22,7 +22,7 @@ import { version } from './version.js';
 import { HttpServer } from './web/httpServer.js';
 import { hasPage, pageRoute } from './web/pageRoute.js';
 
-/** What a server stands on: who may call, how it is encrypted, what is counted, what is stored. */
+/** What a server is built on: access, encryption, metrics and the store. */
 export interface Ground {
   config: Config;
   log: Logger;
@@ -40,14 +40,14 @@ export interface Ports {
   /** host:port as bound. */
   grpcAddress: string;
   httpAddress: string;
-  /** Null where there is none. */
+  /** Null if health has no address of its own. */
   healthAddress: string | null;
 }
 
-/** How long a probe that waits has to hear that the server stops. */
+/** How long probes that wait have to receive the news that the server stops. */
 const probesMs = 1000;
 
-/** Both ports answer when this resolves; health says that it serves later. */
+/** Both ports answer when this resolves; health reports "serving" later. */
 export async function openPorts(ground: Ground, parts: ServerParts, ends: Ends): Promise<Ports> {
   const { config, log, access, certificates, stopping } = ground;
   const { authenticate } = access;
@@ -65,7 +65,7 @@ export async function openPorts(ground: Ground, parts: ServerParts, ends: Ends):
   if (healthAddress !== null) {
     const probes = serveHealth(parts, health);
     healthPort = await probes.listen(healthAddress);
-    // Only when all work has ended: until then it says that the server stops.
+    // Only after all work has ended: until then it reports that the server stops.
     ends.add(async () => await probes.drain(probesMs));
   }
   return {
@@ -77,7 +77,7 @@ export async function openPorts(ground: Ground, parts: ServerParts, ends: Ends):
   };
 }
 
-/** Metrics of jobs and of the server, fed from here on. */
+/** Metrics of jobs and of the server, updated from here on. */
 function followMetrics({ config, metrics }: Ground, parts: ServerParts, ends: Ends): ServerMetrics {
   const { journal, supervisor, store, webhooks, startTimeMs } = parts;
   const jobMetrics = new JobMetrics(metrics);
@@ -121,7 +121,7 @@ async function listenHttp(
   return await HttpServer.listen(config.httpAddress, web, config);
 }
 
-/** What commands on this machine ask the running server; see askServer.ts. */
+/** Opens the socket through which commands on this machine ask the running server; see askServer.ts. */
 export async function openAdmin(
   ground: Ground,
   { devices, audit, confinement }: ServerParts,

@@ -1,11 +1,11 @@
 export interface Signals {
-  /** From now on a signal to stop calls this, the first time; until then it ends the process. */
+  /** From now on the first signal to stop calls this; until then a signal ends the process. */
   onStop(stop: (signal: NodeJS.Signals) => void): void;
 }
 
 /**
- * Hears SIGTERM and SIGINT. While the server starts nothing is promised to anybody and the store is safe whenever the process ends, so
- * it ends at once. A second signal does so too: somebody means it, and trainers end by themselves when the server is gone.
+ * Listens for SIGTERM and SIGINT. While the server starts, it has promised nothing and the store is safe at any moment, so a signal ends it
+ * at once. So does a second signal: it is deliberate, and trainers end by themselves when the server is gone.
  */
 export function hearSignals(): Signals {
   let stop = (_: NodeJS.Signals): void => process.exit(0);

@@ -1,9 +1,9 @@
 import { stat } from 'node:fs/promises';
 
-/** How soon a change of a file holds that this server did not make itself. */
+/** How soon a change takes effect that this server did not make itself. */
 const lookMs = 1000;
 
-/** A file that is read again whenever it changes, by whatever means. */
+/** A file that is read again whenever it changes, however it is changed. */
 export class WatchedFile {
   private timer: NodeJS.Timeout | undefined;
 
@@ -14,7 +14,7 @@ export class WatchedFile {
     private stamp: string,
   ) {}
 
-  /** Reads it for the first time, and throws what that throws; later failures are handed to `onFailure`. */
+  /** Reads it for the first time and throws if that fails; later failures are passed to `onFailure`. */
   static async open(
     path: string,
     read: () => Promise<void>,
@@ -30,7 +30,7 @@ export class WatchedFile {
     clearInterval(this.timer);
   }
 
-  /** Reads it now if it has changed. */
+  /** Reads the file now if it has changed. */
   async look(): Promise<void> {
     const stamp = await stampOf(this.path);
     if (stamp === this.stamp) return;

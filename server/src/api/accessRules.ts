@@ -12,7 +12,7 @@ import type { Config } from '../config.js';
 
 type Rules<Definition extends { methods: object }> = Record<keyof Definition['methods'], Role>;
 
-/** The least role that may call each method. A method of the contract without a rule does not compile. */
+/** The lowest role that may call each method. A method of the contract without a rule does not compile. */
 export interface AccessRules {
   'relora.v1.TrainingService': Rules<TrainingServiceDefinition>;
   'relora.v1.ArtifactService': Rules<ArtifactServiceDefinition>;
@@ -23,7 +23,7 @@ export interface AccessRules {
   'relora.v1.WebhookService': Rules<WebhookServiceDefinition>;
 }
 
-/** Reading needs `viewer`, changing what the tenant has `trainer`, what concerns the server as a whole `operator`. */
+/** Reading needs `viewer`, changing what the tenant has needs `trainer`, and what concerns the whole server needs `operator`. */
 export const accessRules: AccessRules = {
   'relora.v1.TrainingService': {
     createJob: 'trainer',
@@ -63,7 +63,7 @@ export const accessRules: AccessRules = {
     deleteDataset: 'trainer',
     undeleteDataset: 'trainer',
   },
-  // It computes as a job does.
+  // They use the machine as a job does.
   'relora.v1.ModelService': { generateText: 'trainer', evaluateModel: 'trainer' },
   'relora.v1.ServerService': {
     getServerInfo: 'viewer',
@@ -89,17 +89,17 @@ export const accessRules: AccessRules = {
   },
 };
 
-/** The least role that may call the method at a path such as `/relora.v1.TrainingService/GetJob`; null: anybody may. */
+/** The lowest role that may call the method at a path such as `/relora.v1.TrainingService/GetJob`; null: anybody may. */
 export function roleFor(path: string, withoutToken: Config['withoutToken']): Role | null {
   const [, service = '', method = ''] = path.split('/');
   if (service.startsWith('grpc.health.')) return withoutToken.includes('health') ? null : 'viewer';
   if (service.startsWith('grpc.reflection.')) return withoutToken.includes('reflection') ? null : 'viewer';
   const rules = (accessRules as unknown as Record<string, Record<string, Role> | undefined>)[service];
-  // A method that no rule knows is for those who may do everything.
+  // A method without a rule is left to those who may do everything.
   return rules?.[method.slice(0, 1).toLowerCase() + method.slice(1)] ?? 'operator';
 }
 
-/** Whether a method changes what a tenant has: what only trainers may, apart from reading and computing at length. */
+/** Whether a method changes what a tenant has. The other methods for trainers only read or compute at length. */
 export function changes(service: string, method: string): boolean {
   const rules = (accessRules as unknown as Record<string, Record<string, Role> | undefined>)[service];
   return rules?.[method] === 'trainer';

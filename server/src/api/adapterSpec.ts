@@ -34,7 +34,7 @@ export function parseAdapter(
   if (isLora) checkOneCycle(checks, spec, draft.stepCount);
   else if (spec?.cycleStepCount === undefined)
     checks.add('spec.adapter.cycle_step_count', 'the steps between restarts; RELORA needs it', 'none');
-  // The one cycle of LORA is as long as the run.
+  // The single cycle of LORA is as long as the run.
   const given = isLora ? { ...spec, cycleStepCount: undefined } : spec;
   draft.adapter = emptyAdapter();
   const settings = reader.with({ rankMax }).read('spec.adapter', adapterSettings, given, draft.adapter);
@@ -49,7 +49,7 @@ export function parseAdapter(
   return { ...settings, targetModules: modules, moduleRanks };
 }
 
-/** What is for restarts alone must not be asked for without them. */
+/** Settings that only have a meaning with restarts are refused without them. */
 function checkOneCycle(checks: FieldChecks, spec: AdapterSpec | undefined, stepCount: number): void {
   const ofRestarts = {
     cycle_step_count: spec?.cycleStepCount === stepCount ? undefined : spec?.cycleStepCount,
@@ -61,7 +61,7 @@ function checkOneCycle(checks: FieldChecks, spec: AdapterSpec | undefined, stepC
       checks.add(`spec.adapter.${name}`, 'nothing for LORA, which has no restarts', value);
 }
 
-/** Settings of how A and B are trained that exclude each other. */
+/** Refuses settings for training A and B that exclude each other. */
 function checkTraining(
   checks: FieldChecks,
   settings: Pick<
@@ -86,7 +86,7 @@ function checkTraining(
   }
 }
 
-/** The phase ends with a whole cycle, so that no learning is cut short without anyone having meant it. */
+/** The phase must end with a whole cycle, so that the last one is not cut short by accident. */
 function checkLastCycle(checks: FieldChecks, stepCount: number, cycles: CycleShape): void {
   const missing = missingSteps(stepCount, cycles);
   if (missing === 0) return;
@@ -116,7 +116,7 @@ function nearestDivisor(count: number, wanted: number): number {
   }
 }
 
-/** Ranks of modules that are adapted, each once and no higher than their layers can hold. */
+/** Ranks of the adapted modules, each module once and no rank higher than its layers allow. */
 function parseModuleRanks(
   checks: FieldChecks,
   values: ModuleRank[],
@@ -155,7 +155,7 @@ function parseTargetModules(checks: FieldChecks, values: string[]): TargetModule
   return asked.size === 0 ? [...targetModules] : targetModules.filter((module) => asked.has(module));
 }
 
-/** Merged weights have no place for a mask over the adapter's input alone, and a quantized base is packed once a cycle. */
+/** Merged weights cannot mask the input of the adapter without that of the base, and a quantized base is packed only once per cycle. */
 export function checkGraph(
   checks: FieldChecks,
   { graph, dropout }: AdapterSettings,

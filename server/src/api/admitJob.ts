@@ -37,7 +37,7 @@ import { Turns } from './turns.js';
 import type { Job } from '../jobs/job.js';
 import { tenantOf } from '../store/tenantIds.js';
 
-/** A job that may be created: its run, what it will cost and when things will happen. */
+/** A job that may be created: its run, its cost and its plan. */
 export interface AdmittedJob {
   spec: RunSpec;
   estimate: JobEstimate;
@@ -45,7 +45,7 @@ export interface AdmittedJob {
   warnings: Warning[];
 }
 
-/** What it takes to check a specification with all that it names. */
+/** What is needed to check a specification and everything that it names. */
 export type AdmitParts = Pick<
   ApiParts,
   | 'config'
@@ -62,10 +62,10 @@ export type AdmitParts = Pick<
 >;
 
 const learningRatePoints = 200;
-/** So that no plan is too long for an answer. */
+/** Keeps a plan short enough for an answer. */
 const restartStepsMax = 10_000;
 
-/** Checks a specification with all that it names; throws a ServiceError. Nothing is stored. */
+/** Checks a specification and everything that it names; throws a ServiceError. Nothing is stored. */
 export async function admitJob(
   parts: AdmitParts,
   tenant: string,
@@ -82,7 +82,7 @@ export async function admitJob(
   const parsed = parseJobSpec(spec, { dataset: undefined, mixture: found, baseWeights }, config);
   await turns.next();
   if (parsed.spec === null) {
-    // With nothing else wrong, a missing data set has a code of its own, which a client can act on.
+    // If nothing else is wrong, a missing data set gets an error code of its own, which a client can act on.
     const missing = spec === undefined ? [] : readDatasetNames(spec).filter((name) => !found.has(name));
     const datasetId = datasetIdOf(tenant, missing[0] ?? '');
     if (datasetId !== undefined && parsed.problems.length === 1)
@@ -138,7 +138,7 @@ export async function admitJob(
   return { spec: decided, estimate, plan: toPlan(new Schedule(decided)), warnings };
 }
 
-/** The data sets that a specification names, by name; those that do not exist are not among them. */
+/** The data sets that a specification names, by name, without those that do not exist. */
 async function findDatasets(
   { datasets, config }: Pick<ApiParts, 'datasets' | 'config'>,
   tenant: string,
@@ -157,8 +157,8 @@ async function findDatasets(
 }
 
 /**
- * Looks into a folder that the client named. Of our own only the head is looked at, where the config calls it the embedding:
- * what the model computes with is not known before. The run warns of it.
+ * Checks a folder that the client named. For our own weights only the head is checked, and only if the config says that it is the
+ * embedding: whether that is true is not known before. The run warns about a difference.
  */
 async function withSoundWeights(
   parts: AdmitParts,
@@ -182,7 +182,7 @@ async function isIdle({ store }: Pick<ApiParts, 'store'>): Promise<boolean> {
   return starting + running === 0;
 }
 
-/** What a job that was admitted earlier costs and when things happen in it, though it might not be admitted any more. */
+/** The cost and plan of a job that was admitted earlier, even if it might not be admitted any more. */
 export async function costOf(
   parts: Pick<ApiParts, 'config' | 'datasets' | 'devices' | 'slots'>,
   { id, spec }: Pick<Job, 'id' | 'spec'>,
@@ -199,7 +199,7 @@ export async function costOf(
   };
 }
 
-/** What `auto` became decides, whoever chose it. */
+/** Checks the precision that will be used, whether the client chose it or `auto` did. */
 function requirePrecision(
   backend: DeviceDescription['backend'],
   { precision }: RunSpec,
@@ -229,7 +229,7 @@ async function chooseDevice(
       problem: problem?.message ?? '',
     });
   }
-  // Where the server's own setting is the card, whatever the job says.
+  // Applies when the server's own setting is the card, whatever the job asks for.
   if (found?.backend === 'cuda' && needsProcessor(spec)) {
     throw new ServiceError('DEVICE_UNAVAILABLE', {
       device: spec.device,
@@ -240,7 +240,7 @@ async function chooseDevice(
   return found;
 }
 
-/** The first that the job may run on; of cards the largest. */
+/** The first device that the job may run on; of several cards the largest. */
 function findDevice(
   devices: readonly DeviceDescription[],
   spec: RunSpec,
@@ -251,7 +251,7 @@ function findDevice(
   return wanted.flatMap((name) => byMemory.find(({ backend }) => backend === name) ?? [])[0];
 }
 
-/** Says that the time is not known, while devices could not be measured; memory is foreseen all the same. */
+/** A speed that means "duration unknown", while devices could not be measured; memory is estimated all the same. */
 const unknownSpeed: DeviceSpeed = unmeasured({
   ...{ name: 'native', instructionSet: 'avx512', threadCount: 1, precision: 'float32' },
 });
@@ -269,7 +269,7 @@ function toEstimate(
   const measured = device === undefined ? unknownSpeed : speedOf(device);
   const estimate = estimateRun(spec, reached?.basis ?? measured);
   const isCard = device?.backend === 'cuda';
-  // 0 says that it is not known.
+  // 0 means unknown.
   const seconds = (ratio: number | undefined): number => {
     const duration = estimate.durationSeconds * (ratio ?? 0);
     return device !== undefined && Number.isFinite(duration) ? duration : 0;
@@ -284,7 +284,7 @@ function toEstimate(
     durationSeconds: seconds(reached?.ratio ?? 1),
     durationLowSeconds: seconds(reached?.lowRatio),
     durationHighSeconds: seconds(reached?.highRatio),
-    // What jobs reached does not rest on the measurement.
+    // Estimates from the speed of earlier jobs do not depend on the load during the measurement.
     measuredLoadRatio: device === undefined || reached !== undefined ? 0 : devices.loadRatio,
     diskBytes: Math.round(estimate.diskBytes),
     memoryLimitBytes: machineShareBytes(config),
@@ -295,7 +295,7 @@ function toEstimate(
   };
 }
 
-/** Beside a trainer that has its card, tasks run on the processors, and need what the trainer has on the card. */
+/** While a trainer has its card, tasks run on the processors and need as much memory there as the trainer on the card. */
 function tasksTooLarge(spec: RunSpec, config: Config): Warning | null {
   const [neededBytes, allowedBytes] = [taskMemoryBytes(spec), machineShareBytes(config)];
   if (neededBytes <= allowedBytes) return null;
@@ -307,7 +307,7 @@ function toPlan(schedule: Schedule): JobPlan {
   const points = Math.min(learningRatePoints, schedule.stepCount);
   const distance = points === 1 ? 0 : (schedule.stepCount - 1) / (points - 1);
   const spread = Array.from({ length: points }, (_, index) => Math.round(index * distance));
-  // Where points are too few to draw the dips after restarts, those that happen to fall into one would look like the only ones.
+  // Where points are too sparse to draw every dip after a restart, the few that happen to fall into one would look like the only dips.
   const warmupStepsMax = distance > 1 ? 4 * distance : 0;
   const steps = new Set(spread.map((step) => schedule.afterRestartWarmup(step, warmupStepsMax)));
   return {

@@ -71,7 +71,7 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
   };
 }
 
-/** Stores the wish for an artifact, which is made later. */
+/** Stores the request for an artifact, which is made later. */
 async function exportWeights(
   { store, artifacts, exports, checkpoints }: ApiParts,
   request: ExportWeightsRequest,
@@ -113,7 +113,7 @@ async function exportWeights(
   return toArtifact(await requireArtifact(artifacts, jobId, submission.artifactId));
 }
 
-/** The bytes of a file from an offset on, in pieces. */
+/** The bytes of a file from an offset, in pieces. */
 async function* downloadArtifact(
   { artifacts, downloadPlaces, metrics, stopping }: ApiParts,
   request: DownloadArtifactRequest,
@@ -132,7 +132,7 @@ async function* downloadArtifact(
   const opened = await openArtifactFile(artifacts, artifact, fileName);
   try {
     let offset = offsetBytes;
-    // The file's size and hash come first, also when there is nothing left to send.
+    // The file's size and hash come first, even if nothing is left to send.
     if (offset === file.sizeBytes) yield { offsetBytes: offset, file };
     for await (const data of opened.pieces(offset)) {
       if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
@@ -162,7 +162,7 @@ export function requireReady({ jobId, id, state }: Artifact): void {
     throw new ServiceError('ARTIFACT_NOT_READY', { jobId, artifactId: id, state: state.toUpperCase() });
 }
 
-/** SHA-256 of all that a request asks for. */
+/** SHA-256 of everything that a request asks for. */
 function digestOf(request: ExportWeightsRequest): string {
   const asked = ExportWeightsRequest.encode({ ...request, requestId: '' }).finish();
   return createHash('sha256').update('ExportWeights').update(asked).digest('hex');

@@ -2,7 +2,7 @@ import type { AuditLog } from '../audit/auditLog.js';
 import { ServiceError } from '../errors.js';
 import type { CallContext, Implementation, ServiceDefinition } from '../grpc/service.js';
 
-/** What requests and answers of changes have in common, as far as they have it. */
+/** Fields that requests and answers of changes share; each may be absent. */
 interface Named {
   name?: string;
   job?: string | Named;
@@ -15,8 +15,8 @@ interface Named {
 }
 
 /**
- * The same service, of which every call that changes something, or was to, is noted when it has been answered: those with one answer that
- * `isChange` names. Refusals of the role never come here: they are in the log of calls.
+ * Wraps a service so that every call with one answer that `isChange` selects is recorded in the audit log once it is answered, whether it
+ * succeeded or not. Calls that the role forbids never get here: they are in the log of calls.
  */
 export function audited<Definition extends ServiceDefinition>(
   definition: Definition,

@@ -14,7 +14,7 @@ type Parts = Pick<ApiParts, 'allowedFolders' | 'weights' | 'artifacts' | 'stage'
 /** Longest config.json that is read. */
 const configBytesMax = 1 << 20;
 
-/** Folder and config.json of weights to continue from. The weights themselves are read by children, never here. */
+/** Folder and config.json of weights to continue from. Only child processes read the weights themselves. */
 export async function findBaseWeights(
   parts: Parts,
   tenant: string,
@@ -51,7 +51,7 @@ async function findFolder(
     const found = id === undefined ? undefined : await weights.find(id);
     if (found === undefined) return { problem: `${base.weights}, which does not exist` };
     if (found.state !== 'ready') return { problem: `${base.weights}, which is not uploaded yet` };
-    (await stage.take(`weights/${found.id}`))(); // as long as nothing needs its room
+    (await stage.take(`weights/${found.id}`))(); // released at once: it stays here until its room is needed
     return { path: weights.folder(found.id) };
   }
   const ids = artifactIdsOf(tenant, base.artifact);
@@ -65,7 +65,7 @@ async function findFolder(
 }
 
 /**
- * Checks config and headers of a folder in a child process, and whether a head that is called tied is; throws JOB_SPEC_INVALID.
+ * Checks config and headers of a folder in a child process, and whether a head that the config calls tied is; throws JOB_SPEC_INVALID.
  * @param beneath folders that its files must not lead out of; null for one of our own
  */
 export async function requireSoundFolder(

@@ -17,7 +17,7 @@ import { toNamedEvaluation } from './toProto.js';
 import type { CallContext } from '../grpc/service.js';
 import { nameOf } from '../store/tenantIds.js';
 
-/** Jobs side by side. Their journals are read one after the other: what is held at once does not grow with their length. */
+/** Compares jobs. Their journals are read one after the other, and the memory for this does not grow with their length. */
 export async function compareJobs(
   parts: Pick<ApiParts, 'store' | 'journal' | 'datasets' | 'config'>,
   request: CompareJobsRequest,
@@ -61,7 +61,7 @@ function parseNames(
   jobsMax: number,
 ): readonly string[] {
   if (names.length < 2 || names.length > jobsMax) {
-    // Before anything else is done with them: there may be a hundred thousand.
+    // Checked before anything is done with the names: there may be a hundred thousand.
     checks.add('names', `2 to ${jobsMax} jobs`, names.length);
     return [];
   }

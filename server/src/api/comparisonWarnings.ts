@@ -10,14 +10,14 @@ import { nameOf } from '../store/tenantIds.js';
 export interface Contender {
   job: Job;
   history: MetricHistory;
-  /** Null when its data set is not there any more. */
+  /** Null if its data set no longer exists. */
   prepared: PreparedDataset | null;
 }
 
 interface Check {
   reason: ComparisonWarning;
   what: string;
-  /** What should be the same in all jobs; undefined when it is not known. */
+  /** What should be the same in all jobs; undefined if unknown. */
   valueOf(contender: Contender): string | undefined;
   consequence: string;
 }
@@ -90,7 +90,7 @@ const checks: readonly Check[] = [
   },
 ];
 
-/** What keeps the numbers of a comparison from being set against each other as they are. */
+/** Reasons why the numbers of a comparison cannot be compared as they are. */
 export function comparisonWarningsOf(contenders: readonly Contender[]): WarningEvent[] {
   const warnings = checks.flatMap(({ reason, what, valueOf, consequence }) => {
     const groups = groupBy(contenders, valueOf);
@@ -104,8 +104,8 @@ function tokensInStep({ spec }: Job): number {
 }
 
 /**
- * The best rate of ReLoRA is not that of full-rank training, and the distance between two losses at rates that nobody chose is often
- * larger than that between the kinds.
+ * The best learning rate for ReLoRA is not the best one for full-rank training, and untuned rates often change the loss more than the kind
+ * of training does.
  */
 function rateWarning(contenders: readonly Contender[]): WarningEvent[] {
   const isDefault = ({ job: { spec } }: Contender) => spec.learningRate.peak === defaultPeakRate(spec.kind);
@@ -122,7 +122,7 @@ function rateWarning(contenders: readonly Contender[]): WarningEvent[] {
   return [{ reason, message: `learning rate: ${listed(rates)}; ${fair}` }];
 }
 
-/** Several seeds are what a comparison should have, as long as the same trainings were made with each. */
+/** A comparison should have several seeds, but the same trainings with each. */
 function seedWarning(contenders: readonly Contender[]): WarningEvent[] {
   const seeds = groupBy(contenders, ({ job }) => String(job.spec.seed));
   const trainings = [...seeds.values()].map((group) =>

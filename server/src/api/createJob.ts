@@ -10,7 +10,7 @@ import { admitWith, parseNewJob, repeatedJob, sortedLabels, submitJob } from './
 import { toJob, toSpec } from './toProto.js';
 import type { Principal } from '../access/principal.js';
 
-/** Checks a job whole, stores and queues it; for validateOnly it says what would be stored. */
+/** Checks a whole job, then stores and queues it; for validateOnly it answers what would be stored. */
 export async function createJob(
   parts: AdmitParts & IngestParts & Pick<ApiParts, 'queue'>,
   request: CreateJobRequest,
@@ -28,7 +28,7 @@ export async function createJob(
       async () => await admitJob(parts, tenant, request.spec, { whenTooLarge: 'refuse' }),
     );
   } catch (error) {
-    // It may be the retry of a call whose answer was lost; what was acknowledged then is not refused now.
+    // This may be the retry of a call whose answer was lost; what was acknowledged then is not refused now.
     const isRetry = error instanceof ServiceError && !request.validateOnly;
     const first = isRetry ? await repeatedJob(parts, tenant, named.requestId, requestDigest) : undefined;
     if (first === undefined) throw error;
@@ -43,7 +43,7 @@ export async function createJob(
   return await submitJob(parts, { ...named, origin: null, updates, requestDigest }, { ...admitted, spec });
 }
 
-/** SHA-256 of all that a request asks for, in the order of the field numbers; fields that we do not know are not in it. */
+/** SHA-256 of everything that a request asks for, in the order of the field numbers, without unknown fields. */
 function digestOf(request: CreateJobRequest): string {
   const labels = sortedLabels(request);
   const asked = CreateJobRequest.encode({ ...request, labels, requestId: '', validateOnly: false }).finish();

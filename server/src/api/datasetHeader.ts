@@ -25,10 +25,10 @@ type HeaderParts = Pick<ApiParts, 'config' | 'allowedFolders' | 'weights' | 'dat
 
 const tokenizerJsonBytesMax = 3 << 20;
 const tokenizerConfigBytesMax = 1 << 20;
-/** A file on the server may be larger than what fits into a message. */
+/** A file on the server may be larger than one in a message. */
 const tokenizerFileBytesMax = 64 << 20;
 
-/** Turns the header of an upload into a data set, or throws REQUEST_INVALID with all that is wrong. */
+/** Turns the header of an upload into a data set, or throws REQUEST_INVALID with everything that is wrong. */
 export async function parseDatasetHeader(
   parts: HeaderParts,
   { tenant, name: owner }: Pick<Principal, 'tenant' | 'name'>,
@@ -56,7 +56,7 @@ export async function parseDatasetHeader(
     seed: checks.integer('header.spec.seed', header.spec?.seed, 0, 0, 2 ** 31 - 1),
   };
   const pairFields = parsePairFields(checks, header.spec);
-  // Absent otherwise: an upload that resumes is known by its specification as stored.
+  // Absent otherwise: an upload that resumes is recognized by its stored specification.
   if (pairFields !== undefined) spec.pairFields = pairFields;
   const chat = parseChat(checks, header.spec, named.beside);
   if (chat !== undefined) spec.chat = chat;
@@ -70,7 +70,7 @@ export async function parseDatasetHeader(
 
   const files: NewFile[] = [];
   if (header.files.length === 0) checks.add('header.files', 'at least one file', 'none');
-  // Of too many none is looked at: there may be ten thousand.
+  // If there are too many, none is checked: there may be ten thousand.
   const areTooMany = header.files.length > config.datasetFilesMax;
   if (areTooMany) checks.add('header.files', `at most ${config.datasetFilesMax} files`, header.files.length);
   for (const [index, file] of areTooMany ? [] : header.files.entries()) {
@@ -98,7 +98,7 @@ export async function parseDatasetHeader(
   return { tenant, datasetId: datasetId && idIn(tenant, datasetId), displayName, labels, owner, files, spec };
 }
 
-/** Both or none, and not beside text_field. */
+/** Both fields or neither, and not together with text_field. */
 function parsePairFields(
   checks: FieldChecks,
   spec: DatasetSpecProto | undefined,
@@ -117,7 +117,7 @@ function parsePairFields(
   return { prompt, completion };
 }
 
-/** Messages with their template: the one that is given, or that lies beside the tokenizer. */
+/** Chat messages with their template: the given one, or the one next to the tokenizer. */
 function parseChat(
   checks: FieldChecks,
   spec: DatasetSpecProto | undefined,
@@ -157,7 +157,7 @@ function parseChat(
 
 const chatTemplateBytesMax = 65_536;
 
-/** The engine takes files of these names for plain text, whatever they begin with. */
+/** The engine reads files with these names as plain text, whatever they begin with. */
 const textName = /\.(txt|text|md)(\.(gz|gzip|zst|zstd))?$/i;
 
 /** At most one of a count and a share. */
@@ -182,7 +182,7 @@ async function parseFile(
   field: string,
 ): Promise<NewFile> {
   const { uploadBytesMax } = parts.config;
-  // Recognized by the content when it is prepared, unless the client names it.
+  // If the client does not name it, the format is recognized from the content when the data set is prepared.
   const format = checks.word(`${field}.format`, file.format, enums.DatasetFormat, 'auto' as const);
   const split = checks.word(`${field}.split`, file.split, enums.DatasetSplit, null);
   if (file.serverPath !== '') {
@@ -205,8 +205,8 @@ async function parseFile(
       sha256: null,
     };
   }
-  // The name is for people, and where the content is not clear for the format: on the disk a file has a number. So only
-  // what cannot be shown is refused.
+  // The name is for people and, where the content leaves the format open, for recognizing it; on the disk a file has a number. So only
+  // names that cannot be displayed are refused.
   checks.text(`${field}.file_name`, file.fileName, 255);
   if (
     file.fileName === '' ||
@@ -278,7 +278,7 @@ async function huggingFaceTokenizer(
     const most = `at most ${tokenizerJsonBytesMax} bytes; name a longer one by server_path`;
     checks.add(`${field}.tokenizer_json`, most, jsonBytes);
   }
-  // What is in it is judged by the process that prepares the data set, which a hostile file can harm alone.
+  // The content is checked by the process that prepares the data set; a hostile file can harm nothing but that process.
   const files: FilesBeside = configBytes === 0 ? {} : { 'tokenizer_config.json': tokenizerConfigJson };
   return withBeside(tokenizerJson, asked, files);
 }
@@ -351,7 +351,7 @@ async function tokenizerOfDataset(
   }
 }
 
-/** What is appended has the tokenizer of its base, and prompts where that has them. */
+/** An appended data set has the tokenizer of its base, and prompts if the base has them. */
 async function checkBase(
   checks: FieldChecks,
   { datasets }: HeaderParts,
@@ -363,7 +363,7 @@ async function checkBase(
     checks.add('header.spec.tokenizer', `nothing beside base, whose tokenizer it has`, 'a tokenizer');
   const found = await datasets.find(datasetIdOf(tenant, base) ?? '');
   if (found === undefined) return;
-  // Masks belong to all of a data set or to none of it.
+  // Either all of a data set has masks or none of it.
   if ((found.spec.chat !== undefined) !== (chat !== undefined))
     checks.add(
       'header.spec.messages_field',
@@ -376,10 +376,10 @@ async function checkBase(
   checks.add('header.spec.prompt_field', expected, hasPairs ? 'a field' : 'none');
 }
 
-/** Longest config that is read beside a tokenizer. */
+/** Longest config that is read from next to a tokenizer. */
 const besideBytesMax = 4 << 20;
 
-/** What a tokenizer is, and the files beside it that say more. */
+/** A tokenizer, and the files next to it that complete it. */
 interface NamedTokenizer {
   tokenizer: DatasetTokenizerSpec;
   beside: FilesBeside;
@@ -390,7 +390,7 @@ function alone(tokenizer: DatasetTokenizerSpec): NamedTokenizer {
   return { tokenizer, beside: {} };
 }
 
-/** With what the client says about ends of texts, else with what the files say; nothing where there are none. */
+/** Adds how texts end, as the client says or else as the files say; nothing if neither does. */
 function withBeside(
   tokenizerJson: string,
   asked: EndTokens | undefined,

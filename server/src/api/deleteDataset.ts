@@ -13,7 +13,7 @@ import type { Principal } from '../access/principal.js';
 
 export type DeleteDatasetParts = Pick<ApiParts, 'datasets' | 'datasetDeletion' | 'uploads' | 'disk'>;
 
-/** Deletes a data set that no unfinished job uses, or only says whether it can be and what that would free. */
+/** Deletes a data set that no unfinished job uses; for validateOnly it answers whether that is possible and what it would free. */
 export async function deleteDataset(
   { datasets, datasetDeletion, uploads, disk }: DeleteDatasetParts,
   { name, allowMissing, validateOnly }: DeleteDatasetRequest,
@@ -32,7 +32,7 @@ export async function deleteDataset(
   };
 }
 
-/** Brings a deleted data set back. */
+/** Restores a deleted data set. */
 export async function undeleteDataset(
   { datasets, datasetDeletion }: DeleteDatasetParts,
   { name }: UndeleteDatasetRequest,

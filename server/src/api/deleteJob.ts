@@ -13,7 +13,7 @@ import type { Principal } from '../access/principal.js';
 
 export type DeleteJobParts = Pick<ApiParts, 'jobDeletion' | 'disk'>;
 
-/** Deletes a job that has ended, or only says whether it can be and what that would free. */
+/** Deletes a job that has ended; for validateOnly it answers whether that is possible and what it would free. */
 export async function deleteJob(
   { jobDeletion, disk }: DeleteJobParts,
   { name, etag, allowMissing, validateOnly }: DeleteJobRequest,
@@ -29,7 +29,7 @@ export async function deleteJob(
   return { job, freedBytes: await disk.freedBytes('jobs', jobId) };
 }
 
-/** Brings a deleted job back. */
+/** Restores a deleted job. */
 export async function undeleteJob(
   { jobDeletion }: DeleteJobParts,
   { name }: UndeleteJobRequest,

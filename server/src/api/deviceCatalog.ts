@@ -12,24 +12,24 @@ import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
 import { version } from '../version.js';
 import { ReachedSpeed, type Reached } from './reachedSpeed.js';
 
-/** Steps of a span that are taken for as many measurements. */
+/** The most steps of one span that count as single measurements. */
 const spanStepsMax = 100;
-/** How long a failed measurement is left alone. */
+/** Pause after a failed measurement. */
 const retryMs = 30_000;
 
-/** A measurement beside more other work than this shows what that left over rather than the machine. */
+/** Above this load from other work, a measurement shows the capacity that was left rather than the machine. */
 const quietLoadRatio = 0.25;
-/** How long a measurement beside other work is taken for the best that can be had. */
+/** How long to wait after a measurement under load before trying again. */
 const remeasureMs = 60_000;
 
-/** Time between two writes of what jobs reached, so that fast steps do not make the store busy. */
+/** Time between two writes of the reached speeds, so that fast steps do not keep the store busy. */
 const savePauseMs = 10_000;
 
-/** What a measurement has to know of the machine. */
+/** What a measurement needs to know about the machine. */
 export interface MachineState {
   /** Share of the processors in use over the last minute, 0 to 1; 0 where the system does not say. */
   loadRatio(): number;
-  /** Executions of jobs: that run now, and that were begun so far. */
+  /** Executions of jobs: those running now, and all that were begun so far. */
   trainings(): { running: number; begun: number };
 }
 
@@ -38,20 +38,20 @@ export function machineLoadRatio(): number {
 }
 
 /**
- * What jobs can run on: measured in a child, in the background of the start, and kept. A measurement that was made beside other work,
- * as at the start of a busy machine, is made again once the machine is quieter and no job runs.
+ * What jobs can run on: measured in a child, in the background of the start, and kept. A measurement under load, as on a busy machine, is
+ * repeated once the machine is quieter and no job runs.
  */
 export class DeviceCatalog implements KnownDevices {
   private measured: Promise<readonly DeviceDescription[]> | undefined;
   private failedMs = -Infinity;
   private measuredMs = -Infinity;
   private measuredLoadRatio = 0;
-  /** As they came last. */
+  /** The result of the last measurement. */
   private known: FoundDevices | undefined;
   private readonly foundListeners = new Set<() => void>();
   private isCompiled = false;
   private readonly reached = new ReachedSpeed();
-  /** Executions begun when a job that ran alone was heard of last. */
+  /** The job that ran alone when its last events came, and how many executions had been begun by then. */
   private aloneSince: { jobId: string; begun: number } | undefined;
   /** Devices with steps that are not stored yet. */
   private readonly unsaved = new Set<string>();
@@ -63,18 +63,18 @@ export class DeviceCatalog implements KnownDevices {
     private readonly stopping: AbortSignal,
     private readonly machine: MachineState,
     private readonly store: Pick<ReachedSpeedStore, 'read' | 'write'>,
-    /** What the other servers of the store have. */
+    /** The devices of the other servers of the store. */
     readonly elsewhere: () => Promise<readonly DeviceDescription[]> = async () => [],
   ) {}
 
-  /** Takes over what jobs reached before the server was started. */
+  /** Loads the speeds that jobs reached before the server was started. */
   async restore(): Promise<void> {
     this.reached.restore(await this.store.read());
   }
 
   /**
-   * Stores what jobs reached since the last time, unless that is just past. It only makes estimates better: training neither waits for
-   * it nor fails with it.
+   * Stores the speeds that jobs reached since the last write, unless that was a moment ago. They only improve estimates: training neither
+   * waits for this nor fails with it.
    */
   async save({ isLast = false } = {}): Promise<void> {
     if (this.unsaved.size === 0 || (!isLast && performance.now() - this.savedMs < savePauseMs)) return;
@@ -88,22 +88,22 @@ export class DeviceCatalog implements KnownDevices {
     }
   }
 
-  /** Share of the processors that other work used when the speeds were measured: how far they may lie below the machine's. */
+  /** Share of the processors that other work used during the measurement, which is how much too low the measured speeds may be. */
   get loadRatio(): number {
     return this.measuredLoadRatio;
   }
 
-  /** As they came last, without a new measurement. */
+  /** The last result, without a new measurement. */
   get lastMeasured(): readonly DeviceDescription[] {
     return this.known?.devices ?? [];
   }
 
-  /** Calls it each time that devices were found. */
+  /** Calls the listener each time that devices were found. */
   onFound(listener: () => void): void {
     this.foundListeners.add(listener);
   }
 
-  /** Where the last look failed, another begins: jobs wait for it. */
+  /** Starts a new measurement if the last one failed: jobs wait for it. */
   devices(): readonly DeviceDescription[] | null {
     if (this.known === undefined && !this.stopping.aborted) void this.list();
     return this.known?.devices ?? null;
@@ -113,7 +113,7 @@ export class DeviceCatalog implements KnownDevices {
     return this.known?.devices.filter(({ backend }) => backend === 'cuda') ?? null;
   }
 
-  /** Where native code comes from; empty while it was not loaded. */
+  /** Where the native code comes from; empty until it was loaded. */
   nativeCode(): string {
     return this.known?.native ?? '';
   }
@@ -126,14 +126,14 @@ export class DeviceCatalog implements KnownDevices {
     return this.known?.problems ?? [];
   }
 
-  /** Looks again: a card that was lost may be gone. */
+  /** Measures again: a card that failed may be gone. */
   lookAgain(): void {
     this.measured = undefined;
     this.failedMs = -Infinity;
     void this.list();
   }
 
-  /** Measures now; throws ConfigInvalid when the settings force a device, a folder or instructions that are not there. */
+  /** Measures now; throws ConfigInvalid if the settings require a device, a folder or instructions that do not exist. */
   async requireForced({ device, cudaFolder }: Pick<Config, 'device' | 'cudaFolder'>): Promise<void> {
     const measured = this.measure();
     this.measured = measured.catch(() => []);
@@ -151,11 +151,11 @@ export class DeviceCatalog implements KnownDevices {
       this.measured = undefined;
       if (error instanceof TaskFailed && error.reason === ('INSTRUCTION_SET_MISSING' satisfies ServerFailure))
         throw new ConfigInvalid([error.message]);
-      // Whatever else it is, the next measurement shows.
+      // The next measurement shows any other problem.
     }
   }
 
-  /** The device of `auto` is marked. Empty when devices cannot be measured: jobs are then not refused for want of one. */
+  /** The device that `auto` means is marked. Empty if devices cannot be measured: jobs are then not refused for lack of one. */
   async list(): Promise<readonly DeviceDescription[]> {
     const before = this.measured;
     const isMissing = before === undefined && performance.now() - this.failedMs > retryMs;
@@ -174,7 +174,7 @@ export class DeviceCatalog implements KnownDevices {
 
   private async measure(): Promise<readonly DeviceDescription[]> {
     this.measuredMs = performance.now();
-    // Read before: what is measured makes the machine busy itself.
+    // Read before the measurement, which keeps the machine busy itself.
     this.measuredLoadRatio = this.machine.loadRatio();
     this.known = await this.tasks.describeDevices(this.stopping);
     for (const listener of this.foundListeners) listener();
@@ -182,7 +182,7 @@ export class DeviceCatalog implements KnownDevices {
     return this.known.devices;
   }
 
-  /** What is not compiled yet a trainer compiles for itself: nobody waits for it. */
+  /** Nobody waits for this: a trainer compiles for itself what is not compiled yet. */
   private compileKernels(): void {
     if (this.isCompiled || this.cards()!.length === 0) return;
     this.isCompiled = true;
@@ -192,7 +192,7 @@ export class DeviceCatalog implements KnownDevices {
     });
   }
 
-  /** Learns from what the steps of a job took, as far as no other job ran beside them. */
+  /** Learns from the duration of a job's steps, if no other job ran at the same time. */
   note(job: Job, events: readonly JobEvent[]): void {
     const wasAlone = this.isAlone(job.id);
     const device = this.lastMeasured.find(({ backend }) => backend === job.execution?.backend);
@@ -200,7 +200,7 @@ export class DeviceCatalog implements KnownDevices {
     const name = nameOf(device);
     for (const { body } of events) {
       if (body.kind !== 'step' || body.omitted) continue;
-      // Each step of a span, with their mean.
+      // The steps of a span all count with their mean.
       const { firstStep, omittedCount, seconds } = spanOf(body);
       const stepCount = body.step - firstStep + 1 - omittedCount;
       const step = { isFullRank: body.phase !== 'adapter', seconds: seconds / stepCount };
@@ -211,19 +211,19 @@ export class DeviceCatalog implements KnownDevices {
     void this.save();
   }
 
-  /** What steps of jobs took on a device over what its speed foresees; undefined while too few were taken. */
+  /** How long steps on a device took, relative to the estimate from its speed; undefined while there were too few steps. */
   reachedOn(device: DeviceDescription): Reached | undefined {
     return this.reached.on(nameOf(device));
   }
 
-  /** How long the steps of a run take, by what jobs reached there, or what was measured; null where neither is known. */
+  /** Seconds that the steps of a run take, from what jobs reached there, else from the measurement; null if neither is known. */
   secondsOf(spec: RunSpec, device: DeviceDescription): number | null {
     const reached = this.reachedOn(device);
     const seconds = runSeconds(spec, reached?.basis ?? speedOf(device)) * (reached?.ratio ?? 1);
     return Number.isFinite(seconds) && seconds > 0 ? seconds : null;
   }
 
-  /** Whether no other job has run since the events of this one came last. */
+  /** Whether no other job has run since the previous events of this one. */
   private isAlone(jobId: string): boolean {
     const { running, begun } = this.machine.trainings();
     const before = this.aloneSince;
@@ -231,7 +231,7 @@ export class DeviceCatalog implements KnownDevices {
     return running === 1 && before?.jobId === jobId && before.begun === begun;
   }
 
-  /** Whether the present speeds were measured beside other work, and a new measurement would be better. */
+  /** Whether the speeds were measured under load and a new measurement would be better. */
   private isWorthAnother(): boolean {
     return (
       this.measured !== undefined &&
@@ -243,12 +243,12 @@ export class DeviceCatalog implements KnownDevices {
   }
 }
 
-/** Of one version of the software on one machine, however often it is started. */
+/** Identifies a device across starts of the same version of the software on the same machine. */
 function nameOf({ backend, model, instructionSet, threadCount, autoPrecision }: DeviceDescription): string {
   return [version, backend, model, instructionSet, threadCount, autoPrecision].join(' ');
 }
 
-/** The speed alone, in the engine's words. */
+/** Only the speed, as the engine expects it. */
 export function speedOf(device: DeviceDescription): DeviceSpeed {
   const {
     backend,

@@ -11,9 +11,9 @@ import type { Config } from '../config.js';
 import { jobShareBytes } from '../machineMemory.js';
 import type { DeviceDescription } from '../jobs/jobDevices.js';
 
-/** The memory that decides whether a job fits: of the machine, or of the card that it runs on. */
+/** The memory that decides whether a job fits: that of the machine, or of the card that it runs on. */
 export interface DeviceMemory {
-  /** As a message names it. */
+  /** Its name in messages. */
   name: 'memory' | "the card's memory";
   peakOf: PeakOf;
   bytesMax: number;
@@ -43,10 +43,10 @@ export function machineShareBytes({ jobMemoryBytesMax, slots }: MemorySettings):
   return jobMemoryBytesMax || jobShareBytes(slots);
 }
 
-/** Tokens that a card computes at once when the client does not say; fewer leave most of it idle. */
+/** Tokens in one micro-batch on a card if the client does not say; fewer leave most of the card idle. */
 const cardMicroBatchTokens = 16_384;
 
-/** The run with a micro-batch for a card, where the client left it open: the largest that divides the batch and fits. */
+/** Sets the micro-batch for a card, if the client left it open: the largest that divides the batch and fits. */
 export function withCardMicroBatch(spec: RunSpec, { peakOf, bytesMax }: DeviceMemory): RunSpec {
   const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
   for (let count = sequenceCount; count > microBatchSequenceCount; count--) {

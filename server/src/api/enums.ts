@@ -13,16 +13,16 @@ export function capitals(word: string): string {
   return word.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase();
 }
 
-/** An enum of the contract and the words that the server uses for it, which are its own names in camel case. */
+/** An enum of the contract, and the server's words for it: the same names in camel case. */
 export interface EnumWords<Word extends string = string, Value extends string = string> {
   words: readonly Word[];
   /** Never `UNSPECIFIED`. */
   to: Readonly<Record<Word, Value>>;
-  /** Without `UNSPECIFIED`, which has a meaning of its own in every field. */
+  /** Without `UNSPECIFIED`, whose meaning depends on the field. */
   from: Readonly<Record<string, Word>>;
 }
 
-/** Compiles only if the words are the names of the enum, all of them and no others. */
+/** Compiles only if the words are exactly the names of the enum. */
 function words<const Word extends string, Enum extends Readonly<Record<Capitals<Word>, string>>>(
   list: readonly Word[],
   values: Enum &
@@ -36,7 +36,7 @@ function words<const Word extends string, Enum extends Readonly<Record<Capitals<
   };
 }
 
-/** By their names in the contract. */
+/** Enums by their names in the contract. */
 export const enums = {
   WaitReason: words(waitReasons, contract.WaitReason),
   UsageDimension: words(usageDimensions, contract.UsageDimension),

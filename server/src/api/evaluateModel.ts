@@ -48,7 +48,7 @@ export async function evaluateModel(
       const task = { ...model, datasets: sets, sequenceLength, tokenCount, questions };
       const found = await tasks.evaluateModel(task, ended);
       const { datasets: measured, choices } = found;
-      // Before the answer: whoever got it finds it with the job.
+      // Stored before the answer: a client that has the answer also finds it with the job.
       await store.keepEvaluation(jobId, { timeMs: Date.now(), model: request.model, step, ...found });
       return {
         step,

@@ -12,13 +12,13 @@ import type { FieldChecks } from './fieldChecks.js';
 import { checkDataset, checkTokenizer, type NamedDataset } from './mixtureSpec.js';
 import type { SpecReader } from './specReader.js';
 
-/** Each has series of its own in the metrics. */
+/** Limited because each evaluation has its own series in the metrics. */
 export const evaluationsMax = 16;
-/** Of a job together: a specification is stored with its job, and is in every answer about it. */
+/** Limit for all questions of a job: a specification is stored with its job and is part of every answer about it. */
 const questionBytesMax = 262_144;
 const questionsMax = 10_000;
 
-/** What a job is scored on while it trains, each under a name. */
+/** What a job is evaluated on while it trains, by name. */
 export function parseEvaluations(
   reader: SpecReader,
   asked: readonly NamedEvaluationSpec[],
@@ -66,7 +66,7 @@ function checkHeldOut(
     checks.add(field, 'a data set with a held-out part', `${name}, of which nothing is held out`);
 }
 
-/** The questions of a text, where each line is one; what is wrong is noted. */
+/** The questions of a text, one per line; problems are added to `checks`. */
 export function checkQuestions(checks: FieldChecks, field: string, text: string) {
   try {
     const questions = parseChoiceQuestions(text);

@@ -6,7 +6,7 @@ import { toEvent } from './toProto.js';
 
 const contractFile = new URL('../../src/generated/relora.binpb', import.meta.url);
 
-/** Events as the page and other clients of JSON read them. */
+/** Writes events as the page and other JSON clients read them. */
 export function eventJson(): EventJson {
   const write = jsonWriter(readFileSync(contractFile), 'relora.v1.JobEvent');
   return (jobId, event) => write(EventProto.encode(EventProto.fromPartial(toEvent(jobId, event))).finish());

@@ -11,7 +11,7 @@ import { toDocuments } from './toProto.js';
 
 export type ExplainParts = Pick<ApiParts, 'journal' | 'datasets' | 'stage' | 'tasks' | 'stopping'>;
 
-/** Which documents add most to the loss of a step, and where they are; nothing where no step is asked for. */
+/** Which documents add most to the loss of a step, and where they are; empty if no step is asked for. */
 export async function explainStep(
   { journal, datasets, stage, tasks, stopping }: ExplainParts,
   job: Job,

@@ -32,7 +32,7 @@ export function parseExportSpec(reader: SpecReader, spec: contract.ExportSpec | 
   };
 }
 
-/** What an export on request is made as. */
+/** The format of a requested export. */
 export function parseExportRequest(
   checks: FieldChecks,
   request: contract.ExportWeightsRequest,

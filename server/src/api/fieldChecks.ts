@@ -11,23 +11,23 @@ export interface NumberRange {
 }
 
 /**
- * Collects what is wrong with a request, up to a limit beyond which nothing of it is looked at any more. A check that fails notes its
- * problem and answers a value that later checks can use, so one mistake is reported once and hides no other.
+ * Collects the problems of a request, up to a limit after which the rest is not looked at. A check that fails records its problem and
+ * returns a value that later checks can use, so each mistake is reported once and hides no other.
  */
 export class FieldChecks {
   readonly problems: FieldProblem[] = [];
 
-  /** `reason`: of the error with the problems, where there are too many. */
+  /** `reason`: that of the error that is thrown if there are too many problems. */
   constructor(private readonly reason: 'REQUEST_INVALID' | 'JOB_SPEC_INVALID' = 'REQUEST_INVALID') {}
 
-  /** Throws where there are too many problems already. */
+  /** Throws if there are too many problems already. */
   add(field: string, expected: string, got: unknown = ''): void {
     if (this.problems.length === fieldProblemsMax)
       throw new ServiceError(this.reason, { problems: this.problems });
     this.problems.push({ field, expected, got: typeof got === 'string' ? got : String(got) });
   }
 
-  /** Whether a field, or one inside of it, has a problem already. */
+  /** Whether a field, or a field inside it, already has a problem. */
   isWrong(field: string): boolean {
     return this.problems.some((problem) => problem.field === field || problem.field.startsWith(`${field}.`));
   }
@@ -37,7 +37,7 @@ export class FieldChecks {
     if (this.problems.length > 0) throw new ServiceError('REQUEST_INVALID', { problems: this.problems });
   }
 
-  /** A list of at most so many entries; what is beyond them is not looked at. */
+  /** A list of at most `max` entries; entries beyond that are not checked. */
   count(field: string, values: readonly unknown[], max: number): void {
     if (values.length > max) this.add(field, `at most ${max} entries`, values.length);
   }
@@ -76,7 +76,7 @@ export class FieldChecks {
     names: string,
   ): T | undefined {
     if (Object.hasOwn(choices, value)) return choices[value];
-    // ts-proto gives every number that it does not know this one name.
+    // ts-proto gives every unknown number this one name.
     this.add(
       field,
       names,
@@ -85,7 +85,7 @@ export class FieldChecks {
     return undefined;
   }
 
-  /** One of the words of an enum, or some of them and `note` on the others; what stands for an unset field where it is unset. */
+  /** One of the words of an enum, or of those in `accepted`, with a `note` about the others; `unset` if the field is unset. */
   word<Word extends string, Unset>(
     field: string,
     value: string | undefined,
@@ -99,7 +99,7 @@ export class FieldChecks {
     return this.choice(field, value, choices, listOf(accepted.map(capitals)) + note) ?? unset;
   }
 
-  /** Text for people: whole Unicode, nothing that controls a terminal or turns the direction of text. */
+  /** Text for people: valid Unicode without characters that control a terminal or change the direction of text. */
   text(field: string, value: string, lengthMax: number, options: { lines?: boolean } = {}): string {
     const length = lengthOf(value, lengthMax);
     if (length > lengthMax) this.add(field, `at most ${lengthMax} characters`, length);
@@ -147,16 +147,16 @@ export class FieldChecks {
   }
 }
 
-/** Characters of a text, which are counted only where it may be too long by them. */
+/** Number of characters, counted only if the text may be too long. */
 function lengthOf(value: string, lengthMax: number): number {
   if (value.length <= lengthMax) return value.length;
-  // Not `for … of`, which makes a text of each character: a prompt has a million.
+  // Not `for … of`, which creates a string for each character: a prompt has a million.
   let length = value.length;
   for (let at = 0; at < value.length - 1; at++) if (isPair(value, at)) length--;
   return length;
 }
 
-/** Whether two units from here on are one character. */
+/** Whether the code unit at this place and the next one are a surrogate pair. */
 function isPair(value: string, at: number): boolean {
   return (value.charCodeAt(at) & 0xfc00) === 0xd800 && (value.charCodeAt(at + 1) & 0xfc00) === 0xdc00;
 }
@@ -169,9 +169,9 @@ export function listOf(names: readonly string[]): string {
 export const idPattern = /^[a-z][a-z0-9-]{2,61}[a-z0-9]$/;
 
 function textProblem(value: string, lines: boolean): string | undefined {
-  // What a decoder puts in place of bytes that are no UTF-8: what was meant is lost, so it is not guessed.
+  // A decoder writes this for bytes that are not UTF-8: what was meant is lost, and is not guessed.
   if (value.includes('\ufffd')) return 'U+FFFD, which broken UTF-8 becomes';
-  // Not by regular expression: it would have to hold the very characters that it forbids.
+  // Not a regular expression: it would have to contain the very characters that it forbids.
   for (let at = 0; at < value.length; at++) {
     const code = value.charCodeAt(at);
     if (isPair(value, at)) {

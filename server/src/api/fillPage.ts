@@ -1,12 +1,12 @@
 import type { DeepPartial, MessageFns } from '@relora/sdk/contract';
 import { Turns } from './turns.js';
 
-/** Rows that are read without a turn for others in between: each may need statements of its own, which SQLite runs at once. */
+/** Rows that are read before others get their turn: each may need several statements, which SQLite runs synchronously. */
 const sliceMax = 10;
 
-/** What an answer has beside its items: the token of the next page, which is read up to this length, and a few bytes. */
+/** Size of an answer without its items: the token of the next page, up to its maximum length, and a few bytes. */
 const besideBytes = 4096 + 64;
-/** What an item takes beside its own bytes: its field's number and its length. */
+/** Bytes that an item takes in addition to its own: its field number and its length. */
 const itemBytes = 8;
 
 export interface PageSource<Item, Cursor, Message> {
@@ -23,8 +23,8 @@ export interface PageSource<Item, Cursor, Message> {
 }
 
 /**
- * One page of a list: as many items as are asked for and an answer has room for, one at least. It is read in slices, and calls of
- * others have their turn between them.
+ * One page of a list: as many items as requested, if they fit into an answer, but at least one. It is read in slices, between which other
+ * calls get their turn.
  */
 export async function fillPage<Item, Cursor, Message>({
   after,

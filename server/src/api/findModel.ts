@@ -11,7 +11,7 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { datasetIdOf, parseArtifactName, parseJobName } from './resourceNames.js';
 
-/** The model that a request is about. */
+/** The model that a request names. */
 export interface WantedModel {
   model: string;
   weights: ExportedWeights;
@@ -26,17 +26,20 @@ export function checkModel(checks: FieldChecks, request: WantedModel): void {
 }
 
 interface FoundModel extends ModelPlace {
-  /** Whose weights they are. */
+  /** The job that the weights belong to. */
   jobId: string;
-  /** Those of the data folder that it lies in. */
+  /** Folders of the data folder that the model is in. */
   folders: string[];
-  /** That its job was trained with. */
+  /** The length that its job was trained with. */
   sequenceLength: number;
-  /** Steps taken before its weights. */
+  /** Steps that its weights were trained for. */
   step: number;
 }
 
-/** The named artifact; for a job the checkpoint of its lowest held-out loss where that is asked for, else its newest artifact or, before there is one, its newest checkpoint. */
+/**
+ * The named artifact, or a model of a job: the checkpoint with the lowest held-out loss if that is asked for; else the newest artifact;
+ * before there is one, the newest checkpoint.
+ */
 export async function findModel(
   parts: ApiParts,
   tenant: string,
@@ -81,7 +84,7 @@ function fromArtifact({ spec }: Job, { jobId, id, folder, step }: Artifact): Fou
   };
 }
 
-/** Whether a running job put newer checkpoints in the place of the one that was found. */
+/** Whether a running job has deleted the checkpoint that was found, after writing newer ones. */
 export async function wasPruned(
   { checkpoints }: ApiParts,
   tenant: string,

@@ -23,7 +23,7 @@ import type { Principal } from '../access/principal.js';
 
 type ForkParts = AdmitParts & Pick<ApiParts, 'queue' | 'checkpoints'>;
 
-/** Makes a job that begins at a checkpoint of an ended one, with changed settings. */
+/** Creates a job that begins at a checkpoint of an ended one, with changed settings. */
 export async function forkJob(
   parts: ForkParts,
   request: ForkJobRequest,
@@ -33,7 +33,7 @@ export async function forkJob(
   const checks = new FieldChecks();
   const named = parseNewJob(checks, tenant, request);
   const requestDigest = digestOf(request);
-  // The ended job, its checkpoint and the limits may be others by the time that a call is repeated.
+  // Looked up first: when a call is repeated, the ended job, its checkpoint and the limits may have changed.
   const first = await repeatedJob(parts, tenant, named.requestId, requestDigest);
   if (first !== undefined) return { job: toJob(first), ...(await costOf(parts, first)), warnings: [] };
 
@@ -48,7 +48,7 @@ export async function forkJob(
   }
   requireUndeleted(ended);
   const origin = await findOrigin(parts, ended, request.checkpointStep);
-  // What was changed of the run up to the checkpoint stays: the rate as a change, all else in the new specification.
+  // Updates made up to the checkpoint are kept: a rate factor as an update, everything else in the new specification.
   const behind = (await parts.store.updatesOf(endedId)).filter(
     ({ step }) => step !== null && step <= origin.step,
   );
@@ -75,7 +75,7 @@ export async function forkJob(
   return await submitJob(parts, newJob, admitted);
 }
 
-/** A checkpoint of the ended job, or the one that it began at itself. */
+/** A checkpoint of the ended job, or the one that this job itself began at. */
 async function findOrigin(
   { checkpoints, store }: Pick<ApiParts, 'checkpoints' | 'store'>,
   ended: Job,
@@ -102,8 +102,8 @@ async function findOrigin(
 }
 
 /**
- * SHA-256 of all that a request asks for; another than any CreateJob has. The name is the one that the method had in 0.1.0: a call
- * that is repeated after an upgrade, by either name, is the same request.
+ * SHA-256 of everything that a request asks for, different from that of any CreateJob. It contains the name that the method had in 0.1.0,
+ * so that a call repeated after an upgrade is the same request under either name.
  */
 function digestOf(request: ForkJobRequest): string {
   const labels = sortedLabels(request);

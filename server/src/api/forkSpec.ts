@@ -15,8 +15,8 @@ import { quote, type FieldProblem } from '../errors.js';
 import { fieldName } from './settings.js';
 
 /**
- * What a checkpoint holds or counts by: weights, adapters, moments and the place in the data. A run that begins at it
- * cannot have others of these; everything else may change. Settings say it in their table.
+ * The settings that determine the content of a checkpoint: weights, adapters, moments and the place in the data. A run that begins at it
+ * must have the same ones; everything else may change. The tables of settings mark them.
  */
 function keptOf(spec: RunSpec): Record<string, unknown> {
   const { adapter } = spec;
@@ -31,7 +31,7 @@ function keptOf(spec: RunSpec): Record<string, unknown> {
     streams: keptValues(streamSettings, spec.streams),
     adapter: adapter && {
       ...keptValues(adapterSettings, adapter),
-      // The one cycle of LORA is as long as the run.
+      // The single cycle of LORA is as long as the run.
       ...(spec.kind === 'lora' && { cycleStepCount: null, restartWarmupStepCount: null }),
     },
     optimizer: keptValues(optimizerSettings, spec.optimizer),
@@ -39,7 +39,7 @@ function keptOf(spec: RunSpec): Record<string, unknown> {
   };
 }
 
-/** What a run that begins at the checkpoint of another must not change. */
+/** Changes that a run must not make if it begins at the checkpoint of another. */
 export function problemsOfFork(before: RunSpec, after: RunSpec, checkpointStep: number): FieldProblem[] {
   const asked = keptOf(after);
   const problems = Object.entries(keptOf(before)).flatMap(([name, kept]) =>
@@ -67,19 +67,19 @@ function differences(field: string, kept: unknown, asked: unknown): FieldProblem
   return [{ field, expected: `what the checkpoint was trained with, ${show(kept)}`, got: show(asked) }];
 }
 
-/** The specification of a job with changes put over it; what is unset in them stays. */
+/** The specification of a job with changes applied; unset fields of the changes leave it as it is. */
 export function changedSpec(spec: JobSpec, changes: JobSpec | undefined): JobSpec {
   const base = structuredClone(spec);
-  // Follows step_count by itself.
+  // Recomputed from step_count.
   if (base.kind === 'JOB_KIND_LORA') delete base.adapter?.cycleStepCount;
   if (changes?.tokenCount !== undefined) delete base.stepCount; // the two exclude each other
-  // One setting by two names.
+  // Two names of one setting.
   if (changes !== undefined && changes.omittedSteps.length + changes.skippedSteps.length > 0)
     Object.assign(base, { omittedSteps: [], skippedSteps: [] });
   return changes === undefined ? base : (putOver(base, changes) as JobSpec);
 }
 
-/** A message with another over it; what is unset in the other stays. */
+/** A message with another applied to it; unset fields of the other leave it as it is. */
 export function putOver(base: unknown, changes: object): object {
   const result: Record<string, unknown> = { ...(base as object | undefined) };
   for (const [key, value] of Object.entries(changes) as [string, unknown][]) {
@@ -88,7 +88,7 @@ export function putOver(base: unknown, changes: object): object {
   return result;
 }
 
-/** As proto3 has it for fields without presence: names, enums and lists. */
+/** Unset as in proto3 for fields without presence: names, enums and lists. */
 function isUnset(value: unknown): boolean {
   if (typeof value === 'string') return value === '' || value.endsWith('_UNSPECIFIED');
   return value === undefined || (Array.isArray(value) && value.length === 0);

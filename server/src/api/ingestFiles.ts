@@ -10,14 +10,14 @@ import { invalid, unfinished, writeError, type OpenUpload, type Receiving } from
 import { isWeightsFile } from './weightsHeader.js';
 import { checkWeights, requireWeights } from './weightsService.js';
 
-/** A file of this machine that a client named. */
+/** A file on this machine that a client named. */
 interface NamedFile {
   path: string;
-  /** In the request. */
+  /** Its field in the request. */
   field: string;
 }
 
-/** Copies files of this machine into an upload: the other servers of the store do not have them. */
+/** Copies files of this machine into an upload, because the other servers of the store do not have them. */
 export async function ingestFiles(
   { allowedFolders }: Pick<ApiParts, 'allowedFolders'>,
   files: readonly NamedFile[],
@@ -53,8 +53,8 @@ export type IngestParts = Pick<
 const templatesFolder = 'additional_chat_templates';
 
 /**
- * Of several servers another one may train the job: weights that it begins at by a path of this machine are taken into the store as
- * weights of their own, named by their content, so that the same folder is taken once.
+ * When several servers share a store, another one may train the job. So weights that the job names by a path on this machine are copied
+ * into the store as weights of their own, named by a hash of their content: the same folder is copied once.
  */
 export async function ingestBaseWeights(
   parts: IngestParts,

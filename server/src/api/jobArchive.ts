@@ -55,7 +55,7 @@ export type JobArchiveParts = AdmitParts &
 const pieceBytes = 256 * 1024;
 const filesMax = 20_000;
 
-/** The archive of a job with its record, or another of its files from an offset on. */
+/** The archive of a job with its record, or one of its other files from an offset. */
 export async function* exportJob(
   parts: JobArchiveParts,
   request: ExportJobRequest,
@@ -93,7 +93,7 @@ export async function* exportJob(
   }
 }
 
-/** Pieces of a file of a checkpoint, an artifact or a data set; whoever gets them compares the whole with its digest. */
+/** Pieces of a file of a checkpoint, an artifact or a data set; the client compares the whole with its digest. */
 async function* keptBytes(
   parts: JobArchiveParts,
   job: Job,
@@ -143,7 +143,7 @@ async function* keptBytes(
   }
 }
 
-/** Takes an archive, as much of it as comes, and stores its job once it is whole. */
+/** Receives an archive, possibly in several calls, and stores its job once it is complete. */
 export async function importJob(
   parts: JobArchiveParts,
   request: AsyncIterable<ImportJobRequest>,
@@ -159,7 +159,7 @@ export async function importJob(
   const key = imports.keyOf(jobId, files);
   const known = await store.find(jobId);
   if (known !== undefined) {
-    // The answer to an import that was stored may have been lost.
+    // The answer to an import that succeeded may have been lost.
     if (known.imported?.recordSha256 !== files[0]!.sha256) throw new ServiceError('JOB_EXISTS', { jobId });
     return { job: toJob(known), files: files.map(({ sizeBytes }) => ({ receivedBytes: sizeBytes })) };
   }
@@ -167,7 +167,7 @@ export async function importJob(
     const received = await imports.received(key, files);
     return { job: undefined, files: received.map((receivedBytes) => ({ receivedBytes })) };
   }
-  // Before the first byte: what is under way has no row that a quota could count, and must not go past it.
+  // Checked before the first byte: an import in progress has no row that a quota could count, and must not exceed it.
   const asked = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, await imports.bytesBeside(key));
   await parts.journal.change(async ({ trx }) => await parts.quotas.requireBytes(trx, caller.tenant, asked));
   using _place = parts.uploadPlaces.take();
@@ -187,7 +187,7 @@ export async function importJob(
   }
 }
 
-/** What is to come, which must be something that an archive can have. */
+/** The files that the client is going to send; all must be names that an archive can contain. */
 function parseHeader(
   { archive, jobId: askedId }: ImportJobHeader,
   tenant: string,
@@ -228,7 +228,7 @@ function parseHeader(
   };
 }
 
-/** Checks all that came, and stores it. What does not verify is thrown away. */
+/** Checks everything that was received and stores it. What cannot be verified is deleted. */
 async function storeReceived(
   parts: JobArchiveParts,
   caller: Principal,
@@ -276,7 +276,7 @@ async function storeReceived(
   }
 }
 
-/** The specification, which is one that a job of this server could have, and has the hash that the checkpoints know it by. */
+/** The specification, which must be valid on this server and have the hash that is in the checkpoints. */
 async function specOf(parts: JobArchiveParts, tenant: string, { job }: JobRecord): Promise<RunSpec> {
   let stored: RunSpec;
   let asked: JobSpec;
@@ -311,7 +311,7 @@ async function specOf(parts: JobArchiveParts, tenant: string, { job }: JobRecord
   return kept;
 }
 
-/** What the job reads is here, with the same content. */
+/** Requires the data sets of the job with the same content. */
 async function requireDatasets(
   { datasets }: Pick<ApiParts, 'datasets'>,
   tenant: string,

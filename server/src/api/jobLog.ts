@@ -10,10 +10,10 @@ import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
 
-/** How often a reader that follows looks for more: a terminal feels live by it, and hundreds of readers cost nothing. */
+/** How often a reader that follows polls: fast enough to look live on a terminal, and cheap even for hundreds of readers. */
 const lookMs = 250;
 
-/** What the trainers of a job printed: of one attempt, or of all that are kept; with `follow` until the job has ended. */
+/** What the trainers of a job printed: in one attempt or in all that are kept; with `follow`, until the job has ended. */
 export async function* jobLog(
   { config, store, stopping }: Pick<ApiParts, 'config' | 'store' | 'stopping'>,
   request: GetJobLogRequest,
@@ -33,7 +33,7 @@ export async function* jobLog(
   for (;;) {
     if (signal.aborted) throw new ServiceError('CALL_CANCELLED', {});
     if (stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
-    // The job first: what it printed before it ended is then read.
+    // The job is read first, so that everything it printed before it ended is read afterwards.
     const job = await requireJob(store, jobId);
     const attempts = request.attempt > 0 ? [request.attempt] : await attemptsIn(folder);
     for (const attempt of attempts) {

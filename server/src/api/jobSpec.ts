@@ -18,7 +18,7 @@ import { checkStop } from './stopChecks.js';
 import { SpecReader } from './specReader.js';
 import { warningsOf, type Warning } from './specWarnings.js';
 
-/** What a specification may ask for; from the settings. */
+/** The settings that limit a specification. */
 export interface Limits {
   parametersMax: number;
   sequenceLengthMax: number;
@@ -29,16 +29,16 @@ export interface Limits {
   replicasMax: number;
 }
 
-/** What a specification names, as it was found. */
+/** What a specification names, as found. */
 export interface FoundReferences {
   dataset: DatasetHead | undefined;
-  /** Those of a mixture by name. */
+  /** The data sets of a mixture, by name. */
   mixture?: ReadonlyMap<string, DatasetHead>;
-  /** Null when the specification names none. */
+  /** Null if the specification names none. */
   baseWeights: FoundBaseWeights | null;
 }
 
-/** Either a run or what is wrong; warnings come only with a run. */
+/** Either a run or its problems; warnings come only with a run. */
 export type ParsedJobSpec =
   | { spec: RunSpec; problems: []; warnings: Warning[] }
   | { spec: null; problems: FieldProblem[]; warnings: [] };
@@ -78,7 +78,7 @@ export function parseJobSpec(
   return { spec, problems: [], warnings: warningsOf(spec, datasets) };
 }
 
-/** All but the model, in the order in which one thing follows from another. */
+/** Everything but the model, ordered so that each part can use those before it. */
 function parseRun(
   reader: SpecReader,
   asked: JobSpec,
@@ -87,7 +87,7 @@ function parseRun(
 ): specChecks.ModelessRun {
   const { checks, context } = reader;
   const draft = context.spec;
-  if (asked.model?.baseWeights !== undefined) draft.baseWeightsFolder = 'somewhere'; // a warm start follows from its being there
+  if (asked.model?.baseWeights !== undefined) draft.baseWeightsFolder = 'somewhere'; // only its presence counts: a warm start depends on it
   const batch = reader.read('spec.batch', plan.batchSettings, asked.batch, draft.batch);
   specChecks.checkBatch(checks, batch);
   draft.stepCount = parseStepCount(checks, asked, batch, context.stepsMax);
@@ -116,7 +116,7 @@ function parseRun(
   return {
     ...settings,
     dataset: datasets[0]!.dataset,
-    // One alone is no mixture.
+    // A single data set is not a mixture.
     mixture: datasets.length > 1 ? datasets.map(({ dataset, weight }) => ({ dataset, weight })) : [],
     warmStart,
     adapter,
@@ -154,7 +154,7 @@ function contextOf(spec: Draft, datasets: readonly NamedDataset[], limits: Limit
   };
 }
 
-/** The steps of the main phase, which may be asked for as tokens. */
+/** The steps of the main phase, which may be given as tokens. */
 function parseStepCount(
   checks: FieldChecks,
   { stepCount, tokenCount }: JobSpec,
@@ -173,7 +173,7 @@ function parseStepCount(
   return checks.integer('spec.step_count', stepCount, 1, 1, stepsMax);
 }
 
-/** By the present name or that of 0.1.0; a specification that a server gave has both. */
+/** Under its present name or that of 0.1.0; a specification that came from a server has both. */
 function parseOmittedSteps(
   checks: FieldChecks,
   { omittedSteps, skippedSteps }: JobSpec,
@@ -195,7 +195,7 @@ function parseOmittedSteps(
   });
 }
 
-/** Documents of data sets that are trained on, within their training parts and apart from each other. */
+/** Documents to omit: of data sets that are trained on, within their training parts, and not overlapping. */
 function parseOmittedDocuments(
   checks: FieldChecks,
   { omittedDocuments }: JobSpec,
@@ -222,7 +222,7 @@ function parseOmittedDocuments(
 
 const omittedDocumentsMax = 1000;
 
-/** Each once; `auto` takes what there is by itself. */
+/** Each device once; `auto` accepts what there is by itself. */
 function parseAcceptedDevices(
   checks: FieldChecks,
   asked: readonly string[],

@@ -2,7 +2,7 @@ import type { RunChange, RunUpdate } from '@relora/engine/plan';
 import type * as contract from '@relora/sdk/contract';
 import type { FieldChecks } from './fieldChecks.js';
 
-/** Of a learning rate, over its schedule. */
+/** Limit of the factor on the scheduled learning rate. */
 const factorMax = 100;
 const everySecondsMax = 2_592_000;
 const duties = ['evaluation', 'checkpoint', 'sample'] as const;
@@ -12,7 +12,7 @@ type GivenChange = Pick<
   'learningRateFactor' | 'stepCount' | 'evaluation' | 'checkpoint' | 'sample' | 'stop'
 >;
 
-/** What a client asks to change of a run, checked; null for nothing. */
+/** The changes to a run that a client asks for, checked; null for none. */
 export function parseChange(
   checks: FieldChecks,
   prefix: { spec: string; factor: string },
@@ -96,7 +96,7 @@ export function parseUpdates(
   });
 }
 
-/** A run is not steered more often than that. */
+/** The most updates that a run may get. */
 export const updatesMax = 10_000;
 
 export function toUpdate({ number, step, change }: RunUpdate): contract.JobUpdate {

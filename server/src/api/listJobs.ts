@@ -18,7 +18,7 @@ import { parseJobName } from './resourceNames.js';
 import { toJob, toRestart } from './toProto.js';
 import type { Principal } from '../access/principal.js';
 
-/** More than there are: each may be named twice, and no request is longer to judge than to read. */
+/** Enough to name each state twice, and short enough to check quickly. */
 const statesMax = 20;
 
 const orders = { '': 'newestFirst', 'create_time desc': 'newestFirst', create_time: 'oldestFirst' } as const;
@@ -44,7 +44,7 @@ export async function listJobs(
     checks.choice('order_by', request.orderBy, orders, '"create_time desc" or "create_time"') ??
     'newestFirst';
   checks.throwIfWrong();
-  // What must stay the same from page to page; a different size may be asked for.
+  // What must stay the same from page to page; the page size may change.
   const filter = {
     list: 'jobs',
     tenant,
@@ -77,7 +77,7 @@ export async function listJobs(
   return { jobs: messages as JobProto[], nextPageToken: pageTokens.write(filter, next) };
 }
 
-/** One page of a job's restarts, in their order. */
+/** One page of a job's restarts, in order. */
 export async function listRestarts(
   { config, store, journal, pageTokens }: Pick<ApiParts, 'config' | 'store' | 'journal' | 'pageTokens'>,
   request: ListRestartsRequest,

@@ -7,7 +7,7 @@ import { enums } from './enums.js';
 import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 
-/** Points of a series when a request does not say. */
+/** Points of a series if a request does not say. */
 const pointsDefault = 200;
 
 /** The series of one job. */
@@ -26,7 +26,7 @@ export async function metricHistory(
   return { series: toSeries(history, asked), bucketStepCount, lastSequence: job.lastSequence };
 }
 
-/** The metrics that are asked for, in the order of the contract; all for none. */
+/** The requested metrics, in the order of the contract; all if none are requested. */
 export function parseMetrics(checks: FieldChecks, values: readonly string[]): Metric[] {
   const asked = new Set(
     values
@@ -45,7 +45,7 @@ export function parseMetrics(checks: FieldChecks, values: readonly string[]): Me
   return asked.size === 0 ? [...metrics] : metrics.filter((metric) => asked.has(metric));
 }
 
-/** Points that each of so many series may have; what is too much becomes what is allowed, as with the size of a page. */
+/** Points that each of `seriesCount` series may have; a larger number becomes the limit, as with page sizes. */
 export function parsePointsMax(
   checks: FieldChecks,
   pointsMax: number,

@@ -9,13 +9,13 @@ import type { ModelessRun } from './specChecks.js';
 
 /** A data set that a specification names. */
 export interface NamedDataset extends MixturePart {
-  /** Undefined where there is none. */
+  /** Undefined if it does not exist. */
   head: DatasetHead | undefined;
 }
 
 const weightMax = 1e9;
 
-/** The data sets of a specification with their weights, which sum to more than nothing. */
+/** The data sets of a specification with their weights, whose sum must be positive. */
 export function parseDatasets(
   checks: FieldChecks,
   asked: Pick<JobSpec, 'dataset' | 'mixture'>,
@@ -61,7 +61,7 @@ export function checkDataset(
   else if (head === undefined) checks.add(field, 'a data set that exists', quote(name));
 }
 
-/** Tokens of a data set have to be those of the one that is trained on. */
+/** The tokens of a data set must be those of the one that is trained on. */
 export function checkTokenizer(
   checks: FieldChecks,
   field: string,
@@ -78,7 +78,7 @@ function describe({ kind, vocabularySize, sha256, endOfTextId }: PreparedDataset
   return `${kind} of ${vocabularySize} tokens, end of text ${endOfTextId} (${sha256.slice(0, 12)})`;
 }
 
-/** Data sets that are trained on and prepared. */
+/** Data sets that are trained on and are prepared. */
 export function trainedParts(parts: readonly NamedDataset[]) {
   return parts.flatMap(({ dataset, weight, head }) =>
     weight > 0 && head?.prepared ? [{ dataset, weight, tokenCount: head.prepared.train.tokenCount }] : [],
@@ -86,8 +86,8 @@ export function trainedParts(parts: readonly NamedDataset[]) {
 }
 
 /**
- * Of a data set that was prepared before chats had their ends beside them masks cut where a text ends by its token: the model would see the
- * last turn of a chat alone whose turns end with it.
+ * A data set that was prepared before the ends of chats were stored has masks that cut at every end token. If the turns of a chat end with
+ * that token, the model would see only its last turn.
  */
 export function checkMasks(
   checks: FieldChecks,
@@ -106,7 +106,7 @@ export function checkMasks(
   }
 }
 
-/** Most steps in which no training part is read twice. */
+/** The most steps in which no training part is read twice. */
 export function stepsInOnePass(
   parts: readonly NamedDataset[],
   { batch, seed }: Pick<ModelessRun, 'batch' | 'seed'>,

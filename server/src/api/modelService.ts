@@ -40,7 +40,7 @@ export function modelService(parts: ApiParts): Implementation<typeof ModelServic
           }
           isDone = true;
         } catch (error) {
-          // A running job may have put newer checkpoints in the place of this one before it was loaded.
+          // A running job may have replaced this checkpoint by newer ones before it was loaded.
           const mayRepeat = tokenCount === 0 && !signal.aborted;
           if (!mayRepeat || !(await wasPruned(parts, tenant, request.model, model.source)))
             throw taskError(error, request.model, context.signal, stopping);

@@ -22,12 +22,12 @@ import { nearest } from '../nearest.js';
 import type { SpecReader } from './specReader.js';
 import { toModelConfig } from './toProto.js';
 
-/** Weights to continue from, as they were found on the disk. */
+/** Weights to continue from, as found on the disk. */
 export type FoundBaseWeights = { folder: string; config: Record<string, unknown> } | { problem: string };
 
 /**
- * The shape of the model and where its weights begin. While the tokenizer's vocabulary is not known, what depends on it is not
- * checked. Undefined when there is no shape to check further.
+ * The shape of the model and where its weights come from. While the tokenizer's vocabulary is unknown, what depends on it is not checked.
+ * Undefined if there is no shape to check further.
  */
 export function parseModelSpec(
   reader: SpecReader,
@@ -70,7 +70,7 @@ export function parseModelSpec(
   return undefined;
 }
 
-/** Which field names the weights, and what may stand there. */
+/** Which field names the weights, and what it must be. */
 function baseWeightsSource({ path, weights, artifact }: BaseWeights): { source: string; expected: string } {
   if ([path, weights, artifact].filter(Boolean).length !== 1)
     return { source: '', expected: 'exactly one of path, weights and artifact' };
@@ -108,7 +108,7 @@ function checkHeads(
   } else if (hiddenSize % numAttentionHeads !== 0) {
     checks.add(`${field}.num_attention_heads`, `a divisor of hidden_size ${hiddenSize}`, numAttentionHeads);
   } else if ((hiddenSize / numAttentionHeads) % 2 !== 0) {
-    // The rotary embedding turns pairs of features.
+    // The rotary embedding rotates pairs of features.
     checks.add(
       `${field}.num_attention_heads`,
       'an even head size, hidden_size / num_attention_heads',
@@ -166,7 +166,7 @@ function checkRopeScaling(
   };
 }
 
-/** The shape as the engine will read it, so that nothing but the weights can be wrong later; code in it is ignored. */
+/** The shape as the engine will read it, so that only the weights can still be wrong later; code in it is ignored. */
 function fromHuggingFace(
   checks: FieldChecks,
   field: string,

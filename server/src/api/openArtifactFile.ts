@@ -5,12 +5,12 @@ import { ServiceError } from '../errors.js';
 import { streamedBytes } from '../headroom.js';
 
 export interface ArtifactFileReader {
-  /** The bytes from an offset on. Throws ARTIFACT_DAMAGED. */
+  /** The bytes from an offset. Throws ARTIFACT_DAMAGED. */
   pieces(start: number): AsyncGenerator<Buffer>;
   close(): Promise<void>;
 }
 
-/** A file of a ready artifact, to be closed by the caller. Throws ARTIFACT_FILE_NOT_FOUND and ARTIFACT_DAMAGED. */
+/** Opens a file of a ready artifact; the caller closes it. Throws ARTIFACT_FILE_NOT_FOUND and ARTIFACT_DAMAGED. */
 export async function openArtifactFile(
   artifacts: ArtifactStore,
   artifact: Artifact,

@@ -3,12 +3,12 @@ import { capitals } from './enums.js';
 import type { FieldChecks } from './fieldChecks.js';
 import type { ModelessRun } from './specChecks.js';
 
-/** Optimizers by phase, and their settings, as far as they exclude each other or mean nothing. */
+/** Refuses optimizers and settings that exclude each other or have no effect. */
 export function checkOptimizers(checks: FieldChecks, run: ModelessRun): void {
   checkPhases(checks, run);
   const { optimizer } = run;
   const used = optimizersOf(run);
-  // What a server gave back has the default in it.
+  // A specification that came from a server has the default in it.
   const isAsked = optimizer.momentum !== optimizerSettings.momentum.default;
   if (isAsked && !used.includes('muon') && !used.includes('loraMuon')) {
     checks.add(
@@ -26,7 +26,7 @@ export function checkOptimizers(checks: FieldChecks, run: ModelessRun): void {
   if (run.adapter !== null) checkAdapters(checks, run.adapter);
 }
 
-/** An optimizer for steps that the job does not have. */
+/** Refuses an optimizer for steps that the job does not have. */
 function checkPhases(checks: FieldChecks, { kind, optimizer, warmStart, adapter }: ModelessRun): void {
   if (kind !== 'fullRank' && optimizer.fullRankOptimizer !== 'adamw') {
     checks.add(

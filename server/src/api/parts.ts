@@ -34,7 +34,7 @@ import type { DeviceCatalog } from './deviceCatalog.js';
 import type { PageTokens } from './pageToken.js';
 import type { Places } from './places.js';
 
-/** All that the services of the API stand on. Each takes what it needs of it; server.ts makes it once. */
+/** Everything that the services of the API use; each takes the parts that it needs. server.ts makes them once. */
 export interface ApiParts {
   config: Config;
   log: Logger;
@@ -67,7 +67,7 @@ export interface ApiParts {
   metrics: Metrics;
   pageTokens: PageTokens;
   identity: StoreIdentity;
-  /** Uploads and downloads that may be open at once. */
+  /** Limits for concurrent uploads and downloads. */
   downloadPlaces: Places;
   uploadPlaces: Places;
   /** What jobs can run on. */
@@ -76,6 +76,6 @@ export interface ApiParts {
   confinement: Confinement;
   version: string;
   startTimeMs: number;
-  /** Aborted when the server begins to stop: watches and uploads then end, calls under way are answered. */
+  /** Aborted when the server begins to stop: watches and uploads then end, calls in progress are answered. */
   stopping: AbortSignal;
 }

@@ -6,7 +6,7 @@ export interface StreamPlaces {
   uploadPlaces: Places;
 }
 
-/** Places for the streams that hold a file open. */
+/** Limits for streams, each of which keeps a file open. */
 export function streamPlaces({
   downloadsMax,
   uploadsMax,
@@ -17,7 +17,7 @@ export function streamPlaces({
   };
 }
 
-/** A bounded number of things that may be open at once. */
+/** Limits how many things may be open at once. */
 export class Places {
   private takenCount = 0;
 
@@ -26,7 +26,7 @@ export class Places {
     private readonly refusal: () => ServiceError,
   ) {}
 
-  /** Takes a place until it is disposed of; throws the refusal when there is none. */
+  /** Takes a place until it is disposed of; throws the refusal if none is free. */
   take(): Disposable {
     if (this.takenCount >= this.max) throw this.refusal();
     this.takenCount++;

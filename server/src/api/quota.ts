@@ -3,7 +3,7 @@ import type { Principal } from '../access/principal.js';
 import type { Quota } from '../quotas/quotaFile.js';
 import type { ApiParts } from './parts.js';
 
-/** What the caller's tenant may have, and has. */
+/** The quota of the caller's tenant, and how much of it is used. */
 export async function getQuota(
   { quotas, usage }: Pick<ApiParts, 'quotas' | 'usage'>,
   { tenant }: Principal,

@@ -1,47 +1,47 @@
 import { asFullRank, secondsOf, stepTime, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
 
-/** Steps that are remembered of a device, of all jobs: enough for a median that single slow ones do not move. */
+/** Steps that are kept per device, over all jobs: enough for a median that a few slow steps do not move. */
 const stepsMax = 101;
-/** Steps before they are believed. */
+/** Steps needed before there is a result. */
 const stepsMin = 20;
-/** Shares of the steps that took less than the two ends of what is reported as their spread. */
+/** The quantiles that are reported as the spread. */
 const [lowShare, highShare] = [0.1, 0.9];
 
-/** A step as it was taken. */
+/** The duration of a step. */
 export interface TakenStep {
   isFullRank: boolean;
   seconds: number;
 }
 
-/** What the steps of jobs took on a device over what `basis` foresees for them. */
+/** How long the steps of jobs took on a device, relative to the estimate from `basis`. */
 export interface Reached {
-  /** The measurement that the ratios are held against: a later one changes neither. */
+  /** The measurement that the ratios refer to: a later one changes neither. */
   basis: DeviceSpeed;
   ratio: number;
-  /** A tenth of the steps took less, a tenth took more. */
+  /** A tenth of the steps had a lower ratio than `lowRatio`, a tenth a higher one than `highRatio`. */
   lowRatio: number;
   highRatio: number;
 }
 
-/** As it is stored; ratios in the order of the steps. */
+/** The stored form; ratios in the order of the steps. */
 export interface ReachedRow {
   device: string;
   basis: DeviceSpeed;
   ratios: number[];
 }
 
-/** What jobs reached, by device: the last steps of all that ran alone there. */
+/** The speed that jobs reached, by device: from the last steps of jobs that ran alone on it. */
 export class ReachedSpeed {
   private readonly rows = new Map<string, ReachedRow>();
-  /** Of the job whose steps came last. */
+  /** The estimate for the job that reported last. */
   private foreseen: { jobId: string; basis: DeviceSpeed; fullRank: number; main: number } | undefined;
 
-  /** Takes over what was stored. */
+  /** Loads what was stored. */
   restore(rows: readonly ReachedRow[]): void {
     for (const row of rows) this.rows.set(row.device, row);
   }
 
-  /** Takes a step of a job on a device, whose name is `device` and whose speed was measured. */
+  /** Adds a step of a job on the device named `device`, whose speed was measured. */
   note(
     jobId: string,
     spec: RunSpec,
@@ -62,7 +62,7 @@ export class ReachedSpeed {
     this.rows.set(device, row);
   }
 
-  /** Undefined while too few steps were taken on this device. */
+  /** Undefined while too few steps ran on this device. */
   on(device: string): Reached | undefined {
     const row = this.rows.get(device);
     if (row === undefined || row.ratios.length < stepsMin) return undefined;

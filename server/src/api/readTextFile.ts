@@ -2,12 +2,12 @@ import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename } from 'node:path';
 
-/** The text of a regular file of our own, links not followed; `problem` says what was found in its place. */
+/** The text of a regular file of our own, without following links; `problem` says what is there instead. */
 export async function readTextFile(
   path: string,
   bytesMax: number,
 ): Promise<{ text: string } | { problem: string }> {
-  const name = basename(path); // the folder is for nobody to know
+  const name = basename(path); // the folder is not shown to clients
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
     () => undefined,
   );

@@ -8,7 +8,7 @@ export interface UploadMessage {
   chunk?: { fileIndex: number; offsetBytes: number; data: Uint8Array } | undefined;
 }
 
-/** An upload that is open: of a data set or of weights. */
+/** An open upload of a data set or of weights. */
 export interface OpenUpload {
   /** Resource name. */
   name: string;
@@ -19,18 +19,18 @@ export interface OpenUpload {
 
 export interface Receiving {
   config: Pick<Config, 'freeDiskBytesMin'>;
-  /** Of the call. */
+  /** The signal of the call. */
   signal: AbortSignal;
   onReceived(bytes: number): void;
 }
 
-/** Writes the chunks of a client's stream until it ends; throws what is wrong with them. */
+/** Writes the chunks of a client's stream until it ends; throws the first error. */
 export async function receiveChunks(
   messages: AsyncIterator<UploadMessage>,
   upload: OpenUpload,
   { config, signal, onReceived }: Receiving,
 ): Promise<void> {
-  // One chunk is awaited at a time: what the disk cannot take, HTTP/2 holds back at the sender.
+  // Waits for one chunk at a time, so HTTP/2's flow control slows the sender down to the speed of the disk.
   for (;;) {
     const next = await messages.next();
     if (next.done === true) return;
@@ -46,7 +46,7 @@ export async function receiveChunks(
   }
 }
 
-/** The error of bytes that were not taken. */
+/** The error for bytes that were refused. */
 export function writeError(
   result: Exclude<WriteResult, 'written'>,
   { name, files, receivedBytes }: OpenUpload,
@@ -76,7 +76,7 @@ export function writeError(
   }
 }
 
-/** The error of an upload that is not done. */
+/** The error for an upload that is not complete. */
 export function unfinished(
   result: Exclude<ReceiveResult, { outcome: 'done' }>,
   { name, files, receivedBytes }: OpenUpload,

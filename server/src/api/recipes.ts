@@ -4,12 +4,12 @@ import { nearest } from '../nearest.js';
 import type { FieldChecks } from './fieldChecks.js';
 import { putOver } from './forkSpec.js';
 
-/** Defaults of a job by name (docs/relora.md §Recipes has their sources). Whatever a client sets wins. */
+/** Named defaults of a job (docs/relora.md §Recipes has their sources). What a client sets takes precedence. */
 interface Recipe {
   summary: string;
-  /** Kinds of jobs that it is for; null: all. */
+  /** Kinds of jobs that it applies to; null: all. */
   kinds: readonly contract.JobKind[] | null;
-  /** Default of alpha over rank; null: that of AdapterSpec. */
+  /** Default of alpha / rank; null: that of AdapterSpec. */
   alphaOverRank: number | null;
   /** `stepCount` is that of the main phase. */
   defaults: (stepCount: number) => contract.DeepPartial<contract.JobSpec>;
@@ -66,7 +66,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
   },
 };
 
-/** Name of the recipe of a job; that of the paper where there is none or another mistake. */
+/** Name of a job's recipe; `paper` if there is none or it is invalid. */
 export function parseRecipe(checks: FieldChecks, { recipe, kind }: contract.JobSpec): string {
   if (recipe === '') return 'paper';
   const found = Object.hasOwn(recipes, recipe) ? recipes[recipe] : undefined;
@@ -87,7 +87,7 @@ export function parseRecipe(checks: FieldChecks, { recipe, kind }: contract.JobS
   return 'paper';
 }
 
-/** The specification with the recipe's defaults where it has nothing. */
+/** The specification with the recipe's defaults for unset fields. */
 export function withRecipe(recipe: string, spec: contract.JobSpec, stepCount: number): contract.JobSpec {
   return { ...spec, ...(putOver(recipes[recipe]!.defaults(stepCount), spec) as Partial<contract.JobSpec>) };
 }

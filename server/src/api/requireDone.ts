@@ -5,7 +5,7 @@ import type { DeletionResult } from '../jobs/jobDeletion.js';
 import type { FieldChecks } from './fieldChecks.js';
 import { toEtag } from './toProto.js';
 
-/** What each action asks of the state of a job, for its refusal. */
+/** Which states each action needs, for the error of a refused one. */
 const actions = {
   pause: { done: 'paused', allowed: 'QUEUED, STARTING or RUNNING' },
   resume: { done: 'resumed', allowed: 'PAUSED' },
@@ -18,14 +18,14 @@ export type JobAction = keyof typeof actions;
 
 const etagPattern = /^"([1-9][0-9]{0,14})"$/;
 
-/** The version of a job that an etag stands for; null for an empty one. */
+/** The version of a job in an etag; null for an empty one. */
 export function parseEtag(checks: FieldChecks, etag: string): number | null {
   const match = etagPattern.exec(etag);
   if (etag !== '' && match === null) checks.add('etag', 'the etag of a Job, with its quotes', quote(etag));
   return match === null ? null : Number(match[1]);
 }
 
-/** The job of a result that is one; throws for any other. */
+/** The job, if the action was done; throws for any other result. */
 export function requireDone(
   result: ControlResult | DeletionResult,
   action: JobAction,

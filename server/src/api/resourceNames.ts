@@ -2,8 +2,8 @@ import { quote, ServiceError } from '../errors.js';
 import { idIn } from '../store/tenantIds.js';
 
 /**
- * Names as clients write them within their tenant: chosen by them or made by the server. A name is never a path. What is read of one is
- * the id in the store, which no other tenant's name can mean.
+ * Names as clients write them within their tenant, chosen by a client or made by the server. A name is never a path. It is turned into the
+ * id in the store, which no name of another tenant can refer to.
  */
 const id = '[a-z][a-z0-9-]{2,61}[a-z0-9]';
 const jobPattern = new RegExp(`^jobs/(${id})$`);
@@ -72,7 +72,7 @@ function qualify(tenant: string, name: string | undefined): string | undefined {
 const idRule = 'an id of 4 to 63 of a-z 0-9 -, beginning with a letter, ending with a letter or digit';
 
 function refuse(field: string, shape: string, got: string): never {
-  // Of the right shape, so its id is what is wrong.
+  // The shape is right, so the id is what is wrong.
   const isNamed = new RegExp(`^${shape.replace(/\{\w+\}/g, '[^/]+')}$`).test(got);
   const expected = isNamed ? `${shape} with ${idRule}` : shape;
   throw new ServiceError('REQUEST_INVALID', { problems: [{ field, expected, got: quote(got) }] });

@@ -10,7 +10,7 @@ import type { Principal } from '../access/principal.js';
 import type { CallContext } from '../grpc/service.js';
 import { withName } from '../store/tenantIds.js';
 
-/** Reads what was sealed again: of one job, data set or upload of weights, of all of a kind, or of all. */
+/** Reads sealed files again and verifies them: of one job, data set or upload of weights, of all of a kind, or of all. */
 export async function* scrub(
   parts: ApiParts,
   { name }: ScrubRequest,

@@ -52,15 +52,17 @@ const contractFile = new URL('../../src/generated/relora.binpb', import.meta.url
 const healthName = 'grpc.health.v1.Health';
 const reflectionNames = ['v1', 'v1alpha'].map((version) => `grpc.reflection.${version}.ServerReflection`);
 
-/** The methods of the contract for those who speak JSON. */
+/** The methods of the contract for JSON clients. */
 export function contractMethods(): Map<string, JsonMethod> {
   return jsonMethods(readFileSync(contractFile), serviceNames);
 }
 
-/** What calls with one answer may take beyond the time that a trainer has to stop. */
+/** Time that calls with one answer may take in addition to the time that a trainer has to stop. */
 const unarySeconds = 60;
 
-/** Health alone, in plain text and for everybody: what a probe learns is whether the server serves. Does not listen yet. */
+/**
+ * Serves only health checks, unencrypted and without a login: all that a probe learns is whether the server serves. Does not listen yet.
+ */
 export function serveHealth(
   { config, log, stopping }: Pick<ApiParts, 'config' | 'log' | 'stopping'>,
   health: Health,

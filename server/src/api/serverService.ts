@@ -15,7 +15,7 @@ import { getUsage } from './usage.js';
 import type { DiskUse } from '../retention/diskUse.js';
 import { tenantOf, withName } from '../store/tenantIds.js';
 
-/** Says what the server is and can do. */
+/** Describes the server and what it can do. */
 export function serverService(parts: ApiParts): Implementation<typeof ServerServiceDefinition> {
   const { config, store, devices, slots, confinement, disk, version, startTimeMs, audit, pageTokens } = parts;
   return {
@@ -43,7 +43,7 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
         recipes: Object.entries(recipes).map(([name, { summary }]) => ({ name, summary })),
         presets: Object.entries(presets).map(([name, shape]) => ({
           name,
-          // Without a vocabulary only the linear layers and norms are left.
+          // Without a vocabulary only the linear layers and norms remain.
           config: { ...toModelConfig({ ...shape, vocabSize: 0 }), vocabSize: undefined },
           bodyParameterCount: countParameters({
             kind: 'fullRank',
@@ -94,7 +94,7 @@ export function serverService(parts: ApiParts): Implementation<typeof ServerServ
   };
 }
 
-/** What a tenant has, by its own names; of the rest nothing is said. */
+/** The disk use of one tenant, under its own names, without the rest. */
 function ofTenant(use: DiskUse, tenant: string): DiskUse {
   const entries = use.entries
     .filter(({ name }) => tenantOf(name.split('/')[1] ?? '') === tenant)
@@ -114,7 +114,7 @@ function ofTenant(use: DiskUse, tenant: string): DiskUse {
   };
 }
 
-/** Settings that limit what clients may ask, by the name of their variable. */
+/** Settings that limit what clients may request, by variable. */
 function limitsOf(config: Config): Record<string, string> {
   const names = Object.keys(settings) as (keyof typeof settings)[];
   const limits = names.filter(

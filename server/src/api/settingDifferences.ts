@@ -3,7 +3,7 @@ import { JobSpec, type SettingDifference } from '@relora/sdk/contract';
 import { fieldName } from './settings.js';
 import { toSpec } from './toProto.js';
 
-/** Settings that are not the same in all specifications, as the contract names and writes them. */
+/** Settings that are not the same in all specifications, with the names and values of the contract. */
 export function settingDifferences(specs: readonly RunSpec[]): SettingDifference[] {
   // Without the old name of omitted_steps, which has the same value.
   const settings = specs.map(
@@ -15,7 +15,7 @@ export function settingDifferences(specs: readonly RunSpec[]): SettingDifference
     .filter(({ values }) => new Set(values).size > 1);
 }
 
-/** Path and JSON of everything in a message that is no message itself. */
+/** Path and JSON of every value in a message that is not a message itself. */
 function leavesOf(value: unknown, path: string): [path: string, json: string][] {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     return [[path, JSON.stringify(value)]];

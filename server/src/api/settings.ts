@@ -3,7 +3,7 @@ import { enums, type EnumWords } from './enums.js';
 import { listOf, type FieldChecks } from './fieldChecks.js';
 
 type Enums = typeof enums;
-/** A message of the contract with the values of a table: an enum's value in place of its word. */
+/** A message of the contract with the values of a table; enums have the contract's values instead of our words. */
 export type MessageOf<T extends Settings> = { [K in keyof T]: FieldOf<T[K]> };
 type FieldOf<S> =
   S extends ChoiceSetting<infer Word, infer Name>
@@ -11,7 +11,7 @@ type FieldOf<S> =
       ? Enums[Name]['to'][Word & keyof Enums[Name]['to']]
       : Word
     : ValueOf<S>;
-/** A message with every field in it, set or not: one that was forgotten does not compile. */
+/** A message with every field in it, set or not: forgetting one does not compile. */
 export type Whole<Message> = { [K in keyof Required<Message>]: Message[K] };
 
 /** `everyStepCount` as the contract writes it, every_step_count. */
@@ -19,7 +19,7 @@ export function fieldName(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
-/** Takes what a client gave for the settings of a message, if that is good, and notes what is wrong with it otherwise. */
+/** Takes a valid value that a client gave for a setting of a message; otherwise records what is wrong with it. */
 export function checking(checks: FieldChecks, message: string): Take {
   return (key, setting, given) => {
     const field = `${message}.${fieldName(key)}`;
@@ -52,7 +52,7 @@ function takeChoice(
   return checks.choice(field, given ?? setting.default, choices, listOf(setting.words)) ?? setting.default;
 }
 
-/** The settings of a table as the contract has them. */
+/** The settings of a table as a message of the contract. */
 export function toMessage<T extends Settings>(table: T, values: ValuesOf<T>): MessageOf<T> {
   const entries = Object.entries(table).map(([key, setting]) => {
     const value = values[key as keyof T];

@@ -29,7 +29,7 @@ export function checkBatch(checks: FieldChecks, batch: RunSpec['batch']): void {
   if (sequenceCount % micro !== 0) checks.add(field, `a divisor of sequence_count ${sequenceCount}`, micro);
 }
 
-/** Each process takes as many sequences of a batch, and all of them compute on one kind of device. */
+/** Each process gets the same number of sequences of a batch, and all of them run on one kind of device. */
 export function checkReplicas(
   checks: FieldChecks,
   {
@@ -76,7 +76,10 @@ export function checkReplicas(
     checks.add(field, '1 with streams.dropout 1, whose masks are drawn by micro-batch', replicas);
 }
 
-/** Processes that train a cycle by themselves begin the next alike: with weights that have a mean, and nothing of their own. */
+/**
+ * Processes that train a cycle separately must begin the next one alike: their weights are averaged, so they must have a mean, and nothing
+ * else may differ.
+ */
 export function checkSynchronization(
   checks: FieldChecks,
   {
@@ -105,7 +108,7 @@ export function checkSynchronization(
     checks.add('spec.optimizer.moment_type', `FLOAT32 ${beside}`, capitals(optimizer.momentType));
 }
 
-/** A frozen base there is only beside adapters, and each device has its own precisions. */
+/** Only a job with adapters has a frozen base, and each device has its own precisions. */
 export function checkPrecision(
   checks: FieldChecks,
   { precision, kind, device }: Pick<RunSpec, 'precision' | 'kind' | 'device'>,
@@ -130,7 +133,7 @@ export function precisionsOf(device: DeviceName): string {
   return `${['AUTO', ...others.reverse()].join(', ')} or ${last} on ${device}${device === 'native' ? '; only cuda has FP8_BASE' : ''}`;
 }
 
-/** PEFT has adapters in it, so a run that exports it has to end with some. */
+/** A PEFT export contains adapters, so the run must end with some. */
 export function checkLastPhase(checks: FieldChecks, run: ModelessRun): void {
   if (!run.export.formats.includes('peft') || (run.adapter?.fullRankStepCount ?? 0) === 0) return;
   if (checks.isWrong('spec.step_count') || checks.isWrong('spec.adapter')) return;
@@ -143,7 +146,7 @@ export function checkLastPhase(checks: FieldChecks, run: ModelessRun): void {
   );
 }
 
-/** Each training part has to be long enough for a sequence, and for all steps where nothing may be repeated. */
+/** Each training part must be long enough for one sequence, and for all steps if nothing may be repeated. */
 export function checkTrainingPart(
   checks: FieldChecks,
   run: ModelessRun,
@@ -159,7 +162,7 @@ export function checkTrainingPart(
       run.batch.sequenceLength,
     );
   }
-  // A part without one whole sequence is never read a first time, however many steps there are.
+  // A part shorter than one sequence is never read at all, however many steps there are.
   const isKnown =
     !checks.isWrong('spec.batch') && !checks.isWrong('spec.mixture') && trainedParts(datasets).length > 0;
   if (run.endOfData === 'stop' && isKnown) checkOnePass(checks, run, datasets);
@@ -176,7 +179,7 @@ export function checkModelSize(
     checks.add('spec.model', `at most ${parametersMax} weights`, parameterCount);
 }
 
-/** Products of e4m3 read sixteen values at once: of less nothing would be gained, and a row's scale would fit too few. */
+/** Products of e4m3 read sixteen values at once: narrower layers would gain nothing, and a row's scale would cover too few values. */
 const codedWidthMin = 16;
 
 export function checkCodedWidths(
@@ -192,8 +195,8 @@ export function checkCodedWidths(
 }
 
 /**
- * Refused rather than cut short: learning rate and restarts are laid out over step_count, which must be known before the
- * first step and is the client's to choose.
+ * Refused instead of shortened: learning rate and restarts are planned over step_count, which must be known before the first step and is
+ * the client's choice.
  */
 function checkOnePass(
   checks: FieldChecks,

@@ -2,19 +2,19 @@ import { settle, type Context, type Settings, type ValuesOf } from '@relora/engi
 import type { FieldChecks } from './fieldChecks.js';
 import { checking } from './settings.js';
 
-/** Reads the messages of a specification by the tables of their settings, and notes all that is wrong. */
+/** Reads the messages of a specification with the tables of their settings, and records everything that is wrong. */
 export class SpecReader {
   constructor(
     readonly checks: FieldChecks,
     readonly context: Context,
   ) {}
 
-  /** The same with something known better. */
+  /** The same reader with more of the context known. */
   with(known: Partial<Context>): SpecReader {
     return new SpecReader(this.checks, { ...this.context, ...known });
   }
 
-  /** The values of a message, whose place is `field`. What other settings follow from goes into `target`, a part of the draft. */
+  /** The values of the message at `field`. Values that other settings depend on go into `target`, a part of the draft. */
   read<T extends Settings>(
     field: string,
     table: T,

@@ -21,7 +21,7 @@ export interface Warning {
   message: string;
 }
 
-/** What is allowed but probably not meant. */
+/** Warns of what is allowed but probably not intended. */
 export function warningsOf(spec: RunSpec, datasets: readonly NamedDataset[]): Warning[] {
   const warnings: Warning[] = [];
   const { adapter } = spec;
@@ -100,8 +100,8 @@ function ranksOf(adapter: AdapterSettings): string {
 }
 
 /**
- * Layers that cost less when they are trained in full, those of one shape together. Per token a trained layer takes 6·in·out
- * operations, an adapted one 4·in·out + 6·rank·(in + out), or 2·rank·in less where A is frozen: docs/relora.md.
+ * Layers that would be cheaper to train in full, those of one shape together. Per token, a layer trained in full takes 6·in·out operations,
+ * an adapted one 4·in·out + 6·rank·(in + out), or 2·rank·in less if A is frozen: docs/relora.md.
  */
 function layersAboveBreakEven(model: LlamaConfig, adapter: AdapterSettings): string[] {
   const shapes = linearShapes(model);

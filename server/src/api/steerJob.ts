@@ -11,7 +11,7 @@ import type { CallContext } from '../grpc/service.js';
 type Action = 'pause' | 'resume' | 'cancel';
 type SteerRequest = { name: string; requestId: string; etag: string };
 
-/** Pauses, resumes or cancels, and answers once the trainer has done its part. */
+/** Pauses, resumes or cancels a job, and answers once the trainer has reacted. */
 export async function steerJob(
   { control, stopping }: Pick<ApiParts, 'control' | 'stopping'>,
   action: Action,
@@ -24,7 +24,7 @@ export async function steerJob(
   if (job.stopRequest === null) return { job: toJob(job) };
   const settled = await control.whenSettled(jobId, AbortSignal.any([signal, stopping]));
   if (settled === undefined) throw new ServiceError('JOB_NOT_FOUND', { jobId });
-  // The wish is stored and outlives this server; only the answer is not there yet.
+  // The request is stored and outlives this server; only the outcome is not known yet.
   if (settled.stopRequest !== null && stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
   return { job: toJob(settled) };
 }

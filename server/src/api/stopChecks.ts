@@ -1,7 +1,7 @@
 import type { RunSpec } from '@relora/engine/plan';
 import type { FieldChecks } from './fieldChecks.js';
 
-/** What ends a run early, and what is kept of it, has to have what it is decided by. */
+/** Stopping early, and keeping the best checkpoint, need the held-out loss that they are decided by. */
 export function checkStop(
   checks: FieldChecks,
   {
@@ -10,7 +10,7 @@ export function checkStop(
     evaluation,
     export: exported,
   }: Pick<RunSpec, 'stop' | 'checkpoint' | 'evaluation' | 'export'>,
-  /** Whether a data set has a held-out part, or may have. */
+  /** Whether a data set has, or may have, a held-out part. */
   isHeldOut: boolean,
 ): void {
   if (exported.weights === 'best' && !checkpoint.keepBest)

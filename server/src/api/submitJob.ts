@@ -8,7 +8,7 @@ import type { ApiParts } from './parts.js';
 import { toJob } from './toProto.js';
 import { idIn } from '../store/tenantIds.js';
 
-/** What CreateJob and ForkJob say of a job beside its specification. */
+/** The fields of CreateJob and ForkJob other than the specification. */
 export function parseNewJob(
   checks: FieldChecks,
   tenant: string,
@@ -24,12 +24,12 @@ export function parseNewJob(
   };
 }
 
-/** With the labels in an order of their own: a map has none, and an equal request an equal digest. */
+/** Labels in a fixed order: a map has none, and equal requests must have equal digests. */
 export function sortedLabels({ labels }: { labels: Record<string, string> }): Record<string, string> {
   return Object.fromEntries(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Adds the problems of the rest of a request to those of its specification, so that all come in one answer. */
+/** Adds the problems of the rest of a request to those of its specification, so that one answer has them all. */
 export async function admitWith(
   checks: FieldChecks,
   admit: () => Promise<AdmittedJob>,
@@ -50,7 +50,7 @@ export async function admitWith(
   }
 }
 
-/** Stores and queues a job that was admitted; a request that is repeated gets the first job. */
+/** Stores and queues an admitted job; a repeated request gets the first job. */
 export async function submitJob(
   { queue, config }: Pick<ApiParts, 'queue' | 'config'>,
   newJob: Omit<NewJob, 'spec' | 'warnings'>,
@@ -76,7 +76,7 @@ export async function submitJob(
   }
 }
 
-/** The job that a request made earlier; undefined for a new request. */
+/** The job that this request created earlier; undefined for a new request. */
 export async function repeatedJob(
   { queue }: Pick<ApiParts, 'queue'>,
   tenant: string,

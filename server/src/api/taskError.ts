@@ -1,12 +1,12 @@
 import { ServiceError } from '../errors.js';
 import { TaskFailed } from '../trainer/taskRunner.js';
 
-/** Whether a task failed because a folder holds no model that we can read, and not by a fault of the world. */
+/** Whether a task failed because a folder has no model that we can read, and not for an outside reason such as the disk. */
 export function isFaultOfFolder({ reason }: TaskFailed): boolean {
   return ['MODEL_FOLDER_INVALID', 'SAFETENSORS_INVALID', 'TOKENIZER_INVALID'].includes(reason);
 }
 
-/** The error that a client gets when a task for it failed; what is not a TaskFailed comes back as it is. */
+/** The error that a client gets when its task failed; anything but a TaskFailed is returned as it is. */
 export function taskError(
   error: unknown,
   subject: string,

@@ -65,7 +65,7 @@ export function toJob(job: Job): contract.Job {
     imported: job.imported === null ? undefined : toImport(job.imported),
     deleteTime: toDate(job.deleteTimeMs),
     purgeTime: toDate(job.purgeTimeMs),
-    // In the answers of some methods alone.
+    // Only the answers of some methods have these.
     updates: [],
     evaluations: [],
   };
@@ -90,7 +90,7 @@ export function toExplanation({
     reason: enums.WaitReason.to[reason],
     notBeforeTime: toDate(notBeforeMs),
     estimatedStartTime: toDate(estimatedStartMs),
-    documents: undefined, // where a step is asked for
+    documents: undefined, // set only if a step is asked for
     places: [],
   };
 }
@@ -120,7 +120,7 @@ function toGraph({ module, graph }: Execution['graphs'][number]): contract.Execu
   return { module: enums.TargetModule.to[module], graph: enums.AdapterGraph.to[graph] };
 }
 
-/** A specification with every default in it. Sent back as it is, it makes the same run. */
+/** A specification with every default in it. Sent back unchanged, it makes the same run. */
 export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
   return {
     ...toMessage(plan.runSettings, spec),
@@ -133,7 +133,7 @@ export function toSpec(spec: RunSpec): Whole<contract.JobSpec> {
     warmStart: spec.kind === 'fullRank' ? undefined : toMessage(plan.warmStartSettings, spec.warmStart),
     adapter: spec.adapter === null ? undefined : toAdapter(spec.adapter, spec.stepCount),
     stepCount: spec.stepCount,
-    tokenCount: undefined, // a way to ask for the steps
+    tokenCount: undefined, // another way to give step_count
     omittedSteps: spec.omittedSteps,
     skippedSteps: spec.omittedSteps, // for clients of 0.1.0
     omittedDocuments: spec.omittedDocuments,
@@ -198,12 +198,12 @@ export function toEvent(jobId: string, event: JobEvent): contract.JobEvent {
   return { ...toHeader(event), ...toBody(jobId, event.body) };
 }
 
-/** An event without what happened. */
+/** The fields of an event other than what happened. */
 export function toHeader({ sequence, firstSequence, timeMs, final, attempt }: JobEvent): contract.JobEvent {
   return { sequence, firstSequence, time: new Date(timeMs), final, attempt };
 }
 
-/** Says that nothing is new: it repeats the newest sequence instead of taking one. */
+/** Says that nothing is new: it repeats the newest sequence number instead of taking a new one. */
 export function toHeartbeat(sequence: number): contract.JobEvent {
   return {
     sequence,
@@ -303,7 +303,7 @@ function toRestartEvent(body: RestartEntry['body']): Whole<contract.RestartEvent
   return { ...body, modules };
 }
 
-/** What a base is kept in, in the words of a job's precision. */
+/** The format of a base, by the names of a job's precision. */
 const baseWords = {
   float32: 'float32',
   bfloat16: 'bfloat16',
@@ -349,13 +349,13 @@ export function toDataset(dataset: Dataset): contract.Dataset {
   };
 }
 
-/** A data set in a list: without what may be long. */
+/** A data set in a list: without the fields that may be long. */
 export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
   const { prepared, preparedRatioPerSecond: speed } = dataset;
   return {
     name: `datasets/${nameOf(dataset.id)}`,
     displayName: dataset.displayName,
-    base: '', // only in the answers about one
+    base: '', // only in answers about a single data set
     labels: dataset.labels,
     owner: dataset.owner,
     state: enums.DatasetState.to[dataset.state],
@@ -382,7 +382,7 @@ export function toDatasetSummary(dataset: DatasetSummary): contract.Dataset {
   };
 }
 
-/** Unset until it is recognized by the content. */
+/** Unset until it is recognized from the content. */
 function formatOf(format: DatasetFormat): contract.DatasetFormat {
   return format === 'auto' ? contract.DatasetFormat.UNSPECIFIED : enums.DatasetFormat.to[format];
 }
@@ -436,7 +436,7 @@ function toTokenizer({ tokenizer }: StoredDatasetSpec): contract.TokenizerSpec {
     case 'trainedBpe':
       return { trainedBpe: { vocabularySize: tokenizer.vocabularySize } };
     case 'huggingFace':
-      // The content may be megabytes: a data set that is listed shows which one it is by its SHA-256.
+      // The content may be megabytes, so a listed data set identifies its tokenizer by SHA-256.
       return {
         huggingFace: {
           ...{ tokenizerJson: '', serverPath: '', weights: '', tokenizerConfigJson: '' },

@@ -30,7 +30,7 @@ type TrainingParts = AdmitParts &
     'queue' | 'control' | 'explainer' | 'journal' | 'checkpoints' | 'pageTokens' | 'identity' | 'metrics'
   >;
 
-/** Jobs over gRPC. Handlers translate: request in, domain call, answer out. Rules live in jobs/. */
+/** Jobs over gRPC. Handlers translate: request in, domain call, answer out. The rules are in jobs/. */
 export function trainingService(parts: TrainingParts): Implementation<typeof TrainingServiceDefinition> {
   const watches = new JobWatches(parts);
   return {

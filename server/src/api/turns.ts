@@ -1,13 +1,13 @@
 import { setImmediate } from 'node:timers/promises';
 
-/** Work in one stretch before the calls of others have their turn. */
+/** Longest stretch of work before other calls get their turn. */
 const stretchMs = 5;
 
-/** Divides long work: others have their turn whenever it has taken a while. */
+/** Divides long work, so that other calls get their turn every few milliseconds. */
 export class Turns {
   private began = performance.now();
 
-  /** Between two pieces of work, each of them short. */
+  /** Call this between short pieces of work. */
   async next(): Promise<void> {
     if (performance.now() - this.began < stretchMs) return;
     await setImmediate();

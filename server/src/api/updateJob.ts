@@ -14,7 +14,7 @@ import { parseEtag, requireDone } from './requireDone.js';
 import { requireUndeleted, sortedLabels } from './submitJob.js';
 import { toJob } from './toProto.js';
 
-/** Changes what may be changed of a job that has not ended. */
+/** Changes the changeable settings of a job that has not ended. */
 export async function updateJob(
   { control, store, config }: Pick<ApiParts, 'control' | 'store' | 'config'>,
   request: UpdateJobRequest,
@@ -60,7 +60,7 @@ export async function updateJob(
   };
 }
 
-/** Fields of a specification that may change, beside parts of these. */
+/** Fields of a specification that may change; a list names the changeable parts of a field. */
 const changeable: Readonly<Record<string, readonly string[] | null>> = {
   stepCount: null,
   priority: null,
@@ -90,7 +90,7 @@ function isUnset(value: unknown): boolean {
   return value === undefined || (Array.isArray(value) && value.length === 0);
 }
 
-/** A run cannot end before where it is, or within its warm-up, and one pass over the data stays one. */
+/** A run cannot end before its present step or within its warm-up, and a single pass over the data must stay one. */
 function stepCountsOf(
   { spec, progress }: Job,
   updates: readonly RunUpdate[],
@@ -102,7 +102,7 @@ function stepCountsOf(
   return { min, max: Math.max(min, spec.endOfData === 'stop' ? present : stepsMax - warmStart) };
 }
 
-/** Rate of the next step without the last of the updates, and with it. */
+/** Rate of the next step, without the last update and with it. */
 function ratesOf(
   { spec, progress: { step } }: Job,
   earlier: readonly RunUpdate[],

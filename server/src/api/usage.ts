@@ -7,7 +7,7 @@ import { parsePageSize } from './pageToken.js';
 import type { ApiParts } from './parts.js';
 import { toDate } from './toProto.js';
 
-/** What jobs took, added up as the request asks for, page by page. */
+/** What jobs used, summed as the request asks for, page by page. */
 export async function getUsage(
   { usage, pageTokens }: Pick<ApiParts, 'usage' | 'pageTokens'>,
   request: GetUsageRequest,

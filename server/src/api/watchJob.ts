@@ -21,7 +21,7 @@ import type { Principal } from '../access/principal.js';
 import type { StoreIdentity } from '../store/storeIdentity.js';
 import { watchJobs } from './watchJobs.js';
 
-/** As long as a heartbeat may be late: a view that is older shows nothing of a job. */
+/** Like the latest heartbeat: a view that is older shows nothing of a job. */
 export const stepIntervalMsMax = 60_000;
 
 type WatchParts = Pick<
@@ -29,14 +29,14 @@ type WatchParts = Pick<
   'config' | 'store' | 'journal' | 'metrics' | 'stopping' | 'pageTokens' | 'identity'
 >;
 
-/** Watches of all clients, which are counted and limited. */
+/** The watches of all clients, counted and limited. */
 export class JobWatches {
   private count = 0;
-  /** Events as watchers get them who leave none out: encoded once for all of them. */
+  /** Events for watchers that leave none out, encoded once for all of them. */
   private readonly wholeEvents = new WeakMap<JobEvent, Buffer>();
 
   constructor(private readonly parts: WatchParts) {
-    // Each watch listens for the end of the server; Node would take more than ten of them for a leak.
+    // Each watch listens for the end of the server; Node would report more than ten listeners as a leak.
     setMaxListeners(0, parts.stopping);
   }
 
@@ -56,7 +56,7 @@ export class JobWatches {
       throw new ServiceError('STORE_CHANGED', { storeId: identity.id });
     const { lastSequence } = await requireJob(store, jobId);
     if (afterSequence > lastSequence) {
-      // Of this store, and yet unknown to it: it lost what it had acknowledged.
+      // The number is of this store, but unknown to it: the store lost events that it had acknowledged.
       if (storeId !== '') throw new ServiceError('STORE_CHANGED', { storeId });
       throw new ServiceError('SEQUENCE_BEYOND_END', {
         jobId,
@@ -104,7 +104,7 @@ export class JobWatches {
   }
 }
 
-/** How often a watcher for whom a step waits looks for other events. */
+/** How often a watcher with a waiting step looks for other events. */
 const wakeMs = 500;
 
 export interface WatchWish {
@@ -112,13 +112,13 @@ export interface WatchWish {
   afterSequence: number;
   /** At most one step event in this time; 0 for all. */
   stepIntervalMs: number;
-  /** Whether the reader knows that an event may stand for several; for another one the numbers before it are sent, too. */
+  /** Whether the client knows that an event may stand for several; for others, events with the numbers in between are sent, too. */
   acceptSpans: boolean;
   /** Silence after which a heartbeat is sent. */
   heartbeatMs: number;
 }
 
-/** Bytes after which a batch is sent: with more, a reader that is slow would hold much at once. */
+/** Size at which a batch is sent: with larger ones, a slow reader would keep much in memory. */
 const batchBytesMax = 64 * 1024;
 
 interface Watch {
@@ -131,10 +131,10 @@ interface Watch {
 }
 
 /**
- * The events of a job above a sequence number, until the final one, after a first message that says which store the numbers are of. It
- * reads the journal from a cursor rather than listen for events: what is appended while a slow client holds it at `yield` is found on
- * the next pass, so a client that never reads costs one page of events. After a silence of heartbeatMs it says that nothing is new.
- * Throws SERVER_STOPPING.
+ * The events of a job after a sequence number, up to the final one, after a first message that says which store the numbers belong to. It
+ * reads the journal from a cursor rather than listen for events: what is appended while a slow client blocks it at `yield` is found on the
+ * next pass, so a client that never reads costs one page of events. After a silence of heartbeatMs it says that nothing is new. Throws
+ * SERVER_STOPPING.
  */
 async function* watchEvents({
   journal,
@@ -152,9 +152,9 @@ async function* watchEvents({
   const storeId = identity.id;
   let isFirst = true;
   let sequence = afterSequence;
-  /** What the client has, and since when it has heard nothing. */
+  /** What the client has, and when it last received something. */
   let sent = { sequence: afterSequence, timeMs: performance.now() };
-  /** In messages of protobuf what comes later is added to what came before. */
+  /** Concatenated protobuf messages are merged by the decoder. */
   const withStore = (bytes: Buffer): Buffer => {
     if (!isFirst) return bytes;
     isFirst = false;
@@ -177,7 +177,7 @@ async function* watchEvents({
       let batch: Buffer[] = [];
       let batchBytes = 0;
       for (const event of events) {
-        // Who thins steps knows that numbers are left out.
+        // A client that thins steps knows that numbers are left out.
         const before =
           acceptSpans || stepIntervalMs > 0 ? [] : fillers(event, sequence).map((bytes) => withStore(bytes));
         const messages = [...before, ...steps.take(event, performance.now()).map(respond)];
@@ -194,7 +194,7 @@ async function* watchEvents({
       }
       if (signal.aborted || stopping.aborted) continue;
       if (batch.length > 0) yield new EncodedAnswers(batch);
-      if (isComplete) return; // also when the cursor was past the last event from the beginning
+      if (isComplete) return; // also if the cursor was at the last event from the start
       if (events.length > 0) continue;
       const dueMs = steps.waitMs(performance.now());
       if (dueMs === undefined) {
@@ -205,7 +205,8 @@ async function* watchEvents({
           continue;
         yield heartbeat();
       } else if (dueMs > 0) {
-        // To wake for every batch would cost more than all else where hundreds watch a fast job. What is no step may come, though.
+        // Where hundreds watch a fast job, waking for every batch would cost more than anything else. It still wakes regularly: other
+        // events than steps may come.
         await sleep(Math.min(dueMs, wakeMs), undefined, { signal: ended.signal }).catch(() => {});
         if (performance.now() - sent.timeMs >= heartbeatMs) yield heartbeat();
       } else yield new EncodedAnswers(steps.rest(performance.now()).map(respond));
@@ -216,7 +217,7 @@ async function* watchEvents({
   }
 }
 
-/** An event without a kind for each number of a span but the last: clients of 0.1.0 pass over it, and would miss the number. */
+/** An event without a kind for each number of a span except the last: clients of 0.1.0 ignore these, but would report the gap. */
 function fillers(event: JobEvent, afterSequence: number): Buffer[] {
   const first = Math.max(afterSequence + 1, event.firstSequence);
   return Array.from({ length: Math.max(0, event.sequence - first) }, (_, index) => {

@@ -11,19 +11,19 @@ import { StepThinner, type ThinnedEvent } from './thinSteps.js';
 import { toEvent } from './toProto.js';
 
 const namesMax = 500;
-/** Of a cursor with thousands of jobs that have not ended. */
+/** Limit of a cursor with thousands of unfinished jobs. */
 const cursorCharactersMax = 1_000_000;
 const cursorMs = 5000;
 const cursorEvents = 1000;
 const pageEvents = 256;
-/** Jobs that it does not know are looked for at most so often, however many other jobs of the server change. */
+/** How often unknown jobs are looked up at most, however many other jobs of the server change. */
 const lookMs = 500;
-/** A transaction that makes a job takes less: what was created so long ago is there, or never will be. */
+/** A transaction that creates a job takes less: a job that was created longer ago is visible by now or never will be. */
 const settledMs = 120_000;
 
-/** How far a stream was. */
+/** How far a stream has come. */
 interface Place {
-  /** Jobs that were created until then have been sent to their end, or stand in `sent`. */
+  /** Jobs that were created until then have been sent completely, or are listed in `sent`. */
   settledUntilMs: number;
   /** The last event that was sent, by job id. */
   sent: Record<string, number>;
@@ -31,7 +31,7 @@ interface Place {
 
 interface Watched {
   createTimeMs: number;
-  /** Read, and sent: a step that waits for its time lies between. */
+  /** Read, and sent: they differ by a step that waits for its time. */
   readSequence: number;
   sentSequence: number;
   isDone: boolean;
@@ -40,7 +40,7 @@ interface Watched {
 
 interface Wish {
   tenant: string;
-  /** Null: all with the labels. */
+  /** Null: all jobs with the labels. */
   jobIds: string[] | null;
   labels: Record<string, string>;
   place: Place | null;
@@ -51,7 +51,7 @@ interface Wish {
 
 type WatchParts = Pick<ApiParts, 'config' | 'store' | 'journal' | 'pageTokens' | 'identity' | 'stopping'>;
 
-/** Checks the request and gives the stream; throws before it begins. */
+/** Checks the request and returns the stream; throws before the stream begins. */
 export async function watchJobs(
   parts: WatchParts,
   request: WatchJobsRequest,
@@ -99,12 +99,12 @@ function readCursor(
   return place ?? null;
 }
 
-/** One watch of many jobs. It holds a place in each journal and no events, so a client that does not read costs nothing more. */
+/** One watch of many jobs. It keeps a position in each journal but no events, so a client that does not read costs no more. */
 class JobsWatch {
   private readonly jobs = new Map<string, Watched>();
   /** Known jobs that may have news. */
   private readonly changed = new Set<string>();
-  /** Jobs that may be ours. */
+  /** Jobs that may match but were not looked up yet. */
   private readonly unknown = new Set<string>();
   private isAnyChanged = true;
   private wake = (): void => {};
@@ -126,7 +126,7 @@ class JobsWatch {
 
   async *stream(signal: AbortSignal): AsyncGenerator<WatchJobsResponse> {
     const { journal, stopping } = this.parts;
-    // Listening begins before the first look: what changes between the two is found by the next one.
+    // Listens before the first look, so a change between the two is found by the next look.
     const stopListening = journal.onChanged((jobId) => {
       if (jobId === null) this.isAnyChanged = true;
       else if (this.jobs.has(jobId)) this.changed.add(jobId);
@@ -182,7 +182,7 @@ class JobsWatch {
     return true;
   }
 
-  /** Finds jobs that it does not know yet, and after something that was missed also what is new of those that it knows. */
+  /** Looks up jobs that it does not know yet; if changes may have been missed, also the known ones. */
   private async look(): Promise<void> {
     const isLookedFor = this.unknown.size > 0 && performance.now() - this.lookedAtMs >= lookMs;
     if (!this.isAnyChanged && !isLookedFor) return;
@@ -219,7 +219,7 @@ class JobsWatch {
     if (!isDone) this.changed.add(job.id);
   }
 
-  /** What is new of a job. One after another is read to its end, so that few are half read. */
+  /** Sends what is new of a job. Jobs are read to their end one after the other, so that few are half read. */
   private async *read(jobId: string): AsyncGenerator<WatchJobsResponse> {
     const job = this.jobs.get(jobId)!;
     for (;;) {
@@ -257,11 +257,11 @@ class JobsWatch {
     };
   }
 
-  /** Says how far it is, and forgets jobs that it will not be asked about again. */
+  /** Reports the position, and forgets jobs that need no position any more. */
   private cursor(): WatchJobsResponse {
     if (!this.isAnyChanged && this.unknown.size === 0) {
       let settledUntilMs = this.parts.journal.now() - settledMs;
-      // Jobs that were not begun with are found by their time of creation: they need no place of their own.
+      // Jobs of which nothing was sent are found by their time of creation: they need no position.
       for (const { createTimeMs, sentSequence, isDone } of this.jobs.values())
         if (!isDone && sentSequence === 0 && createTimeMs > this.settledUntilMs)
           settledUntilMs = Math.min(settledUntilMs, createTimeMs - 1);
@@ -279,7 +279,7 @@ class JobsWatch {
     return { job: '', event: undefined, omittedStepEvents: 0, cursor: `${this.storeId}.${token}` };
   }
 
-  /** Until something may be new, a step that waits is due, or a cursor is. */
+  /** Waits until something may be new, a waiting step is due, or a cursor is. */
   private async sleep(signal: AbortSignal): Promise<void> {
     const { stopping } = this.parts;
     const nowMs = performance.now();
@@ -288,7 +288,7 @@ class JobsWatch {
     const lookDueMs = hadUnknown ? this.lookedAtMs + lookMs - nowMs : Infinity;
     const waitMs = Math.max(0, Math.min(this.cursorAtMs + this.cursorEveryMs - nowMs, lookDueMs, ...dues));
     const isEnded = (): boolean => signal.aborted || stopping.aborted;
-    // Who thins steps is not woken by each of them.
+    // A client that thins steps is not woken by each of them.
     const restMs = this.wish.stepIntervalMs > 0 ? Math.min(lookMs, waitMs) : 0;
     if (restMs > 0) await this.waitFor(isEnded, restMs);
     await this.waitFor(
@@ -296,7 +296,7 @@ class JobsWatch {
         isEnded() ||
         this.isAnyChanged ||
         this.changed.size > 0 ||
-        // A second one is looked for together with the first.
+        // While one is waiting to be looked up, another does not wake it: they are looked up together.
         (this.unknown.size > 0 && !hadUnknown),
       waitMs - restMs,
     );

@@ -28,7 +28,7 @@ import { toDate } from './toProto.js';
 
 const urlLengthMax = 2000;
 
-/** Webhooks of a tenant, and what did not arrive. */
+/** Webhooks of a tenant, and deliveries that failed. */
 export function webhookService(parts: ApiParts): Implementation<typeof WebhookServiceDefinition> {
   const { webhooks, webhookSender, pageTokens, config, stopping } = parts;
   return {
@@ -130,7 +130,7 @@ async function createWebhook(
       checks.choice(`event_kinds[${index}]`, kind, choices, listOf(Object.keys(choices))),
     );
   const labels = checks.labels('labels', request.labels);
-  // Of a key that is wrong nothing is repeated: it may be the right one with a slip.
+  // A wrong key is not repeated in the error: it may be the right one with a typing mistake.
   if (request.secret !== '' && readSecret(request.secret) === undefined)
     checks.add('secret', 'whsec_ and 24 to 64 bytes in base64');
   checks.throwIfWrong();

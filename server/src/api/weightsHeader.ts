@@ -7,7 +7,7 @@ import type { Principal } from '../access/principal.js';
 import { FieldChecks } from './fieldChecks.js';
 import { idIn } from '../store/tenantIds.js';
 
-/** Names are names on the disk: these alone, which the engine and Hugging Face's libraries know. */
+/** These become file names on the disk, so only names that the engine and Hugging Face's libraries know are allowed. */
 const fileNames = new Set([
   'chat_template.jinja',
   'chat_template.json',
@@ -25,7 +25,7 @@ export function isWeightsFile(fileName: string): boolean {
   return fileNames.has(fileName) || shardPattern.test(fileName) || chatTemplatePattern.test(fileName);
 }
 
-/** Turns the header of an upload into weights, or throws REQUEST_INVALID with all that is wrong. */
+/** Turns the header of an upload into weights, or throws REQUEST_INVALID with everything that is wrong. */
 export function parseWeightsHeader(
   config: Config,
   { tenant, name: owner }: Pick<Principal, 'tenant' | 'name'>,

@@ -111,7 +111,7 @@ async function uploadWeights(
   }
 }
 
-/** Reads every tensor in a child process. What is wrong stays wrong, as the hashes are right: it is dropped. */
+/** Reads every tensor in a child process. Weights that fail are deleted: their hashes are right, so sending them again would not help. */
 export async function checkWeights(
   {
     config,
