@@ -6,20 +6,20 @@ import type { CheckpointRow } from '../store/schema.js';
 import type { Stage } from '../store/stage.js';
 import { terminalStates, type JobOrigin, type JobProgress } from './job.js';
 
-/** A checkpoint that was acknowledged: complete and synced in its folder before its row was stored. */
+/** An acknowledged checkpoint: complete and synced in its folder before its row was stored. */
 export interface Checkpoint {
   jobId: string;
   attempt: number;
-  /** Step that a run resumes with. */
+  /** The step that a run resumes at. */
   step: number;
-  /** Absolute. */
+  /** Absolute path. */
   folder: string;
   sizeBytes: number;
   manifestSha256: string;
   createTimeMs: number;
 }
 
-/** Rows of checkpoints and their folders. The row is the truth: a folder without one does not count. */
+/** Rows of checkpoints and their folders. The rows decide: a folder without a row does not count. */
 export class CheckpointStore {
   constructor(
     private readonly db: Database,
@@ -27,7 +27,7 @@ export class CheckpointStore {
     private readonly stage: Stage,
   ) {}
 
-  /** Checkpoints of a job that were not found corrupt, newest first. */
+  /** Checkpoints of a job that were not found to be corrupt, newest first. */
   async list(jobId: string): Promise<Checkpoint[]> {
     const rows = await this.db
       .selectFrom('checkpoints')
@@ -44,23 +44,23 @@ export class CheckpointStore {
     return (await this.list(jobId))[0];
   }
 
-  /** Deletes all checkpoints but the newest ones; see `remove`. At least two are kept, in case the newest cannot be read. */
+  /** Deletes all checkpoints except the newest `keepCount`, see `remove`. Keeps at least two, in case the newest cannot be read. */
   async prune(jobId: string, keepCount: number): Promise<void> {
     const surplus = (await this.list(jobId)).slice(Math.max(2, keepCount));
     await this.remove(jobId, surplus);
   }
 
   /**
-   * Deletes checkpoints of a job but that of its lowest held-out loss and those that somebody needs: a pending export, or a job that has
-   * not ended and begins at one. The rows go first: a crash between leaves folders without a row, which clearOrphans removes, and never a row without
-   * its folder. Answers those that are gone.
+   * Deletes the `surplus` checkpoints of a job, except the one with the lowest held-out loss and those in use by a pending export or by an
+   * unfinished job that begins at one. The rows go first: a crash in between leaves folders without a row, which clearOrphans removes, but
+   * never a row without its folder. Returns the deleted ones.
    */
   async remove(jobId: string, surplus: readonly Checkpoint[]): Promise<Checkpoint[]> {
     if (surplus.length === 0) return [];
     const parent = folders.checkpoints(this.dataFolder, jobId);
     const names = surplus.map(({ folder }) => folder.slice(parent.length + 1));
     const deleted = await this.db.transaction().execute(async (trx) => {
-      // An export, and a job that begins at one, take their checkpoint under this lock: either before, or not at all.
+      // An export, or a job that begins at a checkpoint, claims it under this lock: either before the deletion or not at all.
       const { progress } = await trx
         .selectFrom('jobs')
         .select('progress')
@@ -101,8 +101,8 @@ export class CheckpointStore {
   }
 
   /**
-   * Removes what no row names: temporary folders of a dead trainer, and checkpoints that were complete but not yet
-   * acknowledged. Only for a job that has no trainer. Corrupt checkpoints stay, for whoever wants to know why.
+   * Removes folders without a row: temporary ones of a dead trainer, and checkpoints that were complete but not yet acknowledged. Call it
+   * only for a job without a trainer. Corrupt checkpoints are kept for investigation.
    */
   async clearOrphans(jobId: string): Promise<string[]> {
     const parent = folders.checkpoints(this.dataFolder, jobId);
@@ -112,7 +112,7 @@ export class CheckpointStore {
       .where('job_id', '=', jobId)
       .execute();
     const removed = await removeOthers(parent, new Set(rows.map(({ folder }) => folder)));
-    // The weights at the start of the adapter phase have no row: checkpoints link them. Only what is unfinished goes.
+    // The weights at the start of the adapter phase have no row, but checkpoints link to them: only unfinished ones are removed.
     return [...removed, ...(await removeUnfinished(folders.start(this.dataFolder, jobId)))];
   }
 
@@ -129,7 +129,7 @@ export class CheckpointStore {
   }
 }
 
-/** SHA-256 of the files of a checkpoint by its manifest, which saves reading them again; none where it has none. */
+/** SHA-256 of the files of a checkpoint from its manifest, which saves reading the files again; empty if it has no manifest. */
 export async function checkpointDigests(folder: string): Promise<Map<string, string>> {
   const text = await readFile(join(folder, 'manifest.json'), 'utf8').catch(() => '{}');
   const { files = {} } = JSON.parse(text) as { files?: Record<string, { fileName: string; sha256: string }> };

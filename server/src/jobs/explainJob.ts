@@ -9,7 +9,7 @@ import { fairOrder } from './queueOrder.js';
 import { QueueSnapshots, type OwnMachine, type QueueSnapshot } from './queueSnapshot.js';
 import { stopConditions } from './stopText.js';
 
-/** Why a job waits, or that it does not. */
+/** Why a job waits; `notWaiting` if it does not. */
 export const waitReasons = [
   'notWaiting',
   'startsNext',
@@ -25,22 +25,22 @@ export type WaitReason = (typeof waitReasons)[number];
 
 export interface Explanation {
   reason: WaitReason;
-  /** For people: what would have to be free. */
+  /** For people: what would have to become free. */
   message: string;
   queuePosition: number;
   /** Of all servers together. */
   slotCount: number;
   busySlotCount: number;
-  /** Jobs of its tenant and owner that run; `ownerRunningMax` is 0 for no limit. */
+  /** Running jobs of its tenant and owner; `ownerRunningMax` is 0 for no limit. */
   ownerRunningCount: number;
   ownerRunningMax: number;
-  /** Null where it waits for no time. */
+  /** Null if it does not wait for a time. */
   notBeforeMs: number | null;
-  /** Null where nothing says. */
+  /** Null if unknown. */
   estimatedStartMs: number | null;
 }
 
-/** Looks for what keeps a job from running. */
+/** Finds out what keeps a job from running. */
 export class JobExplainer {
   private readonly snapshots: QueueSnapshots;
 
@@ -83,7 +83,7 @@ export class JobExplainer {
       estimatedStartMs,
     });
 
-    // A job that was claimed since it was read waits no more, either.
+    // A job that was claimed after it was read no longer waits, either.
     if (job.state !== 'queued' || waiting === undefined) {
       const has = job.state === 'succeeded' || job.state === 'failed' ? 'has' : 'is';
       const state = `The job ${has} ${job.state}${job.state === 'paused' ? ': resume it' : ''}`;
@@ -144,7 +144,7 @@ export class JobExplainer {
     return answer('slotsBusy', message, startMs);
   }
 
-  /** Of a job that takes more slots at once than any server has; null where no servers train together. */
+  /** Explains a job that needs more slots at once than any one server has; null if servers do not train together. */
   private async overServers({
     id,
     places,
@@ -166,7 +166,7 @@ export class JobExplainer {
   }
 }
 
-/** Ids in the order in which they would be taken if all could run anywhere. */
+/** Ids in the order in which jobs would be taken if all could run anywhere. */
 function orderOf({ waiting, running }: QueueSnapshot): string[] {
   const counts = new Map<string, number>();
   for (const { tenant, owner } of running) {

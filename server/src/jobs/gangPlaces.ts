@@ -5,32 +5,32 @@ import type { Leases } from '../store/leases.js';
 import type { GangPlaceRow, JobRow, Schema, ServerRow } from '../store/schema.js';
 import { pinOf, type DeviceDescription, type DeviceName } from './jobDevices.js';
 
-/** What mpirun starts on a server for each rank that it has there. */
+/** What mpirun starts on a server for each rank there. */
 export interface RankLaunch {
-  /** By which mpirun reaches the machine. */
+  /** Name or address by which mpirun reaches the machine. */
   host: string;
-  /** A program and its arguments. */
+  /** Program and arguments. */
   command: string[];
 }
 
-/** Ranks of a job that a server has, from `firstRank` on. */
+/** The ranks of a job on one server, starting with `firstRank`. */
 export interface GangShare {
   serverId: string;
   attempt: number;
   device: DeviceName;
   firstRank: number;
   count: number;
-  /** Ranks of all servers. */
+  /** Ranks on all servers. */
   size: number;
-  /** Null until its server has everything that they read. */
+  /** Null until the server has everything that its ranks read. */
   launch: RankLaunch | null;
 }
 
 type Trx = Transaction<Schema>;
 
 /**
- * Servers that may train one job together, of which this one is one: they take part in it, and compute alike. With another version or
- * other instructions a rank has other bits.
+ * Servers that may train one job together, including this one: they take part in joint training and compute identically. Ranks with another
+ * version or other instructions would get other bits.
  */
 export async function alikeServers(leases: Leases): Promise<ServerRow[]> {
   const servers = (await leases.servers()) ?? [];
@@ -40,7 +40,7 @@ export async function alikeServers(leases: Leases): Promise<ServerRow[]> {
   return servers.filter((server) => server.mpi_host !== null && kindOf(server) === kind);
 }
 
-/** What decides the bits of a rank there. */
+/** What determines the bits that a rank on a server computes. */
 export function kindOf({ version, devices }: Pick<ServerRow, 'version' | 'devices'>): string {
   const descriptions = JSON.parse(devices) as DeviceDescription[];
   const pins = descriptions.filter(({ backend }) => backend !== 'cuda').map(pinOf);
@@ -51,7 +51,7 @@ export function needed(row: JobRow): number {
   return replicasNeeded(readStoredRunSpec(row.spec), row.attempt > 0);
 }
 
-/** Offers so many places of a server for a job, in place of what it offered before; 0 for none. */
+/** Offers `slots` places of a server for a job, replacing its earlier offer; 0 withdraws it. */
 export async function offerPlaces(
   trx: Trx,
   serverId: string,
@@ -67,7 +67,7 @@ export async function offerPlaces(
   await trx
     .insertInto('gang_places')
     .values({ job_id: jobId, server_id: serverId, slots })
-    // What is left of an attempt that is over.
+    // A row that is left of an earlier attempt.
     .onConflict((conflict) =>
       conflict
         .columns(['job_id', 'server_id'])
@@ -77,8 +77,8 @@ export async function offerPlaces(
 }
 
 /**
- * Shares the ranks of a job out among the servers that offer places: the one that asks has the first, and one server's follow each other.
- * Null while there are not enough.
+ * Assigns the ranks of a job to the servers that offer places: the calling server gets the first, and the ranks of one server are
+ * consecutive. Null while there are not enough places.
  */
 export async function shareOut(
   trx: Trx,
@@ -98,7 +98,7 @@ export async function shareOut(
   const offered = offers.reduce((sum, { slots }) => sum + slots, 0);
   if (offered < needed(row) || !offers.some(({ server_id }) => server_id === own)) return null;
   const size = replicasWithin(readStoredRunSpec(row.spec), offered);
-  // The largest next, so that there are few of them.
+  // The largest offers first, so that few servers take part.
   const order = offers.sort(
     (one, other) =>
       Number(other.server_id === own) - Number(one.server_id === own) || other.slots - one.slots,
@@ -113,7 +113,7 @@ export async function shareOut(
   return shares;
 }
 
-/** Makes offers into places of an attempt; those of the others are free again. */
+/** Turns offers into places of an attempt and withdraws the remaining ones. */
 export async function fixShares(
   trx: Trx,
   jobId: string,
@@ -133,7 +133,7 @@ export async function fixShares(
     .execute();
 }
 
-/** Whether a server's offer for a job was taken up. */
+/** Whether a server's offer for a job was accepted. */
 export async function isTakenUp(trx: Trx, serverId: string, jobId: string): Promise<boolean> {
   const row = await trx
     .selectFrom('gang_places')
@@ -144,7 +144,7 @@ export async function isTakenUp(trx: Trx, serverId: string, jobId: string): Prom
   return row !== undefined && row.attempt !== null;
 }
 
-/** What servers offer for a job that waits. */
+/** Number of places that servers offer for a waiting job. */
 export async function offeredPlaces(trx: Trx | Database, jobId: string): Promise<number> {
   const rows = await trx
     .selectFrom('gang_places')
@@ -155,14 +155,14 @@ export async function offeredPlaces(trx: Trx | Database, jobId: string): Promise
   return rows.reduce((sum, { slots }) => sum + slots, 0);
 }
 
-/** Rows of the places that servers have in attempts. */
+/** The places that servers have in attempts. */
 export class GangPlaces {
   constructor(
     private readonly db: Database,
     private readonly leases: Leases,
   ) {}
 
-  /** Shares of a job's attempt, by rank. */
+  /** The shares of a job's attempt, ordered by rank. */
   async of(jobId: string, attempt: number): Promise<GangShare[]> {
     const rows = await this.db
       .selectFrom('gang_places')
@@ -174,7 +174,7 @@ export class GangPlaces {
     return rows.map(toShare);
   }
 
-  /** What this server has in attempts that are led by itself or by others, by job. */
+  /** The shares of this server, by job, whether it leads the attempt or not. */
   async ofOwn(): Promise<Map<string, GangShare>> {
     const rows = await this.db
       .selectFrom('gang_places')
@@ -185,7 +185,7 @@ export class GangPlaces {
     return new Map(rows.map((row) => [row.job_id, toShare(row)]));
   }
 
-  /** Everything that its ranks read is there. False where it has no share in that attempt any more. */
+  /** Records that everything that the ranks of this server read is there. False if it no longer has a share in that attempt. */
   async ready(jobId: string, attempt: number, launch: RankLaunch): Promise<boolean> {
     const { numUpdatedRows } = await this.db
       .updateTable('gang_places')
@@ -197,7 +197,7 @@ export class GangPlaces {
     return numUpdatedRows > 0n;
   }
 
-  /** It has no part in an attempt any more. */
+  /** Gives up this server's share in an attempt. */
   async leave(jobId: string, attempt: number): Promise<void> {
     await this.db
       .deleteFrom('gang_places')

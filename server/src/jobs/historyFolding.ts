@@ -11,32 +11,31 @@ import { toEvent } from './jobRow.js';
 import { spanStepCountMin, toSpanRow, toStepEntry, type StepEntry } from './stepSpans.js';
 
 export interface FoldingRule {
-  /** Step events are kept as they are for this long … */
+  /** Step events are kept unchanged for this long … */
   windowMs: number;
-  /** … and the newest events of a job for ever. */
+  /** … and the newest events of a job forever. */
   eventsKept: number;
 }
 
-/** Spans in each octave of distance from the head: their length is at most the distance divided by this. */
+/** Spans per doubling of the distance from the head: their length is at most the distance divided by this. */
 const spansPerOctave = 512;
-/** Events that wait to be spanned; a curve reads these one by one. */
+/** Number of events after which they are summed into spans; a curve reads the others one by one. */
 const dueEvents = 1024;
-/** Rows of one transaction, which holds up everybody else for some milliseconds. */
+/** Rows per transaction, which blocks everybody else for some milliseconds. */
 const rowsPerTransaction = 1024;
-/** Longest time of a timer, some 24 days; where the window is longer it is set again. */
+/** Longest time of a timer, about 24 days; for a longer window it is set again. */
 const timerMsMax = 2 ** 31 - 1;
-/** Steps that a job takes between two looks for spans to join. */
+/** Steps of a job between two attempts to join spans. */
 const joinEverySteps = 2048;
 
 /**
- * Keeps the history of a job small however long it is. Step events are summed up in spans soon after they were written; those
- * that are older than the window are then removed, and their span stands for them; and spans grow with their distance from the
- * head, so that a hundred times as many steps take twice as many of them. Events of other kinds stay for ever and end a span, so
- * that the order of all is kept. Each transaction leaves the journal whole, and what a crash interrupts is found again: what
- * is to be done follows from what is there.
+ * Keeps the history of a job small, however long the job is. Step events are soon summed into spans. Once they are older than the window
+ * they are removed, and their span stands for them. Spans grow with their distance from the head, so that 100 times as many steps take only
+ * twice as many spans. Events of other kinds stay forever and end a span, so that the order of all events is kept. Each transaction leaves
+ * the journal valid. Work that a crash interrupts is found again, as it follows from the state of the store.
  */
 export class HistoryFolding {
-  /** Step events since a job was last looked at. */
+  /** Step events since a job was last processed. */
   private readonly pending = new Map<string, number>();
   private readonly due = new Set<string>();
   /** Step at which the spans of a job were last joined. */
@@ -54,7 +53,7 @@ export class HistoryFolding {
     private readonly onStoreFailure: (error: unknown) => void,
   ) {}
 
-  /** Follows what jobs write, after a look at all of them: an older version or a crash may have left much. */
+  /** Follows what jobs write, after checking all jobs once: an older version or a crash may have left much to do. */
   start(): void {
     this.ends.push(
       this.journal.onAppended((job, events) => {
@@ -79,7 +78,7 @@ export class HistoryFolding {
     await this.working;
   }
 
-  /** Does all that can be done for a job now. */
+  /** Does everything for a job that can be done now. */
   async fold(jobId: string): Promise<void> {
     while (!this.isStopping && (await this.span(jobId))) await nextTurn();
     let wait: number | boolean = true;
@@ -108,7 +107,7 @@ export class HistoryFolding {
         await this.fold(jobId);
       }
     } catch (error) {
-      // Nothing is lost: the next events of the job bring it here again, or the next start.
+      // Nothing is lost: the next events of the job, or the next start, try again.
       this.log.error({ err: error }, 'The history of a job could not be folded');
       if (isStoreBroken(error)) this.onStoreFailure(error);
     } finally {
@@ -116,7 +115,7 @@ export class HistoryFolding {
     }
   }
 
-  /** Jobs that have something to be done: there may be thousands that are long, and all is done to most of them. */
+  /** Jobs with work to do: there may be thousands of long jobs, most of them completely processed. */
   private async longJobs(): Promise<string[]> {
     const rows = await this.db
       .selectFrom('jobs')
@@ -128,7 +127,7 @@ export class HistoryFolding {
           .select(({ fn }) => fn.max('last_sequence').as('spanned'))
           .whereRef('job_id', '=', 'jobs.id')
           .as('spanned'),
-        // The oldest are removed first: where the events of the newest span that may be are gone, those of all are.
+        // The oldest events are removed first: if those of the newest removable span are gone, all are.
         eb
           .selectFrom('step_spans')
           .select('folded')
@@ -152,7 +151,7 @@ export class HistoryFolding {
       .map(({ id }) => id);
   }
 
-  /** Sums up the next step events that are in no span yet; whether there are more. */
+  /** Sums the next step events that are not in a span yet; true if there are more. */
   private async span(jobId: string): Promise<boolean> {
     return await this.change(jobId, async (trx) => {
       const { spanned } = await trx
@@ -185,15 +184,15 @@ export class HistoryFolding {
         open = open === null ? entry : joined(open, entry);
         if ((entry.body.step + 1) % spanStepCountMin === 0) close();
       }
-      // What is open at the end may be continued by the next event.
+      // The next event may continue the last, open span.
       if (spans.length > 0) await insertSpans(trx, jobId, spans, false);
       return rows.length === rowsPerTransaction && spans.length > 0;
     });
   }
 
   /**
-   * Removes the events of the oldest spans; true when there may be more, else the milliseconds until the next are old enough, or
-   * false when none will be unless others come.
+   * Removes the events of the oldest spans. Returns true if there may be more, else the milliseconds until the next are old enough, or
+   * false if only new events can change something.
    */
   private async removeOld(jobId: string): Promise<number | boolean> {
     return await this.change(jobId, async (trx, lastSequence) => {
@@ -232,7 +231,7 @@ export class HistoryFolding {
     });
   }
 
-  /** Joins neighbors that are far enough from the head. */
+  /** Joins neighboring spans that are far enough from the head. */
   private async join(jobId: string): Promise<void> {
     const places = await this.db
       .selectFrom('step_spans')
@@ -259,7 +258,7 @@ export class HistoryFolding {
     if (!this.isStopping) this.joinedAt.set(jobId, head);
   }
 
-  /** A transaction that has the job to itself, as those that append have. */
+  /** A transaction with exclusive access to the job, as for appending events. */
   private async change<T>(
     jobId: string,
     work: (trx: Transaction<Schema>, lastSequence: number) => Promise<T>,
@@ -298,7 +297,7 @@ function placeOf(entry: StepEntry): Place {
 }
 
 /**
- * Whether two may become one of so many steps: nothing stands between them, and both lie in the same block of that length, so
+ * Whether two spans may be joined to one of `stepCount` steps: nothing lies between them, and both lie in the same block of that length, so
  * that spans of different jobs end at the same steps.
  */
 function fit(first: Place, next: Place, stepCount: number): boolean {
@@ -311,7 +310,7 @@ function fit(first: Place, next: Place, stepCount: number): boolean {
   );
 }
 
-/** Runs of neighbors that become one span each. */
+/** Groups of neighbors, each to be joined to one span. */
 function groupsToJoin(places: readonly Place[], head: number): Place[][] {
   const groups: Place[][] = [];
   let group: Place[] = [];
@@ -343,7 +342,7 @@ async function joinGroup(trx: Transaction<Schema>, jobId: string, group: readonl
     .where('last_sequence', '<=', last.last_sequence)
     .orderBy('last_sequence')
     .execute();
-  // Another server, or a deletion, was here meanwhile.
+  // Another server, or a deletion, changed them meanwhile.
   if (rows.length !== group.length) return;
   await trx
     .deleteFrom('step_spans')

@@ -28,47 +28,49 @@ export interface Job {
   stateReason: string;
   failure: JobFailure | null;
   progress: JobProgress;
-  /** Number of the present or last execution, from 1, 0 before the first; every write of a trainer carries it and an old one is refused. */
+  /**
+   * Number of the current or last execution, from 1; 0 before the first. Every write of a trainer carries it, and an old number is refused.
+   */
   attempt: number;
-  /** What the trainer was asked to do and has not done yet; kept over a crash of the server. */
+  /** What the trainer was asked to do and has not done yet; survives a crash of the server. */
   stopRequest: StopRequest | null;
-  /** Number of the last change of its run; 0 for none. */
+  /** Number of the last update of its run; 0 for none. */
   updateNumber: number;
   lastSequence: number;
-  /** From 1; 0 when not queued, and in what AppendListener gets. */
+  /** From 1; 0 if not queued, and in the jobs that an AppendListener gets. */
   queuePosition: number;
-  /** Rises with every change of state or wish, not with progress; the etag. */
+  /** Rises with every change of state or settings, not with progress; the etag. */
   version: number;
   createTimeMs: number;
   updateTimeMs: number;
   startTimeMs: number | null;
   endTimeMs: number | null;
   execution: Execution | null;
-  /** The checkpoint of an ended job that this one begins at. */
+  /** The checkpoint of an ended job that this one began at. */
   origin: JobOrigin | null;
-  /** Where it was before it was imported; null for a job that was created here. */
+  /** Where it came from; null for a job that was created here. */
   imported: JobImport | null;
-  /** Null while it is not deleted. */
+  /** Null if not deleted. */
   deleteTimeMs: number | null;
-  /** From when on a deleted job is gone for good. */
+  /** When a deleted job is removed for good. */
   purgeTimeMs: number | null;
 }
 
 export interface JobImport {
-  /** Resource name there. */
+  /** Its resource name there. */
   job: string;
   storeId: string;
   serverVersion: string;
   timeMs: number;
-  /** SHA-256 of its record: an import that is repeated finds its job by it. */
+  /** SHA-256 of its record, by which a repeated import finds its job. */
   recordSha256: string;
-  /** The checkpoint that it began at there, of which nothing came along. */
+  /** The checkpoint that it began at in the other store, which is not part of the import. */
   origin: { job: string; step: number } | null;
 }
 
 export interface JobOrigin {
   jobId: string;
-  /** Step that a run resumes with. */
+  /** The step that a run resumes at. */
   step: number;
   /** Name of its folder in the job's checkpoints folder. */
   folder: string;
@@ -76,10 +78,10 @@ export interface JobOrigin {
 }
 
 export interface JobFailure {
-  /** From the catalog of job failures in errors.ts. */
+  /** One of the job failures in errors.ts. */
   reason: string;
   message: string;
-  /** What the trainer printed last; absent where it printed nothing. */
+  /** The last lines that the trainer printed; absent if none. */
   lastLines?: string[];
 }
 
@@ -94,20 +96,20 @@ export interface JobProgress {
   tokensPerSecond: number | null;
   remainingSeconds: number | null;
   checkpointStep: number | null;
-  /** Of the last evaluation; absent before the first. */
+  /** Results of the last evaluation; absent before the first. */
   datasets?: DatasetEvaluation[];
-  /** Each named evaluation as it came out last, by name; absent before the first. */
+  /** Last results of the named evaluations, by name; absent before the first. */
   evaluations?: Record<string, NamedEvaluation>;
-  /** The evaluation of the lowest held-out loss, whose checkpoint is kept; absent where it is not, or before there is one. */
+  /** The evaluation with the lowest held-out loss, if its checkpoint is kept. */
   best?: { step: number; loss: number };
-  /** Why the run ended before its last step; absent where it did not. `stepCount` is then its step. */
+  /** Why the run ended before its last step; absent if it did not. `stepCount` is then the step that it ended at. */
   stop?: { step: number; reason: StopReason; value: number; limit: number };
 }
 
 /** A data set of a mixture. */
 export const executionDataset = { dataset: name, sha256 };
 
-/** What has to be equal for a run to give the same bits again, but for the threads. */
+/** What must be equal for a run to give the same bits again, apart from the number of threads. */
 export const execution = {
   engineVersion: name,
   backend: name,
@@ -116,7 +118,7 @@ export const execution = {
   precision: oneOf(['float32', 'bfloat16', 'int8Base', 'nf4Base', 'fp8Base']),
   datasetSha256: sha256,
   basePrecision: oneOf(baseKinds),
-  /** Of the adapted modules. */
+  /** For the adapted modules. */
   graphs: list(targetModules.length, object(plannedGraph)),
   /** Null for new weights. */
   baseWeightsSha256: orNull(sha256),
@@ -124,22 +126,22 @@ export const execution = {
   nodeVersion: name,
   tfjsVersion: name,
   deviceModel: name,
-  /** Empty where it is no card. */
+  /** Empty unless it is a card. */
   cardUuid: name,
-  /** On a card alone. */
+  /** Only for a card. */
   libraries: list(32, object({ name, version: name })),
-  /** Processes that trained together. */
+  /** Number of processes that trained together. */
   replicas: count,
-  /** What their gradients were exchanged in; of several alone. */
+  /** Number type for exchanging gradients; only with several processes. */
   reductionType: orMissing(oneOf(reductionTypes)),
-  /** When they agreed on their weights; of several alone. */
+  /** When the processes synchronized their weights; only with several processes. */
   synchronization: orMissing(oneOf(synchronizations)),
-  /** Of a mixture alone. */
+  /** Only for a mixture. */
   datasets: orMissing(list(1024, object(executionDataset))),
 };
 export type Execution = shapes.ObjectOf<typeof execution>;
 
-/** Every change of state that may happen; anything else is refused. */
+/** Every allowed change of state; anything else is refused. */
 export const transitions: Readonly<Record<JobState, readonly JobState[]>> = {
   queued: ['starting', 'paused', 'cancelled', 'failed'],
   starting: ['running', 'queued', 'paused', 'failed', 'cancelled'],
@@ -152,7 +154,7 @@ export const transitions: Readonly<Record<JobState, readonly JobState[]>> = {
 
 export const terminalStates = (Object.keys(transitions) as JobState[]).filter(isTerminal);
 
-/** Whether a trainer has the job, or is being started for it. */
+/** Whether the job has a trainer or one is being started for it. */
 export function hasTrainer(state: JobState): boolean {
   return state === 'starting' || state === 'running';
 }
@@ -165,12 +167,12 @@ export function isTerminal(state: JobState): boolean {
 export interface JobEvent {
   /** 1, 2, 3 … without gaps within the job. */
   sequence: number;
-  /** Of the first event that it stands for: its own, but for the step event of a span. */
+  /** First of the sequence numbers that it stands for: its own, except for the step event of a span. */
   firstSequence: number;
   timeMs: number;
-  /** 0 outside of an execution. */
+  /** 0 outside an execution. */
   attempt: number;
-  /** The last event the job will ever have. */
+  /** Whether it is the last event that the job will ever have. */
   final: boolean;
   body: JobEventBody;
 }

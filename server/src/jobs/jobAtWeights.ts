@@ -1,7 +1,7 @@
 import type { Database } from '../store/database.js';
 import { terminalStates } from './job.js';
 
-/** Name of a job that begins at these weights or this artifact and has not ended, which they must not be deleted under. */
+/** Name of an unfinished job that begins at these weights or this artifact, which therefore must not be deleted. */
 export async function jobAtWeights(db: Database, name: string): Promise<string | undefined> {
   const job = await db
     .selectFrom('jobs')

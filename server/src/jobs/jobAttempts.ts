@@ -14,11 +14,11 @@ import { updateApplied } from './jobUpdates.js';
 import { addSteps, endAttempt, type StepUse } from '../usage/attemptUse.js';
 import { stopText } from './stopText.js';
 
-/** Which execution of which job writes. A write of another attempt than the present one is refused as `stale`. */
+/** Which execution of which job writes. Writes of any attempt but the current one are refused as `stale`. */
 export interface AttemptKey {
   jobId: string;
   attempt: number;
-  /** Of the last of the trainer's messages that a write stores: one that is repeated, as its answer was lost, changes nothing. */
+  /** Number of the last of the trainer's messages in a write. A message that is repeated, because its answer was lost, changes nothing. */
   message?: number;
 }
 
@@ -33,11 +33,11 @@ const unnamed: Naming = async () => {};
 const schedulesMax = 128;
 
 /**
- * What trainers write, through the supervisor. Every write names its attempt and is refused once the job has another one
- * or none: a trainer that was given up cannot disturb its successor. What resolved with a job is on the disk.
+ * What trainers write, through the supervisor. Every write names its attempt and is refused if that is not the current one: a trainer that
+ * was given up cannot disturb its successor. Once a write resolves with a job, it is on the disk.
  */
 export class JobAttempts {
-  /** Of jobs that run: a specification never changes, and parsing it takes longer than storing an event. */
+  /** Schedules of running jobs: a specification never changes, and parsing it takes longer than storing an event. */
   private readonly schedules = new Map<string, Schedule>();
 
   constructor(
@@ -45,7 +45,7 @@ export class JobAttempts {
     private readonly dataFolder: string,
   ) {}
 
-  /** A write of that attempt: `work` returns the row as it leaves it, and is not called for another attempt than the present one. */
+  /** A write of an attempt. `work` returns the row as it leaves it; it is only called if the attempt is the current one. */
   async write(
     key: AttemptKey,
     work: (row: JobRow, change: JobChange) => Promise<JobRow>,
@@ -60,7 +60,7 @@ export class JobAttempts {
     });
   }
 
-  /** starting → running. `step` is where the run begins: 0, or that of its checkpoint. */
+  /** starting → running. `step` is where the run begins: 0, or the step of its checkpoint. */
   async started(key: AttemptKey, execution: Execution, step: number): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
       const progress = readProgress(row);
@@ -70,7 +70,7 @@ export class JobAttempts {
       progress.phase = phaseAt(this.scheduleOf(job), step, progress.stepCount);
       const reason = step === 0 ? 'Training' : `Training resumes from step ${step}`;
       return await change.moveTo(row, 'running', reason, {
-        stop_request: row.stop_request, // asked while starting, not yet heard
+        stop_request: row.stop_request, // asked while starting, not yet handled
         execution: JSON.stringify(execution),
         pin: spec.acceptedDevices.length === 0 ? pinOf(execution) : null,
         progress: JSON.stringify(progress),
@@ -79,8 +79,8 @@ export class JobAttempts {
   }
 
   /**
-   * Appends events in one transaction with the progress and the checkpoints that they report, whose folders `name` makes
-   * visible.
+   * Appends events in one transaction with the progress and the checkpoints that they report; `name` gives the checkpoints' folders their
+   * final names.
    */
   async append(key: AttemptKey, events: NewEvent[], name: Naming = unnamed): Promise<Job | 'stale'> {
     const schedule = this.schedules.get(key.jobId);
@@ -124,7 +124,7 @@ export class JobAttempts {
     });
   }
 
-  /** Notes that a checkpoint is not what was saved: it is not used again. */
+  /** Records that a checkpoint does not have the content that was saved: it is not used again. */
   async checkpointCorrupt(key: AttemptKey, path: string, problem: string): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
       const folder = this.checkpointFolder(row.id, path);
@@ -170,7 +170,7 @@ export class JobAttempts {
     );
   }
 
-  /** The trainer stopped on request: the open wish decides, and without one the job waits for its next turn. */
+  /** The trainer stopped as asked: the stop request decides about the state; without one the job is queued again. */
   async stopped(key: AttemptKey, reasonWithoutWish: string): Promise<Job | 'stale'> {
     return await this.write(
       key,
@@ -179,7 +179,7 @@ export class JobAttempts {
     );
   }
 
-  /** The disk is full or cannot be written: nothing is lost, and nothing more can be done until somebody mends that. */
+  /** The disk is full or cannot be written: nothing is lost, but the job has to wait until somebody fixes that. */
   async pausedForStorage(key: AttemptKey, reason: PausingFault, message: string): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
       const warned = await change.append(row, row.attempt, [warning(change, reason, message)]);
@@ -191,7 +191,7 @@ export class JobAttempts {
     });
   }
 
-  /** The device cannot be had as the machine is: nothing is lost, and another attempt would find the same. */
+  /** The device is not available in the machine's present state: nothing is lost, but another attempt would fail the same way. */
   async pausedForDevice(key: AttemptKey, reason: string, message: string): Promise<Job | 'stale'> {
     return await this.write(
       key,
@@ -202,9 +202,9 @@ export class JobAttempts {
   }
 
   /**
-   * The trainer is gone without an answer, or the server was. The job is queued again, later after each crash, until
-   * crashes in a row without a new checkpoint reach the limit: then it fails. In an export they are counted by its format, and the
-   * limit fails that alone: the training is done. An open request to stop is honored at once.
+   * The trainer, or the server, ended without an answer. The job is queued again, with a longer pause after each crash, and fails after too
+   * many crashes in a row without a new checkpoint. Crashes during an export count per format, and too many fail only that export: the
+   * training is done. An open stop request is carried out at once.
    */
   async crashed(
     key: AttemptKey,
@@ -223,12 +223,12 @@ export class JobAttempts {
     );
   }
 
-  /** As `crashed`, for a job of a server that was silent for too long: refused when it has been heard of since. */
+  /** Like `crashed`, for a job of a server that was silent for too long; refused if that server has been heard from since. */
   async takenOver(key: AttemptKey, what: string, rule: RetryRule, leases: Leases): Promise<Job | 'stale'> {
     return await this.journal.change(async (change) => {
       const row = await change.findFree(key.jobId, leases);
       if (row?.attempt !== key.attempt || !hasTrainer(row.state)) return 'stale';
-      // How long it lived after its last event nobody knows; the time in which no server ran is nobody's use.
+      // Nobody knows how long it lived after its last event, and time in which no server ran is not charged.
       await endAttempt(change.trx, row, row.update_time_ms);
       return toJob(await afterCrash(row, change, { what, rule, reason: 'TRAINER_CRASHED' }));
     });
@@ -263,10 +263,10 @@ export class JobAttempts {
   }
 }
 
-/** An export that ended its trainer. */
+/** An export during which its trainer crashed. */
 export interface CrashedExport {
   format: ExportFormat;
-  /** Stores that it failed, so that the rest can be done. */
+  /** Stores that the export failed, so that the other work continues. */
   giveUp(row: JobRow, change: JobChange, message: string): Promise<JobRow>;
 }
 
@@ -275,7 +275,7 @@ interface Crash {
   rule: RetryRule;
 }
 
-/** The state of a job whose trainer is gone: a wish that is open, the end, or another turn. */
+/** The state of a job whose trainer is gone: that of an open stop request, failed, or queued again. */
 async function afterCrash(
   row: JobRow,
   change: JobChange,
@@ -308,7 +308,7 @@ async function afterCrash(
   });
 }
 
-/** The same where all steps were taken: no crash of the training, which has nothing to do again. */
+/** The same after the last step: it does not count as a crash of the training, of which nothing has to be repeated. */
 async function afterExportCrash(
   row: JobRow,
   change: JobChange,
@@ -335,7 +335,7 @@ function attemptsText(crashes: number): string {
   return `${crashes} ${crashes === 1 ? 'attempt' : 'attempts in a row'}`;
 }
 
-/** Twice as long after each crash. */
+/** Twice as long after each crash, up to a limit. */
 function pauseMs({ retryDelayMs }: RetryRule, crashes: number): number {
   return retryDelayMs * Math.min(60, 2 ** (crashes - 1));
 }
@@ -359,7 +359,7 @@ function phaseAt(schedule: Schedule, step: number, stepCount: number): JobProgre
   return schedule.phaseAt(Math.min(step, stepCount - 1));
 }
 
-/** Keeps the summary of a run in step with its events. */
+/** Keeps the summary of a run up to date with its events. */
 function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): void {
   switch (body.kind) {
     case 'step': {
@@ -367,11 +367,11 @@ function follow(progress: JobProgress, { body }: NewEvent, schedule: Schedule): 
       progress.phase = phaseAt(schedule, progress.step, progress.stepCount);
       progress.trainedTokens = body.trainedTokens;
       if (body.omitted) break; // it took no time and no tokens
-      // JSON has no NaN; the loss of a skipped step says nothing about the run anyway.
+      // JSON has no NaN, and the loss of a skipped step says nothing about the run.
       if (!body.skipped) progress.loss = body.loss;
       const { tokenCount, seconds } = spanOf(body);
       const rate = tokenCount / seconds;
-      // Smoothed over about ten events, so that one slow step does not move the estimated end.
+      // Smoothed over about ten events, so that one slow step hardly moves the estimated end.
       progress.tokensPerSecond =
         progress.tokensPerSecond === null ? rate : 0.9 * progress.tokensPerSecond + 0.1 * rate;
       progress.remainingSeconds =

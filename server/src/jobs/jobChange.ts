@@ -17,7 +17,7 @@ import { toEventRow } from './jobRow.js';
 import { endAttempt, relabelAttempts } from '../usage/attemptUse.js';
 import { runningOfOwner, withinLimits, type ClaimLimits } from './queueOrder.js';
 
-/** Columns of a job that a change may set beside its state. */
+/** Columns of a job that a change may set in addition to its state. */
 export type JobPatch = Omit<
   JobRowChange,
   'id' | 'state' | 'state_reason' | 'last_sequence' | 'version' | 'update_time_ms'
@@ -31,8 +31,8 @@ export interface NewEvent {
 const onePlace = { free: 1, count: 1 };
 
 /**
- * One transaction that changes jobs. Every event takes its sequence number from the job's row in the transaction that
- * makes the change, so numbers have no gaps and no reader sees a later number before an earlier one.
+ * One transaction that changes jobs. Every event takes its sequence number from the job's row in the same transaction that makes the
+ * change, so numbers have no gaps and no reader sees a later number before an earlier one.
  */
 export class JobChange {
   /** What is announced after the commit, by job id. */
@@ -43,7 +43,7 @@ export class JobChange {
     readonly nowMs: number,
   ) {}
 
-  /** The row, which nobody else changes before this transaction has ended. */
+  /** The row, locked until the end of this transaction. */
   async find(jobId: string): Promise<JobRow | undefined> {
     return await this.trx
       .selectFrom('jobs')
@@ -75,7 +75,7 @@ export class JobChange {
     ]);
   }
 
-  /** Stores a job whose journal is there already. */
+  /** Stores a job whose journal is already stored. */
   async adopt(newRow: NewJobRow, labels: Record<string, string>): Promise<JobRow> {
     const row = await this.trx.insertInto('jobs').values(newRow).returningAll().executeTakeFirstOrThrow();
     await this.setLabels(row, labels);
@@ -84,8 +84,8 @@ export class JobChange {
   }
 
   /**
-   * Waits until no other server claims by a limit of owners or tenants: two that count together would both take the last place, and one that holds
-   * the first row would leave the other a later job of the same owner.
+   * Waits until no other server is claiming, if owners or tenants have limits: two servers that count at the same time would both take the
+   * last place, and a locked first row would make the other server take a later job of the same owner.
    */
   async takeTurn(): Promise<void> {
     await this.trx
@@ -97,8 +97,8 @@ export class JobChange {
   }
 
   /**
-   * Takes the first job that may start on one of the devices, in one statement: on PostgreSQL several servers take different ones at
-   * once. It is `starting` with a new attempt, and leased.
+   * Takes the first job that may start on one of the devices, in one statement, so that several servers on PostgreSQL take different ones
+   * at the same time. The job is then `starting`, with a new attempt and a lease.
    */
   async claim(
     reason: string,
@@ -114,14 +114,14 @@ export class JobChange {
           .forUpdate()
           .skipLocked(),
       )
-      // The first of all waits for its places, and nobody behind it takes them.
+      // If the very first job waits for several places, no job behind it takes them.
       .where((eb) => eb.or([eb(placesNeeded(eb), '=', 1), eb(placesNeeded(eb), '<=', places.free)]))
       .returningAll()
       .executeTakeFirst();
     return claimed && (await this.appendClaim(claimed, reason));
   }
 
-  /** The same of a queued job that `first` gave. */
+  /** The same for a queued job that `first` returned. */
   async claimRow({ id }: JobRow, reason: string, leases: Leases): Promise<JobRow> {
     const claimed = await this.claiming(reason, leases)
       .where('id', '=', id)
@@ -152,8 +152,8 @@ export class JobChange {
   }
 
   /**
-   * The first job that may start, whether there are places for all of its processes now or not.
-   * @param besides devices of jobs that are meant, too
+   * The first job that may start, whether or not there are free places for all of its processes.
+   * @param besides devices whose jobs count in addition to those of the free devices
    */
   async first(
     devices: FreeDevices,
@@ -168,7 +168,7 @@ export class JobChange {
       .executeTakeFirst();
   }
 
-  /** Queued jobs that may start on one of the devices where it has as many places as they need, the next first. */
+  /** Queued jobs that may start on one of the devices and do not need more places than it has, in the order of the queue. */
   private inOrder<Columns>(
     query: SelectQueryBuilder<Schema, 'jobs', Columns>,
     { free, pins, places = onePlace }: FreeDevices,
@@ -223,7 +223,7 @@ export class JobChange {
     );
   }
 
-  /** The rows by which jobs are found; the job's own row has its labels too. */
+  /** The rows by which jobs are found by label; the job's own row has its labels, too. */
   async setLabels(row: JobRow, labels: Record<string, string>): Promise<void> {
     await this.trx.deleteFrom('job_labels').where('job_id', '=', row.id).execute();
     const pairs = Object.entries(labels).map(([key, value]) => ({ job_id: row.id, key, value }));
@@ -231,12 +231,12 @@ export class JobChange {
     await relabelAttempts(this.trx, row, labels);
   }
 
-  /** Changes something of a job that is no event, such as a wish. */
+  /** Changes something of a job that is not an event, such as a stop request. */
   async update(row: JobRow, patch: JobPatch): Promise<JobRow> {
     return await this.append(row, row.attempt, [], { ...patch, version: row.version + 1 });
   }
 
-  /** Appends events and sets columns, no others; returns the row as it now stands. */
+  /** Appends events and sets the given columns; returns the updated row. */
   async append(
     row: JobRow,
     attempt: number,
@@ -269,7 +269,7 @@ export class JobChange {
   }
 }
 
-/** A run that ended early says so with its last state. */
+/** The last state of a run says whether it ended early. */
 function stopOf({ progress }: JobRow, to: JobState): { stopReason?: StopReason } {
   if (to !== 'succeeded') return {};
   const { stop } = JSON.parse(progress) as JobProgress;

@@ -1,9 +1,9 @@
 import type { MetricHistory } from './metricHistory.js';
 import type { MetricPoint } from './metricSeries.js';
 
-/** Where a run stands against another. */
+/** Where a run stands compared with another. */
 export interface Standing {
-  /** Held-out loss less that of the reference, at the most tokens that both have trained on; null where one of them has no evaluation. */
+  /** Held-out loss minus that of the reference, at the most tokens that both have trained on; null if one of them has no evaluation. */
   difference: { loss: number; tokens: number } | null;
   /** The first evaluation at or below the reference's last loss. */
   reached: { tokens: number; seconds: number } | null;
@@ -31,7 +31,7 @@ function differenceAtEqualTokens(
   return expected === null || found === null ? null : { loss: found - expected, tokens };
 }
 
-/** On the straight line between the evaluations around it; null before the first. */
+/** Interpolated linearly between evaluations; null before the first. */
 function lossAt(points: readonly MetricPoint[], tokens: number): number | null {
   const next = points.findIndex(({ trainedTokens }) => trainedTokens >= tokens);
   const after = points[next];

@@ -9,25 +9,25 @@ import type { JobJournal } from './jobJournal.js';
 import { nameOf } from '../store/tenantIds.js';
 
 export interface ControlOptions {
-  /** Makes a repeated call return the job without acting again. */
+  /** A repeated call with the same id returns the job without acting again. */
   requestId?: string | null;
   /** Act only if the job still has this version. */
   version?: number | null;
 }
 
 export interface UpdateWish {
-  /** Of the run; null for nothing. */
+  /** Change of the run; null for none. */
   change: RunChange | null;
   priority: number | null;
   labels: Record<string, string>;
   removedLabels: readonly string[];
-  /** SHA-256 of all that was asked for. */
+  /** SHA-256 of everything that was asked for. */
   digest: string;
 }
 
 /**
- * `wrongState`: with the job, so that the answer can name its state. `changed`: the job has another version.
- * `conflict`: the request id was used for something else.
+ * `wrongState`: with the job, so that the answer can name its state. `changed`: the job has another version. `conflict`: the request id was
+ * used for something else.
  */
 export type ControlResult =
   | { outcome: 'done'; job: Job }
@@ -39,8 +39,8 @@ export type ControlResult =
 type Decision = JobRow | 'wrongState';
 
 /**
- * Pauses, resumes and cancels jobs. For a job without a trainer the new state is stored at once; for one with a trainer the
- * wish is stored (`stopRequest`), survives a crash, and becomes a state when the trainer has stopped: see whenSettled.
+ * Pauses, resumes and cancels jobs. Without a trainer, the new state of the job is stored at once. With a trainer, the request is stored
+ * (`stopRequest`), survives a crash, and becomes a state once the trainer has stopped: see whenSettled.
  */
 export class JobControl {
   constructor(
@@ -83,8 +83,8 @@ export class JobControl {
   }
 
   /**
-   * Changes a job that has not ended. What is of its run is stored beside its specification, and its trainer hears of it; a priority and
-   * labels are changed at once.
+   * Changes a job that has not ended. Changes of its run are stored as updates next to its specification and passed to its trainer;
+   * priority and labels are changed at once.
    */
   async update(jobId: string, wish: UpdateWish, options: ControlOptions = {}): Promise<ControlResult> {
     return await this.act(`update ${wish.digest}`, jobId, options, async (row, change) => {
@@ -97,7 +97,7 @@ export class JobControl {
       }
       if (wish.priority !== null) {
         patch.priority = wish.priority;
-        // It decides nothing of the run, so the specification shows it.
+        // It does not affect the run, so the specification shows the new value.
         patch.spec = JSON.stringify({ ...(JSON.parse(row.spec) as object), priority: wish.priority });
       }
       const labels = { ...(JSON.parse(row.labels) as Record<string, string>), ...wish.labels };
@@ -108,7 +108,7 @@ export class JobControl {
     });
   }
 
-  /** The job once no stop request is open, or as it stands when the signal aborts; undefined when there is none. */
+  /** The job once no stop request is open, or its state when the signal aborts; undefined if it does not exist. */
   async whenSettled(jobId: string, signal: AbortSignal): Promise<Job | undefined> {
     for (;;) {
       const job = await this.store.find(jobId);
@@ -130,7 +130,7 @@ export class JobControl {
         const row = await change.find(jobId);
         if (row === undefined) return { outcome: 'notFound' };
         const { requestId } = options;
-        // The digest has the name: it was that before there were tenants.
+        // The digest contains the name without the tenant, as it did before there were tenants.
         const request = requestId && {
           requestId,
           digest: `${method} ${nameOf(jobId)}`,

@@ -6,19 +6,17 @@ import type { JobChange } from './jobChange.js';
 import type { JobJournal } from './jobJournal.js';
 import { toJob } from './jobRow.js';
 
-/**
- * `wrongState`: it has not ended. `changed`: it has another version. `usedBy`: the name of what needs it.
- */
+/** `wrongState`: it has not ended. `changed`: it has another version. `usedBy`: the name of what needs it. */
 export type DeletionResult =
   | { outcome: 'done'; job: Job }
   | { outcome: 'wrongState' | 'changed'; job: Job }
   | { outcome: 'usedBy'; name: string }
   | { outcome: 'notFound' };
 
-/** Events that are deleted in one transaction: a journal of a million is not deleted while everybody waits. */
+/** Events deleted per transaction: deleting a journal of a million at once would make everybody wait. */
 const eventsPerDelete = 5000;
 
-/** Deletes jobs that have ended, brings them back until their purge time, and throws them away after it. */
+/** Deletes jobs that have ended, restores them until their purge time, and removes them for good afterwards. */
 export class JobDeletion {
   constructor(
     private readonly db: Database,
@@ -26,7 +24,7 @@ export class JobDeletion {
     private readonly options: { undeleteMs: number },
   ) {}
 
-  /** Deletes a job, or only says whether it can be. One that is deleted stays as it is. */
+  /** Deletes a job; for validateOnly only answers whether that is possible. A deleted one stays as it is. */
   async delete(
     jobId: string,
     { version = null, validateOnly = false }: { version?: number | null; validateOnly?: boolean } = {},
@@ -45,7 +43,7 @@ export class JobDeletion {
     });
   }
 
-  /** Brings a deleted job back; one that is not deleted stays as it is. */
+  /** Restores a deleted job; one that is not deleted stays as it is. */
   async undelete(jobId: string): Promise<DeletionResult> {
     return await this.journal.change(async (change): Promise<DeletionResult> => {
       const row = await change.find(jobId);
@@ -63,8 +61,8 @@ export class JobDeletion {
   }
 
   /**
-   * Deletes the rows of a job whose purge time has come, its journal in slices, and notes its folder for removal. Repeated after
-   * a crash it continues.
+   * Deletes the rows of a job whose purge time has come, its journal in slices, and marks its folder for removal. After a crash it can be
+   * called again.
    */
   async purge(jobId: string): Promise<void> {
     for (;;) {
@@ -74,7 +72,7 @@ export class JobDeletion {
         .where('job_id', '=', jobId)
         .executeTakeFirstOrThrow();
       if (last === null) break;
-      // From the end: a server that is started again in the middle finds a journal that begins at its beginning.
+      // From the end: if the server stops in the middle, the rest of the journal still begins at its beginning.
       await this.db
         .deleteFrom('events')
         .where('job_id', '=', jobId)
@@ -93,7 +91,7 @@ function isPurgeable(purgeTimeMs: number | null, nowMs: number): boolean {
   return purgeTimeMs !== null && purgeTimeMs <= nowMs;
 }
 
-/** A job that has not ended and begins at this one, or an export of it that is pending. */
+/** The name of what still needs this job: an unfinished job that begins at it, or a pending export of it. */
 async function userOf({ trx }: JobChange, jobId: string): Promise<string | undefined> {
   const artifacts = `jobs/${jobId}/artifacts/`;
   const job = await trx

@@ -4,10 +4,10 @@ import type { Schema } from '../store/schema.js';
 import type { JobChange } from './jobChange.js';
 import type { ClaimLimits } from './queueOrder.js';
 
-/** What a job runs on, by name. */
+/** The names of what a job can run on. */
 export type DeviceName = Exclude<DeviceChoice, 'auto'>;
 
-/** Something jobs can run on, as measured in a child. */
+/** A device that jobs can run on, as measured in a child. */
 export interface DeviceDescription {
   backend: DeviceName;
   isDefault: boolean;
@@ -15,36 +15,38 @@ export interface DeviceDescription {
   instructionSet: string;
   threadCount: number;
   memoryBytes: number;
-  /** Floating point operations per second; 0 where it cannot be measured. */
+  /** Floating point operations per second; 0 if unknown. */
   float32Flops: number;
   bfloat16Flops: number;
   int8Flops: number;
-  /** Bytes a second that go to and from memory; 0 where it cannot be measured. */
+  /** Memory bandwidth in bytes per second; 0 if unknown. */
   memoryBytesPerSecond: number;
   autoPrecision: 'float32' | 'bfloat16';
-  /** Of a card; empty elsewhere, as the next. */
+  /** `uuid` and `computeCapability` are empty unless it is a card. */
   uuid: string;
-  /** As 9.0. */
+  /** For example 9.0. */
   computeCapability: string;
 }
 
 /** What a server can start a job on now. */
 export interface FreeDevices {
   free: readonly DeviceName[];
-  /** Of processes on the processors: those that are free, and all. Absent: one of each. */
+  /** Free places for processes on the processors, and all of them. Absent: one of each. */
   places?: { free: number; count: number };
-  /** What they are, by pinOf: a job that began on something else is left to others. Null where no other server would have it. */
+  /**
+   * The pins (see pinOf) of its devices: a job that began on another pin is left to other servers. Null if no other server could take it.
+   */
   pins: readonly string[] | null;
-  /** What `auto` is for a job; null while that cannot be said. */
+  /** What `auto` means for a job; null while that is unknown. */
   resolve(spec: RunSpec): DeviceName | null;
 }
 
-/** Devices of a job as its row has them, in the order in which they are wanted, so that a statement finds what it looks for. */
+/** Devices of a job in its row, in order of preference, as text that a statement can search. */
 export function writeDevices({ device, acceptedDevices }: RunSpec): string {
   return `,${[...new Set([device, ...acceptedDevices])].join(',')},`;
 }
 
-/** What decides the bits of a run beside its specification: precision and graphs follow from it by fixed tables. */
+/** What determines the bits of a run in addition to its specification: precision and graphs follow from it by fixed tables. */
 export function pinOf({ backend, instructionSet }: { backend: string; instructionSet: string }): string {
   return `${backend} ${instructionSet}`.trim();
 }
@@ -53,21 +55,21 @@ export function readDevices(text: string): DeviceChoice[] {
   return text.split(',').filter((name) => name !== '') as DeviceChoice[];
 }
 
-/** How many places a job has to have at once: fewer than it asked for where it resumes and says so. */
+/** How many places a job needs at once: fewer than it asked for if it resumes and allows that. */
 export function placesNeeded(
   eb: ExpressionBuilder<Schema, 'jobs'>,
 ): ExpressionWrapper<Schema, 'jobs', number> {
   return eb.case().when('attempt', '=', 0).then(eb.ref('replicas')).else(eb.ref('replicas_min')).end();
 }
 
-/** The condition of a job that may run on one of the devices. */
+/** The condition that a job may run on one of the devices. */
 export function mayRunOn(
   devices: readonly DeviceChoice[],
 ): (eb: ExpressionBuilder<Schema, 'jobs'>) => ExpressionWrapper<Schema, 'jobs', SqlBool> {
   return (eb) => eb.or(devices.map((device) => eb('devices', 'like', `%,${device},%`)));
 }
 
-/** The condition of a job that has not begun anywhere, or on one of these. */
+/** The condition that a job has not begun anywhere, or began on one of these pins. */
 export function mayContinueOn(
   pins: FreeDevices['pins'],
 ): (eb: ExpressionBuilder<Schema, 'jobs'>) => Expression<SqlBool> {
@@ -78,8 +80,8 @@ export function mayContinueOn(
 }
 
 /**
- * Resolves `auto` for jobs at the head of the queue until one of the first could be claimed: once and for good, so that a job which is
- * interrupted resumes on the same kind of device.
+ * Resolves `auto` for jobs at the head of the queue until one of the first could be claimed. It is resolved once and for good, so that an
+ * interrupted job resumes on the same kind of device.
  */
 export async function resolveFirst(
   change: JobChange,
@@ -95,10 +97,10 @@ export async function resolveFirst(
   }
 }
 
-/** Many rows are rare: that many say enough. */
+/** Enough: more waiting jobs are rare. */
 const explainedMax = 100;
 
-/** Sets the reason of queued jobs that wait for nothing but one of the devices; false when there is none. */
+/** Sets the reason of queued jobs that wait only for one of the devices; false if there are none. */
 export async function explainWait(
   change: JobChange,
   devices: readonly DeviceName[],

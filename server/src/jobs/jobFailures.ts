@@ -1,6 +1,6 @@
 /**
- * Reasons for which the server itself fails a job, or warns in its journal; those of the engine and of the API stand in
- * their own lists. docs/errors.md is checked against all of them.
+ * Reasons for which the server itself fails a job or warns in its journal; those of the engine and of the API have their own lists.
+ * docs/errors.md is checked against all of them.
  */
 export const serverFailures = {
   TRAINER_CRASHED: 'The trainer process crashed several times in a row without a new checkpoint in between.',
@@ -23,7 +23,7 @@ export const serverFailures = {
   DATASET_NOT_READY: 'The data set of the job no longer exists, or is not ready.',
 } as const;
 
-/** Reasons for which a task (preparing a data set, generating, previewing) fails beside those of the engine. */
+/** Reasons for which a task (preparing a data set, generating, previewing) fails, in addition to those of the engine. */
 export const taskFailures = {
   TASK_CRASHED: 'The process of the task crashed.',
   TASK_TIMED_OUT: 'The task took longer than RELORA_TASK_TIMEOUT_SECONDS.',

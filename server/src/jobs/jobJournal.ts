@@ -8,28 +8,28 @@ import { toEvent, toJob } from './jobRow.js';
 import { RecentEvents } from './recentEvents.js';
 import { foldedSpansAfter, spansBackwards, spanStepCountMin, toStepBody } from './stepSpans.js';
 
-/** Called after a commit with the job as it now stands and the events that were appended, maybe none. Must not throw. */
+/** Called after a commit with the updated job and the events that were appended, maybe none. Must not throw. */
 export type AppendListener = (job: Job, events: JobEvent[]) => void;
 
 export type RestartEntry = JobEvent & { body: JobEventBody & { kind: 'restart' } };
 
 /**
- * The events of all jobs: sequence numbers 1, 2, 3 … without gaps within a job, each taken in the transaction that makes
- * the change it reports. An event that a listener or reader has seen is on the disk. Old step events are folded into spans
- * (historyFolding.ts), which say which numbers they stand for.
+ * The events of all jobs: sequence numbers 1, 2, 3 … without gaps within a job, each assigned in the transaction that makes the change it
+ * reports. An event that a listener or reader has seen is on the disk. Old step events are folded into spans (historyFolding.ts), which say
+ * which numbers they stand for.
  */
 export class JobJournal {
   private readonly listeners = new Set<AppendListener>();
-  /** Watchers that wait, by job. */
+  /** Waiting watchers, by job. */
   private readonly waiting = new Map<string, Set<() => void>>();
   private readonly recent = new RecentEvents();
-  /** Whether the feed repeats what this process has said itself. */
+  /** True while this process announces a change, which the feed repeats to it. */
   private isAnnouncing = false;
 
   constructor(
     private readonly db: Database,
     private readonly feed: ChangeFeed,
-    /** That of the database, where servers share one. */
+    /** The clock of the database, if servers share one. */
     readonly now: () => number = Date.now,
   ) {
     feed.listen((change) => {
@@ -43,7 +43,7 @@ export class JobJournal {
     });
   }
 
-  /** Events above a sequence number, oldest first; isComplete when the job's final event is among or before them. */
+  /** Events after a sequence number, oldest first; isComplete if the job's final event is among or before them. */
   async readAfter(
     jobId: string,
     sequence: number,
@@ -51,7 +51,7 @@ export class JobJournal {
   ): Promise<{ events: JobEvent[]; isComplete: boolean }> {
     const found =
       this.recent.after(jobId, sequence, eventsMax) ?? (await this.storedAfter(jobId, sequence, eventsMax));
-    // After a full page there is mostly another: whoever reads a long journal leaves a turn to everybody else between them.
+    // A full page is mostly followed by another: the reader of a long journal gives others a turn after each page.
     if (found.events.length >= eventsMax) await nextTurn();
     return found;
   }
@@ -62,7 +62,7 @@ export class JobJournal {
     eventsMax: number,
   ): Promise<{ events: JobEvent[]; isComplete: boolean }> {
     const { mark } = this.recent;
-    // The job first: a final event that is stored between the two reads is then found by the next call.
+    // The job is read first: a final event that is stored between the two reads is then found by the next call.
     const job = await this.db
       .selectFrom('jobs')
       .select(['state', 'last_sequence'])
@@ -77,7 +77,7 @@ export class JobJournal {
       .orderBy('sequence')
       .limit(eventsMax)
       .execute();
-    // After the events: what is removed between the two reads is then seen twice, and never missed.
+    // Read after the events: what is removed between the two reads is then seen twice, but never missed.
     const spans = await foldedSpansAfter(this.db, jobId, sequence, eventsMax);
     const events = inOrder(rows.map(toEvent), spans, eventsMax);
     const reached = events.at(-1)?.sequence ?? sequence;
@@ -87,7 +87,7 @@ export class JobJournal {
     return { events, isComplete };
   }
 
-  /** Events but steps above a sequence number, oldest first, and the number up to which these are all. */
+  /** Events other than steps after a sequence number, oldest first, and the number up to which they are complete. */
   async noticesAfter(
     jobId: string,
     sequence: number,
@@ -113,8 +113,7 @@ export class JobJournal {
   }
 
   /**
-   * Restarts of a job with a number above `after`, in order. One that was repeated after a crash stands here once, as it was
-   * made last.
+   * Restarts of a job with a number above `after`, in order. A restart that was repeated after a crash appears once, as it was last made.
    */
   async restartsAfter(jobId: string, after: number, restartsMax: number): Promise<RestartEntry[]> {
     const rows = await this.db
@@ -139,7 +138,10 @@ export class JobJournal {
     return rows.map((row) => toEvent(row) as RestartEntry);
   }
 
-  /** What was reported of the documents of a step: by itself where it was, else with the steps around it; the newest of each. */
+  /**
+   * What was reported about the documents of a step: of that step by itself if there is such a report, else together with the steps around
+   * it; the newest of each kind.
+   */
   async documentsAt(jobId: string, step: number): Promise<DocumentsReport | undefined> {
     const rows = await this.db
       .selectFrom('events')
@@ -157,9 +159,10 @@ export class JobJournal {
   }
 
   /**
-   * All that a job's curves are made of up to a sequence number, the last first, page by page: events, and where they are many
-   * spans in place of the step events. A span counts as a whole or not at all, since whatever a run goes back to is an event.
-   * @param stepCount that a point of the curve stands for: single events are read only where it is less than a span
+   * Everything that a job's curves are made of, up to a sequence number, the last first, page by page: events, and for long jobs spans
+   * instead of step events. A span counts as a whole or not at all, because a run can only go back to where there is an event of another
+   * kind.
+   * @param stepCount steps per point of the curve: single step events are read only if it is less than a span
    */
   async *readBackwards(
     jobId: string,
@@ -171,7 +174,7 @@ export class JobJournal {
     const spans = isCoarse ? all.filter((span) => span.last_sequence <= lastSequence) : [];
     const spanned = spans[0]?.last_sequence ?? 0;
     let next = 0;
-    /** Spans above a sequence number that were not given out yet. */
+    /** Spans after a sequence number that were not returned yet. */
     const spansAbove = (sequence: number): JobEventBody[] => {
       const start = next;
       while (next < spans.length && spans[next]!.last_sequence > sequence) next++;
@@ -202,8 +205,8 @@ export class JobJournal {
   }
 
   /**
-   * The last events below a sequence number that are no steps. Their places are looked up in the index of these first: SQLite would go
-   * through the rows of hundreds of thousands of steps that lie in the window of a fast job.
+   * The last events before a sequence number that are not steps. Their places are first looked up in the index of these: otherwise SQLite
+   * would read the rows of hundreds of thousands of steps in the window of a fast job.
    */
   private async besideSteps(jobId: string, before: number, eventsMax: number) {
     return await this.db
@@ -226,9 +229,9 @@ export class JobJournal {
       .execute();
   }
 
-  /** Resolves once the job has an event above the sequence number, does not exist, or the signal aborts. */
+  /** Resolves once the job has an event after the sequence number, does not exist, or the signal aborts. */
   async changedSince(jobId: string, sequence: number, signal: AbortSignal): Promise<void> {
-    // Listening begins before the look at the store: what is appended between the two wakes us.
+    // Listens before reading the store: what is appended in between wakes us.
     const { promise, end } = this.nextAppend(jobId, signal);
     try {
       const kept = this.recent.after(jobId, sequence, 1);
@@ -245,7 +248,10 @@ export class JobJournal {
     }
   }
 
-  /** Listens for jobs that were changed, here or elsewhere; null is any. A hint: see ChangeFeed. Returns the function that ends it. */
+  /**
+   * Listens for jobs that were changed, here or elsewhere; null means any job. Only a hint: see ChangeFeed. Returns the function that ends
+   * it.
+   */
   onChanged(listener: (jobId: string | null) => void): () => void {
     return this.feed.listen((change) => {
       if (change === null) listener(null);
@@ -253,13 +259,13 @@ export class JobJournal {
     });
   }
 
-  /** Listens to what this process changes, for its metrics; returns the function that ends it. */
+  /** Listens to changes made by this process, for its metrics; returns the function that ends it. */
   onAppended(listener: AppendListener): () => void {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
   }
 
-  /** Runs one transaction that changes jobs and announces it after the commit. The work awaits nothing but its own statements. */
+  /** Runs one transaction that changes jobs and announces it after the commit. `work` must not wait for anything but its own statements. */
   async change<T>(work: (change: JobChange) => Promise<T>): Promise<T> {
     let change: JobChange | undefined;
     const result = await this.db.transaction().execute(async (trx) => {
@@ -306,10 +312,10 @@ export class JobJournal {
   }
 }
 
-/** The first events and spans by their numbers, of which so many were read; an event that a span stands for was removed since. */
+/** Merges events and spans by number, up to the end of the shorter page; an event that a span stands for was removed meanwhile. */
 function inOrder(events: JobEvent[], spans: readonly JobEvent[], countMax: number): JobEvent[] {
   if (spans.length === 0) return events;
-  // Beyond the end of either page there may be others of its kind.
+  // A full page may be followed by more of its kind.
   const ends = [events, spans].map((page) => (page.length < countMax ? Infinity : page.at(-1)!.sequence));
   const merged: JobEvent[] = [];
   let next = 0;

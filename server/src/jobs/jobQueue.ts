@@ -39,33 +39,33 @@ import { beginAttempt } from '../usage/attemptUse.js';
 import { Quotas, type ClosedTenants } from '../quotas/quotas.js';
 
 export interface NewJob {
-  /** Of the store, see tenantIds.ts; null: the queue makes one of the tenant that sorts by time. */
+  /** Id in the store, see tenantIds.ts; null: the queue makes one for the tenant that sorts by time. */
   jobId: string | null;
   /** Default: `default`. */
   tenant?: string;
   displayName: string;
   labels: Record<string, string>;
   spec: RunSpec;
-  /** The checkpoint that it begins at; null for the beginning. */
+  /** The checkpoint that it begins at; null to begin anew from the specification. */
   origin: JobOrigin | null;
-  /** Changes of its run, each with its step; absent for none. */
+  /** Updates of its run, each with its step; absent for none. */
   updates?: readonly RunUpdate[];
-  /** What is allowed but probably not meant; stands at the head of the journal. */
+  /** What is allowed but probably not intended; the first events of the journal. */
   warnings: readonly { reason: string; message: string }[];
-  /** Makes a repeated submit return the first job. */
+  /** A repeated submit with the same id returns the first job. */
   requestId: string | null;
   /** SHA-256 of everything that was asked for (as the client sent it): the same request id with another digest is a conflict. */
   requestDigest: string;
 }
 
 /**
- * `conflict`: the request id was used for something else. `taken`: the job id exists. `full`: no place in the queue. A job that is
- * gone: the request was served, and what it made has been thrown away since.
+ * `conflict`: the request id was used for something else. `taken`: the job id exists. `full`: no place in the queue. GoneJob: the request
+ * was served, but its job has been purged since.
  */
 export type Submission =
   { job: Job; isRepeated: boolean } | GoneJob | 'full' | 'taken' | 'conflict' | MissingNeed;
 
-/** What the job would need was deleted while it was checked: its data set, the job it begins at, or its weights. */
+/** Something that the job needs was deleted while it was checked: its data set, the job it begins at, or its weights. */
 export type MissingNeed = { deletedDatasetId: string } | 'originDeleted' | 'weightsDeleted';
 
 export interface GoneJob {
@@ -73,8 +73,8 @@ export interface GoneJob {
 }
 
 /**
- * A job to start over several servers, of which this one has so many processes; or for which its places are on offer, null for none; or
- * another server took up what was on offer.
+ * A job to start on several servers, with the number of its processes here; or the job that places are offered for, null for none; or
+ * `takenUp`: another server accepted the offer.
  */
 export type Gathered =
   { job: Job; device: DeviceName; count: number } | { offered: string | null } | 'takenUp';
@@ -90,7 +90,7 @@ export class JobQueue {
     private readonly quotas = new Quotas(),
   ) {}
 
-  /** The job that a request made earlier, whatever has become of its data set or of the limits since; undefined for a new request. */
+  /** The job that a request created earlier, even if its data set or the limits have changed since; undefined for a new request. */
   async findRepeated(
     tenant: string,
     requestId: string,
@@ -109,7 +109,7 @@ export class JobQueue {
   }
 
   /**
-   * Stores a job and queues it; when this resolves the job survives any crash. A repeated request does not need a place. Throws
+   * Stores a job and queues it; when this resolves, the job survives any crash. A repeated request does not need a place. Throws
    * QUOTA_EXCEEDED.
    */
   async submit(newJob: NewJob): Promise<Submission> {
@@ -181,8 +181,8 @@ export class JobQueue {
   }
 
   /**
-   * Takes the first job that may start on a free device: it is `starting` with a new attempt, durably, when this resolves. With nothing to
-   * take it says when to look again, since a job waits after a crash or for device hours; null where only an event can change something.
+   * Takes the first job that may start on a free device: when this resolves, the job is durably `starting` with a new attempt. If there is
+   * none, returns when to look again, because a job waits after a crash or for device hours; null if only an event can change something.
    */
   async claimNext(
     devices: FreeDevices,
@@ -201,7 +201,7 @@ export class JobQueue {
         .select(({ fn }) => fn.min<number | null>('not_before_ms').as('first'))
         .where('state', '=', 'queued')
         .where('delete_time_ms', 'is', null)
-        .where('not_before_ms', '>', change.nowMs) // the rest waits for others
+        .where('not_before_ms', '>', change.nowMs) // the others wait for a slot
         .executeTakeFirstOrThrow();
       const times = [first, closed.lookAgainMs].filter((time) => time !== null);
       return { notBeforeMs: times.length === 0 ? null : Math.min(...times) };
@@ -209,16 +209,16 @@ export class JobQueue {
   }
 
   /**
-   * Where the first job takes more places at once than any server has, and servers that compute alike have them together: offers for it
-   * what is free here, and takes it once they offer enough. Whatever else it offered is withdrawn.
-   * @param slots on the processors that are free, or on offer already
-   * @param offeredBefore the job for which they are
+   * Handles a first job that needs more places at once than any one server has, if servers that compute identically have enough together:
+   * offers the free places of this server, and takes the job once the offers are enough. Withdraws any other offer.
+   * @param slots free or already offered places on the processors
+   * @param offeredBefore the job that they are offered for
    */
   async gather(devices: FreeDevices, slots: number, offeredBefore: string | null): Promise<Gathered> {
     const servers = await alikeServers(this.leases);
     const own = this.leases.serverId;
     return await this.journal.change(async (change): Promise<Gathered> => {
-      // One server at a time: two that offer the last places at once would both see too few.
+      // One server at a time: two that offer the last places at the same time would both see too few.
       await change.takeTurn();
       if (offeredBefore !== null && (await isTakenUp(change.trx, own, offeredBefore))) return 'takenUp';
       const { limits } = await this.limitsOf(change);
@@ -267,7 +267,10 @@ export class JobQueue {
     return { job: toJob(claimed), device, processes };
   }
 
-  /** The next job; where that waits for several places of the processors at once, they are kept for it, and a card goes to the next. */
+  /**
+   * Claims the next job. If that waits for several processor places at once, these are kept free for it, and cards go to the jobs behind
+   * it.
+   */
   private async claim(
     change: JobChange,
     devices: FreeDevices,
@@ -285,14 +288,14 @@ export class JobQueue {
     return await this.claim(change, { ...devices, free: cards }, limits);
   }
 
-  /** Says of jobs that wait for one of these devices why they do; false when there is none. */
+  /** Stores why jobs wait that can only run on one of these devices; false if there are none. */
   async explainWait(devices: readonly DeviceName[], reason: string): Promise<boolean> {
     return await this.journal.change((change) => explainWait(change, devices, reason));
   }
 
   private async refusalOf(change: JobChange, id: string): Promise<'taken' | 'full' | undefined> {
     const { trx } = change;
-    // One at a time, or two that count together would both take the last place.
+    // One at a time: two transactions that count at the same time would both take the last place.
     await trx.selectFrom('store_info').select('key').where('key', '=', 'incarnation').forUpdate().execute();
     if ((await change.find(id)) !== undefined) return 'taken';
     const { count } = await trx
@@ -309,7 +312,7 @@ function waitsForPlaces({ attempt, replicas, replicas_min }: JobRow, free: numbe
   return `Waits for ${needed} slots at once, of which ${free} ${free === 1 ? 'is' : 'are'} free and kept for it`;
 }
 
-/** Locks what the job needs, so that it is not deleted before the job is seen to need it. */
+/** Locks what the job needs, so that it is not deleted before the job is stored. */
 async function missingNeed(change: JobChange, newJob: NewJob): Promise<MissingNeed | undefined> {
   const { trx } = change;
   const { origin } = newJob;
@@ -317,7 +320,7 @@ async function missingNeed(change: JobChange, newJob: NewJob): Promise<MissingNe
     .selectFrom('datasets')
     .select(['id', 'delete_time_ms'])
     .where('id', 'in', datasetIdsOf(newJob))
-    .orderBy('id') // in one order, so that no two wait for each other
+    .orderBy('id') // always in the same order, so that there is no deadlock
     .forUpdate()
     .execute();
   const deleted = datasets.find(({ delete_time_ms }) => delete_time_ms !== null);
@@ -353,14 +356,14 @@ async function isThere(change: JobChange, jobId: string): Promise<boolean> {
   return row !== undefined && row.delete_time_ms === null;
 }
 
-/** The job that a request made. */
+/** The job that a request created. */
 async function jobOf(change: JobChange, subject: string): Promise<Job | GoneJob> {
   const jobId = subject.replace(/^jobs\//, '');
   const row = await change.find(jobId);
   return row === undefined ? { goneJobId: jobId } : toJob(row, await positionOf(change, jobId));
 }
 
-/** What a checkpoint has behind it counts from the start. */
+/** Progress before the checkpoint that a job begins at is included. */
 function newProgress({ spec, origin }: NewJob): JobProgress {
   const schedule = new Schedule(spec);
   const step = origin?.step ?? 0;

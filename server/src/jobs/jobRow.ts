@@ -11,14 +11,14 @@ import type {
   JobProgress,
 } from './job.js';
 
-/** A job as the rest of the server sees it, from its row. What the store holds was checked before it was written. */
+/** The job of a row. The row was checked before it was written. */
 export function toJob(row: JobRow, queuePosition = 0): Job {
   let spec: RunSpec | undefined;
   return {
     id: row.id,
     displayName: row.display_name,
     labels: JSON.parse(row.labels) as Record<string, string>,
-    // Long, and of no concern to most of those who get a job: parsed for who asks.
+    // Parsed only on access, because it is long and most callers do not need it.
     get spec() {
       return (spec ??= readStoredRunSpec(row.spec));
     },
@@ -55,7 +55,7 @@ export function toEvent(row: EventRow): JobEvent {
   };
 }
 
-/** An event as the store keeps it; one that stands for several is a span's (stepSpans.ts). */
+/** The row of an event; an event that stands for several is a row of its own kind (stepSpans.ts). */
 export function toEventRow(
   jobId: string,
   { sequence, timeMs, attempt, final, body }: Omit<JobEvent, 'firstSequence'>,
@@ -72,7 +72,7 @@ export function toEventRow(
   };
 }
 
-/** JSON has no NaN and no infinities, but a skipped step reports them: they are kept as marked objects. */
+/** JSON has no NaN and no infinities, but a skipped step reports them: they are stored as marked objects. */
 function writeBody(body: JobEventBody): string {
   return JSON.stringify(body, (_key, value: unknown) =>
     typeof value === 'number' && !Number.isFinite(value) ? { nonFinite: String(value) } : value,
@@ -83,13 +83,13 @@ function parseBody(text: string): JobEventBody {
   const body = parseNumbers(text);
   // Version 0.1 reported a restart only as a whole; what it did not measure stays unset.
   if (body.kind === 'restart') return { ...body, modules: (body as Partial<typeof body>).modules ?? [] };
-  // And it called an omitted step skipped too.
+  // Version 0.1 also marked an omitted step as skipped.
   if (body.kind === 'step' && body.omitted) return { ...body, skipped: false };
   return body;
 }
 
 function parseNumbers(text: string): JobEventBody {
-  // Few have such a mark, and looking at every value for it takes several times as long as the parsing.
+  // Few events have this mark, and checking every value takes several times as long as parsing.
   if (!text.includes('"nonFinite"')) return JSON.parse(text) as JobEventBody;
   return JSON.parse(text, (_key, value: unknown) =>
     typeof value === 'object' && value !== null && 'nonFinite' in value ? Number(value.nonFinite) : value,

@@ -11,7 +11,7 @@ import { queuePositions } from './queueOrder.js';
 import { updatesOf } from './jobUpdates.js';
 import { evaluationsOf, keepEvaluation, type KeptEvaluation } from './modelEvaluations.js';
 
-/** Place in a list of jobs, for the next page: the last job of the page before. */
+/** Position in a list of jobs: the last job of the previous page. */
 export interface JobCursor {
   createTimeMs: number;
   id: string;
@@ -26,11 +26,11 @@ export interface JobFilter {
   order: 'newestFirst' | 'oldestFirst';
   after: JobCursor | null;
   jobsMax: number;
-  /** Deleted ones, too, until they are purged. */
+  /** Includes deleted jobs until they are purged. */
   withDeleted?: boolean;
 }
 
-/** What a watch of many jobs knows of one. */
+/** What a watch of many jobs knows about each. */
 export type WatchedJob = Pick<Job, 'id' | 'state' | 'createTimeMs' | 'lastSequence'>;
 
 const idsInStatement = 500;
@@ -41,12 +41,12 @@ export class JobStore {
 
   async find(jobId: string): Promise<Job | undefined> {
     const row = await this.db.selectFrom('jobs').selectAll().where('id', '=', jobId).executeTakeFirst();
-    // Between its purge time and the purge itself it cannot be brought back, so it is gone for everybody.
+    // After its purge time it cannot be restored, so nobody sees it any more, even before the purge itself.
     if (row === undefined || (row.purge_time_ms ?? Infinity) <= Date.now()) return undefined;
     return toJob(row, row.state === 'queued' ? ((await queuePositions(this.db)).get(jobId) ?? 0) : 0);
   }
 
-  /** Attempts that are under way by the store, but whose server was silent for too long. */
+  /** Attempts that are in progress according to the store, but whose server was silent for too long. */
   async freeAttempts(leases: Leases): Promise<AttemptKey[]> {
     return await this.db
       .selectFrom('jobs')
@@ -57,12 +57,12 @@ export class JobStore {
       .execute();
   }
 
-  /** Changes of a job's run, in the order of their numbers. */
+  /** Updates of a job's run, in the order of their numbers. */
   async updatesOf(jobId: string): Promise<RunUpdate[]> {
     return await updatesOf(this.db, jobId);
   }
 
-  /** What calls found of its weights, newest first. */
+  /** Results of EvaluateModel calls for its weights, newest first. */
   async evaluationsOf(jobId: string): Promise<KeptEvaluation[]> {
     return await evaluationsOf(this.db, jobId);
   }
@@ -71,7 +71,7 @@ export class JobStore {
     await keepEvaluation(this.db, jobId, evaluation);
   }
 
-  /** That the processes of ended attempts held their device, added up. */
+  /** Seconds for which the processes of ended attempts used their devices, in total. */
   async deviceSeconds({ id, createTimeMs }: Pick<Job, 'id' | 'createTimeMs'>): Promise<number> {
     const rows = await this.db
       .selectFrom('attempts')
@@ -88,7 +88,7 @@ export class JobStore {
     );
   }
 
-  /** One page of jobs; `next` is null at the end. Pages stay right while jobs are created: the cursor is a place, not a count. */
+  /** One page of jobs; `next` is null at the end. New jobs do not shift pages: the cursor is a position, not a count. */
   async list(filter: JobFilter): Promise<{ jobs: Job[]; next: JobCursor | null }> {
     const [compare, direction] =
       filter.order === 'newestFirst' ? (['<', 'desc'] as const) : (['>', 'asc'] as const);
@@ -151,7 +151,7 @@ export class JobStore {
     return await withLabels(query, labels).execute();
   }
 
-  /** Numbers of the newest events of jobs. */
+  /** Sequence numbers of the newest events of jobs. */
   async lastSequences(jobIds: readonly string[]): Promise<{ id: string; lastSequence: number }[]> {
     const found: { id: string; lastSequence: number }[] = [];
     for (let first = 0; first < jobIds.length; first += idsInStatement) {
@@ -185,7 +185,7 @@ export class JobStore {
   }
 }
 
-/** Only jobs with all of the labels. */
+/** Only jobs that have all of the labels. */
 function withLabels<Row>(
   query: SelectQueryBuilder<Schema, 'jobs', Row>,
   labels: Record<string, string>,

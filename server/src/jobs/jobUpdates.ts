@@ -1,10 +1,10 @@
 import type { RunChange, RunUpdate } from '@relora/engine/plan';
 import type { Database } from '../store/database.js';
 
-/** Stands in the store for a step that is not known yet. */
+/** Stored for a step that is not known yet. */
 const pending = -1;
 
-/** Changes of a job's run, in the order of their numbers. */
+/** Updates of a job's run, in the order of their numbers. */
 export async function updatesOf(db: Database, jobId: string): Promise<RunUpdate[]> {
   const rows = await db
     .selectFrom('job_updates')
@@ -40,7 +40,7 @@ export async function insertUpdates(
     .execute();
 }
 
-/** Notes from which step on an update holds. A run that went back behind it has it at the same step again. */
+/** Records the step from which an update applies. A run that went back before that step applies it at the same step again. */
 export async function updateApplied(
   db: Database,
   jobId: string,

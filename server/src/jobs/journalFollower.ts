@@ -11,12 +11,12 @@ import type { JobJournal } from './jobJournal.js';
 import type { JobStore } from './jobStore.js';
 import type { JournalReaders, Position } from './journalReaders.js';
 
-/** What was made of events. `nothing`: none of them matters; `later`: there is no room for them yet. */
+/** What became of events. `nothing`: none of them matters; `later`: there is no room for them yet. */
 export type Taken =
   | {
-      /** What the reader keeps beside its position. */
+      /** What the reader keeps in addition to its position. */
       state: string;
-      /** What is done in the transaction that stores the position. */
+      /** Runs in the transaction that stores the position. */
       work?(trx: Transaction<Schema>): Promise<void>;
       /** Called after the commit. */
       after?(): void;
@@ -24,19 +24,19 @@ export type Taken =
   | 'nothing'
   | 'later';
 
-/** What is done with events, in the order of a job's journal. */
+/** What a reader does with events, in the order of a job's journal. */
 export interface Reading {
   /** Id of the reader's row. */
   id: string;
-  /** Whose jobs; null for all. */
+  /** The tenant whose jobs are read; null for all. */
   tenant: string | null;
   /** Whether it reads step events, too. */
   withSteps: boolean;
-  /** Time between two rounds over the jobs that have news, so that many small changes become one. */
+  /** Pause between two rounds over the jobs with news, so that many small changes become one. */
   pauseMs: number;
   /**
-   * Does what is to be done with these events, or says what is to be done in the transaction that stores that they were read. What
-   * is done outside of it may be done again after a crash. A rejection is tried again, with pauses that grow.
+   * Handles these events, or returns what to do in the transaction that stores that they were read. Anything done outside that transaction
+   * may be repeated after a crash. A rejection is retried with growing pauses.
    */
   take(job: Job, events: readonly JobEvent[], state: string): Promise<Taken>;
 }
@@ -51,17 +51,17 @@ export interface FollowerParts {
   onStoreFailure(error: unknown): void;
 }
 
-/** Events without interest after which a position is stored all the same. */
+/** Number of ignored events after which the position is stored all the same. */
 const unstoredMax = 10_000;
 const eventsPerRead = 256;
 const laterMs = 500;
 const [retryMs, retryMsMax] = [1000, 60_000];
 
-/** Reads the journals of all jobs for one reader, on the one server that has its lease, from where it stands in each. */
+/** Reads the journals of all jobs for one reader, on the one server that has its lease, from its position in each. */
 export class JournalFollower {
   private readonly stopping = new AbortController();
   private readonly waiting = new Set<string>();
-  /** Where it stands; only what was stored survives a crash. */
+  /** Positions by job; only `stored` survives a crash. */
   private readonly positions = new Map<string, Position & { stored: number }>();
   private isBehind = true;
   private wake: () => void = () => {};
@@ -72,7 +72,7 @@ export class JournalFollower {
   constructor(
     private readonly parts: FollowerParts,
     private readonly reading: Reading,
-    /** Called when this server begins to read for it, and with null when it ends. */
+    /** Called with the epoch when this server begins to read for it, and with null when it stops. */
     private readonly onHeld: (epoch: number | null) => void = () => {},
   ) {}
 
@@ -118,7 +118,7 @@ export class JournalFollower {
       while (!signal.aborted && this.epoch === epoch) await this.round(epoch);
       release();
       this.onHeld(null);
-      await readers.release(id, epoch).catch(() => {}); // or it is free when the lease is over
+      await readers.release(id, epoch).catch(() => {}); // if this fails, it is free once the lease has expired
     }
   }
 
@@ -135,7 +135,7 @@ export class JournalFollower {
       for (const job of jobs) this.waiting.add(job);
     }
     if (this.waiting.size === 0) {
-      // What came while the store was asked is not waited for; nobody else runs between this look and the wait.
+      // Checked again for what came while the store was read; no other code runs between this check and the wait.
       const isOver = this.stopping.signal.aborted || this.epoch !== epoch;
       if (!isOver && !this.isBehind) await new Promise<void>((resolve) => (this.wake = resolve));
       return;
@@ -154,7 +154,7 @@ export class JournalFollower {
     await this.pause(Math.max(pauseMs, isLater ? laterMs : 0));
   }
 
-  /** `read`: to the end; `more`: there is more. */
+  /** `read`: up to the end; `more`: there is more. */
   private async read(jobId: string, epoch: number): Promise<'read' | 'more' | 'later'> {
     const { store, journal, readers } = this.parts;
     const { id, withSteps, take } = this.reading;
@@ -189,7 +189,7 @@ export class JournalFollower {
     return { events, through: events.at(-1)?.sequence ?? sequence };
   }
 
-  /** Undefined where it failed, which the log says. */
+  /** Undefined if it failed, which is logged. */
   private async attempt<T>(step: () => Promise<T>): Promise<T | undefined> {
     try {
       return await step();

@@ -4,18 +4,18 @@ import type { Leases } from '../store/leases.js';
 import type { Schema } from '../store/schema.js';
 import { terminalStates } from './job.js';
 
-/** How far a reader is in the journal of a job, and what it keeps beside that. */
+/** How far a reader has come in the journal of a job, and what it keeps in addition. */
 export interface Position {
   sequence: number;
   state: string;
 }
 
-/** By how much clocks may differ between a job that is being made and a reader that is: see Leases.requireClock. */
+/** How much the clocks of a server that creates a job and one that creates a reader may differ: see Leases.requireClock. */
 const marginMs = 300_000;
 
 /**
- * Rows of what reads journals to their end: webhooks and trackers. Each has a lease, so that one server at a time reads for it,
- * and a position in each job, which is stored together with what the reader made of the events.
+ * Rows of those who read journals to their end: webhooks and trackers. Each has a lease, so that one server at a time reads for it, and a
+ * position in each job, which is stored together with what the reader made of the events.
  */
 export class JournalReaders {
   constructor(
@@ -23,10 +23,7 @@ export class JournalReaders {
     private readonly leases: Leases,
   ) {}
 
-  /**
-   * Makes a reader unless it is there. Of jobs that are under way it reads `fromStart`, or what comes next; ended ones are none of
-   * its concern.
-   */
+  /** Creates a reader if it does not exist. It reads unfinished jobs `fromStart` or from now on, and ignores ended ones. */
   async register(
     id: string,
     { tenant, fromStart }: { tenant: string | null; fromStart: boolean },
@@ -44,7 +41,7 @@ export class JournalReaders {
       .returning('id')
       .executeTakeFirst();
     if (made === undefined) return;
-    // Those within the margin have a position, so that their past is not taken for new.
+    // Ended jobs within the margin get a position, so that their past is not taken for new.
     await trx
       .insertInto('journal_positions')
       .columns(['reader', 'job_id', 'sequence', 'state'])
@@ -72,7 +69,7 @@ export class JournalReaders {
       .execute();
   }
 
-  /** Takes the reader for this server; the fence, or undefined where another server has it or it is gone. */
+  /** Takes the reader for this server. Returns the fencing epoch; undefined if another server has the reader or it is gone. */
   async claim(id: string): Promise<number | undefined> {
     const row = await this.db
       .updateTable('journal_readers')
@@ -84,7 +81,7 @@ export class JournalReaders {
     return row?.epoch;
   }
 
-  /** Somebody else may take it. */
+  /** Lets other servers take it. */
   async release(id: string, epoch: number): Promise<void> {
     await this.db
       .updateTable('journal_readers')
@@ -125,7 +122,7 @@ export class JournalReaders {
     return rows.map((row) => row.id);
   }
 
-  /** Undefined for a job that is none of the reader's concern. */
+  /** Undefined for a job that the reader ignores. */
   async position(id: string, job: { id: string; createTimeMs: number }): Promise<Position | undefined> {
     const row = await this.db
       .selectFrom('journal_readers')
@@ -142,7 +139,7 @@ export class JournalReaders {
     return job.createTimeMs >= row.since_ms ? { sequence: 0, state: '' } : undefined;
   }
 
-  /** Stores a position with what the reader made of the events before it; false where another server reads for it by now. */
+  /** Stores a position with what the reader made of the events before it; false if another server has taken the reader. */
   async advance(
     id: string,
     epoch: number,

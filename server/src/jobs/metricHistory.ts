@@ -4,13 +4,13 @@ import type { Job, JobEventBody } from './job.js';
 import type { JobJournal } from './jobJournal.js';
 import { metrics, SeriesFromTheEnd, type Metric, type MetricSeries, type Place } from './metricSeries.js';
 
-/** A run as its journal has it, up to `job.lastSequence`. */
+/** A run according to its journal, up to `job.lastSequence`. */
 export interface MetricHistory {
   series: Record<Metric, MetricSeries>;
   trainedTokens: number;
-  /** Seconds in steps and restarts: without evaluations, checkpoints, pauses and what crashes lost. */
+  /** Seconds in steps and restarts: without evaluations, checkpoints, pauses and work lost in crashes. */
   trainingSeconds: number;
-  /** Of the steps in the journal: those before a checkpoint of another job are not. */
+  /** Tokens of the steps in the journal, without those before a checkpoint of another job. */
   countedTokens: number;
   lastEvaluation: Evaluation | null;
   /** The one with the lowest loss. */
@@ -21,17 +21,17 @@ type Evaluation = Extract<JobEventBody, { kind: 'evaluation' }>;
 
 const eventsPerPage = 1000;
 
-/** Steps of a bucket, so that a run that has come so far has at most so many points. */
+/** Steps per bucket, so that a run of this length has at most `pointsMax` points. */
 export function bucketStepCountFor(job: Job, pointsMax: number): number {
   return Math.ceil((job.progress.step + 1) / pointsMax);
 }
 
 /**
- * Reads the series of a job from its journal, page by page, so that a week of steps takes no more memory than an hour; other
- * calls are served between the pages. Throws the signal's reason when that aborts.
+ * Reads the series of a job from its journal, page by page, so that a week of steps takes no more memory than an hour; other calls are
+ * served between the pages. Throws the signal's reason when that aborts.
  *
- * It reads from the end. What was taken again after a crash then needs no memory either: an event counts when it is of an
- * earlier step than all that were read before it.
+ * It reads from the end. Steps that were repeated after a crash then need no memory either: an event counts if its step is earlier than all
+ * that were read before it.
  */
 export async function readHistory(
   journal: JobJournal,
@@ -55,17 +55,17 @@ export async function readHistory(
 /** Takes the events of a job, the last first. */
 class BackwardReader {
   private readonly series: Record<Metric, SeriesFromTheEnd>;
-  /** The least step that was read; what is from beyond it was taken again. The job itself says where it stands now. */
+  /** The lowest step that was read; events from it on were repeated. Begins with the job's present step. */
   private firstStep: number;
   private firstEvaluation = Infinity;
   private firstRestart = Infinity;
-  /** Seconds in steps and restarts that were read. */
+  /** Seconds in the steps and restarts that were read. */
   private seconds = 0;
   private tokens = 0;
   private trainedTokens: number | null = null;
   private lastEvaluation: Evaluation | null = null;
   private bestEvaluation: Evaluation | null = null;
-  /** Values measured between two steps: the step before them, which is read next, knows the tokens. */
+  /** Values measured between two steps: the step before them, which is read next, has their number of tokens. */
   private waiting: { metric: Metric; value: number; step: number; trainingSeconds: number }[] = [];
 
   constructor(
@@ -81,7 +81,7 @@ class BackwardReader {
   take(body: JobEventBody): void {
     switch (body.kind) {
       case 'step':
-        // A span ends wherever a run can begin again, so that it is superseded as a whole.
+        // A span ends wherever a run can resume, so it is superseded as a whole or not at all.
         if (body.step < this.firstStep) this.takeStep(body);
         break;
       case 'evaluation': {
@@ -127,7 +127,7 @@ class BackwardReader {
     const { trainedTokens } = body;
     const span = spanOf(body);
     this.firstStep = span.firstStep;
-    if (span.omittedCount > body.step - span.firstStep) return; // nothing was computed that could be shown
+    if (span.omittedCount > body.step - span.firstStep) return; // only omitted steps: there is nothing to show
     this.trainedTokens ??= trainedTokens;
     this.addWaiting(trainedTokens);
     const place: Place = { step: body.step + 1, trainedTokens, trainingSeconds: this.seconds };

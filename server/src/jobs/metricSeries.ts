@@ -1,6 +1,6 @@
 import type { Spread } from '@relora/engine/plan';
 
-/** What a job is measured by. */
+/** The metrics of a job. */
 export const metrics = [
   'loss',
   'evaluationLoss',
@@ -17,14 +17,14 @@ export type Metric = (typeof metrics)[number];
 
 /** Where in a run a value was measured. */
 export interface Place {
-  /** Steps taken, the one that gave the value included. */
+  /** Steps taken, including the one that gave the value. */
   step: number;
   trainedTokens: number;
   /** Seconds in steps and restarts. */
   trainingSeconds: number;
 }
 
-/** The values of some steps next to each other; the place is that of the last. */
+/** The values of some consecutive steps; the place is that of the last one. */
 export interface MetricPoint extends Place {
   last: number;
   mean: number;
@@ -35,13 +35,13 @@ export interface MetricPoint extends Place {
 
 export interface MetricSeries {
   points: MetricPoint[];
-  /** Values that were not finite; they are in no point. */
+  /** Number of values that were not finite; no point contains them. */
   nonfiniteCount: number;
 }
 
 type Bucket = Omit<MetricPoint, 'mean'> & { index: number; sum: number };
 
-/** Gathers the values of one metric, the last first, in buckets of so many steps; keeps the buckets alone. */
+/** Gathers the values of one metric, the last first, in buckets of a number of steps; keeps only the buckets. */
 export class SeriesFromTheEnd {
   /** The last bucket first. */
   private readonly buckets: Bucket[] = [];
@@ -50,12 +50,12 @@ export class SeriesFromTheEnd {
 
   constructor(private readonly bucketStepCount: number) {}
 
-  /** Adds what some steps next to each other came to; the place is that of the last of them. */
+  /** Adds the values of some consecutive steps; the place is that of the last one. */
   add(spread: Spread, place: Place): void {
     this.nonfiniteCount += spread.nonfiniteCount;
     const { valueCount } = spread;
     if (valueCount === 0) return;
-    // The step that gave a value is counted: the first bucket has as many steps as the others, and whole spans.
+    // `step` includes the step that gave the value: so the first bucket has as many steps as the others, and whole spans.
     const index = Math.floor(Math.max(0, place.step - 1) / this.bucketStepCount);
     const { last: bucket } = this;
     if (bucket?.index === index) {
@@ -79,13 +79,13 @@ export class SeriesFromTheEnd {
     this.buckets.push(this.last);
   }
 
-  /** `trainingSeconds` of every place that was added counts back from here. */
+  /** `trainingSeconds` of the added places counts back from `totalSeconds`. */
   finish(totalSeconds: number): MetricSeries {
     const points = this.buckets
       .map(({ index: _, sum, ...bucket }): MetricPoint => ({
         ...bucket,
         mean: sum / bucket.valueCount,
-        // Sums of the other order may miss zero by a rounding.
+        // Summing in the other order may miss zero by a rounding error.
         trainingSeconds: Math.max(0, totalSeconds - bucket.trainingSeconds),
       }))
       .reverse();

@@ -9,27 +9,27 @@ export interface ModelEvaluation {
     bitsPerByte: number;
     tokenCount: number;
   }[];
-  /** Null where there are no questions. */
+  /** Null if there are no questions. */
   choices: ChoiceReport | null;
 }
 
-/** What a call found of the weights of a job. */
+/** The result of an EvaluateModel call for weights of a job. */
 export interface KeptEvaluation extends ModelEvaluation {
   timeMs: number;
-  /** As the call named it: the job, or one of its artifacts. */
+  /** The model as the call named it: the job, or one of its artifacts. */
   model: string;
-  /** Steps taken before the weights. */
+  /** Steps that the weights were trained for. */
   step: number;
 }
 
-/** Of a job; older ones make room. */
+/** Per job; the oldest are deleted. */
 export const keptEvaluationsMax = 100;
 
-/** Keeps what a call found. Numbers only rise, so that two calls that end at once have one each. */
+/** Stores a result. Numbers only rise, so that two calls that end at the same time get different ones. */
 export async function keepEvaluation(db: Database, jobId: string, kept: KeptEvaluation): Promise<void> {
   const { timeMs, ...body } = kept;
   await db.transaction().execute(async (trx) => {
-    // Whoever purges the job waits for this row, too.
+    // A purge of the job waits for this row, too.
     const job = await trx
       .selectFrom('jobs')
       .select('id')

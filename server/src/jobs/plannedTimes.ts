@@ -3,12 +3,12 @@ import type { Database } from '../store/database.js';
 import type { JobProgress } from './job.js';
 import type { DeviceDescription } from './jobDevices.js';
 
-/** How long all steps of a job take on a device; null where nothing says. */
+/** How long all steps of a job take on a device; null if unknown. */
 export type SecondsOf = (spec: RunSpec, device: DeviceDescription) => number | null;
 
-/** Many times what a queue has. */
+/** Far more than a queue has. */
 const keptMax = 20_000;
-/** What jobs reach, and with it what others will take, changes slowly. */
+/** The speed of jobs, and with it the estimates for others, changes slowly. */
 const keptMs = 600_000;
 
 interface Planned {
@@ -18,9 +18,9 @@ interface Planned {
   timeMs: number;
 }
 
-/** How long jobs of the queue will take: by the rate that they had, or as their steps were planned. */
+/** How long queued jobs will take: from the speed that they had, else from the estimate for their steps. */
 export class PlannedTimes {
-  /** Reading a specification takes far longer than all the rest. */
+  /** Cached because reading a specification takes far longer than everything else. */
   private readonly kept = new Map<string, Planned>();
 
   constructor(
@@ -28,7 +28,7 @@ export class PlannedTimes {
     private readonly secondsOf: SecondsOf,
   ) {}
 
-  /** What is left of a job that starts there now; null where nothing says. */
+  /** Seconds that a job still needs if it starts there now; null if unknown. */
   async remaining(jobId: string, progress: JobProgress, device: DeviceDescription): Promise<number | null> {
     const planned = await this.planned(jobId, device);
     if (planned === undefined) return null;
@@ -38,7 +38,7 @@ export class PlannedTimes {
     return planned.seconds === null ? null : (planned.seconds * steps) / planned.stepCount;
   }
 
-  /** Undefined for a job that is gone. */
+  /** Undefined for a job that no longer exists. */
   private async planned(jobId: string, device: DeviceDescription): Promise<Planned | undefined> {
     const { backend, model, instructionSet, threadCount } = device;
     const key = [jobId, backend, model, instructionSet, threadCount].join(' ');
@@ -54,7 +54,7 @@ export class PlannedTimes {
       seconds: this.secondsOf(spec, device),
       timeMs: performance.now(),
     };
-    // What is not known yet may be soon.
+    // An unknown duration is not kept: it may be known soon.
     if (planned.seconds === null) return planned;
     if (this.kept.size >= keptMax) this.kept.delete(this.kept.keys().next().value!);
     this.kept.set(key, planned);

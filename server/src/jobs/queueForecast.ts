@@ -5,11 +5,11 @@ export interface ServerPlaces {
   serverId: string;
   processorSlots: number;
   cardSlots: number;
-  /** Empty until they were looked for, which takes seconds: then it is taken to have what is wanted. */
+  /** Empty until they were measured, which takes seconds: until then every wanted device is assumed. */
   devices: readonly DeviceDescription[];
 }
 
-/** A job that waits, with what decides when it is taken. */
+/** A waiting job, with what decides when it is taken. */
 export interface WaitingJob {
   id: string;
   priority: number;
@@ -18,18 +18,18 @@ export interface WaitingJob {
   devices: readonly DeviceName[];
   pin: string | null;
   notBeforeMs: number;
-  /** Places that it has to have at once. */
+  /** Places that it needs at once. */
   places: number;
 }
 
-/** A job that runs, on a place of a server. */
+/** A running job, in a place on a server. */
 export interface RunningPlace {
   serverId: string | null;
   device: string;
   tenant: string;
   owner: string;
   places: number;
-  /** Null where nothing says. */
+  /** Null if unknown. */
   endMs: number | null;
 }
 
@@ -37,7 +37,7 @@ export interface ForecastLimits {
   /** 0 for no limit. */
   ownerRunningMax: number;
   tenantRunningMax(tenant: string): number | null;
-  /** Of which none starts, whatever comes free. */
+  /** Tenants of which no job starts, whatever becomes free. */
   closedTenants: ReadonlySet<string>;
 }
 
@@ -49,25 +49,25 @@ interface Pool extends ServerPlaces {
 }
 
 interface Aged extends WaitingJob {
-  /** Its place by age, the oldest first. */
+  /** Its rank by age, the oldest first. */
   age: number;
 }
 
-/** Jobs of which the first is always taken before the others. */
+/** Jobs that are always taken in this order. */
 interface Line {
   jobs: readonly Aged[];
   /** How many of them were taken. */
   taken: number;
 }
 
-/** So that others get their turn in a forecast of thousands of jobs. */
+/** Number of starts after which others get a turn, in a forecast of thousands of jobs. */
 const startsInTurn = 500;
 
 const kindOf = (device: string): Pool['kind'] => (device === 'cuda' ? 'card' : 'processor');
 
 /**
- * Takes the jobs of a queue as servers would: whenever a place comes free, the first job that may run there, by priority, then by how many
- * run for its owner, then by age.
+ * Simulates how servers take the jobs of a queue: whenever a place becomes free, the first job that may run there is taken, ordered by
+ * priority, then by how many jobs its owner has running, then by age.
  */
 export class QueueForecast {
   private readonly pools: Pool[];
@@ -85,7 +85,7 @@ export class QueueForecast {
   constructor(
     servers: readonly ServerPlaces[],
     running: readonly RunningPlace[],
-    /** In the order of their age. */
+    /** Ordered by age, the oldest first. */
     waiting: readonly WaitingJob[],
     private readonly limits: ForecastLimits,
     private readonly nowMs: number,
@@ -103,7 +103,7 @@ export class QueueForecast {
     }
   }
 
-  /** Places that a job may use, whether they are free or not. */
+  /** Places that a job may use, free or not. */
   placesOf(job: WaitingJob): { count: number; free: number } {
     const fitting = this.pools.filter((pool) => deviceAt(pool, job) !== undefined);
     const sum = (of: (pool: Pool) => number) => fitting.reduce((total, pool) => total + of(pool), 0);
@@ -124,8 +124,8 @@ export class QueueForecast {
   }
 
   /**
-   * When a job is taken; null where nobody can say. To be asked once: it plays what comes.
-   * @param secondsOf how long a job takes there; null where nothing says
+   * When a job is taken; null if unknown. Call it only once: it simulates the future.
+   * @param secondsOf how long a job takes on a device; null if unknown
    */
   async startOf(
     id: string,
@@ -157,7 +157,7 @@ export class QueueForecast {
     while (free.length > 0) {
       const best = this.bestOn(free, timeMs);
       if (best === undefined || best.pool.free >= best.job.places) return best;
-      // Its places are kept for it, and go to nobody else.
+      // Its places are kept for it, and no other job gets them.
       free = free.filter((pool) => pool !== best.pool);
     }
     return undefined;
@@ -218,7 +218,7 @@ export class QueueForecast {
   }
 }
 
-/** What a job would run on there, the device that it wants most first. */
+/** What a job would run on in this pool, its first choice first. */
 function deviceAt(
   { kind, count, devices }: Pool,
   { devices: wanted, pin, places }: WaitingJob,
@@ -231,7 +231,7 @@ function deviceAt(
   });
 }
 
-/** One that waits after a crash keeps nobody behind it. */
+/** A job that waits after a crash gets a line of its own, so that it does not block those behind it. */
 function linesOf(waiting: readonly WaitingJob[], nowMs: number): Line[] {
   const lines = new Map<string, Aged[]>();
   for (const [age, job] of waiting.entries()) {

@@ -9,8 +9,8 @@ import {
 import type { Schema } from '../store/schema.js';
 
 /**
- * How many jobs run for whom a job is for: its tenant and owner. Within a priority the one with the fewest is next, so that
- * nobody who queues a hundred jobs keeps others waiting for all of them.
+ * How many jobs run for the tenant and owner of a job. Within a priority the owner with the fewest is next, so that nobody who queues a
+ * hundred jobs makes others wait for all of them.
  */
 export function runningOfOwner(eb: ExpressionBuilder<Schema, 'jobs'>): Expression<number> {
   return eb
@@ -22,14 +22,14 @@ export function runningOfOwner(eb: ExpressionBuilder<Schema, 'jobs'>): Expressio
     .$asScalar();
 }
 
-/** Whose jobs wait whatever is free. */
+/** Owners and tenants whose jobs wait even if places are free. */
 export interface ClaimLimits {
   /** 0 for no limit. */
   ownerRunningMax: number;
   closedTenants: readonly string[];
 }
 
-/** The condition of a job whose owner and tenant may run one more. */
+/** The condition that a job's owner and tenant may run one more. */
 export function withinLimits({ ownerRunningMax, closedTenants }: ClaimLimits) {
   return (eb: ExpressionBuilder<Schema, 'jobs'>): Expression<SqlBool> =>
     eb.and([
@@ -45,7 +45,7 @@ interface QueuedRow {
   owner: string;
 }
 
-/** Places in the queue, from 1, in the order in which jobs would be taken if nothing else changed. */
+/** Positions in the queue, from 1, in the order in which jobs would be taken if nothing else changed. */
 export async function queuePositions(db: Kysely<Schema> | Transaction<Schema>): Promise<Map<string, number>> {
   const queued = await db
     .selectFrom('jobs')
@@ -66,7 +66,7 @@ export async function queuePositions(db: Kysely<Schema> | Transaction<Schema>): 
   return new Map(fairOrder(queued, counts).map((id, index) => [id, index + 1]));
 }
 
-/** Takes turns between owners as claims do. Rows come highest priority first, then oldest first. */
+/** Alternates between owners as claims do. Rows come highest priority first, then oldest first. */
 export function fairOrder(queued: readonly QueuedRow[], running: ReadonlyMap<string, number>): string[] {
   const counts = new Map(running);
   const order: string[] = [];

@@ -16,9 +16,9 @@ import {
 /** What this server runs jobs on. */
 export interface OwnMachine {
   places(): { processorSlots: number; cardSlots: number };
-  /** Empty until they were looked for. */
+  /** Empty until they were measured. */
   devices(): readonly DeviceDescription[];
-  /** What `auto` would be for a job; null while that cannot be said. */
+  /** What `auto` would mean for a job; null while that is unknown. */
   resolve(spec: RunSpec): DeviceName | null;
   secondsOf: SecondsOf;
 }
@@ -30,7 +30,7 @@ export interface QueueSnapshot {
   /** The oldest first. */
   waiting: readonly WaitingJob[];
   forecast(limits: ForecastLimits): QueueForecast;
-  /** By a forecast, which it uses up; null where nobody can say. */
+  /** When a job starts according to a forecast, which is used up; null if unknown. */
   startOf(id: string, forecast: QueueForecast): Promise<number | null>;
 }
 
@@ -47,7 +47,7 @@ export class QueueSnapshots {
     this.times = new PlannedTimes(db, machine.secondsOf);
   }
 
-  /** @param nowMs what counts as now */
+  /** @param nowMs the time to use as now */
   async take(nowMs: number): Promise<QueueSnapshot> {
     const servers = await this.servers();
     const running = await this.running(servers);
@@ -66,7 +66,7 @@ export class QueueSnapshots {
       waiting.push({
         ...{ id, priority, tenant, owner },
         devices: await this.devicesOf(id, row.devices),
-        // Where no other server would have it, it resumes on what there is.
+        // If no other server could take it, it resumes on whatever there is.
         pin: this.leases.isShared ? row.pin : null,
         notBeforeMs: row.not_before_ms,
         places: row.places,
@@ -85,7 +85,7 @@ export class QueueSnapshots {
     };
   }
 
-  /** Tenants of which none starts, whatever comes free. */
+  /** Tenants of which no job starts, whatever becomes free. */
   async closedTenants(): Promise<ReadonlySet<string>> {
     if (!this.quotas.mayClose) return new Set();
     const { usedUp } = await this.db
@@ -143,7 +143,7 @@ export class QueueSnapshots {
     return places;
   }
 
-  /** The specification decides what `auto` will be; where that cannot be said yet, a processor. */
+  /** The specification decides what `auto` means; while that is unknown, a processor. */
   private async devicesOf(jobId: string, text: string): Promise<DeviceName[]> {
     const devices = readDevices(text);
     if (!devices.includes('auto')) return devices as DeviceName[];

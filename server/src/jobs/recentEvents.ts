@@ -1,41 +1,41 @@
 import type { JobEvent } from './job.js';
 
 /**
- * Events kept in all, of which each job has its share: a watcher that falls behind what is kept reads the store by itself, which costs
- * ten times as much, and then hundreds fall behind ever further.
+ * Events kept in total, of which each job gets a share. A watcher that falls behind the kept ones reads the store by itself, at ten times
+ * the cost, which makes hundreds of watchers fall behind further and further.
  */
 const eventsTotalMax = 32_768;
-/** Events kept of a job at least: some seconds of the fastest run. */
+/** Events kept per job at least: some seconds of the fastest run. */
 const eventsMin = 2048;
-/** Jobs of which they are kept: those that were watched last. */
+/** Number of jobs whose events are kept: those that were watched last. */
 const jobsMax = 64;
 
 interface Tail {
-  /** Without gaps, the last one with lastSequence. */
+  /** Without gaps; the last one has lastSequence. */
   events: JobEvent[];
   lastSequence: number;
   isComplete: boolean;
 }
 
 /**
- * The newest events of the jobs that are watched, so that hundreds of watchers of one job cost the store one read, and their
- * events are parsed once. It knows only what this process wrote: what it cannot be sure of, it forgets.
+ * The newest events of the watched jobs, so that hundreds of watchers of one job cost the store one read, and their events are parsed once.
+ * It knows only what this process wrote, and forgets what it cannot be sure of.
  */
 export class RecentEvents {
   private readonly tails = new Map<string, Tail>();
-  /** Jobs that are watched, whose tail begins with what is heard next. */
+  /** Watched jobs whose tail begins with the next events. */
   private readonly awaited = new Set<string>();
-  /** Rises with all that is heard, so that a read of the store knows whether it is still the newest. */
+  /** Rises with every change, so that a reader of the store knows whether its result is still the newest. */
   private heard = 0;
 
-  /** To be taken before a read of the store, for `follow`. */
+  /** Get this before reading the store, to pass it to `follow`. */
   get mark(): number {
     return this.heard;
   }
 
   /**
-   * Keeps what comes after the head that was read. Where something came meanwhile it keeps what comes next: on a busy server there is
-   * always something, and each watcher would read the store by itself.
+   * Keeps the events after the head that was read. If something was written meanwhile, it keeps the events from the next ones on: on a busy
+   * server there is always something, and otherwise each watcher would read the store by itself.
    */
   follow(jobId: string, head: { lastSequence: number; isComplete: boolean }, mark: number): void {
     if (this.tails.has(jobId)) return;
@@ -56,17 +56,17 @@ export class RecentEvents {
     if (tail === undefined) return;
     const later = events.filter(({ sequence }) => sequence > tail.lastSequence);
     if (later.length === 0) return;
-    // Commits are heard of in no certain order where the store has several connections.
+    // With several connections to the store, commits are reported in no certain order.
     if (later[0]!.sequence !== tail.lastSequence + 1) return this.forget(jobId);
     for (const event of later) tail.events.push(event);
     const eventsMax = Math.max(eventsMin, Math.floor(eventsTotalMax / this.tails.size));
-    // Seldom, since it copies what stays.
+    // Seldom, because it copies what stays.
     if (tail.events.length > eventsMax + eventsMin) tail.events = tail.events.slice(-eventsMax);
     tail.lastSequence = later.at(-1)!.sequence;
     tail.isComplete = later.at(-1)!.final;
   }
 
-  /** Another server wrote of the job; null: of any. */
+  /** Called when another server wrote to the job; null: to any job. */
   forget(jobId: string | null): void {
     this.heard++;
     for (const known of [this.tails, this.awaited])
@@ -80,7 +80,7 @@ export class RecentEvents {
     this.tails.set(jobId, tail);
   }
 
-  /** Events above a sequence number; undefined where the store has to be asked. */
+  /** Events after a sequence number; undefined if the store has to be read. */
   after(
     jobId: string,
     sequence: number,

@@ -8,21 +8,21 @@ export type StepBody = JobEventBody & { kind: 'step' };
 /** A step event, or the event of a span. */
 export type StepEntry = JobEvent & { body: StepBody };
 
-/** Steps of the spans next to the head: what a curve is read from where single events would be too many. */
+/** Steps of the spans next to the head: a curve is read from these if single events would be too many. */
 export const spanStepCountMin = 16;
 
-/** Of a spread, in the order in which it is stored. */
+/** Of each spread, in stored order. */
 const spreadKeys = ['last', 'min', 'max', 'mean', 'valueCount', 'nonfiniteCount'] as const;
-/** In front of the numbers, so that another layout can follow. */
+/** The first of the numbers, so that another layout can follow. */
 const layoutVersion = 1;
 const headLength = 16;
 const numberCount = headLength + stepMetrics.length * spreadKeys.length;
-/** In base64. */
+/** Length in base64. */
 const textLength = 4 * Math.ceil((8 * numberCount) / 3);
 
 /**
- * The row of a span: thousands of them are read for one curve, so its numbers are stored as they are in memory, in base64: it is
- * read several times as fast as JSON, and is text, which both databases treat alike.
+ * The row of a span. Thousands of them are read for one curve, so the numbers are stored as they are in memory, in base64: this is read
+ * several times as fast as JSON, and is text, which both databases treat alike.
  */
 export function toSpanRow(jobId: string, entry: StepEntry, isFolded: boolean): StepSpanRow {
   return {
@@ -49,7 +49,7 @@ export function toStepEntry(row: StepSpanRow): StepEntry {
   };
 }
 
-/** Spans whose own events are gone, above a sequence number, oldest first. */
+/** Spans whose step events were removed, after a sequence number, oldest first. */
 export async function foldedSpansAfter(
   db: Database,
   jobId: string,
@@ -71,8 +71,8 @@ export async function foldedSpansAfter(
 export type SpanBody = Pick<StepSpanRow, 'last_sequence' | 'folded' | 'body'>;
 
 /**
- * All spans of a job, the last first, in one look: there are some thousands of them however long the job is. What a curve does not need
- * is not read: each value that a database hands over costs as much as the arithmetic on it.
+ * All spans of a job, the last first, in one query: there are a few thousand, however long the job is. Only what a curve needs is read:
+ * getting a value from the database costs as much as the arithmetic on it.
  */
 export async function spansBackwards(db: Database, jobId: string): Promise<SpanBody[]> {
   return await db
@@ -110,18 +110,18 @@ function encode(body: StepBody): string {
       headLength + index * spreadKeys.length,
     ),
   );
-  // The order of bytes is that of the machine: stores do not move between those of different order, of which none is left.
+  // The byte order is that of the machine: stores are not moved to machines of the other order, which no longer exist.
   return Buffer.from(numbers.buffer).toString('base64');
 }
 
-/** Where a text is decoded, one after another: thousands are for one curve, and memory of its own for each would cost a third more. */
+/** Shared buffer for decoding: a curve decodes thousands, and new memory for each would cost a third more. */
 const numbers = new Float64Array(numberCount);
 const numberBytes = Buffer.from(numbers.buffer);
 
-/** Thousands of them are decoded for one curve: no list or object is made in between. */
+/** Thousands of these are decoded for one curve, so no intermediate list or object is made. */
 export function toStepBody(text: string): StepBody {
   const length = numberBytes.write(text, 'base64');
-  // A longer text is cut by the length of the buffer: its length is that of another layout.
+  // The buffer cuts a longer text: another length means another layout.
   if (numbers[0] !== layoutVersion || length !== numbers.byteLength || text.length !== textLength)
     throw new Error(`A span has the layout ${numbers[0]} in ${text.length} characters`);
   const flags = numbers[10]!;
@@ -139,7 +139,7 @@ export function toStepBody(text: string): StepBody {
     residentBytes: numbers[9]!,
   };
   if ((flags & 2) !== 0) body.omitted = true;
-  // A single step is what it was.
+  // A single step is stored as it was.
   if ((flags & 4) !== 0) body.span = decodeSpan();
   return body;
 }

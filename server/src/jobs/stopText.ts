@@ -17,7 +17,7 @@ const texts: Readonly<Record<Stop['reason'], (value: string, limit: string) => s
   requested: () => 'somebody asked for it (UpdateJob)',
 };
 
-/** What may still end a run before its last step; null where nothing does. */
+/** What may still end a run before its last step; null for nothing. */
 export function stopConditions({ stop }: RunSpec, { trainedTokens, stepCount }: JobProgress): string | null {
   const { patienceEvaluationCount: patience, minImprovement, evaluationLoss, tokenCount } = stop;
   const by = minImprovement > 0 ? ` by ${figure(minImprovement)}` : '';
