@@ -10,17 +10,17 @@ const sfixed32 = 15;
 const sfixed64 = 16;
 const sint64 = 18;
 
-/** As many messages inside each other as the generated decoders take. */
+/** Nesting limit of messages, the same as in the generated decoders. */
 const depthMax = 100;
 
 export interface MessageLimits {
-  /** Fields and list entries of a message, those of the messages inside it too. One list may have a fifth of them. */
+  /** Fields and list entries of a message, including those of nested messages. One list may have a fifth of them. */
   fieldsMax: number;
-  /** Bytes of a text; what is longer is not even read. */
+  /** Length limit of a text; longer ones are not even read. */
   textBytesMax: number;
 }
 
-/** Bytes of the fields whose text may be longer than others; some are bounded by the message alone. */
+/** Fields whose text may be longer, and up to how many bytes; some are limited only by the size of the message. */
 const longTexts = new Map([
   ['relora.v1.EvaluateModelRequest.questions', Infinity],
   ['relora.v1.NamedEvaluationSpec.questions', Infinity],
@@ -30,8 +30,8 @@ const longTexts = new Map([
 ]);
 
 /**
- * Reads a message without building it, so that the generated decoder can rely on it: whole, of the types that the contract
- * says, text in UTF-8 and no longer than anybody needs, whole numbers that a double holds, and no more parts than can be taken at once. Throws
+ * Reads a message without building it, so that the generated decoder can rely on it: it is complete, its fields have the types of the
+ * contract, text is UTF-8 and not too long, integers fit into a double exactly, and the number of parts is limited. Throws
  * MESSAGE_UNREADABLE, MESSAGE_TOO_LARGE or REQUEST_INVALID with the path of the field.
  */
 export function checkMessage(
@@ -50,9 +50,9 @@ export function checkMessage(
   }
 }
 
-/** One message that is being read. */
+/** Reads one message. */
 class MessageCheck {
-  /** Of the field under way. */
+  /** Path of the current field. */
   readonly path: { name: string; index: number }[] = [];
   private readonly entriesMax: number;
   private fieldCount = 0;
@@ -69,14 +69,14 @@ class MessageCheck {
     const fields = this.messages.get(type);
     if (path.length > depthMax)
       throw new WireFault(reader.at, `at most ${depthMax} messages inside each other`, 'more');
-    /** Entries so far of each list, for the path alone. */
+    /** Number of entries read of each list, only for the path. */
     const indexes = new Map<number, number>();
     while (reader.at < reader.end) {
       const { number, wireType } = reader.key();
       this.count();
       const field = fields?.get(number);
       if (field === undefined) {
-        reader.skipValue(wireType); // of a newer client
+        reader.skipValue(wireType); // a field of a newer client
         continue;
       }
       const index = field.isRepeated ? (indexes.get(number) ?? -1) + 1 : -1;
@@ -116,7 +116,7 @@ class MessageCheck {
         : Infinity;
     if (text.length > bytesMax) throw this.wrongValue(`at most ${bytesMax} bytes`, String(text.length));
     if (!isUtf8(text)) throw new WireFault(inner.at, 'text in UTF-8', 'other bytes');
-    // The decoder puts the entries of a map into an object, where this key would be its prototype: the entry would be lost.
+    // The decoder puts the entries of a map into an object, where this key would set the prototype and the entry would be lost.
     if (field.isMapKey && Buffer.from(text).toString() === '__proto__')
       throw this.wrongValue('another key', '"__proto__"');
   }
@@ -140,13 +140,13 @@ class MessageCheck {
     return this.wrongValue(`at most ${this.entriesMax} entries`, 'more');
   }
 
-  /** Well-formed, but nothing that can be taken. */
+  /** For a well-formed value that is not allowed. */
   private wrongValue(expected: string, got: string): ServiceError<'REQUEST_INVALID'> {
     return new ServiceError('REQUEST_INVALID', { problems: [{ field: pathOf(this.path), expected, got }] });
   }
 }
 
-/** Reads a number; the value of those that a double may not hold. */
+/** Reads a number; returns the value only of types that a double may not represent exactly. */
 function readExact(reader: WireReader, type: number): bigint | undefined {
   switch (type) {
     case types.int64:
@@ -154,7 +154,7 @@ function readExact(reader: WireReader, type: number): bigint | undefined {
     case sint64: {
       const start = reader.at;
       reader.varint();
-      // Seven bytes of seven bits: exact whatever they mean.
+      // Seven bytes have 49 bits of content: exact in any type.
       if (reader.at - start <= 7) return undefined;
       const bits = new WireReader(reader.bytes, start, reader.at).bits();
       if (type === types.uint64) return bits;
@@ -180,7 +180,7 @@ function wireTypeOf(type: number): number {
   return wireTypes.varint;
 }
 
-/** `spec.adapter.module_ranks[3].rank`; an entry of a map is a message with key and value. */
+/** For example `spec.adapter.module_ranks[3].rank`; an entry of a map is a message with key and value. */
 function pathOf(path: readonly { name: string; index: number }[]): string {
   return path
     .slice(0, 12)

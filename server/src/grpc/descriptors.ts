@@ -1,12 +1,12 @@
 import { WireReader, wireTypes } from './wire.js';
 
-/** A field of a message, as its descriptor says. */
+/** A field of a message, from its descriptor. */
 export interface FieldDescriptor {
   name: string;
   /** Number in FieldDescriptorProto.Type. */
   type: number;
   isRepeated: boolean;
-  /** The key of the entries of a map. */
+  /** Whether it is the key of a map's entries. */
   isMapKey: boolean;
   /** Full name of a message or enum. */
   typeName: string;
@@ -17,7 +17,7 @@ export type MessageDescriptor = ReadonlyMap<number, FieldDescriptor>;
 export interface FileDescriptor {
   name: string;
   bytes: Uint8Array;
-  /** Full names of all that it defines: messages, enums, services and methods. */
+  /** Full names of everything that the file defines: messages, enums, services and methods. */
   symbols: string[];
 }
 
@@ -30,7 +30,7 @@ export interface Descriptors {
   requests: ReadonlyMap<string, string>;
 }
 
-/** Reads a serialized FileDescriptorSet: as much of it as reflection and the checks of messages need. */
+/** Reads a serialized FileDescriptorSet, as far as reflection and the checks of messages need it. */
 export function readDescriptors(set: Uint8Array): Descriptors {
   const messages = new Map<string, MessageDescriptor>();
   const requests = new Map<string, string>();
@@ -82,7 +82,7 @@ function readField(bytes: Uint8Array, ofMapEntry: boolean): [number, FieldDescri
   ];
 }
 
-/** Values of a message by field number. */
+/** Values in a message, by field number. */
 function partsOf(bytes: Uint8Array): Parts {
   const parts: Parts = new Map();
   for (const reader = new WireReader(bytes); reader.at < reader.end;) {

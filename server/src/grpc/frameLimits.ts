@@ -2,17 +2,17 @@ import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
 import type { Server } from '@grpc/grpc-js';
 import { serversOf } from './grpcInternals.js';
 
-/** ENHANCE_YOUR_CALM of HTTP/2. */
+/** HTTP/2's ENHANCE_YOUR_CALM. */
 const calmDown = 11;
 
 export interface FrameLimits {
-  /** PINGs and SETTINGS: each costs the server an answer. */
+  /** PINGs and SETTINGS frames, each of which the server must answer. */
   pingsPerSecondMax: number;
-  /** Calls that are begun and reset: each costs the server a call, and none of them counts as open. */
+  /** Calls that are begun and reset: each costs the server a call, but never counts as open. */
   resetsPerSecondMax: number;
 }
 
-/** Cuts every connection that sends more of something in a second than it may: nothing in HTTP/2 or grpc-js bounds that. */
+/** Closes every connection that exceeds a limit per second: neither HTTP/2 nor grpc-js limits these frames. */
 export function limitFrames(server: Server, { pingsPerSecondMax, resetsPerSecondMax }: FrameLimits): void {
   for (const http2 of serversOf(server))
     http2.on('session', (session) => {
@@ -21,7 +21,7 @@ export function limitFrames(server: Server, { pingsPerSecondMax, resetsPerSecond
       session.on('remoteSettings', onPing);
       const onReset = counter(resetsPerSecondMax, () => cut(session));
       session.on('stream', (stream: ServerHttp2Stream) => {
-        // `aborted` comes before this where both frames came together, and not at all once grpc-js has ended its side.
+        // `aborted` comes too early if both frames arrived together, and not at all once grpc-js has ended its side.
         stream.once('close', () => {
           if (stream.rstCode !== 0) onReset();
         });
@@ -29,7 +29,7 @@ export function limitFrames(server: Server, { pingsPerSecondMax, resetsPerSecond
     });
 }
 
-/** Calls once when it was called more than so often in a second. */
+/** Calls `onExceeded` once, when the returned function was called more often than that in a second. */
 function counter(perSecondMax: number, onExceeded: () => void): () => void {
   let count = 0;
   let sinceMs = performance.now();
@@ -46,6 +46,6 @@ function counter(perSecondMax: number, onExceeded: () => void): () => void {
 function cut(session: ServerHttp2Session): void {
   if (session.destroyed) return;
   session.goaway(calmDown);
-  // What has arrived and was not looked at yet goes with it.
+  // This also discards what has arrived but was not read yet.
   setImmediate(() => session.destroy());
 }

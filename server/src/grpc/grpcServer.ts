@@ -33,25 +33,25 @@ import {
 export interface GrpcServerOptions {
   config: Config;
   descriptors: Descriptors;
-  /** The first stands around all others. */
+  /** The first is the outermost. */
   middleware: readonly Middleware[];
   /** Aborted when the server begins to stop: calls that wait for their client then end. */
   stopping: AbortSignal;
-  /** Undefined: plain text. */
+  /** Undefined: unencrypted. */
   certificates?: Certificates | undefined;
 }
 
-/** After the last call has been answered, clients have this long to take the answer and close. */
+/** Time that clients have, after the last call has been answered, to receive the answer and close. */
 const closingMs = 500;
 
 /**
- * Serves gRPC: grpc-js speaks the protocol on connections that are accepted and counted here, and hands each call to a ServedCall
- * before any of its own handling of messages.
+ * Serves gRPC. Connections are accepted and counted here, and grpc-js speaks the protocol on them. Each call goes to a ServedCall before
+ * grpc-js itself handles any message.
  */
 export class GrpcServer {
   private readonly server: Server;
   private readonly tcp: TcpServer;
-  /** Never listens: it is handed connections once they are counted, and hands them on when they are secure. */
+  /** Never listens: it is given connections after they were counted, and passes them on once they are encrypted. */
   private readonly tls: TlsServer | undefined;
   private readonly injector: ConnectionInjector;
   private readonly connections: Connections;
@@ -75,7 +75,7 @@ export class GrpcServer {
     });
   }
 
-  /** Before listening. */
+  /** Call before `listen`. */
   add<Definition extends ServiceDefinition>(
     { fullName, methods }: Definition,
     implementation: Implementation<Definition>,
@@ -118,7 +118,7 @@ export class GrpcServer {
     }
   }
 
-  /** Calls a method by another way than gRPC, with one request: the same checks, middleware and handler. */
+  /** Calls a method with one request that did not come over gRPC, with the same checks, middleware and handler. */
   async *call(path: string, request: Buffer, context: CallContext): AsyncGenerator<Buffer, void, undefined> {
     const method = this.methods.get(path);
     if (method === undefined) throw new Error(`No method ${path}`);
@@ -128,7 +128,7 @@ export class GrpcServer {
     for await (const batch of answers) yield* batch;
   }
 
-  /** The port as bound. Rejects when the address cannot be had. */
+  /** The port as bound. Rejects if the address cannot be bound. */
   async listen({ host, port }: Address): Promise<number> {
     await new Promise<void>((resolve, reject) => {
       this.tcp.once('error', reject);
@@ -140,17 +140,17 @@ export class GrpcServer {
     return (this.tcp.address() as AddressInfo).port;
   }
 
-  /** Takes no new calls, lets those under way end and closes; what has not ended within the time is cut off. */
+  /** Accepts no new calls, lets those in progress end, and closes; calls that last longer than the time are aborted. */
   async drain(timeoutMs: number): Promise<void> {
     this.tcp.close();
-    // Asks clients to go elsewhere, and lets the calls of their connections end.
+    // Asks clients to use another connection, and lets the calls of this one end.
     this.injector.drain(timeoutMs);
     await within(timeoutMs, this.allEnded());
     await within(closingMs, this.connections.closed());
     this.close();
   }
 
-  /** Cuts off whatever is open. */
+  /** Aborts everything that is open. */
   close(): void {
     this.tcp.close();
     this.connections.destroyAll();
@@ -183,18 +183,18 @@ export class GrpcServer {
           },
         });
       };
-      // `next` would call the handlers of grpc-js.
+      // `next` would call grpc-js's own handlers.
       return new ServerInterceptingCall(transport, new ResponderBuilder().withStart(serve).build());
     };
   }
 
-  /** Innermost, so that a refusal is counted as any other. */
+  /** The innermost middleware, so that a refusal is counted like any other error. */
   private readonly refuse: Middleware = () => {
     throw new ServiceError('CONNECTIONS_FULL', { connectionsMax: this.options.config.connectionsMax });
   };
 
   private accept(socket: Socket): void {
-    // Nobody else listens before grpc-js does.
+    // Needed because nobody else listens for errors before grpc-js does.
     socket.on('error', () => socket.destroy());
     if (this.connections.add(socket) === undefined) return;
     if (this.tls === undefined) this.greet(socket);
@@ -225,7 +225,7 @@ export class GrpcServer {
   }
 }
 
-/** Has grpc-js hand over calls of methods that there are not, too, which it answers itself without a reason. */
+/** Makes grpc-js pass on calls of unknown methods, too, which it would answer itself without a reason. */
 function answerUnknown(server: Server): void {
   const handlers = handlersOf(server);
   const known = handlers.get.bind(handlers);
@@ -251,7 +251,7 @@ function unknownMethod(path: string): ServedMethod {
   };
 }
 
-/** What grpc-js needs to know a path at all; messages stay bytes. */
+/** A method definition for grpc-js whose messages stay bytes. */
 function passingBytes(path: string) {
   const pass = (bytes: Buffer): Buffer => bytes;
   return {
@@ -269,7 +269,7 @@ function unreachable(): never {
   throw new Error('Calls are taken by the interceptor');
 }
 
-/** Waits for something, but no longer than a time. */
+/** Waits for a promise, but only up to a time limit. */
 async function within(timeoutMs: number, something: Promise<void>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, timeoutMs)));

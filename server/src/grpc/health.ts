@@ -5,7 +5,7 @@ import type { CallContext } from './service.js';
 /** Values of HealthCheckResponse.ServingStatus. */
 const statuses = { serving: 1, notServing: 2, serviceUnknown: 3 } as const;
 
-/** As proto-loader reads it: what is empty is not there. */
+/** As proto-loader reads it: an empty field is absent. */
 interface HealthRequest {
   service?: string;
 }
@@ -15,12 +15,12 @@ export class Health {
   private isServing = false;
   private readonly changes = new EventEmitter();
 
-  /** Not serving until it is said. */
+  /** Not serving until that is set. */
   constructor(
     private readonly serviceNames: readonly string[],
     private readonly stopping: AbortSignal,
   ) {
-    // Every open Health.Watch listens; their number is bounded by the streams of the connections.
+    // Every open Health.Watch adds a listener; their number is limited by the streams per connection.
     this.changes.setMaxListeners(0);
   }
 
@@ -45,7 +45,7 @@ export class Health {
       if (status !== last) yield { status };
       last = status;
       if (this.stopping.aborted) throw new ServiceError('SERVER_STOPPING', {});
-      // What was said while a slow client held us at `yield` is seen by the next look.
+      // A change while a slow client blocked us at `yield` is found by the next comparison.
       if (status === this.statusOf(service))
         await once(this.changes, 'change', { signal: over }).catch(() => {});
       signal.throwIfAborted();

@@ -11,20 +11,20 @@ import {
 import { FileDescriptorSetSchema } from '@bufbuild/protobuf/wkt';
 import { ServiceError } from '../errors.js';
 
-/** A method whose messages come and go as JSON. */
+/** A method with messages in JSON. */
 export interface JsonMethod {
-  /** `/relora.v1.TrainingService/GetJob`. */
+  /** For example `/relora.v1.TrainingService/GetJob`. */
   readonly path: string;
   readonly responseStream: boolean;
-  /** The request as the bytes that a client of gRPC would send. Throws REQUEST_INVALID. */
+  /** The request as the bytes that a gRPC client would send. Throws REQUEST_INVALID. */
   read(json: JsonValue): Buffer;
-  /** An answer, with every field that has no presence of its own: a zero is written, not left out. */
+  /** An answer as JSON; fields without presence are always written, even if zero. */
   write(bytes: Uint8Array): JsonValue;
 }
 
 /**
- * The methods of the contract in protobuf's own JSON form. They stand on the bytes of gRPC, so that checks, handlers and errors are
- * the same for both; a method that is sent a stream has no such form.
+ * The methods of the contract with messages in protobuf's JSON form. They convert to and from the bytes of gRPC, so that checks, handlers
+ * and errors are the same for both. Methods with a stream of requests are left out.
  */
 export function jsonMethods(descriptors: Uint8Array, services: readonly string[]): Map<string, JsonMethod> {
   const registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, descriptors));
@@ -37,7 +37,7 @@ export function jsonMethods(descriptors: Uint8Array, services: readonly string[]
   );
 }
 
-/** Writes messages of one type as JSON, from the bytes that gRPC would send. */
+/** Writes messages of one type as JSON, from their bytes. */
 export function jsonWriter(descriptors: Uint8Array, typeName: string): (bytes: Uint8Array) => JsonValue {
   const registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, descriptors));
   const type = registry.getMessage(typeName)!;
@@ -60,7 +60,7 @@ function toJsonMethod(method: DescMethod, registry: FileRegistry): JsonMethod {
   };
 }
 
-/** The library names the type, and of a field its value: `cannot decode field relora.v1.JobSpec.step_count from JSON: …`. */
+/** The library's messages name the type or field, for example `cannot decode field relora.v1.JobSpec.step_count from JSON: …`. */
 function invalid(typeName: string, error: unknown): ServiceError {
   const message = error instanceof Error ? error.message : String(error);
   const [, kind, name = '', rest = message] =

@@ -1,18 +1,18 @@
 import { BinaryWriter } from '@bufbuild/protobuf/wire';
 import { takeHeadroom } from '../headroom.js';
 
-/** Below this, copying is sooner done than another part is kept. */
+/** Below this, copying is cheaper than another part. */
 const largeBytes = 16 * 1024;
 
 /**
- * Encodes a message without copying its large bytes fields but once, into what is sent; the plain writer copies three times. What ends
- * with bytes that have room before them is not copied at all.
+ * Encodes a message and copies its large bytes fields only once, into the result; the plain writer copies them three times. If the message
+ * ends with bytes that have headroom, they are not copied at all.
  */
 export class LargeBytesWriter extends BinaryWriter {
   private readonly parts: Uint8Array[] = [];
   private depth = 0;
 
-  /** What is in a message inside needs the length of all of it before. */
+  /** The length of a nested message must be known before its content is written. */
   override fork(): this {
     this.depth++;
     return super.fork();

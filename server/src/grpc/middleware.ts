@@ -8,7 +8,7 @@ import { storageCures, storageFault } from '../store/storageFault.js';
 import { isDiskBroken, isDiskFull, isOutOfFiles, isStoreAway } from '../store/storeError.js';
 import type { CallContext, Middleware } from './service.js';
 
-/** The first stands around all others. */
+/** The first is the outermost. */
 export function compose(...middlewares: readonly Middleware[]): Middleware {
   return middlewares.reduceRight((inner, outer) => (call, next) => {
     return outer(call, (context) => inner({ ...call, context }, next));
@@ -16,8 +16,8 @@ export function compose(...middlewares: readonly Middleware[]): Middleware {
 }
 
 /**
- * Lets nothing out but errors of the catalog: what is none becomes INTERNAL_ERROR with an id, under which the log has the
- * stack. The outermost middleware but for metrics.
+ * Turns every error that is not of the catalog into INTERNAL_ERROR with an id, and logs its stack under that id. The outermost middleware
+ * except for metrics.
  */
 export function errorMiddleware(log: Logger, config: Pick<Config, 'freeDiskBytesMin'>): Middleware {
   return async function* answerErrors({ method, context }, next) {
@@ -37,7 +37,7 @@ function toServiceError(
   { freeDiskBytesMin }: Pick<Config, 'freeDiskBytesMin'>,
   report: (cause: unknown, errorId?: string) => void,
 ): ServiceError {
-  // The call is over for its client, whatever failed then; the reason says how it ended.
+  // The client has no call any more, whatever failed then; the signal's reason says how the call ended.
   if (signal.aborted && signal.reason instanceof ServiceError) return signal.reason;
   if (error instanceof ServiceError) return error;
   if ((error instanceof Error && error.name === 'AbortError') || signal.aborted)
@@ -62,8 +62,8 @@ function toServiceError(
 }
 
 /**
- * Ends calls with one request and one response that take longer than a limit, whether or not the client set a deadline, so
- * that half-open calls do not pile up. What they began continues; the answer says so. Streams may last.
+ * Ends calls with one request and one response that take longer than a limit, whether or not the client set a deadline, so that half-open
+ * calls do not accumulate. The work that they began continues, and the error says so. Streams have no limit.
  */
 export function deadlineMiddleware(seconds: number): Middleware {
   return async function* limitTime({ method, context }, next) {
@@ -89,7 +89,7 @@ export function deadlineMiddleware(seconds: number): Middleware {
   };
 }
 
-/** Refuses calls whose metadata is larger than the limit, counted as HTTP/2 counts headers. */
+/** Refuses calls with too large metadata; the size is that of the headers as HTTP/2 defines it. */
 export function metadataMiddleware(metadataBytesMax: number): Middleware {
   return async function* limitMetadata({ context }, next) {
     let metadataBytes = 0;
@@ -103,8 +103,8 @@ export function metadataMiddleware(metadataBytesMax: number): Middleware {
 }
 
 /**
- * Finds out who calls before anything of the request is read, and refuses what the role of the caller does not allow. `roleOf` gives
- * the least role for a path, or null for a method that anybody may call.
+ * Authenticates the caller before the request is read, and refuses what the caller's role does not allow. `roleOf` returns the lowest role
+ * for a path, or null for a method that anybody may call.
  */
 export function accessMiddleware(
   authenticate: Authenticate,
@@ -124,10 +124,10 @@ export function accessMiddleware(
   };
 }
 
-/** What setTimeout takes. */
+/** Maximum of setTimeout. */
 const timerMsMax = 2 ** 31 - 1;
 
-/** A stream may last for weeks: it ends when its caller's token expires or is revoked. */
+/** A stream may last for weeks, so it ends when its caller's token expires or is revoked. */
 function whileAllowed(
   { expireTimeMs = null, revoked }: Principal,
   end: (error: ServiceError) => void,

@@ -1,14 +1,14 @@
 import type { Socket } from 'node:net';
 
-/** What every HTTP/2 connection begins with. */
+/** The bytes that every HTTP/2 connection begins with. */
 const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
 
 const refusalOfHttp1 =
   'HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nThis port speaks gRPC over HTTP/2.\n';
 
 /**
- * Hands a connection on once its client has said that it speaks HTTP/2; one that says something else, or nothing in time, is closed.
- * What was read is put back.
+ * Passes a connection on once its client has sent the preface of HTTP/2, with these bytes put back; a connection that sends anything else,
+ * or nothing in time, is closed.
  */
 export function awaitPreface(socket: Socket, timeoutMs: number, onSpoken: () => void): void {
   const timer = setTimeout(() => socket.destroy(), timeoutMs);
@@ -24,7 +24,7 @@ export function awaitPreface(socket: Socket, timeoutMs: number, onSpoken: () => 
     if (!preface.subarray(0, shown.length).equals(shown)) {
       stop();
       if (/^[A-Z]{3,7} /.test(shown.toString('latin1'))) socket.end(refusalOfHttp1);
-      // Half-closed by us: the rest of what the client says is of no interest.
+      // Closes after writing; the rest of what the client sends is ignored.
       socket.destroySoon();
     } else if (shown.length === preface.length) {
       stop();

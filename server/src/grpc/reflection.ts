@@ -2,7 +2,7 @@ import { status as Status } from '@grpc/grpc-js';
 import { quote } from '../errors.js';
 import type { Descriptors, FileDescriptor } from './descriptors.js';
 
-/** A request as proto-loader reads it: one of these is set. */
+/** A request as proto-loader reads it: exactly one field is set. */
 interface ReflectionRequest {
   fileByFilename?: string;
   fileContainingSymbol?: string;
@@ -11,7 +11,7 @@ interface ReflectionRequest {
   listServices?: string;
 }
 
-/** Handlers by which tools such as grpcurl ask the server for its contract: the same for reflection v1 and v1alpha. */
+/** Handlers through which tools such as grpcurl read the contract from the server, the same for reflection v1 and v1alpha. */
 export function reflectionHandlers({ files }: Descriptors, serviceNames: readonly string[]) {
   const byName = new Map(files.map((file) => [file.name, file]));
   const bySymbol = new Map(files.flatMap((file) => file.symbols.map((symbol) => [symbol, file] as const)));
@@ -23,14 +23,14 @@ export function reflectionHandlers({ files }: Descriptors, serviceNames: readonl
       return fileAnswer(byName.get(request.fileByFilename), 'file', request.fileByFilename);
     if (request.fileContainingSymbol !== undefined)
       return fileAnswer(bySymbol.get(request.fileContainingSymbol), 'symbol', request.fileContainingSymbol);
-    // The contract extends nothing.
+    // The contract has no extensions.
     const extended = request.fileContainingExtension?.containingType ?? request.allExtensionNumbersOfType;
     if (extended !== undefined) return fileAnswer(undefined, 'extension', extended);
     return errorAnswer(Status.INVALID_ARGUMENT, 'The request asks for nothing that is known');
   };
 
   return {
-    /** Read as the client takes the answers: one may be a thousand times as long as its question. */
+    /** The next request is read only after the client took the answer, which may be a thousand times as long. */
     ServerReflectionInfo: async function* (
       requests: AsyncIterable<ReflectionRequest>,
     ): AsyncGenerator<object, void, undefined> {

@@ -3,21 +3,21 @@ import { ServiceError } from '../errors.js';
 import type { Middleware } from './service.js';
 import type { Metrics } from '../metrics/metrics.js';
 
-/** What a service definition of the contract says here. */
+/** The part of a service definition that is used here. */
 export interface CountedService {
   readonly fullName: string;
   readonly methods: Readonly<Record<string, { readonly name: string }>>;
 }
 
 /**
- * Counts calls by service, method and status code, from 0 on for every method of the services. The outermost middleware:
- * it sees the code that the client gets. Unknown methods never come here, so labels come from a closed set.
+ * Counts calls by service, method and status code, beginning with 0 for every method. The outermost middleware, so it sees the code that
+ * the client gets. Unknown methods never get here, so the set of labels is closed.
  */
 export function rpcMetricsMiddleware(metrics: Metrics, services: readonly CountedService[]): Middleware {
   for (const { fullName: service, methods } of services) {
     for (const { name: method } of Object.values(methods)) {
       metrics.rpcStarted.inc({ service, method }, 0);
-      // From 0, so that the first fault of a method is an increase.
+      // Begins with 0, so that the first error of a method is an increase.
       for (const code of ['OK', 'INTERNAL']) metrics.rpcHandled.inc({ service, method, code }, 0);
       metrics.rpcDuration.zero({ service, method });
     }
@@ -27,7 +27,7 @@ export function rpcMetricsMiddleware(metrics: Metrics, services: readonly Counte
     const labels = { service, method };
     metrics.rpcStarted.inc(labels);
     const endTimer = metrics.rpcDuration.startTimer(labels);
-    // What stands when a stream is left in its middle, because the client went away.
+    // The code if the stream is abandoned because the client disconnected.
     let code = Status.CANCELLED;
     try {
       yield* next(context);

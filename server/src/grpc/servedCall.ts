@@ -8,35 +8,35 @@ import { streamOf } from './grpcInternals.js';
 import { toStatus } from './statusDetails.js';
 import { answersTo, type Answers, type CallContext, type Middleware, type ServedMethod } from './service.js';
 
-/** The side of a call that grpc-js hands to an interceptor. */
+/** The side of a call that grpc-js passes to an interceptor. */
 type Transport = Parameters<ServerInterceptor>[1];
 type TransportStatus = Parameters<Transport['sendStatus']>[0];
 
 export interface CallLimits {
-  /** Longest message, both ways. */
+  /** Longest message in either direction. */
   messageBytesMax: number;
-  /** Silence after which a call that owes us a message ends. */
+  /** Time to wait for a message from the client before the call ends. */
   requestSilenceSeconds: number;
-  /** Time in which a client that is owed answers must take some. */
+  /** Time in which a client with pending answers must receive some of them. */
   readerSilenceSeconds: number;
 }
 
-/** Answers that may be on their way to a client that does not take them: beyond it the handler waits. */
+/** Limit for answers that are sent but not received by the client; above it, the handler waits. */
 const unsentBytesMax = 256 * 1024;
-/** What a message, or a batch, costs on its way beside its bytes, which are few in an event: 60 wait at most. */
+/** Overhead counted per message, or batch, in addition to its bytes, which are few in an event: at most 60 are pending. */
 const messageCostBytes = 4096;
 
 /**
- * One call over grpc-js: its requests are read one at a time as they are wanted, its answers are written no faster than the client
- * takes them, and every way in which it can end, the refusals of grpc-js itself among them, leads through the same middleware.
+ * One call on grpc-js. Its requests are read one at a time when wanted, and its answers are written no faster than the client receives
+ * them. However it ends, including refusals by grpc-js itself, it goes through the same middleware.
  */
 export class ServedCall {
   readonly peer: string;
   private readonly over = new AbortController();
   private readonly send: Transport['sendStatus'];
-  /** Who waits for the next message of the client. */
+  /** Waits for the next message of the client. */
   private reader: { resolve(message: Buffer | undefined): void; reject(error: unknown): void } | undefined;
-  /** Who waits until the client has taken answers. */
+  /** Waits until the client has received answers. */
   private writer: (() => void) | undefined;
   private unsentBytes = 0;
   private hasWritten = false;
@@ -50,11 +50,11 @@ export class ServedCall {
   ) {
     this.peer = transport.getPeer();
     this.send = transport.sendStatus.bind(transport);
-    // What grpc-js refuses by itself it sends here, past all interceptors.
+    // grpc-js sends its own refusals here, past all interceptors.
     transport.sendStatus = (refusal) => this.fail(this.translate(refusal));
   }
 
-  /** Serves the call to its end. `onStart` and `onEnd` are called once each, or neither when the client is gone already. */
+  /** Serves the call to its end. `onStart` and `onEnd` are called once each, or neither if the client has already left. */
   start(middleware: Middleware, hooks: { onStart(): void; onEnd(): void }): void {
     this.transport.start({
       onReceiveMetadata: (metadata) => {
@@ -69,7 +69,7 @@ export class ServedCall {
     });
   }
 
-  /** Ends the call where it waits for its client; one that computes an answer may give it. */
+  /** Ends the call if it waits for its client; a call that computes an answer may still send it. */
   stop(): void {
     this.isStopping = true;
     this.takeReader()?.reject(new ServiceError('SERVER_STOPPING', {}));
@@ -119,7 +119,7 @@ export class ServedCall {
     return this.method.decode(bytes);
   }
 
-  /** The next message of the client, undefined when there is none any more. */
+  /** The next message of the client; undefined after the last. */
   private async read(): Promise<Buffer | undefined> {
     const { requestSilenceSeconds: seconds } = this.limits;
     let timer: NodeJS.Timeout | undefined;
@@ -138,7 +138,7 @@ export class ServedCall {
 
   private async write(batch: readonly Buffer[]): Promise<void> {
     this.over.signal.throwIfAborted();
-    // grpc-js sends the headers with the first message, so that one has to go through it.
+    // grpc-js sends the headers with the first message, so the first one has to go through it.
     const first = this.hasWritten ? [] : batch.slice(0, 1);
     const others = batch.slice(first.length);
     for (const message of first) this.transport.sendMessage(message, this.owed(message.length));
@@ -150,7 +150,7 @@ export class ServedCall {
     }
   }
 
-  /** In one write: by itself, each small message costs grpc-js and HTTP/2 many times what its bytes do. */
+  /** Sends in one write: separately, each small message costs grpc-js and HTTP/2 many times what its bytes cost. */
   private sendTogether(messages: readonly Buffer[]): void {
     const stream = streamOf(this.transport);
     if (stream.destroyed || stream.writableEnded) return; // the call is being cancelled
@@ -158,12 +158,12 @@ export class ServedCall {
     const taken = this.owed(frames.length);
     stream.write(frames, (error) => {
       taken();
-      // What is left of a stream that ended early may still be on its way.
+      // After an error, parts of the frames may still be in use by the stream.
       if (!error) reuse(frames);
     });
   }
 
-  /** Counts bytes that are on their way; to be called when they are gone. */
+  /** Counts bytes that are being sent; call the result when they were received. */
   private owed(bytes: number): () => void {
     const cost = bytes + messageCostBytes;
     this.unsentBytes += cost;
@@ -173,7 +173,7 @@ export class ServedCall {
     };
   }
 
-  /** Resolves when the client has taken some of what it is owed, or is cut. */
+  /** Resolves when the client has received some of its answers, or the call was reset. */
   private async taken(): Promise<void> {
     const { readerSilenceSeconds: seconds } = this.limits;
     const before = this.unsentBytes;
@@ -186,12 +186,12 @@ export class ServedCall {
     clearTimeout(timer);
   }
 
-  /** A status would wait behind the answers that nobody takes, and they would stay in memory: the stream is cut instead. */
+  /** Resets the stream: a status would wait behind the answers that the client does not receive, and they would stay in memory. */
   private reset(): void {
     streamOf(this.transport).close(constants.NGHTTP2_CANCEL);
   }
 
-  /** Ends what the call waits for; the handler hears of it by its signal. */
+  /** Ends whatever the call waits for; the handler is notified through its signal. */
   private fail(error: ServiceError): void {
     this.over.abort(error);
     this.takeReader()?.reject(error);
@@ -215,7 +215,7 @@ export class ServedCall {
     this.writer = undefined;
   }
 
-  /** The catalog's word for what grpc-js says of a call. It blames itself for what clients send; we do not. */
+  /** The error of the catalog for a status of grpc-js, which reports mistakes of the client as its own. */
   private translate({ code, details = '' }: TransportStatus): ServiceError {
     const { messageBytesMax } = this.limits;
     if (code === status.RESOURCE_EXHAUSTED)
@@ -232,10 +232,10 @@ export class ServedCall {
   }
 }
 
-/** What stands before a message on the wire: a byte that says it is not compressed, and four of its length. */
+/** Header of a message on the wire: one byte for "not compressed", and four for its length. */
 const frameHeaderBytes = 5;
 
-/** Messages as gRPC has them on the wire. */
+/** Messages with their headers, as on the wire. */
 function framed(messages: readonly Buffer[]): Buffer {
   const inPlace = messages.length === 1 && takeHeadroom(messages[0]!, frameHeaderBytes);
   if (inPlace) {

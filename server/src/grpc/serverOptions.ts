@@ -1,11 +1,11 @@
 import type { ChannelOptions } from '@grpc/grpc-js';
 import type { Config } from '../config.js';
 
-/** Pings a silent connection, so that a client whose machine vanished is noticed while it watches. */
+/** Silent connections get a ping, so that a watching client whose machine disappeared is noticed. */
 const keepaliveMs = 60_000;
 const keepaliveTimeoutMs = 20_000;
 
-/** What a client may ask of one connection. */
+/** Limits for one connection. */
 export function serverOptions(
   config: Pick<
     Config,
@@ -23,7 +23,7 @@ export function serverOptions(
     'grpc.keepalive_time_ms': keepaliveMs,
     'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
     'grpc.max_connection_idle_ms': config.connectionIdleSeconds * 1000,
-    // Clients open another by themselves, behind a balancer maybe to a server that is new.
+    // Clients then open another connection by themselves, behind a balancer perhaps to a new server.
     ...(config.connectionAgeSeconds === 0
       ? {}
       : {

@@ -4,22 +4,22 @@ import type { CertificateNames, Principal } from '../access/principal.js';
 import type { ServiceError } from '../errors.js';
 import { LargeBytesWriter } from './largeBytesWriter.js';
 
-/** What a handler knows of its call. */
+/** What a handler knows about its call. */
 export interface CallContext {
   readonly metadata: Metadata;
   /** Address of the client, host:port. */
   readonly peer: string;
-  /** What the client's certificate says of it, where it had to show one. */
+  /** The names in the client's certificate, if it had to present one. */
   certificate(): CertificateNames | undefined;
-  /** Who calls; known behind accessMiddleware. */
+  /** The caller; known after accessMiddleware. */
   readonly caller: Principal;
   /** Aborted when the call is over for the client; its reason is a ServiceError. */
   readonly signal: AbortSignal;
-  /** Ends the call with this error, wherever it waits. */
+  /** Ends the call with this error, whatever it waits for. */
   end(error: ServiceError): void;
 }
 
-// Messages of every kind stand here: what a method takes and gives is worked out from its own definition.
+// Messages of any type: the types of a method's messages are derived from its definition.
 // eslint-disable-next-line @typescript-eslint/no-explicit-any
 type AnyMessage = any;
 
@@ -41,8 +41,8 @@ export interface ServiceDefinition {
 type MessageOf<Type> = Type extends MessageFns<infer Message> ? Message : never;
 
 /**
- * Answers of a stream that are sent together, encoded by their handler: what many callers get is encoded once, and a batch costs little
- * more than one message.
+ * Answers of a stream that are sent together, already encoded by their handler: an answer for many callers is encoded once, and a batch
+ * costs little more than one message.
  */
 export class EncodedAnswers {
   constructor(readonly messages: readonly Buffer[]) {}
@@ -57,21 +57,21 @@ type Handler<M extends MethodDefinition> = (
   ? AsyncIterable<DeepPartial<MessageOf<M['responseType']>> | EncodedAnswers>
   : Promise<DeepPartial<MessageOf<M['responseType']>>>;
 
-/** Handlers of a service: async functions, and async generators where the answer is a stream. */
+/** Handlers of a service: async functions, or async generators for streams of answers. */
 export type Implementation<Definition extends ServiceDefinition> = {
   [Name in keyof Definition['methods']]: Handler<Definition['methods'][Name]>;
 };
 
-/** A method as it is served: messages in and out are bytes to everything but its handler. */
+/** A method as it is served: only its handler sees messages, everything else sees bytes. */
 export interface ServedMethod {
-  /** `/relora.v1.TrainingService/GetJob`. */
+  /** For example `/relora.v1.TrainingService/GetJob`. */
   readonly path: string;
   readonly requestStream: boolean;
   readonly responseStream: boolean;
-  /** Throws a ServiceError that names the place of what is wrong. */
+  /** Throws a ServiceError that names the place of the problem. */
   decode(bytes: Buffer): unknown;
   encode(message: unknown): Buffer;
-  /** Gives an encoded answer back, or throws ANSWER_TOO_LARGE. */
+  /** Returns an encoded answer, or throws ANSWER_TOO_LARGE. */
   limit(bytes: Buffer): Buffer;
   handle(request: AnyMessage, context: CallContext): Promise<unknown> | AsyncIterable<unknown>;
 }
@@ -81,10 +81,10 @@ export interface Call {
   readonly context: CallContext;
 }
 
-/** Encoded answers, in batches that are sent together; one for a method that does not stream them. */
+/** Encoded answers, in batches that are sent together; exactly one for a method without a stream of answers. */
 export type Answers = AsyncGenerator<readonly Buffer[], void, undefined>;
 
-/** Stands around every call: what `next` yields are its answers, what it throws is its error. */
+/** Wraps every call: what `next` yields are the answers, what it throws is the error. */
 export type Middleware = (call: Call, next: (context: CallContext) => Answers) => Answers;
 
 /** A message as it is sent. */
@@ -94,7 +94,7 @@ export function encoded<Message>(type: MessageFns<Message>, message: DeepPartial
   return writer.finish();
 }
 
-/** Serves one request that is there whole. */
+/** Serves a complete request. */
 export async function* answersTo(method: ServedMethod, request: unknown, context: CallContext): Answers {
   const result = method.handle(request, context);
   const one = (message: unknown): Buffer[] => [method.limit(method.encode(message))];

@@ -52,7 +52,7 @@ export function standardFiles(): Uint8Array {
   return Buffer.concat(packages.flatMap(filesOf).flatMap((file) => [filePrefix(file.length), file]));
 }
 
-/** One of gRPC's own services, as grpc-js takes it. */
+/** One of gRPC's own services, in the form for grpc-js. */
 export function standardService(name: string): ServiceDefinition {
   const service = packages.map((definition) => definition[name]).find((found) => found !== undefined);
   if (service === undefined || 'format' in service) throw new Error(`${name} is not a service`);

@@ -14,20 +14,19 @@ import { cutText, describeProblem, ServiceError } from '../errors.js';
 export const errorDomain = 'relora';
 
 /**
- * Clients on gRPC's C core refuse trailers above 8 KiB, names and 32 bytes an entry counted. The message travels
- * percent-encoded, the
- * details in base64; what is left is for the other entries.
+ * Clients based on gRPC's C core refuse trailers above 8 KiB, counting names and 32 bytes per entry. The message is percent-encoded, the
+ * details are in base64; the rest is for the other entries.
  */
 const encodedMessageBytesMax = 2000;
 const detailsBytesMax = 4200;
-/** Of the message inside the details. */
+/** Limit of the message inside the details. */
 const statusMessageBytesMax = 1000;
-/** Of one text inside the details. */
+/** Limit of one text inside the details. */
 const textBytesMax = 256;
 
-/** How a call ends that threw: the error's code, its message and its details, together short enough for every client. */
+/** The final status of a call that threw: code, message and details, together short enough for every client. */
 export function toStatus(error: unknown): Pick<StatusObject, 'code' | 'details' | 'metadata'> {
-  // The middleware lets nothing else through; should it, nothing of it gets out.
+  // The middleware lets no other errors through; if one got here, its text must not get out.
   if (!(error instanceof ServiceError))
     return { code: Status.INTERNAL, details: '', metadata: new Metadata() };
   const metadata = new Metadata();
@@ -38,8 +37,8 @@ export function toStatus(error: unknown): Pick<StatusObject, 'code' | 'details' 
 }
 
 /**
- * The google.rpc.Status of an error, for the trailer `grpc-status-details-bin`: one ErrorInfo with every part of the
- * message that changes, then what the catalog says of its kind, and as many bad fields as there is room for.
+ * The google.rpc.Status of an error, for the trailer `grpc-status-details-bin`: one ErrorInfo with every variable part of the message, then
+ * the details that the catalog has for this error, then as many bad fields as fit.
  */
 export function encodeStatusDetails(error: ServiceError): Uint8Array {
   const { entry, reason, code } = error;
@@ -67,13 +66,13 @@ export function encodeStatusDetails(error: ServiceError): Uint8Array {
     const violation = { type, subject: cutBytes(subject), description: message };
     details.push(pack('PreconditionFailure', PreconditionFailure.encode({ violations: [violation] })));
   }
-  // Some clients show this one in place of the trailer's.
+  // Some clients show this message instead of the trailer's.
   const shown = cutText(whole, statusMessageBytesMax, (part) => Buffer.byteLength(part));
   const encode = (all: Any[]): Uint8Array =>
     RpcStatus.encode({ code, message: shown, details: all }).finish();
 
   const fieldViolations: BadRequest['fieldViolations'] = [];
-  // An Any around them, and their own lengths.
+  // The 80 bytes are for an Any around them and for lengths.
   let bytesLeft = detailsBytesMax - encode(details).length - 80;
   for (const problem of entry.fields?.(detail) ?? []) {
     const violation = {
@@ -91,12 +90,12 @@ export function encodeStatusDetails(error: ServiceError): Uint8Array {
 }
 
 function messageOf({ message }: ServiceError): string {
-  // A half of a pair cannot be encoded.
+  // Half a surrogate pair cannot be encoded.
   const whole = message.replace(/\p{Surrogate}/gu, '\ufffd');
   return cutText(whole, encodedMessageBytesMax, (text) => encodeURI(text).length);
 }
 
-/** Lists are left to BadRequest. */
+/** Without lists, which are in BadRequest. */
 function metadataOf(detail: object): Record<string, string> {
   const scalars = Object.entries(detail).filter(
     ([, value]) => typeof value === 'string' || typeof value === 'number',

@@ -1,7 +1,7 @@
 /** Numbers and lengths of protobuf's wire format. */
 export const wireTypes = { varint: 0, fixed64: 1, bytes: 2, fixed32: 5 } as const;
 
-/** What is wrong with bytes, and where. */
+/** Says what is wrong with the bytes, and where. */
 export class WireFault extends Error {
   override name = 'WireFault';
   constructor(
@@ -13,7 +13,7 @@ export class WireFault extends Error {
   }
 }
 
-/** Reads a stretch of bytes from front to back; whatever does not fit in is a WireFault. */
+/** Reads a range of bytes from front to back; throws WireFault if a value does not fit. */
 export class WireReader {
   constructor(
     readonly bytes: Uint8Array,
@@ -21,7 +21,7 @@ export class WireReader {
     readonly end = bytes.length,
   ) {}
 
-  /** Exact up to 2^53; beyond it the nearest double, which is enough to say that it is too large. */
+  /** Exact up to 2^53; above that the nearest double, which is enough to know that it is too large. */
   varint(): number {
     let value = 0;
     let scale = 1;
@@ -53,7 +53,7 @@ export class WireReader {
     return { number, wireType: key % 8 };
   }
 
-  /** The stretch that a length before it announces; this reader continues behind it. */
+  /** The range whose length is encoded before it; this reader continues after it. */
   stretch(): WireReader {
     const start = this.at;
     const length = this.varint();
@@ -75,7 +75,7 @@ export class WireReader {
     else if (wireType === wireTypes.fixed64) this.skip(8);
     else if (wireType === wireTypes.bytes) this.stretch();
     else if (wireType === wireTypes.fixed32) this.skip(4);
-    // Groups are gone since proto3.
+    // Groups do not exist in proto3.
     else throw new WireFault(this.at, 'a value of wire type 0, 1, 2 or 5', String(wireType));
   }
 

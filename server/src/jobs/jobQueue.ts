@@ -46,7 +46,7 @@ export interface NewJob {
   displayName: string;
   labels: Record<string, string>;
   spec: RunSpec;
-  /** The checkpoint that it begins at; null to begin anew from the specification. */
+  /** The checkpoint that it begins at; null for a job that begins at step 0. */
   origin: JobOrigin | null;
   /** Updates of its run, each with its step; absent for none. */
   updates?: readonly RunUpdate[];

@@ -8,10 +8,10 @@ import { filesOf } from './diskFiles.js';
 import { syncFolder } from './folders.js';
 import { isOutOfFiles } from './storeError.js';
 
-/** Bytes that one digest stands for: a damaged one is found without reading a whole file, and a range can be checked. */
+/** Size of the chunk that one checksum covers: damage is found without reading a whole file, and a range can be verified. */
 export const chunkBytes = 8 * 2 ** 20;
 
-/** What is remembered of bytes: their SHA-256 as a whole and the CRC32C of each chunk. */
+/** What is stored about a blob: the SHA-256 of the whole and the CRC32C of each chunk. */
 export interface BlobDigest {
   sizeBytes: number;
   /** Hexadecimal. */
@@ -19,34 +19,36 @@ export interface BlobDigest {
   crcs: number[];
 }
 
-/** A blob that is open for reading; what becomes of its name meanwhile does not harm. Must be closed. */
+/** A blob that is open for reading, even if its name is removed meanwhile. Must be closed. */
 export interface OpenBlob {
   name: string;
   sizeBytes: number;
-  /** Bytes from `start` to before `end` in pieces of at most pieceBytes, each freshly allocated. Ends early where the blob does. */
+  /**
+   * Bytes from `start` up to, not including, `end`, in pieces of at most pieceBytes, each freshly allocated. Ends early if the blob does.
+   */
   read(start: number, end: number, pieceBytes: number): AsyncGenerator<Uint8Array>;
   close(): Promise<void>;
 }
 
 /**
- * Bytes by name: `jobs/…/artifacts/…/config.json`, words of letters, digits, `.`, `_` and `-` with `/` between. A blob is visible
- * under its name once it is whole and durable.
+ * Bytes by name, for example `jobs/…/artifacts/…/config.json`: words of letters, digits, `.`, `_` and `-`, separated by `/`. A blob becomes
+ * visible under its name once it is complete and durable.
  */
 export interface BlobStore {
-  /** @param sizeBytes how long it is, where that is known */
+  /** @param sizeBytes its length, if known */
   put(name: string, source: AsyncIterable<Uint8Array>, sizeBytes?: number): Promise<BlobDigest>;
-  /** Undefined where there is none. */
+  /** Undefined if it does not exist. */
   openRead(name: string): Promise<OpenBlob | undefined>;
-  /** All below a name, in no certain order. */
+  /** All blobs below a name, in no certain order. */
   list(prefix: string): AsyncGenerator<{ name: string; sizeBytes: number }>;
-  /** The blob of this name, and all below it. What is not there is no error. */
+  /** Removes the blob of this name and all below it. It is not an error if there are none. */
   remove(prefix: string): Promise<void>;
-  /** Throws away what puts left that were cut off so long ago. */
+  /** Deletes what was left by puts that were interrupted at least `olderMs` ago. */
   removeUnfinished(olderMs: number): Promise<void>;
   close(): void;
 }
 
-/** Blobs as files of a folder. */
+/** Blobs as files in a folder. */
 export class FolderBlobs implements BlobStore {
   constructor(private readonly folder: string) {}
 
@@ -61,7 +63,7 @@ export class FolderBlobs implements BlobStore {
       try {
         for await (const piece of source) {
           digester.add(piece);
-          await file.writeFile(piece); // continues where the last one ended
+          await file.writeFile(piece); // appends to the previous pieces
         }
         await file.sync();
       } finally {
@@ -77,11 +79,11 @@ export class FolderBlobs implements BlobStore {
   }
 
   async openRead(name: string): Promise<OpenBlob | undefined> {
-    // The folder and its first level may be links that an operator laid, to another disk; below that nobody has to lay any.
+    // The folder and its first level may be links that an operator made, to another disk; below that no links are followed.
     const words = wordsOf(name);
     const top = words.splice(0, words.length > 1 ? 1 : 0);
     const file = await openWithoutLinks(join(this.folder, ...top), words).catch((error: unknown) => {
-      if (isOutOfFiles(error)) throw error; // which says nothing about the blob
+      if (isOutOfFiles(error)) throw error; // this says nothing about the blob
       return undefined;
     });
     if (file === undefined) return undefined;
@@ -108,7 +110,7 @@ export class FolderBlobs implements BlobStore {
       const name = `${prefix}/${entry.name}`;
       if (entry.isDirectory()) yield* this.list(name);
       else if (entry.isFile() && !entry.name.startsWith('.tmp-')) {
-        const stats = await stat(join(folder, entry.name)).catch(() => undefined); // removed meanwhile
+        const stats = await stat(join(folder, entry.name)).catch(() => undefined); // it may have been removed meanwhile
         if (stats !== undefined) yield { name, sizeBytes: stats.size };
       }
     }
@@ -133,7 +135,7 @@ export class FolderBlobs implements BlobStore {
   }
 }
 
-/** Names are ours, made of ids that were checked: one that is not is a fault of ours. */
+/** We make names from checked ids: an invalid one is a fault of ours. */
 export function wordsOf(name: string): string[] {
   const words = name.split('/');
   if (words.some((word) => !/^[\w.-]+$/.test(word) || /^\.+$/.test(word)))
@@ -141,7 +143,7 @@ export function wordsOf(name: string): string[] {
   return words;
 }
 
-/** Digests bytes as they pass. */
+/** Computes digests of the bytes that pass through. */
 export class Digester {
   private readonly hash = createHash('sha256');
   private readonly crcs: number[] = [];
@@ -171,7 +173,7 @@ export class Digester {
   }
 }
 
-/** A read costs a thread's wake-up, so it brings many pieces; the next one is under way while they are used. */
+/** Each read has the cost of waking a thread, so it reads many pieces; the next read runs while they are used. */
 const readBytes = 1 << 20;
 
 async function* readPieces(
@@ -180,7 +182,7 @@ async function* readPieces(
   end: number,
   pieceBytes: number,
 ): AsyncGenerator<Uint8Array> {
-  // Each piece has memory of its own: one that is used is free again, though others of the same read still wait.
+  // Each piece has memory of its own, so that it can be freed while others of the same read still wait.
   const read = async (position: number): Promise<Buffer[]> => {
     const pieces: Buffer[] = [];
     const stop = Math.min(position + readBytes, end);
@@ -199,10 +201,10 @@ async function* readPieces(
       const pieces = await ahead;
       position += pieces.reduce((sum, { length }) => sum + length, 0);
       ahead = pieces.length > 0 && position < end ? read(position) : undefined;
-      ahead?.catch(() => {}); // is reported when it is its turn
+      ahead?.catch(() => {}); // reported when its turn comes
       for (let piece = pieces.shift(); piece !== undefined; piece = pieces.shift()) yield piece;
     }
   } finally {
-    await ahead?.catch(() => {}); // the file may be closed then
+    await ahead?.catch(() => {}); // then the file may be closed
   }
 }

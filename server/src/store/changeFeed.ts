@@ -1,29 +1,32 @@
 import type { StopRequest } from './schema.js';
 
-/** What was changed, and what of it decides who has to act. Sent to other servers: small, and without content. */
+/** What was changed, and the parts of it that decide who has to act. Sent to other servers: small, and without content. */
 export type Change =
   | { topic: 'job'; id: string; state: string; stopRequest: StopRequest | null; updateNumber: number }
   /** An artifact is pending, or was deleted. */
   | { topic: 'artifact'; id: string }
-  /** A data set waits for its preparation, or was deleted. */
+  /** A data set waits to be prepared, or was deleted. */
   | { topic: 'dataset'; id: string }
-  /** A webhook was made or deleted, or dead letters of one are to be sent again. */
+  /** A webhook was created or deleted, or its dead letters are to be sent again. */
   | { topic: 'webhook'; id: string };
 
 /**
- * How the parts of a server, and the servers of a store, hear of what was committed. It is a hint: a change may be heard twice
- * or not at all. So whoever listens reads the store for what counts, and looks again when it hears null, which comes now and
- * then where changes can get lost.
+ * How the parts of a server, and the servers of a store, are notified of commits. A notification is a hint: it may come twice or not at
+ * all. So a listener reads the store for the truth, and reads everything again when it gets null, which comes regularly if changes can get
+ * lost.
  */
 export interface ChangeFeed {
-  /** Called after the commit. */
+  /** Call after the commit. */
   announce(change: Change): void;
-  /** Calls for every change, made here or elsewhere, and with null for whatever was missed; returns the function that ends it. Must not throw. */
+  /**
+   * The listener is called for every change, made here or elsewhere, and with null if changes may have been missed; it must not throw.
+   * Returns the function that ends it.
+   */
   listen(listener: (change: Change | null) => void): () => void;
   close(): Promise<void>;
 }
 
-/** The feed of a store that one process has alone: nothing gets lost. */
+/** The feed of a store that only one process uses: nothing gets lost. */
 export class LocalFeed implements ChangeFeed {
   private readonly listeners = new Set<(change: Change | null) => void>();
 

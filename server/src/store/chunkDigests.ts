@@ -3,14 +3,14 @@ import type { Database } from './database.js';
 import type { Schema } from './schema.js';
 import { isPassing } from './storeError.js';
 
-/** Rows of one insert: below the number of parameters that SQLite takes. */
+/** Rows per insert: keeps it below SQLite's limit of parameters. */
 const rowsMax = 1000;
 
-/** CRC32C of the chunks of blobs, written once when they are first known. A cache: what is missing is made again. */
+/** CRC32C of the chunks of blobs, stored once when they are first computed. A cache: missing ones are computed again. */
 export class ChunkDigests {
   constructor(private readonly db: Database) {}
 
-  /** Undefined where they are not known for all chunks. */
+  /** Undefined unless they are known for all chunks. */
   async find(blob: string, chunkCount: number): Promise<number[] | undefined> {
     const rows = await this.db
       .selectFrom('blob_chunks')
@@ -31,12 +31,12 @@ export class ChunkDigests {
           .onConflict((conflict) => conflict.doNothing())
           .execute();
     } catch (error) {
-      if (!isPassing(error)) throw error; // they are made again the next time
+      if (!isPassing(error)) throw error; // they are computed again the next time
     }
   }
 }
 
-/** Condition: the name in a column is this one, or below it. */
+/** Condition: the name in a column is this one or below it. */
 export function isAtOrBelow(column: string, name: string): RawBuilder<boolean> {
   const ref = sql.ref(column);
   // `0` follows `/`.
@@ -44,8 +44,8 @@ export function isAtOrBelow(column: string, name: string): RawBuilder<boolean> {
 }
 
 /**
- * Notes, in the transaction that deletes the rows of something, that its blobs are to be thrown away: the one of a name, and those
- * below it. What was noted is done by doPurges, also after a crash.
+ * Marks the blob of a name and those below it for deletion, in the transaction that deletes the rows they belong to. doPurges deletes them,
+ * even after a crash.
  */
 export async function notePurge(trx: Transaction<Schema>, prefix: string): Promise<void> {
   await trx.deleteFrom('blob_chunks').where(isAtOrBelow('blob', prefix)).execute();

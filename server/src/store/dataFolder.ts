@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { StoreUnusable, isDiskFull } from './storeError.js';
 import { storageCures, storageFault } from './storageFault.js';
 
-/** Makes a data folder where there is none. Nobody else on the machine reads prompts, data or weights. Throws StoreUnusable. */
+/** Creates a data folder if there is none. No other user of the machine can read prompts, data or weights in it. Throws StoreUnusable. */
 export function makeDataFolder(dataFolder: string): void {
   try {
     mkdirSync(dataFolder, { recursive: true, mode: 0o700 });
@@ -11,7 +11,7 @@ export function makeDataFolder(dataFolder: string): void {
   }
 }
 
-/** What keeps a file of the store, or its folder, from being used, and what to do. */
+/** The error for a file of the store, or its folder, that cannot be used, with what to do. */
 export function unusable(path: string, error: Error): StoreUnusable {
   if (isDiskFull(error))
     return new StoreUnusable(`${path} cannot be used (the disk is full): ${storageCures.STORAGE_FULL}`, {

@@ -5,8 +5,8 @@ import { makeDataFolder, unusable } from './dataFolder.js';
 import { StoreUnusable } from './storeError.js';
 
 /**
- * Holds a data folder whose store is elsewhere: two servers with one folder would throw each other's copies away. The lock is that
- * of an SQLite file, which the kernel gives back when the process dies, also by kill -9. Throws StoreUnusable.
+ * Locks a data folder whose store is elsewhere: two servers with the same folder would delete each other's copies. It is the lock of a
+ * SQLite file, which the kernel releases when the process dies, even by kill -9. Throws StoreUnusable.
  */
 export function lockFolder(dataFolder: string): () => void {
   makeDataFolder(dataFolder);

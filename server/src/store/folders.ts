@@ -2,7 +2,7 @@ import { open, readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { withId } from './tenantIds.js';
 
-/** Where everything lies in a data folder. Names on disk are ids that we checked or made, never names from clients. */
+/** The paths in a data folder. Names on disk are ids that we checked or made, never names from clients. */
 export const folders = {
   jobs: (dataFolder: string) => join(dataFolder, 'jobs'),
   job: (dataFolder: string, jobId: string) => join(dataFolder, 'jobs', jobId),
@@ -15,21 +15,21 @@ export const folders = {
   datasets: (dataFolder: string) => join(dataFolder, 'datasets'),
   dataset: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId),
   uploads: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'uploads'),
-  /** Jobs that are being imported, each in a folder of its own. */
+  /** Imports in progress, each in a folder of its own. */
   imports: (dataFolder: string) => join(dataFolder, 'imports'),
-  /** Copies under way; see sharedStage.ts. */
+  /** Copies in progress; see sharedStage.ts. */
   staging: (dataFolder: string) => join(dataFolder, 'staging'),
   prepared: (dataFolder: string, datasetId: string) => join(dataFolder, 'datasets', datasetId, 'prepared'),
 } as const;
 
-/** Folder, below the data folder, of weights that have a name: weights/… or jobs/…/artifacts/…; null for others. */
+/** Folder, relative to the data folder, of named weights: weights/… or jobs/…/artifacts/…; null for others. */
 export function namedWeights(tenant: string, name: string | null): string | null {
   const [kind, id = '', , artifactId = ''] = name === null ? [] : withId(tenant, name).split('/');
   if (kind === 'weights') return `weights/${id}`;
   return kind === 'jobs' ? `jobs/${id}/artifacts/${artifactId}` : null;
 }
 
-/** Name of a checkpoint's folder; undefined for a path that is not that of a checkpoint of this job. */
+/** Folder name of a checkpoint; undefined if the path is not that of a checkpoint of this job. */
 export function checkpointName(dataFolder: string, jobId: string, path: string): string | undefined {
   const name = basename(path);
   return path === join(folders.checkpoints(dataFolder, jobId), name) && /^step-[0-9]+-[0-9]+$/.test(name)
@@ -37,7 +37,7 @@ export function checkpointName(dataFolder: string, jobId: string, path: string):
     : undefined;
 }
 
-/** Makes the names in a folder durable: without it a crash can lose a file whose content was synced. */
+/** Makes the names in a folder durable: otherwise a crash can lose a file even though its content was synced. */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {
@@ -47,12 +47,12 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-/** Removes every entry of a folder but the named ones; a missing folder has none. Returns what was removed. */
+/** Removes every entry of a folder except the given ones; the folder may be missing. Returns the removed names. */
 export async function removeOthers(folder: string, keep: ReadonlySet<string>): Promise<string[]> {
   return await removeEntries(folder, (name) => !keep.has(name));
 }
 
-/** Removes what a writer left under its temporary name, `.tmp-…`. Returns what was removed. */
+/** Removes unfinished files with temporary names, `.tmp-…`. Returns the removed names. */
 export async function removeUnfinished(folder: string): Promise<string[]> {
   return await removeEntries(folder, (name) => name.startsWith('.tmp-'));
 }

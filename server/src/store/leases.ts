@@ -6,11 +6,11 @@ import type { ServerRow } from './schema.js';
 import { isStoreBroken, StoreUnusable } from './storeError.js';
 import { timedId } from './timedId.js';
 
-/** What one server at a time works on: a running job, a pending export, a preparation, a reader of journals. */
+/** What only one server at a time works on: a running job, a pending export, a preparation, a reader of journals. */
 export type LeasedTable = 'jobs' | 'artifacts' | 'datasets' | 'journal_readers';
 
 export interface LeaseOptions {
-  /** How long a server may be silent before others take over what it works on. */
+  /** How long a server may be silent before others take over its work. */
   leaseMs: number;
   onStoreFailure?(error: unknown): void;
 }
@@ -18,18 +18,18 @@ export interface LeaseOptions {
 interface Held {
   table: LeasedTable;
   id: string;
-  /** Attempt of a job, epoch of the others: who writes with an older one is refused. */
+  /** Attempt of a job, epoch of the others: writes with an older one are refused. */
   fence: number;
   onLost(): void;
 }
 
-/** A machine whose clock is further off at its start has none that can be trusted. */
+/** A larger difference at the start means that one of the clocks is wrong. */
 const clockOffsetMsMax = 300_000;
 
-/** Beats in one lease: two may get lost. */
+/** Beats per lease duration: two may get lost. */
 const beatsPerLease = 3;
 
-/** The column that rises with every claim, and the states in which a row is worked on. */
+/** For each table, the column that rises with every claim, and the states in which a server works on a row. */
 const leased = {
   jobs: { fence: 'attempt', states: ['starting', 'running'] },
   artifacts: { fence: 'epoch', states: ['pending'] },
@@ -38,10 +38,9 @@ const leased = {
 } as const;
 
 /**
- * Says of rows that this server works on them, for as long as it lives. Who claims a row raises its fence, and every later
- * write names the fence: a server that was taken for dead changes nothing any more, whatever it still does. Times are those
- * of the database, so the clocks of servers do not matter. A server that holds its store alone needs no beats: what another
- * left behind is free.
+ * Marks rows that this server works on, for as long as it lives. A claim of a row raises its fence, and every later write names that fence:
+ * so a server that was taken for dead cannot change anything any more. Times are those of the database, so the clocks of servers do not
+ * matter. The only server of a store needs no beats: whatever another one left is free.
  */
 export class Leases {
   readonly serverId = timedId('server', Date.now());
@@ -50,11 +49,12 @@ export class Leases {
   private beating: Promise<void> | undefined;
   private isStopping = false;
   private describe: (() => Described) | undefined;
-  /** On the monotonic clock: the last beat, and the first since when none failed or was late. */
+  /** On the monotonic clock: the last beat, and the time since when none failed or was late. */
   private lastBeatMs = -Infinity;
   private steadySinceMs = Infinity;
   /**
-   * How far the clock of the database is ahead of our monotonic one: the time of day may be set while we run. Null: ours counts.
+   * How far the clock of the database is ahead of our monotonic clock, which is used because the time of day may be set while we run. Null:
+   * our own time of day is used.
    */
   private aheadMs: number | null = null;
 
@@ -64,7 +64,7 @@ export class Leases {
     private readonly options: LeaseOptions | null = null,
   ) {}
 
-  /** Time after which what another server left is looked for again; null where there is no other. */
+  /** Time after which to look again for work that another server left; null if there is no other. */
   get retryMs(): number | null {
     return this.options === null ? null : this.beatMs;
   }
@@ -73,13 +73,13 @@ export class Leases {
     return this.options !== null;
   }
 
-  /** Begins to beat; `describe` is what the other servers may know of this one. */
+  /** Begins to beat; `describe` returns what other servers may know about this one. */
   async start(describe: () => Described): Promise<void> {
     this.describe = describe;
     if (this.options !== null) await this.beat();
   }
 
-  /** Throws StoreUnusable where the clocks of this machine and of the database are far apart. */
+  /** Throws StoreUnusable if the clocks of this machine and of the database differ too much. */
   async requireClock(): Promise<void> {
     if (this.options === null) return;
     const before = performance.now();
@@ -93,12 +93,12 @@ export class Leases {
     );
   }
 
-  /** Milliseconds since 1970 by the clock that all servers of the store go by. */
+  /** Milliseconds since 1970, by the clock that all servers of the store use. */
   now(): number {
     return this.aheadMs === null ? Date.now() : Math.round(performance.now() + this.aheadMs);
   }
 
-  /** Others may take at once what this server still held. */
+  /** Others may immediately take what this server still held. */
   async stop(): Promise<void> {
     this.isStopping = true;
     clearTimeout(this.timer);
@@ -112,20 +112,20 @@ export class Leases {
     await removeServer(this.db, this.serverId);
   }
 
-  /** What a claim sets in its row, beside a higher fence. */
+  /** Columns that a claim sets in addition to the higher fence. */
   grant(): { lease_server: string; lease_until_ms: RawBuilder<number> | null } {
     return { lease_server: this.serverId, lease_until_ms: this.until };
   }
 
-  /** Condition of a claim: nobody works on the row, or whoever did was silent for too long. */
+  /** Condition of a claim: nobody works on the row, or the server that did was silent for too long. */
   get isFree(): RawBuilder<boolean> {
     if (this.options === null) return sql`1 = 1`;
     return sql`(lease_until_ms is null or lease_until_ms < ${databaseTime})`;
   }
 
   /**
-   * Whether this server may say of others that they are dead. Not just after the store was away from it: then it was away from
-   * them, too, and they get the time of one beat to say that they live.
+   * Whether this server may declare others dead. Not right after it could not reach the store: the others could not reach it either, and
+   * get the time of one beat to show that they live.
    */
   get mayTakeOver(): boolean {
     if (this.options === null) return true;
@@ -133,12 +133,12 @@ export class Leases {
     return nowMs - this.lastBeatMs < 2 * this.beatMs && nowMs - this.steadySinceMs >= this.beatMs;
   }
 
-  /** All that work on the store, this one among them; null where it is alone. */
+  /** All servers of the store, including this one; null if it is the only one. */
   async servers(): Promise<ServerRow[] | null> {
     return this.options === null ? null : await livingServers(this.db, this.options.leaseMs);
   }
 
-  /** Renews a claim until it is released. `onLost` is called once when another server has the row, or nobody needs it any more. */
+  /** Renews a claim until it is released. `onLost` is called once, when another server has the row or nobody works on it any more. */
   hold(table: LeasedTable, id: string, fence: number, onLost: () => void = () => {}): () => void {
     const held = { table, id, fence, onLost };
     this.held.add(held);
@@ -150,7 +150,7 @@ export class Leases {
     return false;
   }
 
-  /** The database's clock was read between `before` and now. */
+  /** Call after reading the database's clock; `before` is our clock before that. */
   private anchor(databaseMs: number, before: number): void {
     this.aheadMs = databaseMs - (before + performance.now()) / 2;
   }
@@ -171,7 +171,7 @@ export class Leases {
         this.lastBeatMs = nowMs;
       })
       .catch((error: unknown) => {
-        // It is tried again soon. What others take over meanwhile is lost, and that is noticed by the first beat that arrives.
+        // Retried soon. If others take over rows meanwhile, the next successful beat notices it.
         if (isStoreBroken(error)) this.options?.onStoreFailure?.(error);
       });
     const begunMs = performance.now();

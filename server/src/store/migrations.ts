@@ -3,18 +3,18 @@ export const applicationId = 0x52654c6f;
 
 export interface Migration {
   sqlite: string;
-  /** In SQLite's words too; postgres.ts puts its own types in. */
+  /** In SQLite's dialect, too; postgres.ts replaces the types. */
   postgres: string;
 }
 
 const onBoth = (statements: string): Migration => ({ sqlite: statements, postgres: statements });
 
-/** What makes a step of data that older schemas hold: PostgreSQL has had none of them. */
+/** A step that only changes existing data of older schemas, which PostgreSQL never had. */
 const onlySqlite = (statements: string): Migration => ({ sqlite: statements, postgres: '' });
 
 /**
- * Rows get a tenant and, beside their id, a name that is unique within it; a lease with an epoch, for several servers over one
- * store; times of deletion and purge; and columns in place of looks into JSON, which the two databases write differently.
+ * Rows get a tenant and, in addition to their id, a name that is unique within it; a lease with an epoch, for several servers on one store;
+ * times of deletion and purge; and columns instead of JSON expressions, which differ between the two databases.
  */
 const tenantsAndLeases = `
   create table store_info (
@@ -296,8 +296,8 @@ const tenantsAndLeases = `
 `;
 
 /**
- * The schema as the steps that lead to it; the number of steps done is the schema's version (user_version of the file, the
- * table schema_version in PostgreSQL). A step that was released never changes: a new one is added.
+ * The steps that lead to the present schema; the number of steps done is the schema's version (user_version of the file, the table
+ * schema_version in PostgreSQL). A released step never changes: a new one is added.
  */
 export const migrations: readonly Migration[] = [
   onBoth(`
@@ -403,7 +403,7 @@ export const migrations: readonly Migration[] = [
   // Restarts are a thousandth of a journal: ListRestarts finds them without reading the rest.
   onlySqlite(`create index restart_events on events (job_id, json_extract(body, '$.restart'), sequence)
      where json_extract(body, '$.kind') = 'restart'`),
-  // An artifact may be one that is still to be made, from the checkpoint that it holds.
+  // An artifact may also be one that is still to be made, from a checkpoint that is kept for it.
   onBoth(`
   alter table artifacts add column state text not null default 'ready'
     check (state in ('pending', 'ready', 'failed'));
@@ -437,7 +437,7 @@ export const migrations: readonly Migration[] = [
     primary key (weights_id, file_index)
   ) strict;
   `),
-  // From here on the words that both databases have stand first, then what only moves old data.
+  // From here on, the statements for both databases come first, then those that only change old data.
   {
     sqlite: `${tenantsAndLeases}
   update events set step = json_extract(body, '$.step') where json_extract(body, '$.kind') = 'step';

@@ -5,15 +5,15 @@ import { S3Blobs } from './s3Blobs.js';
 import { StoreUnusable } from './storeError.js';
 import type { StoreUrl } from './storeUrl.js';
 
-/** Names the store whose blobs these are. */
+/** Contains the id of the store that the blobs belong to. */
 const markerName = 'store/incarnation';
-/** Before the name of a store that takes a place for its own. */
+/** Prefix for the id of a store that is claiming an empty place. */
 const comingPrefix = 'store/coming-';
 
-/** Opens the blobs of a store, and sees that they can be written and read, and are of no other store. Throws StoreUnusable. */
+/** Opens the blobs of a store, checks that they can be written and read, and that they belong to no other store. Throws StoreUnusable. */
 export async function openBlobs(url: StoreUrl, incarnation: string): Promise<BlobStore> {
   const where = url.kind === 'folder' ? url.path : `s3://${url.bucket}/${url.prefix}`;
-  // Not made here: where a mount is missing, each server would have a folder of its own.
+  // The folder is not created here: if a mount is missing, each server would get a folder of its own.
   if (url.kind === 'folder' && !(await stat(url.path).catch(() => undefined))?.isDirectory())
     throw new StoreUnusable(`${where} is no folder: mount it, or make it once`);
   const blobs = url.kind === 'folder' ? new FolderBlobs(url.path) : await S3Blobs.open(url);
@@ -34,8 +34,8 @@ export async function openBlobs(url: StoreUrl, incarnation: string): Promise<Blo
 }
 
 /**
- * Marks an empty place as that of a store; answers whose it is. Two stores may find it empty at once, and S3 has no lock: each first
- * writes that it comes, then looks whether another one does. At least one sees the other, and gives way.
+ * Claims an empty place for a store and returns the id of its owner. Two stores may find it empty at the same time, and S3 has no lock. So
+ * each first writes its claim, then looks for other claims: at least one sees the other, and gives way.
  */
 async function take(blobs: BlobStore, incarnation: string): Promise<string> {
   const coming = `${comingPrefix}${incarnation}`;
@@ -43,14 +43,14 @@ async function take(blobs: BlobStore, incarnation: string): Promise<string> {
   let owner = incarnation;
   for await (const { name } of blobs.list('store'))
     if (name.startsWith(comingPrefix) && name !== coming) owner = name.slice(comingPrefix.length);
-  // After the look: who came and went before it has left the mark.
+  // Read after the list: a store that claimed the place before has removed its claim, but left the marker.
   owner = (await readText(blobs, markerName)) ?? owner;
   if (owner === incarnation) await blobs.put(markerName, textSource(incarnation));
   await blobs.remove(coming);
   return owner;
 }
 
-/** After a restore the store is another one, and takes its blobs along. */
+/** A restored store has a new id, and keeps its blobs. */
 export async function claimBlobs(blobs: BlobStore, incarnation: string): Promise<void> {
   await blobs.put(markerName, textSource(incarnation));
 }

@@ -11,10 +11,10 @@ import { localStage, type Stage } from './stage.js';
 import { StoreIdentity } from './storeIdentity.js';
 import { readStoreInfo, type StoreInfo } from './storeInfo.js';
 
-/** How often servers look for changes of each other that they did not hear of. */
+/** How often servers poll for changes of each other, in case notifications got lost. */
 const pollMs = 2000;
 
-/** The database, what it knows of itself, and how its changes are heard of. */
+/** The database, its own information, and how its changes are announced. */
 export interface Store {
   db: Database;
   info: StoreInfo;
@@ -27,7 +27,7 @@ export interface Store {
 }
 
 export interface StoreOptions extends DatabaseOptions, Partial<Pick<LeaseOptions, 'leaseMs'>> {
-  /** Null: blobs lie in the data folder. */
+  /** Null: blobs are in the data folder. */
   blobsUrl?: StoreUrl | null;
   /** See SharedStageOptions. */
   cacheBytesMax?: number;
@@ -39,7 +39,7 @@ export async function openStore(
   { leaseMs = 30_000, blobsUrl = null, cacheBytesMax = 0, ...options }: StoreOptions = {},
 ): Promise<Store> {
   const { url } = options;
-  // A store in a file holds its folder by itself.
+  // A store in a file locks its folder by itself.
   const unlock = url !== undefined && blobsUrl !== null ? lockFolder(dataFolder) : () => {};
   const db = await openDatabase(dataFolder, options).catch((error: unknown) => {
     unlock();
@@ -58,7 +58,7 @@ export async function openStore(
       blobsUrl === null
         ? localStage(blobs)
         : await SharedStage.open(db, blobs, dataFolder, { cacheBytesMax });
-    // A file is held by one process; its server is alone.
+    // A file is used by one process, so its server is the only one.
     const leases = new Leases(db, url === undefined ? null : { leaseMs });
     await leases.requireClock();
     const close = async (): Promise<void> => {

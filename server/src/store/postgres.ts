@@ -5,16 +5,16 @@ import { applicationId, migrations } from './migrations.js';
 import type { Schema } from './schema.js';
 import { StoreUnusable } from './storeError.js';
 
-/** Connections of one server: transactions are short, so few carry many calls. */
+/** Connections per server: transactions are short, so a few serve many calls. */
 const connectionsMax = 8;
 const connectTimeoutMs = 10_000;
-/** No statement of ours takes as long: one that does waits for a lock that is not given back. */
+/** Our statements are all faster: one that takes longer waits for a lock that is never released. */
 const statementTimeoutMs = 60_000;
 
-/** Settings of the database without which a commit would not be durable. */
+/** Database settings without which a commit would not be durable. */
 const durable = { fsync: 'on', full_page_writes: 'on' } as const;
 
-/** Numbers of these types come as text by default: int8, and numeric for the sum of int8. Ours are below 2^53. */
+/** Types whose numbers arrive as text by default: int8, and numeric for a sum of int8. Ours are below 2^53. */
 const wholeNumberTypes = new Set([20, 1700]);
 
 /** Opens the store in the first schema of the connection's search path; see openDatabase. */
@@ -22,7 +22,7 @@ export async function openPostgres(
   url: string,
   { onStatement }: Omit<DatabaseOptions, 'url'> = {},
 ): Promise<Kysely<Schema>> {
-  // Loaded here alone: who keeps the store in a file does not load a client for PostgreSQL.
+  // Imported only here, so that a store in a file does not load a client for PostgreSQL.
   const { default: pg } = await import('pg');
   const pool: Pool = new pg.Pool({
     connectionString: url,
@@ -34,17 +34,18 @@ export async function openPostgres(
         wholeNumberTypes.has(type) ? readNumber : pg.types.getTypeParser(type, format as 'text'),
     },
   });
-  // A connection that ends while nobody uses it is no error: the next statement gets another.
+  // An unused connection that ends is not an error: the next statement gets another.
   pool.on('error', () => {});
   pool.on('connect', (client) => {
-    // Nor is one that ends within a transaction, between two statements: the next one fails. Unheard it would end the process.
+    // If it ends within a transaction, between two statements, the next statement fails. Without a listener, this event would end the
+    // process.
     client.on('error', () => {});
     client
       .query(
         `set synchronous_commit = on; set statement_timeout = ${statementTimeoutMs}; ` +
           `set idle_in_transaction_session_timeout = ${statementTimeoutMs}`,
       )
-      .catch(() => {}); // the statement that the connection was made for fails by itself
+      .catch(() => {}); // the statement that the connection was opened for fails by itself
   });
 
   const db = new Kysely<Schema>({
@@ -62,7 +63,7 @@ export async function openPostgres(
   return db;
 }
 
-/** The schema of SQLite's steps in the types of PostgreSQL: milliseconds and bytes do not fit int4, and text sorts by its bytes. */
+/** The schema of SQLite's steps in PostgreSQL's types: milliseconds and bytes do not fit into int4, and text is sorted by its bytes. */
 export function toPostgres(statements: string): string {
   return statements
     .replaceAll(/\)\s*strict(, without rowid)?;/g, ');')
@@ -81,7 +82,7 @@ async function requireDurable(db: Kysely<Schema>): Promise<void> {
   }
 }
 
-/** One transaction under a lock, so that two servers that start at once do it once. */
+/** One transaction under a lock, so that only one of two servers that start at the same time does it. */
 async function migrate(trx: Transaction<Schema>): Promise<void> {
   await sql`select pg_advisory_xact_lock(${applicationId})`.execute(trx);
   const { rows: found } = await sql<{ version: string | null; jobs: string | null }>`

@@ -8,14 +8,14 @@ const channel = 'relora_changes';
 const reconnectMs = 1000;
 
 /**
- * The feed of a store that several servers share: LISTEN and NOTIFY. Notifications are lost with a connection, so everybody
- * also looks again every `pollMs`, and at once when a connection is back.
+ * The feed of a store that several servers share: LISTEN and NOTIFY. A broken connection loses notifications, so each server also reads
+ * again every `pollMs`, and as soon as a connection is back.
  */
 export class PostgresFeed implements ChangeFeed {
   private readonly local = new LocalFeed();
-  /** Distinguishes our own notifications, which were heard here already, from those of others. */
+  /** Marks our own notifications, which were already announced here. */
   private readonly origin = randomUUID();
-  /** Not sent yet, by what they are about: of two the later one is enough. */
+  /** Changes to send, by subject: the later one of two is enough. */
   private readonly unsent = new Map<string, Change>();
   private sending: Promise<void> | undefined;
   private client: Client | undefined;
@@ -32,7 +32,7 @@ export class PostgresFeed implements ChangeFeed {
     this.poll = setInterval(() => this.local.announce(null), pollMs);
   }
 
-  /** @param onConnected called whenever a connection is made, before anybody hears of a change */
+  /** @param onConnected called whenever a connection is made, before any listener is notified */
   static async open(
     url: string,
     db: Database,
@@ -67,7 +67,7 @@ export class PostgresFeed implements ChangeFeed {
       const changes = [...this.unsent.values()];
       this.unsent.clear();
       const texts = changes.map((change) => JSON.stringify({ origin: this.origin, change }));
-      // One that cannot be sent is lost, as a notification may be: the others look again by themselves.
+      // If this fails the changes are lost, as any notification may be: the other servers poll.
       await sql`select pg_notify(${channel}, text) from unnest(${texts}::text[]) as text`
         .execute(this.db)
         .catch(() => {});
@@ -97,7 +97,7 @@ export class PostgresFeed implements ChangeFeed {
       await client.connect();
       await client.query(`listen ${channel}`);
       await this.onConnected();
-      this.local.announce(null); // what was missed meanwhile
+      this.local.announce(null); // changes may have been missed meanwhile
     } catch {
       retry();
       await client.end().catch(() => {});

@@ -1,7 +1,7 @@
 import type { BlobStore } from './blobStore.js';
 import type { Database } from './database.js';
 
-/** Throws away the blobs that were noted for it. Every step can be repeated. Answers how many names it did. */
+/** Deletes the blobs that were marked for it. Every step can be repeated. Returns how many names were done. */
 export async function doPurges(db: Database, blobs: BlobStore): Promise<number> {
   const noted = await db.selectFrom('purges').select('prefix').execute();
   for (const { prefix } of noted) {

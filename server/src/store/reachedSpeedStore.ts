@@ -1,14 +1,14 @@
 import type { DeviceSpeed } from '@relora/engine/plan';
 import type { Database } from './database.js';
 
-/** What jobs reached on one device; see api/reachedSpeed.ts. */
+/** The speed that jobs reached on one device; see api/reachedSpeed.ts. */
 interface StoredSpeed {
   device: string;
   basis: DeviceSpeed;
   ratios: number[];
 }
 
-/** Keeps what jobs reached on devices, so that the first estimate of the next server rests on it too. */
+/** Stores the speed that jobs reached on devices, so that the next server can use it from its first estimate. */
 export class ReachedSpeedStore {
   constructor(private readonly db: Database) {}
 

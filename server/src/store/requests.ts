@@ -2,18 +2,19 @@ import type { Transaction } from 'kysely';
 import type { Schema } from './schema.js';
 import { tenantOf } from './tenantIds.js';
 
-/** A wish with the id that its client gave it, so that a retry is known as one. */
+/** A request with the id that its client gave it, by which a retry is recognized. */
 export interface Request {
   requestId: string;
-  /** Of all that was asked for: the same id with another digest is a conflict. */
+  /** Digest of everything that was asked for: the same id with another digest is a conflict. */
   digest: string;
-  /** What it makes or changes: jobs/… or jobs/…/artifacts/…, with ids. */
+  /** What it creates or changes: jobs/… or jobs/…/artifacts/…, with ids. */
   subject: string;
 }
 
 /**
- * Notes a request in a transaction. `new`: it was not known and is now. Else what the first one with its id was about, which
- * may have been thrown away since. Of two at once one waits here for the other's end.
+ * Records a request in a transaction. `new`: its id was unknown until now. `conflict`: the id was used for another request. Else the
+ * subject of the first request with this id, which may have been deleted since. If two come at the same time, one waits here for the end of
+ * the other.
  */
 export async function takeRequest(
   trx: Transaction<Schema>,
@@ -37,10 +38,10 @@ export async function takeRequest(
   return first.digest === digest ? { subject: first.subject } : 'conflict';
 }
 
-/** How long a request is known after what it made is gone: a client may be away for weeks before it repeats a call. */
+/** How long a request is remembered after its subject was deleted: a client may be offline for weeks before it repeats a call. */
 const keptMs = 30 * 86_400_000;
 
-/** What these requests made is thrown away, with all below it. */
+/** Call this when the subject of requests, with everything below it, was deleted. */
 export async function expireRequests(
   trx: Transaction<Schema>,
   subject: string,
@@ -71,7 +72,7 @@ export async function releaseRequest(
     .execute();
 }
 
-/** Request ids are those of a tenant: two tenants may use the same. */
+/** Request ids are per tenant: two tenants may use the same one. */
 function tenantOfSubject(subject: string): string {
   return tenantOf(subject.split('/')[1] ?? '');
 }

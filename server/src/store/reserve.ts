@@ -4,8 +4,8 @@ import { dirname } from 'node:path';
 import { isDiskFull } from './storeError.js';
 
 /**
- * A file that does nothing but take room, which is given up where a full disk would keep the store from being opened or closed:
- * a database needs some to begin and to end its write-ahead log.
+ * A file that only occupies space. It is removed if a full disk keeps the store from being opened or closed: a database needs some space to
+ * begin and to end its write-ahead log.
  */
 export class Reserve {
   constructor(
@@ -13,7 +13,7 @@ export class Reserve {
     private readonly bytes: number,
   ) {}
 
-  /** Makes it where it is missing and there is room for it several times over: it must not fill the disk itself. */
+  /** Creates the file if it is missing and the disk has several times its size free: the file itself must not fill the disk. */
   keep(): void {
     const size = statSync(this.file, { throwIfNoEntry: false })?.size ?? 0;
     if (size === this.bytes) return;
@@ -28,7 +28,7 @@ export class Reserve {
     }
   }
 
-  /** Whether there was one to give up. */
+  /** Removes the file; whether there was one. */
   release(): boolean {
     const isThere = statSync(this.file, { throwIfNoEntry: false }) !== undefined;
     rmSync(this.file, { force: true });
@@ -36,13 +36,13 @@ export class Reserve {
   }
 
   private write(): void {
-    // Noise: file systems that pack, or leave out zeros, would keep less.
+    // Random bytes: file systems that compress, or omit zeros, would reserve less.
     const noise = randomFillSync(Buffer.alloc(Math.min(this.bytes, 2 ** 20)));
     const file = openSync(this.file, 'w', 0o600);
     try {
       for (let written = 0; written < this.bytes;)
         written += writeSync(file, noise, 0, Math.min(noise.length, this.bytes - written));
-      fsyncSync(file); // some take the room only then
+      fsyncSync(file); // some file systems allocate the space only now
     } finally {
       closeSync(file);
     }

@@ -13,23 +13,23 @@ import type { StoreUrl } from './storeUrl.js';
 type Sdk = typeof S3;
 type S3Url = Extract<StoreUrl, { kind: 's3' }>;
 
-/** Parts of one object that are under way at once. */
+/** Parts of one object that are uploaded at the same time. */
 const partsAtOnce = 4;
-/** S3 takes 10,000. */
+/** S3 allows 10,000. */
 const partsMax = 9000;
 const namesInDelete = 1000;
-/** Tries of one request, with growing waits between them. */
+/** Attempts for one request, with growing pauses. */
 const attemptsMax = 5;
-/** Refusals of a request that was changed on its way. The SDK takes them for mistakes of its caller, and does not try again. */
+/** Errors for a request that was changed in transit. The SDK takes them for mistakes of the caller, and does not retry. */
 const changedOnTheWay = new Set(['BadDigest', 'InvalidDigest', 'XAmzContentSHA256Mismatch']);
-/** A connection on which nothing moves for so long is given up, and the request tried again. */
+/** A connection without traffic for this long is closed, and the request retried. */
 const silenceMsDefault = 60_000;
-/** How often a read whose stream was cut is taken up where it ended. */
+/** How often an interrupted read is continued from where it stopped. */
 const cutsMax = 5;
 
 /**
- * Blobs as objects of a bucket. An object is visible once it is whole: S3 shows none before its last byte, or before all of its
- * parts, are there. Every request carries a checksum of its bytes.
+ * Blobs as objects of a bucket. An object becomes visible once it is complete: S3 shows it only after its last byte, or all of its parts,
+ * arrived. Every request carries a checksum of its bytes.
  */
 export class S3Blobs implements BlobStore {
   private constructor(
@@ -38,7 +38,7 @@ export class S3Blobs implements BlobStore {
     private readonly url: S3Url,
   ) {}
 
-  /** Loads the SDK, which only those need who use it. */
+  /** Loads the SDK only if it is needed. */
   static async open(url: S3Url, silenceMs = silenceMsDefault): Promise<S3Blobs> {
     const sdk = await import('@aws-sdk/client-s3').catch((error: unknown) => {
       throw new StoreUnusable(
@@ -53,7 +53,7 @@ export class S3Blobs implements BlobStore {
       ...(url.endpoint === undefined ? {} : { endpoint: url.endpoint }),
       forcePathStyle: url.pathStyle,
       maxAttempts: attemptsMax,
-      // Not requestTimeout, which only warns: a request that is waited for without an end holds up its job for good.
+      // Not requestTimeout, which only warns: a request that never ends would block its job forever.
       requestHandler: { connectionTimeout: 5000, socketTimeout: silenceMs },
     });
     return new S3Blobs(sdk, client, url);
@@ -204,13 +204,13 @@ export class S3Blobs implements BlobStore {
           ),
       );
     } catch (error) {
-      // What cannot be aborted now is found by removeUnfinished.
+      // If this fails, removeUnfinished finds it later.
       await this.client.send(new this.sdk.AbortMultipartUploadCommand({ ...at, UploadId })).catch(() => {});
       throw error;
     }
   }
 
-  /** A stream that is cut in its middle is taken up where it ended. */
+  /** Continues from where it stopped if the stream is interrupted. */
   private async *read(
     name: string,
     start: number,
@@ -247,7 +247,7 @@ export class S3Blobs implements BlobStore {
     return [...(this.url.prefix === '' ? [] : [this.url.prefix]), ...wordsOf(name)].join('/');
   }
 
-  /** Whatever S3 does not do is a thing that passes, or that an operator mends: nothing is lost by waiting. */
+  /** A failure of S3 is temporary, or an operator fixes it: nothing is lost by waiting. */
   private async call<T>(request: () => Promise<T>): Promise<T> {
     for (let attempts = 1; ; attempts++) {
       try {
@@ -272,7 +272,7 @@ function isMissing(error: unknown): boolean {
   return name === 'NotFound' || name === 'NoSuchKey' || $metadata?.httpStatusCode === 404;
 }
 
-/** The bytes of a source in parts of one length, but for the last; digested as they pass. */
+/** The bytes of a source in parts of equal length, except for the last; digests are computed on the way. */
 async function* partsOf(
   source: AsyncIterable<Uint8Array>,
   partBytes: number,

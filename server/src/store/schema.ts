@@ -1,7 +1,7 @@
 import type { Generated, Insertable, Selectable, Updateable } from 'kysely';
 import type { ExportFormat, GgufType } from '@relora/engine/plan';
 
-// What the columns of states may hold; the domain's files give them their meaning.
+// Values of the state columns; the files of the domain define their meaning.
 export type JobState = 'queued' | 'starting' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled';
 export type StopRequest = 'pause' | 'cancel';
 export type DatasetState = 'uploading' | 'preparing' | 'ready' | 'failed';
@@ -51,61 +51,61 @@ export type DatasetRow = Selectable<DatasetTable>;
 export type WeightsRow = Selectable<WeightsTable>;
 export type WebhookRow = Selectable<WebhookTable>;
 
-/** Whose a row is, by which name it goes there, and when it was deleted. */
+/** Columns of rows that belong to a tenant and can be deleted. */
 interface Owned {
-  /** Whose name space the row is in. */
+  /** The tenant whose namespace the row is in. */
   tenant: Generated<string>;
-  /** What clients call it, unique within the tenant; the id is unique in the store, and the name of folders. */
+  /** Its name for clients, unique within the tenant; the id is unique in the store, and the name of its folder. */
   name: string;
   owner: Generated<string>;
-  /** JSON of how long it is kept, in place of the settings; null for these. */
+  /** JSON of its retention rule, which overrides the settings; null for those. */
   retention: string | null;
-  /** Null while it is not deleted. */
+  /** Null if not deleted. */
   delete_time_ms: number | null;
-  /** From when on a deleted one is thrown away; until then the deletion can be taken back. */
+  /** When a deleted row is removed for good; until then the deletion can be undone. */
   purge_time_ms: number | null;
 }
 
-/** Which server works on a row, and until when others leave it alone; see leases.ts. A job's fence is its attempt. */
+/** Which server works on a row, and until when others must not take it; see leases.ts. The fence of a job is its attempt. */
 interface Leased {
   lease_server: string | null;
   lease_until_ms: number | null;
 }
 
 interface Fenced extends Leased {
-  /** Rises with every lease: a write that names an older one is refused. */
+  /** Rises with every lease: a write with an older one is refused. */
   epoch: Generated<number>;
 }
 
 /**
- * An attempt at a job, for whom and on what: rows outlive the job, whose name may be used again. `end_time_ms` is null while it runs;
- * that of one that a dead server left is the time of its last event.
+ * An attempt at a job, with its owner and device. These rows outlive the job, whose name may be reused. `end_time_ms` is null while it
+ * runs; if its server died, it is the time of its last event.
  */
 export interface AttemptRow {
   job_id: string;
   job_create_time_ms: number;
   attempt: number;
   tenant: string;
-  /** As the job has or last had them. */
+  /** Labels of the job, or its last ones. */
   labels: string;
-  /** Name of what it was claimed for. */
+  /** The device that it was claimed for. */
   device: string;
-  /** That train together, each in a slot of its own: device hours count each. */
+  /** Processes that train together, each in a slot of its own: each counts in device hours. */
   processes: Generated<number>;
   start_time_ms: number;
   end_time_ms: number | null;
 }
 
-/** What an attempt took in a month, by the time of its events; see usage.ts. */
+/** What an attempt used in a month, by the time of its events; see usage.ts. */
 export interface AttemptMonthRow {
   job_id: string;
   job_create_time_ms: number;
   attempt: number;
-  /** 2026-11, of UTC. */
+  /** For example 2026-11, in UTC. */
   month: string;
-  /** Time in which it held its device. */
+  /** Time for which it held its device. */
   device_ms: number;
-  /** Of its steps. */
+  /** Total of its steps. */
   step_seconds: number;
   tokens: number;
 }
@@ -123,7 +123,7 @@ export interface AuditRow {
   result: string;
 }
 
-/** A label of a data set, for filters; the row of the data set has them all. */
+/** A label of a data set, for filters; the row of the data set has all of them, too. */
 export interface DatasetLabelRow {
   dataset_id: string;
   key: string;
@@ -136,7 +136,7 @@ export interface WeightsLabelRow {
   value: string;
 }
 
-/** A data set of a job's specification. */
+/** A data set in a job's specification. */
 export interface JobDatasetRow {
   job_id: string;
   dataset_id: string;
@@ -154,9 +154,9 @@ export interface JobTable extends Owned, Leased {
   attempt: number;
   /** Crashes since the last checkpoint. */
   attempts_without_progress: number;
-  /** Crashes in exports, by format, as JSON. */
+  /** Crashes in exports by format, as JSON. */
   export_crashes: Generated<string>;
-  /** Not claimed before. */
+  /** The job is not claimed before this time. */
   not_before_ms: number;
   stop_request: StopRequest | null;
   last_sequence: number;
@@ -172,40 +172,40 @@ export interface JobTable extends Owned, Leased {
   base_weights_name: string | null;
   /** From `origin`. */
   origin_job_id: string | null;
-  /** Where it was before, as JSON; null for a job that was created here. */
+  /** Where it came from, as JSON; null for a job that was created here. */
   imported: Generated<string | null>;
-  /** Number of the last change of its run; 0 for none. */
+  /** Number of the last update of its run; 0 for none. */
   update_number: Generated<number>;
-  /** Of the last message of its attempt's trainer that is stored. */
+  /** Number of the last stored message of the current trainer. */
   message_number: Generated<number>;
-  /** That it may run on, as `,cuda,native,`; `,auto,` until a server resolves it. */
+  /** Devices that it may run on, as `,cuda,native,`; `,auto,` until a server resolves it. */
   devices: string;
-  /** On what its first attempt ran, as `native avx512`, where every later one has to; null where the job accepts others. */
+  /** What its first attempt ran on, as `native avx512`; later attempts must use the same. Null if the job accepts others. */
   pin: Generated<string | null>;
-  /** Processes that train together, and the fewest with which it may resume. */
+  /** Processes that train together, and the minimum with which it may resume. */
   replicas: Generated<number>;
   replicas_min: Generated<number>;
 }
 
-/** A label, for filters: the row of the job has them too, as JSON. */
+/** A label, for filters; the row of the job has all of them, too, as JSON. */
 export interface JobLabelRow {
   job_id: string;
   key: string;
   value: string;
 }
 
-/** What was changed of a run under way, from a step on. */
+/** A change of a run in progress, from a step on. */
 export interface JobUpdateRow {
   job_id: string;
   /** 1, 2, 3 … within the job. */
   number: number;
-  /** -1 until the run has come to it. */
+  /** -1 until the run has reached it. */
   step: number;
   body: string;
   create_time_ms: number;
 }
 
-/** What a call found of a job's weights. */
+/** The result of an EvaluateModel call for weights of a job. */
 export interface ModelEvaluationRow {
   job_id: string;
   /** Rises within the job. */
@@ -221,13 +221,13 @@ export interface EventRow {
   attempt: number;
   final: number;
   body: string;
-  /** Number of the restart that it is about; null for other events. */
+  /** Number of the restart that the event reports; null for other events. */
   restart: number | null;
-  /** Step that was taken, the last one of a span; null for other events. */
+  /** Step that the event reports, the last one of a span; null for other events. */
   step: number | null;
 }
 
-/** What some step events next to each other come to. */
+/** The summary of consecutive step events. */
 export interface StepSpanRow {
   job_id: string;
   /** Sequence numbers that it stands for. */
@@ -236,11 +236,11 @@ export interface StepSpanRow {
   first_step: number;
   last_step: number;
   attempt: number;
-  /** Of the last of them. */
+  /** Time of the last of these events. */
   time_ms: number;
-  /** 1 once the events themselves are gone. */
+  /** 1 once the events themselves were removed. */
   folded: number;
-  /** As stepSpans.ts writes it. */
+  /** In the format of stepSpans.ts. */
   body: string;
 }
 
@@ -248,7 +248,7 @@ export interface CheckpointRow {
   job_id: string;
   attempt: number;
   step: number;
-  /** Name of the folder in the job's checkpoints folder. */
+  /** Name of its folder in the job's checkpoints folder. */
   folder: string;
   size_bytes: number;
   manifest_sha256: string;
@@ -269,13 +269,15 @@ export interface ArtifactTable extends Fenced {
   format: ExportFormat;
   weight_type: GgufType;
   cast_error_max: number;
-  /** What was measured of it, as JSON; null where nothing was. */
+  /** The measured difference from the run's weights, as JSON; null if not measured. */
   difference: string | null;
   /** Null without adapters. */
   cycle: number | null;
   failure: string | null;
   shard_bytes_max: number;
-  /** Of an export: the checkpoint that it is made from, kept while it is pending; null until a running job has saved one for it. */
+  /**
+   * For an export: the checkpoint that it is made from, kept while the export is pending; null until a running job has saved one for it.
+   */
   checkpoint_folder: string | null;
 }
 
@@ -287,16 +289,16 @@ export interface ArtifactFileRow {
   sha256: string;
 }
 
-/** CRC32C of each 8 MiB of a blob; written when they are first known. */
+/** CRC32C of each 8 MiB of a blob, stored when they are first computed. */
 export interface BlobChunkRow {
   blob: string;
   chunk_index: number;
   crc32c: number;
 }
 
-/** A file of a folder that all servers of a store share, and the blob that it is; see sharedStage.ts. */
+/** A file in a folder that all servers of a store share, and its blob; see sharedStage.ts. */
 export interface BlobFileRow {
-  /** jobs/…/checkpoints/…, datasets/…/prepared and others, as below the data folder. */
+  /** Relative to the data folder: jobs/…/checkpoints/…, datasets/…/prepared and others. */
   folder: string;
   file_name: string;
   blob: string;
@@ -308,9 +310,9 @@ export interface DatasetTable extends Owned, Fenced {
   id: string;
   display_name: string;
   labels: Generated<string>;
-  /** Of the last bytes that arrived, or of the last change of state. */
+  /** Time of the last received bytes or the last change of state. */
   update_time_ms: number;
-  /** 1 once its texts and tokens were thrown away, while jobs that ended still need its tokenizer. */
+  /** 1 once its texts and tokens were deleted, while ended jobs still need its tokenizer. */
   purged: Generated<number>;
   state: DatasetState;
   failure: string | null;
@@ -338,7 +340,7 @@ export interface WeightsTable extends Owned {
   labels: Generated<string>;
   update_time_ms: number;
   state: 'uploading' | 'ready';
-  /** JSON of what was found in them; null until ready. */
+  /** JSON of what was found in the weights; null until ready. */
   report: string | null;
   create_time_ms: number;
 }
@@ -351,7 +353,7 @@ export interface WeightsFileRow {
   sha256: string;
 }
 
-/** What a request id was used for. It outlives its subject, so that a late retry is not taken for a new wish. */
+/** What a request id was used for. The row outlives its subject, so that a late retry is not taken for a new request. */
 export interface RequestTable {
   tenant: Generated<string>;
   request_id: string;
@@ -363,40 +365,40 @@ export interface RequestTable {
   expire_time_ms: number | null;
 }
 
-/** Blobs below this name are to be thrown away: their rows are gone, and a crash does not forget them. */
+/** Blobs below this name are to be deleted: their rows are gone, and this row survives a crash. */
 export interface PurgeRow {
   prefix: string;
 }
 
-/** Something that reads the journals of jobs to the end, such as a webhook; one server at a time does it. */
+/** A reader of the journals of jobs, such as a webhook; one server at a time reads for it. */
 export interface JournalReaderTable extends Leased {
   id: string;
-  /** Whose jobs; null for all. */
+  /** The tenant whose jobs are read; null for all. */
   tenant: string | null;
   state: Generated<'active'>;
-  /** Jobs made from here on are read from their first event; of those before there is a position, or they are none of its concern. */
+  /** Jobs created after this are read from their first event; earlier ones have a position, or are ignored. */
   since_ms: number;
   /** Rises with every claim: the fence of the lease. */
   epoch: Generated<number>;
 }
 
-/** How far a reader is in the journal of a job. */
+/** How far a reader has come in the journal of a job. */
 export interface JournalPositionRow {
   reader: string;
   job_id: string;
   sequence: number;
-  /** What the reader keeps beside it. */
+  /** What the reader keeps in addition to the position. */
   state: string;
 }
 
-/** Where events are sent. */
+/** Receivers of events. */
 export interface WebhookTable {
   id: string;
   tenant: Generated<string>;
   name: string;
   owner: string;
   url: string;
-  /** Key of the signatures, as its owner has it: signing needs the key itself, a hash would not do. */
+  /** Key of the signatures, in plain text: signing needs the key itself, a hash is not enough. */
   secret: string;
   /** JSON list. */
   event_kinds: string;
@@ -407,7 +409,7 @@ export interface WebhookTable {
   last_failure: Generated<string>;
 }
 
-/** An event on its way to a receiver, or one that was given up. What was delivered has no row. */
+/** An event that is to be sent to a receiver, or that was given up. Delivered ones have no row. */
 export interface WebhookDeliveryRow {
   /** The webhook-id of its message. */
   id: string;
@@ -415,7 +417,7 @@ export interface WebhookDeliveryRow {
   job_id: string;
   sequence: number;
   kind: string;
-  /** The message as it is sent in each attempt. */
+  /** The message, the same in each attempt. */
   body: string;
   state: 'pending' | 'dead';
   attempts: number;
@@ -424,50 +426,50 @@ export interface WebhookDeliveryRow {
   create_time_ms: number;
 }
 
-/** Servers that work on this store. */
+/** Servers that use this store. */
 export interface ServerRow {
   id: string;
   address: string;
   version: string;
-  /** JSON of what jobs can run on there, with its rates. */
+  /** JSON of what jobs can run on there, with measured speeds. */
   devices: string;
   memory_bytes: number;
-  /** Jobs that it runs at once on its processors, and on its cards; 0 while it drains. */
+  /** Jobs that it can run at the same time, on its processors and on its cards; 0 while it drains. */
   slots: number;
   card_slots: number;
-  /** By which name mpirun reaches it; null where it takes no part in jobs over several servers. */
+  /** Name by which mpirun reaches it; null if it takes no part in jobs on several servers. */
   mpi_host: string | null;
   start_time_ms: number;
   heartbeat_time_ms: number;
 }
 
-/** Slots that a server keeps for a job whose processes take those of several; gone with the attempt. */
+/** Slots that a server reserves for a job whose processes run on several servers; deleted with the attempt. */
 export interface GangPlaceRow {
   job_id: string;
   server_id: string;
   slots: number;
-  /** Null while they are on offer: the job waits for more of them. */
+  /** Null while they are only offered: the job waits for more. */
   attempt: number | null;
-  /** On what all of them compute. */
+  /** The device that all of them compute on. */
   device: string | null;
-  /** Its ranks are this one and those after it. */
+  /** The first of its consecutive ranks. */
   first_rank: number | null;
-  /** Ranks of all servers. */
+  /** Ranks on all servers. */
   size: number | null;
-  /** What mpirun starts there for each rank, as JSON, once everything is there that they read; see gangPlaces.ts. */
+  /** What mpirun starts there for each rank, as JSON, once everything that the ranks read is there; see gangPlaces.ts. */
   launch: string | null;
 }
 
-/** What jobs reached on a device; see reachedSpeedStore.ts. */
+/** Speed that jobs reached on a device; see reachedSpeedStore.ts. */
 export interface ReachedSpeedRow {
   device: string;
-  /** JSON of the measured speed that the ratios are held against. */
+  /** JSON of the measured speed that the ratios refer to. */
   basis: string;
-  /** JSON of what the last steps took over what it foresees. */
+  /** JSON of the last steps' durations, relative to the estimates from `basis`. */
   ratios: string;
 }
 
-/** What the store knows of itself; see storeInfo.ts. */
+/** Information of the store about itself; see storeInfo.ts. */
 export interface StoreInfoRow {
   key: string;
   value: string;

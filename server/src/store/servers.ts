@@ -2,7 +2,7 @@ import { type RawBuilder } from 'kysely';
 import type { Database } from './database.js';
 import type { ServerRow } from './schema.js';
 
-/** What a server says of itself to the others of its store. */
+/** What a server publishes to the others of its store. */
 export interface Described {
   /** Where clients reach it. */
   address: string;
@@ -10,18 +10,18 @@ export interface Described {
   /** JSON; see ServerRow. */
   devices: string;
   memoryBytes: number;
-  /** Jobs that it runs at once on its processors, and on its cards. */
+  /** Jobs that it can run at the same time, on its processors and on its cards. */
   slots: number;
   cardSlots: number;
-  /** By which mpirun reaches it; null where it takes no part in jobs over several servers. */
+  /** Name by which mpirun reaches it; null if it takes no part in jobs on several servers. */
   mpiHost: string | null;
   startTimeMs: number;
 }
 
-/** Rows of servers that ended without a word are kept so long, for whoever looks for what happened. */
+/** How long the rows of servers that died are kept, for investigation. */
 const forgottenMs = 86_400_000;
 
-/** Notes that a server lives. Answers the time of the database. */
+/** Records that a server lives. Returns the time of the database. */
 export async function beatOfServer(
   db: Database,
   id: string,
@@ -47,7 +47,7 @@ export async function beatOfServer(
   return beat.heartbeat_time_ms;
 }
 
-/** Servers that work on the store, oldest first: those that beat within a lease. */
+/** Servers that use the store, oldest first: those with a beat within the lease time. */
 export async function livingServers(db: Database, leaseMs: number): Promise<ServerRow[]> {
   return await db
     .selectFrom('servers')
@@ -61,7 +61,7 @@ export async function livingServers(db: Database, leaseMs: number): Promise<Serv
     .execute();
 }
 
-/** A server that ends says so, and forgets those that could not. */
+/** Removes a server that ends, and rows of servers that died long ago. */
 export async function removeServer(db: Database, id: string): Promise<void> {
   await db.deleteFrom('servers').where('id', '=', id).execute();
   await db

@@ -12,25 +12,25 @@ import type { BlobFileRow, Schema } from './schema.js';
 import { BlobDamaged, BlobForgotten, type Maker, type Naming, type Stage } from './stage.js';
 
 export interface SharedStageOptions {
-  /** What folders that nobody uses may take on this machine. */
+  /** Limit for unused folders on this machine. */
   cacheBytesMax: number;
 }
 
 const pieceBytes = 1 << 20;
-/** How often a blob is read that seems to be another: a bit may have changed on the way. */
+/** Attempts to read a blob whose digest is wrong: a bit may have flipped in transit. */
 const readsMax = 5;
-/** Files up to this size are read to see whether a folder is what was given; of longer ones the length is enough. */
+/** Files up to this size are read to verify that a folder is as it was given; for larger ones the length is enough. */
 const readBytesMax = 1 << 20;
 
 /**
- * The data folder as a bounded copy of what is in blobs. The blobs of a job, data set or weights lie under
- * `{owner}/{kind}/{sha256}-{fence}-{random}`, so none is ever overwritten, and what did not change is named again by the next
- * folder. Which blobs a folder has stands in rows, which are written in its own fenced transaction: a server that lost its
- * lease leaves blobs that no row names, and no more.
+ * The data folder as a cache, of limited size, of what is in blobs. The blobs of a job, data set or weights are named
+ * `{owner}/{kind}/{sha256}-{fence}-{random}`, so none is ever overwritten, and the next folder refers to unchanged ones again. Rows say
+ * which blobs a folder has. They are written in the fenced transaction of the folder's maker: a server that lost its lease leaves blobs
+ * without a row, and nothing else.
  */
 export class SharedStage implements Stage {
   readonly isShared = true;
-  /** By folder or owner: how many use it. */
+  /** Number of users, by folder or owner. */
   private readonly users = new Map<string, number>();
   private readonly taking = new Map<string, Promise<void>>();
   private readonly distrusted = new Set<string>();
@@ -43,7 +43,7 @@ export class SharedStage implements Stage {
     private readonly options: SharedStageOptions,
   ) {}
 
-  /** Removes copies that an earlier server did not finish. */
+  /** Removes copies that an earlier server did not complete. */
   static async open(
     db: Database,
     blobs: BlobStore,
@@ -87,7 +87,7 @@ export class SharedStage implements Stage {
       }
       const row = { folder, file_name: fileName, blob, size_bytes: sizeBytes, sha256 };
       rows.push(row);
-      known.set(sha256, row); // it may be there twice
+      known.set(sha256, row); // it may be listed twice
       if (!reused.has(blob)) isNew.add(blob);
     }
     return async (trx) => {
@@ -178,18 +178,18 @@ export class SharedStage implements Stage {
         for (const row of rows) await this.fetch(row, join(temporary, row.file_name));
         await mkdir(temporary, { recursive: true });
         await syncFolder(temporary);
-        await rm(path, { recursive: true, force: true }); // of an attempt that was not named
+        await rm(path, { recursive: true, force: true }); // left by an attempt that was never named
         await rename(temporary, path);
         await syncFolder(dirname(path));
       } finally {
         await rm(temporary, { recursive: true, force: true });
       }
     }
-    // For the order in which owners make room.
+    // The time decides which owners are evicted first.
     await utimes(join(this.dataFolder, ownerOf(folder)), nowSeconds, nowSeconds);
   }
 
-  /** A blob that another folder of this machine has already is linked. */
+  /** Links the blob instead, if another folder of this machine has it. */
   private async fetch(row: BlobFileRow, path: string): Promise<void> {
     await mkdir(dirname(path), { recursive: true });
     const twins = await this.db
@@ -227,7 +227,7 @@ export class SharedStage implements Stage {
     return await this.db.selectFrom('blob_files').selectAll().where(isAtOrBelow('folder', owner)).execute();
   }
 
-  /** Throws copies away that were not used for longest, until so many bytes more keep the limit. One at a time. */
+  /** Deletes the least recently used copies until `neededBytes` more are within the limit. One call at a time. */
   private async makeRoom(neededBytes: number): Promise<void> {
     this.evicting = this.evicting.catch(() => {}).then(async () => await this.evict(neededBytes));
     await this.evicting;
@@ -258,10 +258,10 @@ export class SharedStage implements Stage {
     return false;
   }
 
-  /** Whether all that counts of what this machine has is in the store: an upload under way is here alone. */
+  /** Whether the copy here can be deleted because everything is in the store: an upload in progress exists only here. */
   private async isGiven(owner: string): Promise<boolean> {
     const [kind, id = ''] = owner.split('/');
-    if (kind === 'jobs') return true; // a job that runs here is used
+    if (kind === 'jobs') return true; // folders of running jobs are in use
     const row = await this.db
       .selectFrom(kind as 'datasets' | 'weights')
       .select('state')
@@ -284,7 +284,7 @@ async function requireNamed(trx: Transaction<Schema>, blobs: readonly string[]):
     .selectFrom('blob_files')
     .select('blob')
     .where('blob', 'in', blobs)
-    // Whoever forgets them waits, and sees then who names them, too.
+    // A transaction that forgets them waits for this one, and then sees who refers to them.
     .forUpdate()
     .execute();
   if (new Set(rows.map(({ blob }) => blob)).size < blobs.length)
@@ -300,7 +300,7 @@ async function isWhole(path: string, rows: readonly BlobFileRow[], readMax: numb
   return true;
 }
 
-/** Writes a blob's bytes into a new file, or in place of what an earlier read left; gives their SHA-256. */
+/** Writes a blob's bytes into a new file, or over what an earlier read left; returns their SHA-256. */
 async function copy(blob: OpenBlob, sizeBytes: number, path: string): Promise<string> {
   const file = await open(path, 'w', 0o600);
   try {

@@ -19,15 +19,15 @@ import { Reserve } from './reserve.js';
 import { isDiskFull, StoreUnusable } from './storeError.js';
 import { storeDamage } from './storeDamage.js';
 
-/** Locks of another process are not waited for: it is a second server, and that is to be said at once. */
+/** Does not wait long for the lock of another process: that is a second server, which should be reported at once. */
 const busyTimeoutMs = 250;
 
-/** Statements kept ready. The texts are few, but inserts of several rows have one text for each number of rows. */
+/** Limit of prepared statements. There are few texts, except that an insert has one for each number of rows. */
 const statementsMax = 500;
 
 /**
- * Holds the folder until it is destroyed or the process dies: a second server gets StoreUnusable with the holder's pid. A
- * commit is on the disk (WAL with synchronous=FULL). See openDatabase.
+ * Locks the folder until the store is destroyed or the process dies: a second server gets StoreUnusable with the holder's pid. A commit is
+ * on the disk when it returns (WAL with synchronous=FULL). See openDatabase.
  */
 export async function openSqlite(
   dataFolder: string,
@@ -54,12 +54,12 @@ export async function openSqlite(
     dialect: new UnlockedDialect({ database: asKyselyExpects(connection, reserve) }),
     ...(onStatement ? { log: (event) => onStatement(event.queryDurationMillis / 1000) } : {}),
   });
-  // Kysely takes the connection over with its first statement; before that, destroy would not close it.
+  // Kysely takes over the connection with its first statement; before that, destroy would not close it.
   await sql`select 1`.execute(db);
   return db;
 }
 
-/** Does something that needs a little room, once more with that of the reserve where the disk has none. */
+/** Does something that needs a little disk space; on a full disk, tries again with the space of the reserve. */
 function withReserve<T>(reserve: Reserve, act: () => T): T {
   try {
     return act();
@@ -69,7 +69,7 @@ function withReserve<T>(reserve: Reserve, act: () => T): T {
   }
 }
 
-/** Only for the message that a second server gives: a full disk does not keep the first from starting. */
+/** Only for the error message of a second server: a full disk must not keep the first one from starting. */
 function noteHolder(holderFile: string): void {
   try {
     writeFileSync(`${holderFile}.new`, `${process.pid}\n`);
@@ -79,7 +79,7 @@ function noteHolder(holderFile: string): void {
   }
 }
 
-/** A transaction has the only connection, so nothing that it read can change: rows need no locks, and SQLite has none. */
+/** A transaction has the only connection, so nothing that it read can change: row locks are not needed, and SQLite has none. */
 class UnlockedDialect extends SqliteDialect {
   override createQueryCompiler(): SqliteQueryCompiler {
     return new UnlockedCompiler();
@@ -92,7 +92,7 @@ class UnlockedCompiler extends SqliteQueryCompiler {
   }
 }
 
-/** A missing store beside jobs or data sets was lost: a new one over it would forget what was acknowledged. */
+/** If there are jobs or data sets but no store, it was lost: a new one would forget everything that was acknowledged. */
 function refuseLostStore(dataFolder: string, file: string): void {
   if (existsSync(file) && statSync(file).size > 0) return;
   const leftover = ['jobs', 'datasets'].find((name) => {
@@ -114,7 +114,7 @@ function prepareConnection(
   const pragma = (text: string): unknown =>
     Object.values(connection.prepare(`pragma ${text}`).all()[0] ?? {})[0];
 
-  // Kept as long as the process lives and freed by the kernel when it dies, also by kill -9: nothing to clean up.
+  // The lock lasts as long as the process, and the kernel frees it even after kill -9: there is nothing to clean up.
   pragma('locking_mode = exclusive');
 
   const owner = pragma('application_id');
@@ -133,13 +133,13 @@ function prepareConnection(
     throw new StoreUnusable(
       `${file} cannot use a write-ahead log (it is ${String(journalMode)}): network folders cannot hold the store`,
     );
-  // After journal_mode, which may set its own. FULL syncs the log at every commit, NORMAL would lose the last ones in a power cut.
+  // After journal_mode, which may change it. FULL syncs the log at every commit; NORMAL would lose the last commits in a power cut.
   connection.exec('pragma synchronous = full; pragma foreign_keys = on');
 
   const damage = storeDamage(connection, wholeCheckBytesMax);
   if (damage !== null) throw new StoreUnusable(`${file} is damaged (${damage}): restore it from a backup`);
 
-  // One transaction a step: a crash leaves either all of it or nothing.
+  // One transaction per step: after a crash, either all of it is done or nothing.
   for (const [index, { sqlite }] of migrations.entries()) {
     if (index < version) continue;
     withReserve(reserve, () => {
@@ -164,15 +164,15 @@ function prepareConnection(
 }
 
 /**
- * libsql frees a statement only when the garbage collector finds it, and a connection with statements left keeps its lock
- * after `close`. So statements are prepared once for each text, and closing first gives the lock back by itself: out of
- * the write-ahead log, which a connection that began exclusive cannot leave otherwise, then out of the exclusive mode.
+ * libsql frees a statement only when it is garbage-collected, and a connection with open statements keeps its lock after `close`. So each
+ * text is prepared once, and `close` first gives up the lock itself: it leaves the write-ahead log, which a connection that began
+ * exclusively can only leave this way, then the exclusive mode.
  */
 function asKyselyExpects(connection: Libsql.Database, reserve: Reserve): SqliteDatabase {
   const statements = new Map<string, SqliteStatement>();
   return {
     prepare(text) {
-      // A full disk ends the transaction by itself. A second end would fail, and hide the error that names the disk.
+      // A full disk ends the transaction by itself. A rollback would then fail, and hide the error that names the disk.
       if (text === 'rollback' && !connection.inTransaction) return nothingToDo;
       let statement = statements.get(text);
       if (statement === undefined) {
@@ -194,7 +194,7 @@ function asKyselyExpects(connection: Libsql.Database, reserve: Reserve): SqliteD
             connection.prepare(text).all();
         });
       } catch (error) {
-        // The log stays, with all that was committed, and the next server opens it.
+        // The log keeps everything that was committed, and the next server opens it.
         if (!isDiskFull(error)) throw error;
       }
       connection.close();

@@ -2,47 +2,48 @@ import type { Transaction } from 'kysely';
 import type { BlobStore, OpenBlob } from './blobStore.js';
 import type { Schema } from './schema.js';
 
-/** Names the files of a folder, in the transaction that makes the folder visible. Throws BlobForgotten: then give it again. */
+/** Makes the files of a folder visible, in a transaction. Throws BlobForgotten: then `give` the folder again. */
 export type Naming = (trx: Transaction<Schema>) => Promise<void>;
 
-/** Who makes a folder, and under which fence; part of the names of its blobs. */
+/** What makes a folder, and its fence; both are in the names of its blobs. */
 export interface Maker {
   kind: 'run' | 'exports' | 'uploads' | 'prepared';
   fence: number;
 }
 
 /**
- * Folders of the data folder, such as `jobs/…/checkpoints/…`, that other servers need, too. Children work on folders of this
- * machine: what they need is taken before, and what they made is given afterwards. Where one server has the data folder
- * alone, all of it is there already.
+ * Folders of the data folder, such as `jobs/…/checkpoints/…`, that other servers need, too. Child processes work on folders of this
+ * machine: what they need is taken before, and what they made is given afterwards. If only one server uses the data folder, everything is
+ * already there.
  */
 export interface Stage {
   /** Whether other servers have data folders of their own. */
   isShared: boolean;
   /**
-   * Copies a complete folder to where every server finds it. Nobody does until a transaction names it; one that is never named
-   * is thrown away later.
-   * @param digests SHA-256 by file name, of those that are known
+   * Copies a complete folder to where every server finds it, once a transaction names it; a folder that is never named is deleted later.
+   * @param digests SHA-256 by file name, for files whose digest is known
    */
   give(folder: string, maker: Maker, digests?: ReadonlyMap<string, string>): Promise<Naming>;
-  /** Has a folder on this machine, whole and checked. It stays until the function that is returned was called. Throws BlobDamaged. */
+  /** Gets a complete and verified copy of a folder to this machine. It stays until the returned function is called. Throws BlobDamaged. */
   take(folder: string): Promise<() => void>;
-  /** A folder was found to be wrong: a copy of it is read whole when it is taken again. False where there is nothing but it. */
+  /**
+   * Call this if a folder has wrong content: its copy is then verified completely when it is taken again. False if there is no other copy.
+   */
   distrust(folder: string): boolean;
-  /** Keeps what this machine has of a job, data set or weights until the function that is returned was called. */
+  /** Keeps the copy of a job, data set or weights on this machine until the returned function is called. */
   keep(owner: string): () => void;
-  /** In the transaction that deletes a folder's row: its files, or all but those to keep, are thrown away. */
+  /** Deletes the files of a folder, or all except those to keep, in the transaction that deletes its row. */
   forget(trx: Transaction<Schema>, folder: string, keep?: ReadonlySet<string>): Promise<void>;
-  /** A file of a folder, wherever it lies; undefined where there is none. */
+  /** A file of a folder, wherever it is; undefined if it does not exist. */
   openFile(folder: string, fileName: string): Promise<OpenBlob | undefined>;
 }
 
-/** A blob that a naming was to use again was thrown away meanwhile. */
+/** A blob that was to be used again has been deleted meanwhile. */
 export class BlobForgotten extends Error {
   override name = 'BlobForgotten';
 }
 
-/** What the store holds is not what was given. */
+/** The store has other content than was given. */
 export class BlobDamaged extends Error {
   override name = 'BlobDamaged';
 }

@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import type { Database } from './database.js';
 
-/** What a failover of a PostgreSQL would lose; undefined where a commit is answered only when it is on two machines. */
+/** Warns that a failover of PostgreSQL would lose commits; undefined if each commit is confirmed by two machines. */
 export async function standbyWarning(db: Database): Promise<string | undefined> {
   const { rows } = await sql<{ names: string }>`
     select current_setting('synchronous_standby_names') as names`.execute(db);

@@ -1,13 +1,13 @@
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 
-/** A fault of the file system that somebody can mend: its reason, and a message that names the path. */
+/** A file system error that somebody can fix: its reason, and a message that names the path. */
 export interface StorageFault {
   reason: 'STORAGE_FULL' | 'STORAGE_UNWRITABLE' | 'STORAGE_BROKEN';
   message: string;
 }
 
-/** Those for which a job is paused; where a disk is broken it is tried again, as after a crash. */
+/** Faults for which a job is paused. A broken disk is not one: the job is retried, as after a crash. */
 export type PausingFault = Exclude<StorageFault['reason'], 'STORAGE_BROKEN'>;
 
 /** What to do about it, as the middle of a sentence. */
@@ -19,13 +19,13 @@ export const storageCures: Readonly<Record<StorageFault['reason'], string>> = {
 
 const unwritableCodes = new Set(['EACCES', 'EPERM', 'EROFS']);
 
-/** What an error of a file of ours says of the disk; undefined for any other error. */
+/** The storage fault of an error with one of our files; undefined for any other error. */
 export function storageFault(error: unknown): StorageFault | undefined {
   const { syscall, path, message, ...given } = (error ?? {}) as Partial<
     Record<'code' | 'syscall' | 'path' | 'message', unknown>
   >;
   const where = typeof path === 'string' ? path : 'A file';
-  // Node's recursive mkdir says ENOENT where a parent cannot be made, whatever the reason: a missing one it would have made.
+  // Node's recursive mkdir reports ENOENT if a parent cannot be created, whatever the reason: a missing parent would have been created.
   const isOfParent = given.code === 'ENOENT' && syscall === 'mkdir' && typeof path === 'string';
   const code = isOfParent ? (whyNoFolder(path) ?? 'EROFS') : given.code;
   if (code === 'ENOSPC' || code === 'EDQUOT')
@@ -42,7 +42,7 @@ export function storageFault(error: unknown): StorageFault | undefined {
   return undefined;
 }
 
-/** Code of the error with which a folder cannot be made; undefined where it can be by now. */
+/** Error code of creating the folder; undefined if it can be created now. */
 function whyNoFolder(path: string): string | undefined {
   try {
     mkdirSync(path);

@@ -1,9 +1,9 @@
 import type Libsql from 'libsql';
 
-/** They grow with the steps of jobs, and make up nearly all of a large store. What is wrong in one of their pages is found when it is read. */
+/** They grow with the steps of jobs, and are nearly all of a large store. Damage in one of their pages is found when it is read. */
 const historyTables = new Set(['events', 'step_spans']);
 
-/** What is wrong with the pages of a store, in SQLite's words; null for nothing. Of one larger than the bound the history is left out. */
+/** Damage to the pages of a store, as SQLite describes it; null for none. In a store above the size limit, history is not checked. */
 export function storeDamage(connection: Libsql.Database, wholeCheckBytesMax: number): string | null {
   const first = (text: string): unknown => Object.values(connection.prepare(text).all()[0] ?? {})[0];
   const sizeBytes = Number(first('pragma page_count')) * Number(first('pragma page_size'));

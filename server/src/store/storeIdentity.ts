@@ -2,12 +2,12 @@ import { createHash } from 'node:crypto';
 import { sql } from 'kysely';
 import type { Database } from './database.js';
 
-/** PostgreSQL does not let this user ask, or is one that does not say. */
+/** PostgreSQL does not allow this user to ask, or does not support the question. */
 const unknownHistory = new Set(['42501', '42883', '0A000']);
 
 /**
- * Which history of a store its numbers are of. A backup that is restored is another one, and so is a database that was restored or
- * promoted by its own means: what was numbered before may be lost, and the numbers be given to other events.
+ * Identifies the history of a store that sequence numbers belong to. A restored backup has another history, and so does a database that was
+ * restored or promoted by its own means: events may be lost, and their numbers given to others.
  */
 export class StoreIdentity {
   private present: string;
@@ -24,7 +24,7 @@ export class StoreIdentity {
     return this.present;
   }
 
-  /** Reads it again: whenever the way to the database was broken, since only then it may be another. */
+  /** Reads it again. Called whenever the connection to the database was lost, since only then it may be another one. */
   async look(): Promise<void> {
     if (!this.isShared) return;
     try {

@@ -5,20 +5,20 @@ import type { Database } from './database.js';
 import type { StoreInfoRow } from './schema.js';
 
 export interface StoreInfo {
-  /** Made with the store: a cursor from another one, such as a store that was restored from a backup, is known by it. */
+  /** Created with the store. It identifies cursors from another store, such as one before it was restored from a backup. */
   incarnation: string;
-  /** Seals page tokens, which therefore outlive the server and hold on every server of the store. */
+  /** Seals page tokens, which therefore outlive the server and are valid on every server of the store. */
   pageTokenKey: Buffer;
 }
 
-/** Reads what the store knows of itself, and makes it in a new one. */
+/** Reads the store's information about itself, and creates it in a new store. */
 export async function readStoreInfo(db: Database, dataFolder: string): Promise<StoreInfo> {
   const keyFile = join(dataFolder, 'page-token.key');
   const known = await db.selectFrom('store_info').selectAll().execute();
   if (known.length > 0) return fromRows(known);
   const made = {
     incarnation: randomUUID(),
-    // Version 0.1 kept it in a file: tokens that it gave stay right.
+    // Version 0.1 kept the key in a file: tokens that it wrote stay valid.
     page_token_key: (readKey(keyFile) ?? randomBytes(32)).toString('hex'),
   };
   await db

@@ -1,4 +1,4 @@
-/** Where blobs lie that several servers share. */
+/** Where blobs are that several servers share. */
 export type StoreUrl =
   | { kind: 'folder'; path: string }
   | {
@@ -13,15 +13,15 @@ export type StoreUrl =
 export const storeUrlRange =
   'file:///folder, or s3://bucket/prefix with ?region=, ?endpoint=http://host:port and ?path_style=on';
 
-/** Undefined for what is none; what PostgreSQL says to the rest is said at the start. */
+/** Undefined if it is not such a URL; the rest is checked by PostgreSQL at the start. */
 export function parseDatabaseUrl(text: string): string | undefined {
-  // Without `//` pg would take it for a database of this machine.
+  // Without `//`, pg would take it for the name of a local database.
   return URL.canParse(text) && /^postgres(ql)?:\/\/\S+$/.test(text) ? text : undefined;
 }
 
 const parameters = ['region', 'endpoint', 'path_style'];
 
-/** Undefined for what is none. Credentials have no place in it: the AWS SDK finds them where it always does. */
+/** Undefined if it is not such a URL. It cannot contain credentials: the AWS SDK finds them in its usual places. */
 export function parseStoreUrl(text: string): StoreUrl | undefined {
   if (!URL.canParse(text)) return undefined;
   const url = new URL(text);

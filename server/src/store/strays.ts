@@ -2,13 +2,13 @@ import type { BlobStore } from './blobStore.js';
 import type { Database } from './database.js';
 import type { BlobFileRow } from './schema.js';
 
-/** How long a put may be cut off before what it left is thrown away. */
+/** How long ago a put must have been interrupted before its remains are deleted. */
 const unfinishedMs = 86_400_000;
 const namesInStatement = 500;
 
 /**
- * Throws away blobs that no row names and that nobody can name any more: their job, data set or weights are gone, or whoever
- * made them lost its fence before it named them. Answers how many.
+ * Deletes blobs without a row that can never get one: their job, data set or weights are gone, or their maker lost its fence before it
+ * named them. Returns how many.
  */
 export async function removeStrays(db: Database, blobs: BlobStore): Promise<number> {
   await blobs.removeUnfinished(unfinishedMs);
@@ -32,8 +32,8 @@ export async function removeStrays(db: Database, blobs: BlobStore): Promise<numb
 }
 
 /**
- * The order of reads makes it safe: a blob was listed before the fences are read, and these before the rows that name it. One that
- * nobody may name any more was named by then, or never is; read the other way round, its job could name it and end in between.
+ * The order of reads makes this safe: blobs are listed before the fences are read, and fences before the rows that name blobs. A blob that
+ * can no longer be named either has its row by then or never gets one. In the other order, a job could name it and end in between.
  */
 async function straysAmong(
   db: Database,
