@@ -1,15 +1,15 @@
 /**
- * Float32Arrays to use again, by length. The pages of a fresh array are faulted in and zeroed by the kernel of the
- * operating system, which costs as much as the arithmetic on them; a training step asks for the same sizes every time.
+ * Float32Arrays for reuse, by length. The operating system faults in and zeroes the pages of a fresh array, which costs as much as the
+ * arithmetic on them; a training step asks for the same sizes every time.
  */
 export class BufferPool {
   private readonly free = new Map<number, Float32Array[]>();
   private freeBytes = 0;
 
-  /** At most `freeBytesMax` are kept for later; what comes back beyond that goes to the collector. */
+  /** At most `freeBytesMax` are kept for reuse; arrays returned beyond that are left to the garbage collector. */
   constructor(private readonly freeBytesMax: number) {}
 
-  /** An array of that length, with whatever it last held. */
+  /** An array of that length, with arbitrary contents. */
   take(length: number): Float32Array {
     const found = this.free.get(length)?.pop();
     if (found === undefined) return new Float32Array(length);
@@ -20,7 +20,7 @@ export class BufferPool {
   /** The caller must hold no other reference to the array or to a part of it. */
   give(array: Float32Array): void {
     if (array.byteLength > this.freeBytesMax) return;
-    // Map keeps insertion order and `give` moves a length to the end: the first one is the one longest unused.
+    // A Map keeps insertion order and `give` moves a length to the end, so the first one has been unused the longest.
     while (this.freeBytes + array.byteLength > this.freeBytesMax) this.dropOldestLength();
     const arrays = this.free.get(array.length) ?? [];
     this.free.delete(array.length);
@@ -29,7 +29,7 @@ export class BufferPool {
     this.freeBytes += array.byteLength;
   }
 
-  /** All that was free, which the pool does not hold any longer. */
+  /** Removes all free arrays from the pool and returns them. */
   clear(): Float32Array[] {
     const arrays = [...this.free.values()].flat();
     this.free.clear();

@@ -2,33 +2,33 @@ import type { ReductionType } from '../plan/words.js';
 import type { DeviceBuffer } from './device.js';
 
 /**
- * What the members of a run exchange, held by the run beside its device. Everything that is summed or decided in common goes
- * through it, so that a run of several members takes the same branches in all of them: each makes the same calls in the same order.
- * Sums are made in the order of the ranks. Throws MemberLost where another has left.
+ * Communication between the members of a run, which holds it together with its device. All sums and common decisions go through it, so that
+ * all members take the same branches: each makes the same calls in the same order. Sums are computed in the order of the ranks. Throws
+ * MemberLost if another member has left.
  */
 export interface Collective {
-  /** Which member this is, from 0. Member 0 alone saves, evaluates, samples and reports. */
+  /** Which member this is, from 0. Only member 0 saves, evaluates, samples and reports. */
   readonly rank: number;
   readonly size: number;
-  /** Each buffer becomes its sum over all members, in place; what travels has that type. */
+  /** Replaces each buffer by its sum over all members; values are exchanged in that type. */
   sum(buffers: readonly DeviceBuffer[], type: ReductionType): Promise<void>;
-  /** Each buffer becomes its mean over all members, in place, in float32. */
+  /** Replaces each buffer by its mean over all members, in float32. */
   mean(buffers: readonly DeviceBuffer[]): Promise<void>;
-  /** The sum of values on the host, in float32. */
+  /** Replaces host values by their sum over all members, in float32. */
   sumValues(values: Float32Array): Promise<void>;
   /** Each number summed over all members, in float64. */
   sumNumbers(values: readonly number[]): Promise<number[]>;
-  /** Whether the flag is set in any member. */
+  /** Whether the flag is set in at least one member. */
   any(flag: boolean): Promise<boolean>;
-  /** What member 0 gives, in all of them; it has to be JSON. */
+  /** Returns member 0's value in all members; it must be JSON. */
   broadcast<T>(value: T): Promise<T>;
-  /** Bytes of the sums so far: what a member gives to the others. */
+  /** Bytes that this member has sent for sums so far. */
   readonly summedBytes: number;
-  /** This member comes no more. `isOver`: the run is, for all of them; by default others may wait for it. */
+  /** This member makes no further calls. `isOver`: the run has ended for all members; by default others may wait for it. */
   leave(isOver?: boolean): void;
 }
 
-/** A run alone. */
+/** A run with a single member. */
 export const alone: Collective = {
   rank: 0,
   size: 1,

@@ -1,8 +1,8 @@
 import { EngineError } from '../engineError.js';
 
 /**
- * Why a device cannot be had or cannot continue. Each ends an attempt, or a start, with its own cure; the job resumes. Not found: it does
- * not exist on this machine. Lost: it stopped answering, was reset or fell off the bus.
+ * Why a device is not available or cannot continue. Each reason ends an attempt, or a start, and has its own remedy; the job resumes. Not
+ * found: it does not exist on this machine. Lost: it stopped answering, was reset or fell off the bus.
  */
 export type DeviceFaultReason =
   | 'DEVICE_NOT_FOUND'

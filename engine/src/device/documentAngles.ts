@@ -1,6 +1,6 @@
 /**
- * Cosines and sines of each row, [rows, half], where positions are counted from the begin of each document; from those of each position,
- * [positions, half].
+ * Cosines and sines of each row, [rows, half], with positions counted from the beginning of each document; taken from those of each
+ * position, [positions, half].
  */
 export function documentAngles(
   { cos, sin }: Record<'cos' | 'sin', Float32Array>,

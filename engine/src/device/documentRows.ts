@@ -1,4 +1,4 @@
-/** Throws unless each document begins where it says, after the one before it. */
+/** Throws unless the begins are consistent: each document begins where it says, after the one before it. */
 export function checkDocuments(begins: Int32Array, time: number): void {
   if (begins.length % time !== 0)
     throw new RangeError(`documents: expected whole sequences of ${time}, got ${begins.length} positions`);
@@ -12,7 +12,7 @@ export function checkDocuments(begins: Int32Array, time: number): void {
   });
 }
 
-/** One behind the last position of each position's document. */
+/** For each position one past the end of its document. */
 export function documentEnds(begins: Int32Array, time: number): Int32Array {
   const ends = new Int32Array(begins.length);
   for (let row = begins.length - 1; row >= 0; row--) {

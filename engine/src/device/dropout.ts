@@ -2,8 +2,8 @@ import { Random } from '../random.js';
 import type { Dropout, Layer } from './device.js';
 
 /**
- * The mask of a layer's inputs [rows, in] for one micro-batch: zero with probability `share`, else 1 / (1 - share). What a device
- * without a mask of its own uses, and what those with one are held to.
+ * The mask of a layer's inputs [rows, in] for one micro-batch: zero with probability `share`, else 1 / (1 - share). Used by devices without
+ * a mask kernel, and the reference for those with one.
  */
 export function dropoutMask(mask: Float32Array, dropout: Dropout, layer: Layer, time: number): void {
   const { share } = dropout;
@@ -14,9 +14,9 @@ export function dropoutMask(mask: Float32Array, dropout: Dropout, layer: Layer, 
 }
 
 /**
- * Version 2: Philox4x32-10 (Salmon and others 2011) keyed by the seed. Counter of element e of a sequence, e = position * in + feature:
- * (e >> 2, global sequence, step, layer's index), all modulo 2^32; word e & 3 of the result decides. An element is kept where its word
- * is at least share * 2^32.
+ * Version 2: Philox4x32-10 (Salmon and others 2011) keyed by the seed. Counter of element e of a sequence, e = position * in + feature: (e
+ * >> 2, global sequence, step, layer's index), all modulo 2^32; word e & 3 of the result decides. An element is kept if its word is at
+ * least share * 2^32.
  */
 function fillCounted(
   mask: Float32Array,
@@ -62,7 +62,7 @@ export function philox(
   result[3] = d;
 }
 
-/** Both halves of a product of 32 by 32 bits. */
+/** High and low half of a product of two 32-bit integers. */
 function multiply(x: number, y: number): [high: number, low: number] {
   const low = Math.imul(x, y) >>> 0;
   const [xLow, xHigh, yLow, yHigh] = [x & 0xffff, x >>> 16, y & 0xffff, y >>> 16];

@@ -4,14 +4,14 @@ import type { ReductionType } from '../plan/words.js';
 import type { Collective } from './collective.js';
 import type { DeviceBuffer, DeviceMemory } from './device.js';
 
-/** Another member of a run has ended, or takes another course than this one. Its last checkpoint is usable. */
+/** Another member of a run has ended, or makes different calls than this one. Its last checkpoint is usable. */
 export class MemberLost extends EngineError {
   constructor(message: string, options?: ErrorOptions) {
     super('RANK_LOST', message, options);
   }
 }
 
-/** Waits for a call that ends when another member does. */
+/** Awaits a call that fails when another member leaves. */
 export async function orLost(call: Promise<void>): Promise<void> {
   try {
     await call;
@@ -20,22 +20,22 @@ export async function orLost(call: Promise<void>): Promise<void> {
   }
 }
 
-/** How members of a run reach each other: memory that they share, or MPI. Calls are made by all, in the same order. */
+/** How members of a run communicate: shared memory, or MPI. All members make the same calls in the same order. */
 export interface Exchange {
   readonly rank: number;
   readonly size: number;
   /**
-   * In place, over all members, in the order of their ranks: the same bits everywhere and each time. With `bfloat16` what a member gives
-   * is rounded, added in float32, and the sum is rounded again: both ways carry half the bytes.
+   * In place, over all members, in the order of their ranks: the same bits everywhere and every time. With `bfloat16` each member's values
+   * are rounded, added in float32, and the sum is rounded again: both directions transfer half the bytes.
    */
   sum(values: Float32Array, type: ReductionType): Promise<void>;
-  /** What each of them gives, as many bytes from all, one after another. */
+  /** The bytes of all members, one after another; all pass the same number. */
   gather(own: Uint8Array): Promise<Uint8Array>;
-  /** The others learn that this one comes no more. `isOver`: the run is, for all of them. */
+  /** Informs the others that this member makes no further calls. `isOver`: the run has ended for all. */
   leave(isOver: boolean): void;
 }
 
-/** What members exchange, over any means. */
+/** Collective operations over any means of communication. */
 export class ExchangeCollective implements Collective {
   summedBytes = 0;
 

@@ -1,6 +1,6 @@
 import type { AttentionShape, KeyValueCache } from './device.js';
 
-/** Keys and values of the ids that a sequence has so far, so that only new ids are computed. One sequence. */
+/** Keys and values of the ids of one sequence so far, so that only new ids are computed. */
 export class HostCache implements KeyValueCache {
   length = 0;
   private readonly keys: Float32Array[];
@@ -16,7 +16,7 @@ export class HostCache implements KeyValueCache {
     this.values = rows();
   }
 
-  /** Puts rows behind those held. `length` grows when all blocks have theirs. */
+  /** Appends rows for one block. `length` grows when all blocks have theirs. */
   append(block: number, k: Float32Array, v: Float32Array, rowSize: number): void {
     const end = this.length + k.length / rowSize;
     if (end > this.positionsMax)
@@ -26,8 +26,8 @@ export class HostCache implements KeyValueCache {
   }
 
   /**
-   * Attention of the new rows q[time, heads * headDim], appended before, over everything held. In plain loops: for the few rows of one new
-   * id there is too little to do for a kernel to be worth its call.
+   * Attention of the new rows q[time, heads * headDim], whose keys were just appended, over everything cached. In plain loops: the few rows
+   * of one new id are too little work to be worth a kernel call.
    */
   attend(
     block: number,

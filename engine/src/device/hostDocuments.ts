@@ -1,7 +1,7 @@
 import type { Documents } from './device.js';
 import { checkDocuments } from './documentRows.js';
 
-/** Documents of devices that compute where JavaScript lives. */
+/** Documents of devices that compute in JavaScript's memory. */
 export class HostDocuments implements Documents {
   readonly rowCount: number;
 
@@ -14,7 +14,7 @@ export class HostDocuments implements Documents {
   }
 }
 
-/** Null where documents see each other. */
+/** Null if documents attend to each other. */
 export function beginsOf(documents: Documents | null): Int32Array | null {
   return documents && (documents as HostDocuments).begins;
 }

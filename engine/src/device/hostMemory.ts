@@ -1,29 +1,29 @@
 import { BufferPool } from './bufferPool.js';
 import type { DeviceBuffer, DeviceMemory, ElementType, HostValues } from './device.js';
 
-/** Free buffers kept for the next step; a step of llama-130m with 4096 tokens turns over about this much. */
+/** Bytes of free buffers kept for the next step; a step of llama-130m with 4096 tokens allocates about this much. */
 const freeBytesMax = 3 * 2 ** 30;
-/** Parts of one allocation begin at a line of the cache. */
+/** Parts of one allocation begin at cache lines. */
 const floatsPerLine = 16;
 
 /** A buffer in the memory of this process. */
 class HostBuffer implements DeviceBuffer {
   readonly length: number;
-  /** The values lie in a mapped file, which the system may keep on disk alone. */
+  /** The values are in a mapped file, which the system may keep on disk only. */
   isMapped = false;
 
   constructor(
-    /** Null once it was given back. */
+    /** Null once released. */
     public values: HostValues | null,
     readonly type: ElementType,
-    /** Whether the values came from the pool and go back to it; parts of an allocation belong to the whole. */
+    /** Whether the values came from the pool and return to it; parts of an allocation belong to the whole. */
     readonly isPooled: boolean,
   ) {
     this.length = values!.length;
   }
 }
 
-/** Memory of devices that compute where JavaScript lives: typed arrays, those of float32 used again by their length. */
+/** Memory of devices that compute in JavaScript's memory: typed arrays; float32 arrays are reused by length. */
 export class HostMemory implements DeviceMemory {
   private readonly pool = new BufferPool(freeBytesMax);
   private count = 0;
@@ -107,14 +107,14 @@ export class HostMemory implements DeviceMemory {
   }
 
   discard(_values: HostValues): void {
-    // JavaScript alone has no way to give memory back: the collector finds it.
+    // JavaScript cannot free memory explicitly; the garbage collector will.
   }
 
   memory(): { count: number; bytes: number } {
     return { count: this.count, bytes: this.bytes };
   }
 
-  /** The floats under a buffer, not a copy: to be used at once. */
+  /** The floats of a buffer, not a copy: for immediate use only. */
   floats(buffer: DeviceBuffer): Float32Array {
     const values = this.values(buffer);
     if (!(values instanceof Float32Array))
@@ -122,14 +122,14 @@ export class HostMemory implements DeviceMemory {
     return values;
   }
 
-  /** The codes under a buffer of eight bits. */
+  /** The codes of an 8-bit buffer. */
   codes<T extends Int8Array | Uint8Array>(buffer: DeviceBuffer): T {
     const values = this.values(buffer);
     if (values instanceof Float32Array) throw new TypeError(`Expected a buffer of codes, not of floats`);
     return values as T;
   }
 
-  /** Floats for the use of a kernel or a state; they hold anything. To be given back. */
+  /** Floats for a kernel or a state, with arbitrary contents. To be returned by `give`. */
   take(length: number): Float32Array {
     this.count++;
     this.bytes += 4 * length;
@@ -143,7 +143,7 @@ export class HostMemory implements DeviceMemory {
     this.pool.give(array);
   }
 
-  /** Moves a buffer's values into `mapped`, of the same length, for good. */
+  /** Moves a buffer's values permanently into `mapped`, of the same length. */
   protected moveInto(buffer: DeviceBuffer, mapped: Float32Array): void {
     const host = buffer as HostBuffer;
     mapped.set(this.floats(buffer));
@@ -155,9 +155,9 @@ export class HostMemory implements DeviceMemory {
     return (buffer as HostBuffer).isMapped;
   }
 
-  /** The values of a mapped buffer will not be needed for a while. */
+  /** Hints that the values of a mapped buffer will not be needed for a while. */
   rest(_buffer: DeviceBuffer): void {
-    // Plain memory has nothing to do.
+    // Plain memory needs nothing.
   }
 
   private held(buffer: HostBuffer): HostBuffer {

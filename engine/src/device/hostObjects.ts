@@ -4,7 +4,7 @@ import { HostDocuments } from './hostDocuments.js';
 import { HostMemory } from './hostMemory.js';
 import { HostResult } from './hostResult.js';
 
-/** What devices that compute where JavaScript lives hold beside buffers: results of steps, keys and values of texts, where documents begin. */
+/** Objects of devices that compute in JavaScript's memory, besides buffers: step results, key-value caches, documents. */
 export class HostObjects extends HostMemory {
   repeat(_key: api.RepeatKey, inputs: api.StepInputs, work: (inputs: api.StepInputs) => void): void {
     work(inputs);
@@ -23,7 +23,7 @@ export class HostObjects extends HostMemory {
   }
 
   releaseCache(_cache: api.KeyValueCache): void {
-    // Plain arrays: the collector has them.
+    // Plain arrays: freed by the garbage collector.
   }
 
   newDocuments(begins: Int32Array, time: number): api.Documents {
@@ -31,7 +31,7 @@ export class HostObjects extends HostMemory {
   }
 
   releaseDocuments(_documents: api.Documents | null): void {
-    // Plain arrays: the collector has them.
+    // Plain arrays: freed by the garbage collector.
   }
 
   newResult(rowCount: number): api.ResultBuffer {
@@ -51,6 +51,6 @@ export class HostObjects extends HostMemory {
   }
 
   releaseResult(_result: api.ResultBuffer): void {
-    // Plain arrays: the collector has them.
+    // Plain arrays: freed by the garbage collector.
   }
 }

@@ -1,6 +1,6 @@
 import type { ResultBuffer, StepResult } from './device.js';
 
-/** The losses of rows from `firstRow` on, and their sum. */
+/** Losses of rows from `firstRow` on, and their sum. */
 export interface AddedLosses {
   losses: Float32Array;
   sum: number;
@@ -8,7 +8,7 @@ export interface AddedLosses {
   firstRow: number;
 }
 
-/** The result of a step of devices that compute where JavaScript lives: as device.ts says it is added up. */
+/** The step result of devices that compute in JavaScript's memory; device.ts says how it is accumulated. */
 export class HostResult implements ResultBuffer {
   readonly rowLosses: Float32Array;
   private loss = 0;
@@ -34,7 +34,7 @@ export class HostResult implements ResultBuffer {
     this.squaredNorm += sum;
   }
 
-  /** Null where nothing may be changed: a loss or a norm that is not finite. */
+  /** Null if the update must not change anything: the loss or the norm is not finite. */
   clipFactor(normMax: number): number | null {
     if (!Number.isFinite(this.loss) || !Number.isFinite(this.squaredNorm)) return null;
     const norm = Math.sqrt(this.squaredNorm);

@@ -1,7 +1,7 @@
-/** Entries of a block, which share a scale: the largest magnitude among them. */
+/** Entries of a block, which share a scale: their largest magnitude. */
 export const momentsPerScale = 256;
 
-/** Values in eight bits: Int8Array for those with a sign, seven decades; Uint8Array for those without, eight. */
+/** Values in 8 bits: signed ones as Int8Array, with seven decades; unsigned ones as Uint8Array, with eight. */
 export interface CodedValues<Codes extends Int8Array | Uint8Array = Int8Array | Uint8Array> {
   codes: Codes;
   scales: Float32Array;
@@ -20,9 +20,9 @@ export function scaleCount(length: number): number {
 }
 
 /**
- * The values that codes stand for. The code is the dynamic one of 8-bit Adam (Dettmers et al. 2021): the decades below 1
- * are cut into 1, 2, 4, ... equal cells, and a code is the middle of its cell, stretched so that the last middle is 1. 0 is
- * exactly zero. The native kernel (moment_codes.h) says why.
+ * Decodes values. The code is the dynamic one of 8-bit Adam (Dettmers et al. 2021): the decades below 1 are cut into 1, 2, 4, ... equal
+ * cells, and a code stands for the middle of its cell, stretched so that the last middle is 1. 0 is exactly zero. The native kernel
+ * (moment_codes.h) gives the reasons.
  */
 export function decode({ codes, scales }: CodedValues): Float32Array {
   const middles = middlesOf(decadesOf(codes));
@@ -34,7 +34,7 @@ export function decode({ codes, scales }: CodedValues): Float32Array {
   return values;
 }
 
-/** Writes the codes of values, and new scales. A value without a sign that is not zero never becomes zero. */
+/** Writes the codes and new scales of values. An unsigned value that is not zero never becomes zero. */
 export function encode({ codes, scales }: CodedValues, values: Float32Array): void {
   const decades = decadesOf(codes);
   const least = codes instanceof Uint8Array ? 1 : 0;
@@ -55,12 +55,12 @@ function decadesOf(codes: Int8Array | Uint8Array): number {
   return codes instanceof Int8Array ? 7 : 8;
 }
 
-/** What the last middle is before the stretch. */
+/** The last middle before stretching. */
 function topOf(decades: number): number {
   return 1 - 0.45 / 2 ** (decades - 1);
 }
 
-/** Cells 2^d .. 2^(d + 1) - 1 lie in decade d. */
+/** Cells 2^d .. 2^(d + 1) - 1 are in decade d. */
 function middlesOf(decades: number): Float64Array {
   const middles = new Float64Array(2 ** decades);
   for (let cell = 1; cell < middles.length; cell++) {

@@ -5,8 +5,7 @@ export interface PlaneRotation {
 }
 
 /**
- * Jacobi's rotation that puts u and v at a right angle, from their dot products; null where they are at one within `tolerance`,
- * a cosine.
+ * The Jacobi rotation that makes u and v orthogonal, from their dot products; null if the cosine of their angle is within `tolerance`.
  */
 export function rightAngleRotation(
   uu: number,

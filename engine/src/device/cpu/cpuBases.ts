@@ -3,7 +3,7 @@ import { scaleOf } from './fusedHalves.js';
 import type { CpuBase } from './cpuMemory.js';
 import { CpuUpdates } from './cpuUpdates.js';
 
-/** Frozen weights of the device `native`: packed for products, merged into, and left in files where they rest. */
+/** Frozen weights of the device `native`: packed for products, merged into, and parked in files. */
 export class CpuBases extends CpuUpdates implements api.FrozenBaseCalls {
   packBase(weight: api.DeviceBuffer, inFeatures: number, outFeatures: number): api.FrozenBase {
     const panels = this.addon.packBase(this.floats(weight), inFeatures, outFeatures, this.basePrecision);
@@ -48,7 +48,7 @@ export class CpuBases extends CpuUpdates implements api.FrozenBaseCalls {
     { inFeatures, outFeatures }: { inFeatures: number; outFeatures: number },
   ): Promise<{ finite: boolean; deltaNorm: number }> {
     const { a, b, rank, scale } = adapter;
-    // Beside the weight, which stays what it is where the sum is not finite.
+    // Into a separate buffer, so that the weight is unchanged if the sum is not finite.
     const merged = this.take(weight.length);
     const result = this.addon.mergeAdapter(
       merged,

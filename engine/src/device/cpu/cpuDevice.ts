@@ -37,7 +37,7 @@ export class CpuDevice extends CpuEnds implements api.Device {
 
   override trim(): void {
     super.trim();
-    // What kernels reuse grows to the largest call and goes with their context; packed bases do not belong to it.
+    // Kernel scratch memory grows to the largest call and is freed with its context; packed bases do not belong to it.
     const { instructionSet, threadCount } = this.description;
     this.addon.configure({ instructionSet: instructionSet as InstructionSet, threads: threadCount });
     this.addon.trimHeap();
@@ -163,7 +163,7 @@ export class CpuDevice extends CpuEnds implements api.Device {
 
 type HalfOfRun = Extract<State, { masks: Masks }>;
 
-/** The one place where it is chosen which way a half is computed: whole, but for probes in float32 and text that is written. */
+/** The only place that decides how a half is computed: as a fused kernel, except for float32 probes and generation. */
 function isTraining({ precision, cache }: api.ForwardMode): boolean {
   return precision === 'run' && cache === null;
 }

@@ -4,11 +4,11 @@ import type { BasePrecision, NativeAddon, PackedBase, ProductPrecision } from '.
 
 /** A base that the addon packed. */
 export interface CpuBase extends FrozenBase {
-  /** Null once it was given back. */
+  /** Null once released. */
   panels: PackedBase | null;
 }
 
-/** The addon and the memory that its kernels work in: what every part of the device `native` gets. */
+/** The addon and the memory of its kernels, shared by all parts of the device `native`. */
 export class CpuMemory extends HostObjects {
   constructor(
     readonly addon: NativeAddon,
@@ -18,7 +18,7 @@ export class CpuMemory extends HostObjects {
     super();
   }
 
-  /** What is kept for a backward pass is kept in bfloat16 unless all products are exact float32. */
+  /** State for the backward pass is kept in bfloat16 unless all products are exact float32. */
   get isCompact(): boolean {
     return this.precision !== 'float32' || this.basePrecision !== 'float32';
   }
@@ -36,7 +36,7 @@ export class CpuMemory extends HostObjects {
   }
 
   override discard(values: HostValues): void {
-    // A part of a buffer may share it with values that somebody reads.
+    // Only whole buffers: a view may share its buffer with values that are still in use.
     if (values.byteLength === values.buffer.byteLength) this.addon.freeBuffer(values.buffer as ArrayBuffer);
   }
 
@@ -45,8 +45,8 @@ export class CpuMemory extends HostObjects {
   }
 
   /**
-   * Moves a weight to memory that the system may keep on disk alone. Where the folder has no room for it, it stays where it is: it is a
-   * matter of memory alone.
+   * Moves a weight to memory that the system may keep on disk only. If the folder has no room for it, it stays where it is, since this only
+   * saves memory.
    */
   mapTo(buffer: DeviceBuffer, folder: string): void {
     if (!this.isMapped(buffer)) {

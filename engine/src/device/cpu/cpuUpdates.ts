@@ -3,7 +3,7 @@ import type { HostResult } from '../hostResult.js';
 import { CpuMemory } from './cpuMemory.js';
 import type { NativeMatrices, NativeMoments } from './nativeAddon.js';
 
-/** What is done to gradients and weights between two passes, by the addon. */
+/** Operations on gradients and weights between two passes, by the addon. */
 export class CpuUpdates extends CpuMemory implements api.UpdateCalls {
   addInPlace(accumulator: api.DeviceBuffer, x: api.DeviceBuffer): void {
     this.addon.addInPlace(this.floats(accumulator), this.floats(x));
@@ -103,7 +103,7 @@ export class CpuUpdates extends CpuMemory implements api.UpdateCalls {
   }
 }
 
-/** What gradients are multiplied by; null where the update must change nothing. */
+/** Factor for the gradients; null if the update must not change anything. */
 function scaleBy({ result, normMax }: api.Clip): number | null {
   return (result as HostResult).clipFactor(normMax);
 }

@@ -10,15 +10,15 @@ import type {
   NativeMlpHalf,
 } from './nativeAddon.js';
 
-/** Halves of blocks and their layers as the kernels that compute them whole take them. */
+/** Arguments of the kernels that compute a whole half of a block. */
 
-/** Of dropout, by the places of a half's layers; null where one drops nothing. */
+/** Dropout masks, by the position of a layer in its half; null for a layer without dropout. */
 export type Masks = readonly (Float32Array | null)[];
 
 export const attentionLayers = ({ q, k, v, o }: AttentionHalf): Layer[] => [q, k, v, o];
 export const mlpLayers = ({ gate, up, down }: MlpHalf): Layer[] => [gate, up, down];
 
-/** To be given back. */
+/** The caller releases them. */
 export function drawMasks(
   cpu: CpuMemory,
   layers: readonly Layer[],
@@ -83,12 +83,12 @@ export function nativeGradients(
   return { weight: values(weight), a: values(a), b: values(b), scale: values(scale), bias: values(bias) };
 }
 
-/** The scale as products take it, in float32. */
+/** The scale in float32, as products use it. */
 export function scaleOf(cpu: CpuMemory, scale: number | DeviceBuffer): number {
   return Math.fround(typeof scale === 'number' ? scale : Math.tanh(cpu.floats(scale)[0]!));
 }
 
-/** Sums are apart where there is dropout or a trained scale; what is kept for those is float32. */
+/** With dropout or a trained scale products are summed separately (`apart`), and their state is kept in float32. */
 function commonFields(
   cpu: CpuMemory,
   { gain, epsilon }: Pick<MlpHalf, 'gain' | 'epsilon'>,

@@ -5,10 +5,7 @@ import { beginsOf } from '../hostDocuments.js';
 import type { CpuMemory } from './cpuMemory.js';
 import { layerByItself } from './layerByItself.js';
 
-/**
- * Forward passes of the halves of a block, kernel by kernel: for probes in float32 and behind a cache, when text is written. Neither drops
- * anything.
- */
+/** Forward passes of the halves of a block, kernel by kernel: for float32 probes, and for generation with a cache. Neither uses dropout. */
 
 type Mode = Pick<ForwardMode, 'precision' | 'cache'>;
 
@@ -32,7 +29,7 @@ export function attentionByLayers(
   const turned = (of: 'q' | 'k', count: number): Float32Array => {
     const made = through(half[of], normed);
     if (half.headNorms === null) return turn(cpu, made, half, count, firstPosition);
-    // Of each head by itself: as many rows as there are heads.
+    // Each head separately: one row per head.
     const byHead = norm(cpu, made, half.headNorms[of], [rows * count, headDim], half.epsilon);
     cpu.give(made);
     return turn(cpu, byHead, half, count, firstPosition);
@@ -97,7 +94,7 @@ function residual(cpu: CpuMemory, sum: Float32Array, x: Float32Array, y: Float32
   cpu.addon.addInPlace(sum, y);
 }
 
-/** Takes over what is turned. */
+/** Takes ownership of the rotated values. */
 function turn(
   cpu: CpuMemory,
   from: Float32Array,
@@ -112,7 +109,7 @@ function turn(
   if (begins === null)
     cpu.addon.rotary(to, from, table, { batch, time, heads, headDim, firstPosition }, false);
   else {
-    // As one sequence, with the angles of each of its rows.
+    // As one sequence, with separate angles for each of its rows.
     const rows = documentAngles(table, begins, time, headDim / 2);
     const shape = { batch: 1, time: batch * time, heads, headDim, firstPosition: 0 };
     cpu.addon.rotary(to, from, rows, shape, false);

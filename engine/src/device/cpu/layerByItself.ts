@@ -4,8 +4,8 @@ import { scaleOf } from './fusedHalves.js';
 import type { ProductPrecision } from './nativeAddon.js';
 
 /**
- * y[rows, out] = one linear layer of x[rows, in], for probes and for writing text: without dropout, and without a backward pass. In float32
- * from the float32 weight and by the separate path, whatever the graph is.
+ * y[rows, out] = one linear layer of x[rows, in], for probes and generation: without dropout and without a backward pass. In float32 from
+ * the float32 weight and with a separate adapter path, whatever the graph.
  */
 export function layerByItself(
   cpu: CpuMemory,
@@ -40,7 +40,7 @@ export function layerByItself(
   if (bias !== null) addToRows(y, cpu.floats(bias));
 }
 
-/** y += (x A * scale) B: the scale is applied at the rank, where there is least to multiply. */
+/** y += (x A * scale) B: the scale is applied to x A, which has the fewest elements. */
 function addPath(
   cpu: CpuMemory,
   y: Float32Array,

@@ -5,9 +5,8 @@ import type { NativeAddon } from './nativeAddon.js';
 type Rates = Pick<DeviceSpeed, 'float32Flops' | 'bfloat16Flops' | 'int8Flops' | 'memoryBytesPerSecond'>;
 
 /**
- * Peaks of the processors that the addon computes on: the best of several short windows, for what the machine does besides, trainers
- * above all, can only make one slower. Arithmetics take turns, so that whatever holds a core up for a moment falls on a window
- * of each and not on all windows of one.
+ * Peak rates of the processors that the addon uses: the best of several short windows, since other work on the machine, mainly trainers,
+ * can only slow a window down. Precisions alternate, so that a short disturbance hits one window of each and not all windows of one.
  */
 export function measureCpu(addon: Pick<NativeAddon, 'measurePeak' | 'addInPlace'>): Rates {
   const peaks = { float32: 0, bfloat16: 0, int8: 0 };
@@ -22,13 +21,13 @@ export function measureCpu(addon: Pick<NativeAddon, 'measurePeak' | 'addInPlace'
   };
 }
 
-/** Together they are long enough for the processor to reach the clock it keeps under load. */
+/** Together long enough for the processor to reach its clock under sustained load. */
 const roundCount = 6;
 const windowMs = 30;
-/** 128 MB in two arrays, which no cache of a core holds. */
+/** 128 MB in two arrays, more than the caches of a core hold. */
 const arrayLength = 2 ** 24;
 
-/** Bytes a second of a sum of arrays in memory. */
+/** Memory bandwidth of adding arrays, bytes per second. */
 function measureMemory(addon: Pick<NativeAddon, 'addInPlace'>): number {
   const sum = new Float32Array(arrayLength);
   const added = new Float32Array(arrayLength).fill(1);

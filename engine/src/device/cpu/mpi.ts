@@ -3,7 +3,7 @@ import type { ReductionType } from '../../plan/words.js';
 import { loadNativeAddon, type NativeAddon, type NativeExchange } from './nativeAddon.js';
 import { orLost, type Exchange } from '../exchange.js';
 
-/** Whoever started this process has a library of its own, which has to be the one that it speaks with. */
+/** The launcher determines the MPI library: the process has to use the same one. */
 const families = [
   {
     name: 'Open MPI',
@@ -13,27 +13,27 @@ const families = [
   },
   {
     name: 'MPICH',
-    // The second where its mpirun is reached by a port.
+    // The second one is set if its mpirun is reached through a port.
     variables: ['PMI_RANK', 'PMI_ID'],
     libraries: ['libmpi.so.12', 'libmpich.so.12', 'libmpi.12.dylib'],
     packages: 'libmpich12',
   },
 ];
 
-/** Processes that `mpirun` of Open MPI or MPICH started, on one host or several, reach each other through it. */
+/** Connects processes started by `mpirun` of Open MPI or MPICH, on one or several hosts. */
 export class Mpi implements Exchange {
   readonly rank: number;
   readonly size: number;
   private readonly exchange: NativeExchange;
   private isWaiting = false;
 
-  /** Throws EngineError MPI_MISSING where no `mpirun` started this process, or its library cannot be loaded. */
+  /** Throws EngineError MPI_MISSING if this process was not started by `mpirun`, or if its library cannot be loaded. */
   constructor(
     environment: NodeJS.ProcessEnv = process.env,
     private readonly addon: NativeAddon = loadNativeAddon(),
   ) {
     ({ rank: this.rank, size: this.size, exchange: this.exchange } = join(environment, addon));
-    // A process that ends waits for the thread of a call, and nobody can call that back: `mpirun` ends the others then.
+    // An exiting process waits for the thread of a pending call, which cannot be canceled; `mpirun` then ends the others.
     process.once('exit', () => {
       if (this.isWaiting) process.kill(process.pid, 'SIGKILL');
     });
@@ -58,7 +58,7 @@ export class Mpi implements Exchange {
     }
   }
 
-  /** One that fails has to end: `mpirun` then ends the others, who hear of it in no other way. */
+  /** A member that fails must exit: `mpirun` then ends the others, who have no other way to notice. */
   leave(isOver: boolean): void {
     if (isOver) this.addon.exchangeLeave(this.exchange);
   }

@@ -4,27 +4,27 @@ import type { ReductionType } from '../../plan/words.js';
 import type { BasePrecision, MatmulShape, ProductPrecision } from '../device.js';
 
 /**
- * The whole native surface, typed in one place. Conventions:
- * - every array is a row-major Float32Array unless said otherwise; shapes stand in brackets;
- * - outputs come first, then inputs, then dimensions, then options; what belongs together is a struct, whose fields are named in errors;
+ * The whole native interface, typed in one place. Conventions:
+ * - every array is a row-major Float32Array unless stated otherwise; shapes are in brackets;
+ * - outputs come first, then inputs, then dimensions, then options; related arguments form a struct, whose fields are named in errors;
  * - outputs are overwritten, never read, unless the name says `accumulate`; outputs and inputs never overlap;
  * - a wrong type throws a TypeError, a wrong length or value a RangeError, before any memory is touched;
- * - a PackedBase works with the instruction set it was packed under, whatever the number of threads;
+ * - a PackedBase works with the instruction set it was packed under, with any number of threads;
  * - results do not depend on the number of threads.
  */
 export interface NativeAddon {
   describe(): NativeDescription;
 
-  /** Memory that the addon itself holds now in this process: packed bases and what kernels reuse. Arrays belong to JavaScript. */
+  /** Memory allocated by the addon itself in this process: packed bases and scratch memory of kernels. Arrays belong to JavaScript. */
   allocations(): { count: number; bytes: number };
 
-  /** Calls so far, by the names of the functions here. */
+  /** Number of calls so far, by function name. */
   callCounts(): Record<string, number>;
 
-  /** The same functions with an instruction set, threads, memory and counts of their own. Throws on a set that this CPU lacks. */
+  /** The same functions with their own instruction set, threads, memory and counts. Throws on an instruction set that this CPU lacks. */
   open(options: NativeOptions): NativeAddon;
 
-  /** Chooses the instruction set and the number of threads for everything after it. Throws on a set this CPU lacks. */
+  /** Sets the instruction set and the number of threads for all later calls. Throws on an instruction set that this CPU lacks. */
   configure(options: NativeOptions): void;
 
   /** c[batch, m, n] = op(a) op(b), op(a) is [m, k] and op(b) is [k, n]; a transposed operand is stored the other way round. */
@@ -38,12 +38,12 @@ export interface NativeAddon {
 
   /** Packs a frozen base w[inFeatures, outFeatures] once for both y = x w and dx = dy wᵀ. Freed by `releaseBase` or the collector. */
   packBase(w: Float32Array, inFeatures: number, outFeatures: number, precision: BasePrecision): PackedBase;
-  /** Another w of the same size, into the memory that `base` has. */
+  /** Packs another w of the same size into the memory of `base`. */
   repackBase(base: PackedBase, w: Float32Array): void;
   packedBaseBytes(base: PackedBase): number;
   releaseBase(base: PackedBase): void;
 
-  /** y[rows, out] = x[rows, in] w + scale (x a) b; also gives xa[rows, rank] for the backward pass. Null without an adapter. */
+  /** y[rows, out] = x[rows, in] w + scale (x a) b; also returns xa[rows, rank] for the backward pass. Null without an adapter. */
   linearForward(
     y: Float32Array,
     xa: Float32Array | null,
@@ -53,8 +53,8 @@ export interface NativeAddon {
   ): void;
 
   /**
-   * p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; db = scale (xa)ᵀ dy; da = xᵀ p. No in×out gradient is ever formed.
-   * Without an adapter only dx, and the others null; da null: a is frozen. dx[rows, in], da[in, rank], db[rank, out].
+   * p = scale dy bᵀ; dx = dy wᵀ + p aᵀ; db = scale (xa)ᵀ dy; da = xᵀ p. No in×out gradient is ever computed. Without an adapter only dx is
+   * written and the others are null; if a is frozen, da is null. dx[rows, in], da[in, rank], db[rank, out].
    */
   linearBackward(
     dx: Float32Array,
@@ -67,7 +67,7 @@ export interface NativeAddon {
     rows: number,
   ): void;
 
-  /** Packs w + scale a b in place of what `base` held: the base of a merged graph, made once a step. */
+  /** Packs w + scale a b into the memory of `base`: the base of a merged graph, made once a step. */
   packMerged(
     base: PackedBase,
     w: Float32Array,
@@ -77,7 +77,10 @@ export interface NativeAddon {
     rank: number,
   ): void;
 
-  /** merged = w + scale a b, the delta summed apart in float32. `finite` false: merged must not be used. Norm is Frobenius, float64. */
+  /**
+   * merged = w + scale a b, with the delta summed separately in float32. If `finite` is false, merged must not be used. Norm is Frobenius,
+   * float64.
+   */
   mergeAdapter(
     merged: Float32Array,
     w: Float32Array,
@@ -123,9 +126,8 @@ export interface NativeAddon {
   ): void;
 
   /**
-   * Causal attention in tiles: [time, time] is never held. q, out: [batch, time, heads * headDim];
-   * k, v: [batch, time, kvHeads * headDim], query head h reads key head floor(h * kvHeads / heads);
-   * logSumExp[batch, heads, time] is kept for the backward pass.
+   * Causal attention in tiles: a [time, time] matrix is never stored. q, out: [batch, time, heads * headDim]; k, v: [batch, time, kvHeads *
+   * headDim], query head h uses key head floor(h * kvHeads / heads); logSumExp[batch, heads, time] is kept for the backward pass.
    */
   attentionForward(
     out: Float32Array,
@@ -145,9 +147,9 @@ export interface NativeAddon {
   ): void;
 
   /**
-   * The second half of a block: y = x + down(silu(gate(n)) * up(n)), n = x / rms(x) * gain. x, y[rows, hidden].
-   * `state` (of `mlpHalfStateLength` floats, opaque) is kept for the backward pass, in bfloat16 when the half is `compact`; null
-   * when there will be none. y null: only the state is made again.
+   * The second half of a block: y = x + down(silu(gate(n)) * up(n)), n = x / rms(x) * gain. x, y[rows, hidden]. `state` (of
+   * `mlpHalfStateLength` floats, opaque) is kept for the backward pass, in bfloat16 if the half is `compact`; null if there is no backward
+   * pass. y null: only the state is recomputed.
    */
   mlpHalfForward(
     half: NativeMlpHalf,
@@ -164,7 +166,7 @@ export interface NativeAddon {
   ): void;
   mlpHalfStateLength(half: NativeMlpHalf): number;
 
-  /** The first half of a block: y = x + o(attention(rotary(q(n)), rotary(k(n)), v(n))); as `mlpHalfForward`. */
+  /** The first half of a block: y = x + o(attention(rotary(q(n)), rotary(k(n)), v(n))); otherwise like `mlpHalfForward`. */
   attentionHalfForward(
     half: NativeAttentionHalf,
     x: Float32Array,
@@ -210,10 +212,9 @@ export interface NativeAddon {
   ): void;
 
   /**
-   * Next-token loss without ever holding [rows, vocabulary]: logits = x headᵀ are made a chunk of rows at a time in one
-   * scratch buffer. head[vocabulary, hidden]. losses[rows] in nats; a target of -1 is ignored (loss 0, no gradient).
-   * dx[rows, hidden] and dhead[vocabulary, hidden] are gradients of gradientScale * sum(losses); pass null for loss only,
-   * dhead null for dx only.
+   * Next-token loss without ever storing [rows, vocabulary]: logits = x headᵀ are computed for a chunk of rows at a time in one scratch
+   * buffer. head[vocabulary, hidden]. losses[rows] in nats; a target of -1 is ignored (loss 0, no gradient). dx[rows, hidden] and
+   * dhead[vocabulary, hidden] are gradients of gradientScale * sum(losses); pass null for loss only, dhead null for dx only.
    */
   headCrossEntropy(
     losses: Float32Array,
@@ -226,7 +227,7 @@ export interface NativeAddon {
     precision: ProductPrecision,
   ): void;
 
-  /** The mask of dropout of version 2 for whole sequences of `sequenceLength` elements: engine/src/device/dropout.ts. */
+  /** The dropout mask of version 2 for whole sequences of `sequenceLength` elements: engine/src/device/dropout.ts. */
   dropoutMask(mask: Float32Array, options: DropoutStream): void;
 
   /** Sum of squares of all arrays in float64, in an order that depends only on their lengths. */
@@ -245,7 +246,7 @@ export interface NativeAddon {
     options: AdamWOptions,
   ): void;
 
-  /** The same with moments in eight bits (native/kernels/moment_codes.h) and a scale for every 256 of them. */
+  /** The same with 8-bit moments (native/kernels/moment_codes.h) that have one scale per 256 values. */
   codedAdamWInPlace(
     parameters: Float32Array[],
     firstCodes: Int8Array[],
@@ -256,14 +257,14 @@ export interface NativeAddon {
     options: AdamWOptions,
   ): void;
 
-  /** One update of matrices of one shape by Muon, in place: engine/src/device/tfjs/matrixOptimizers.ts defines it. */
+  /** One Muon update of matrices of the same shape, in place; defined by engine/src/device/tfjs/matrixOptimizers.ts. */
   muonInPlace(
     shape: Record<'rows' | 'columns', number>,
     matrices: NativeMatrices,
     options: NativeMuonOptions,
   ): void;
 
-  /** One update of adapters of one shape by LoRA-Muon, in place. Without gradients a is only read. */
+  /** One LoRA-Muon update of adapters of the same shape, in place. Without gradients, a is only read. */
   loraMuonInPlace(
     shape: Record<'inFeatures' | 'outFeatures' | 'rank', number>,
     a: NativeMatrices,
@@ -273,8 +274,8 @@ export interface NativeAddon {
   ): void;
 
   /**
-   * One update of matrices of one shape by APOLLO-Mini, in place. A projection has the length of the smaller side, moments that of the
-   * larger one, norms one element each.
+   * One APOLLO-Mini update of matrices of the same shape, in place. A projection has the length of the smaller side, moments that of the
+   * larger one, norms have one element each.
    */
   apolloMiniInPlace(
     shape: Record<'rows' | 'columns', number>,
@@ -292,46 +293,46 @@ export interface NativeAddon {
   singularValues(matrix: Float32Array, rows: number, columns: number): Float64Array;
 
   /**
-   * Floats behind a nameless file in `folder`, which the operating system may keep on disk alone. Its space is taken at
-   * once; throws where there is none. `releasePages` takes what of it is in memory out of this process: only for
-   * arrays of `mapFloats`, whose values stay.
+   * Floats in an unnamed file in `folder`, which the operating system may keep on disk only. Disk space is allocated at once; throws if
+   * there is not enough. `releasePages` removes the file's pages from this process's memory: only for arrays of `mapFloats`, whose values
+   * stay.
    */
   mapFloats(folder: string, count: number): Float32Array;
   releasePages(mapped: Float32Array): void;
 
-  /** Gives the memory of a buffer back now, not when the collector finds it. The buffer and its views are empty from then on. */
+  /** Frees the memory of a buffer now instead of at the next garbage collection. The buffer and its views are empty from then on. */
   freeBuffer(buffer: ArrayBuffer): void;
 
   /**
-   * Memory that processes share, an open file of which each has the same length, as member `rank` of `size`. Of the calls below each
-   * member makes the same in the same order, one at a time; they are rejected (ERR_MEMBER_LOST) where one left or calls another. What is
-   * passed in must not be touched before they are settled.
+   * Memory shared by processes: an open file that each of them maps with the same length, as member `rank` of `size`. All members must make
+   * the same calls below in the same order, one at a time; they are rejected (ERR_MEMBER_LOST) if a member left or makes a different call.
+   * Arguments must not be touched until the call is settled.
    */
   openSharedMemory(file: number, rank: number, size: number): NativeExchange;
-  /** The same over MPI, whose library has that name, as the member that it says. Leaving waits for the others. */
+  /** The same over MPI, with the library of that name; returns this member's rank. Leaving waits for the others. */
   openMpi(library: string): { rank: number; size: number; exchange: NativeExchange };
-  /** values becomes its sum over all members, in the order of their ranks, and travels as that type. */
+  /** Replaces values by their sum over all members, added in the order of their ranks; values are exchanged in that type. */
   exchangeSum(exchange: NativeExchange, values: Float32Array, type: ReductionType): Promise<void>;
   /** all[size * own.length] */
   exchangeGather(exchange: NativeExchange, all: Uint8Array, own: Uint8Array): Promise<void>;
   exchangeLeave(exchange: NativeExchange): void;
 
-  /** Gives pages that nothing is in back to the operating system. */
+  /** Returns unused heap pages to the operating system. */
   trimHeap(): void;
 
   /**
-   * Measured peak of the configured set: best GFLOP/s (for int8, GOP/s) of the products' inner loop over operands in the first-level cache, on all
+   * Measured peak of the configured set: best GFLOP/s (for int8, GOP/s) of the products' inner loop on operands in the L1 cache, on all
    * configured threads, for about `milliseconds`.
    */
   measurePeak(precision: BasePrecision, milliseconds: number): number;
 }
 
 export interface NativeMatmulShape extends MatmulShape {
-  /** Products one after another in memory. */
+  /** Number of products, stored one after another. */
   batch: number;
 }
 
-/** A frozen base, with or without an adapter beside it. */
+/** A frozen base, with or without an adapter. */
 export interface FrozenLayer {
   base: PackedBase;
   adapter: Omit<NativeAdapter, 'graph' | 'mask'> | null;
@@ -350,17 +351,17 @@ export interface NativeAttentionShape extends Record<
   'batch' | 'time' | 'heads' | 'kvHeads' | 'headDim' | 'scale',
   number
 > {
-  /** [batch * time]: where in its sequence the document of each position begins; null: at 0. */
+  /** [batch * time]: where, within its sequence, the document of each position begins; null: at 0. */
   documents: Int32Array | null;
 }
 
-/** Integers count modulo 2^32, but for the seed. */
+/** Integers are taken modulo 2^32, except for the seed. */
 export interface DropoutStream {
   share: number;
   seed: number;
   step: number;
   firstSequence: number;
-  /** Its place among all layers. */
+  /** Its index among all layers. */
   layer: number;
   /** Elements of one sequence. */
   sequenceLength: number;
@@ -382,7 +383,7 @@ export interface AdamWOptions {
   gradientScale: number;
 }
 
-/** First moments in float32, or in eight bits with a scale for every 256 of them. */
+/** First moments in float32, or in 8 bits with one scale per 256 values. */
 export type NativeMoments =
   | { values: Float32Array[]; codes: null; scales: null }
   | { values: null; codes: (Int8Array | Uint8Array)[]; scales: Float32Array[] };
@@ -390,12 +391,12 @@ export type NativeMoments =
 /** Matrices of one shape. */
 export interface NativeMatrices {
   parameters: Float32Array[];
-  /** Null for matrices that are not trained. */
+  /** Null if the matrices are not trained. */
   gradients: Float32Array[] | null;
   moments: NativeMoments | null;
 }
 
-/** Opaque handle of what members of a run reach each other by, made by `openSharedMemory` or `openMpi`. */
+/** Opaque handle for communication between the members of a run, made by `openSharedMemory` or `openMpi`. */
 export interface NativeExchange {
   readonly exchange: unique symbol;
 }
@@ -405,17 +406,17 @@ export interface NativeMuonOptions {
   momentum: number;
   weightDecay: number;
   gradientScale: number;
-  /** Of the products of the sign. */
+  /** For the products that compute the sign. */
   precision: ProductPrecision;
 }
 
-/** One layer of a half: its packed base, or null and its trained weight[in, out]; an adapter beside a base alone. */
+/** One layer of a half: its packed base, or null and its trained weight[in, out]; only a layer with a base can have an adapter. */
 export interface NativeLayer {
   base: PackedBase | null;
-  /** Not read where there is a base. */
+  /** Not read if there is a base. */
   weight: Float32Array | null;
   adapter: NativeAdapter | null;
-  /** [out]; null for none. Queries, keys and values alone may have one. */
+  /** [out]; null: no bias. Only queries, keys and values may have one. */
   bias: Float32Array | null;
 }
 
@@ -427,13 +428,13 @@ export interface NativeAdapter {
   b: Float32Array;
   scale: number;
   graph: LayerGraph;
-  /** [rows, in], of its input: 0, or what is kept is multiplied by; null drops nothing. In a half that is apart alone. */
+  /** [rows, in], for its input: 0, or the factor of elements that are kept; null: no dropout. Only in a half that is `apart`. */
   mask: Float32Array | null;
 }
 
 /**
- * Null for what is not wanted: of a trained weight, or of a frozen one without an adapter; of a and b; of the g that scale = tanh(g) was
- * made of, in a half that is apart alone.
+ * Null for gradients that are not wanted: of a trained weight, or of a frozen one without an adapter; of a and b; of the g in scale =
+ * tanh(g), only in a half that is `apart`.
  */
 export interface NativeLayerGradients {
   weight: Float32Array | null;
@@ -443,7 +444,7 @@ export interface NativeLayerGradients {
   bias: Float32Array | null;
 }
 
-/** Gradients of a half: of its input, its gain and its layers. */
+/** Gradients of a half: its input, its gain and its layers. */
 export type NativeGradients<Layers extends string> = Record<'dx' | 'gain', Float32Array> &
   Record<Layers, NativeLayerGradients>;
 
@@ -452,12 +453,9 @@ interface NativeHalf {
   gain: Float32Array;
   epsilon: number;
   precision: ProductPrecision;
-  /** What is kept for the backward pass is kept in bfloat16. */
+  /** State for the backward pass is kept in bfloat16. */
   compact: boolean;
-  /**
-   * Each product is rounded by itself and then added: the sums of halves with dropout or a trained scale. Goes with neither `compact` nor
-   * merged graphs.
-   */
+  /** Each product is rounded and then added: for halves with dropout or a trained scale. Supports neither `compact` nor merged graphs. */
   apart: boolean;
 }
 
@@ -467,19 +465,19 @@ export interface NativeMlpHalf extends NativeHalf, Record<'gate' | 'up' | 'down'
 
 export interface NativeAttentionHalf extends NativeHalf, Record<'q' | 'k' | 'v' | 'o', NativeLayer> {
   shape: Record<'batch' | 'time' | 'hidden' | 'heads' | 'kvHeads' | 'headDim', number>;
-  /** [>= time, headDim / 2]; both null: queries and keys are not turned. */
+  /** [>= time, headDim / 2]; both null: queries and keys are not rotated. */
   cos: Float32Array | null;
   sin: Float32Array | null;
   headNorms: NativeHeadNorms | null;
-  /** [batch * time]: where in its sequence the document of each position begins; null: at 0. */
+  /** [batch * time]: where, within its sequence, the document of each position begins; null: at 0. */
   documents: Int32Array | null;
 }
 
-/** Gains of the norms of each head, or their gradients: [headDim]. */
+/** Gains [headDim] of the norms of heads, or their gradients. */
 export type NativeHeadNorms = Record<'q' | 'k', Float32Array>;
 
 /**
- * Best first. `amx` needs its tiles for bfloat16 and int8, a Linux that saves them, and avx512bf16; `avx512bf16` also needs
+ * Best first. `amx` needs tiles for bfloat16 and int8, a Linux that saves tile state, and avx512bf16; `avx512bf16` also needs
  * avx512f/bw/vl/dq; `avx2` also needs fma. On ARM `neonBf16` needs BFMMLA and dot products, `neonDot` dot products.
  */
 export const instructionSets = [
@@ -494,14 +492,14 @@ export const instructionSets = [
 ] as const;
 export type InstructionSet = (typeof instructionSets)[number];
 
-/** Compute what `amx` and `neonBf16` do in plain arithmetic, on any machine: never offered or chosen, there to test those. */
+/** Emulate `amx` and `neonBf16` with plain arithmetic on any machine: only for tests, never offered or chosen. */
 export type ModelledInstructionSet = 'amx-model' | 'neonBf16-model';
 
 /*
- * A base in int8 scales w symmetrically to [-127, 127], per output of y = x w and per input of dx = dy wᵀ, and x or dy per row on the
- * way; integer sums are exact. A row or a column of w that is not all finite makes the results it takes part in NaN. The adapter beside
- * it is computed in bfloat16. nf4 keeps w once, in four bits of NormalFloat with a scale for each 64 of them, and unpacks it to bfloat16
- * for each pass: an eighth of the memory, at some cost in time.
+ * An int8 base scales w symmetrically to [-127, 127], per output for y = x w and per input for dx = dy wᵀ, and scales x or dy per row on
+ * the fly; integer sums are exact. A row or column of w with a value that is not finite makes the results that depend on it NaN. Its
+ * adapter is computed in bfloat16. nf4 stores w once, as 4-bit NormalFloat with a scale per 64 values, and unpacks it to bfloat16 for each
+ * pass: an eighth of the memory, at some cost in time.
  */
 export type { BasePrecision, ProductPrecision };
 
@@ -513,14 +511,17 @@ export interface PackedBase {
 export interface NativeDescription {
   /** Sets this CPU and operating system support, best first. */
   instructionSets: InstructionSet[];
-  /** What multiplies int8 under the best set: 'vnni' and 'i8mm' are features of their own, beside avx512 and bfloat16. */
+  /** How int8 is multiplied with the best set: 'vnni' and 'i8mm' are features separate from avx512 and bfloat16. */
   int8: 'amx' | 'vnni' | 'avx2' | 'i8mm' | 'dot' | 'neon' | 'portable';
   /** CPUs this process may use: affinity mask and cgroup quota, rounded up. */
   threadsMax: number;
   cpuModel: string;
 }
 
-/** Compiled here or of a package, as RELORA_NATIVE says. Throws NativeUnusable with what to do where it cannot be loaded. */
+/**
+ * Loads the addon compiled here or the one from a package, as RELORA_NATIVE says. Throws NativeUnusable, which says what to do, if it
+ * cannot be loaded.
+ */
 export function loadNativeAddon(): NativeAddon {
   return loadNativeFile(findNativeAddon()) as NativeAddon;
 }

@@ -2,7 +2,7 @@ import type { ReductionType } from '../../plan/words.js';
 import { orLost, type Exchange } from '../exchange.js';
 import { loadNativeAddon, type NativeAddon, type NativeExchange } from './nativeAddon.js';
 
-/** Processes of one machine reach each other through an open file that all of them map. */
+/** Connects processes of one machine through an open file that all of them map. */
 export class SharedMemory implements Exchange {
   private readonly exchange: NativeExchange;
 
@@ -13,7 +13,7 @@ export class SharedMemory implements Exchange {
     private readonly addon: NativeAddon = loadNativeAddon(),
   ) {
     this.exchange = addon.openSharedMemory(file, rank, size);
-    // However the process ends, it waits for the thread of a call, which so comes back; and the others need not find out.
+    // An exiting process waits for the thread of a pending call; leaving ends that call, and informs the other members.
     process.once('exit', () => this.leave());
   }
 

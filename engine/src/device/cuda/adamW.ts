@@ -4,7 +4,7 @@ import type { CardResult } from './cardResult.js';
 import type { MatrixCalls } from './matrixCalls.js';
 import type { MemberTables } from './memberTables.js';
 
-/** Updates of parameters, all of one shape in one launch, which finds them by a table on the card. */
+/** AdamW updates: all parameters of the same shape in one launch, which finds them through a table on the card. */
 export class AdamWCalls {
   constructor(
     private readonly calls: MatrixCalls,
@@ -17,7 +17,7 @@ export class AdamWCalls {
     const { tables } = this;
     const length = members[0]!.parameter.length;
     const isCoded = 'codes' in members[0]!.first;
-    // The rounded copy of a parameter has the same rows, as far apart as in the parameter or further.
+    // The rounded copy of a parameter has the same rows, with the same or a larger stride.
     const columns = shape.at(-1) ?? 1;
     const words = members.flatMap((member) => this.wordsOf(member, length, columns, isCoded));
     this.calls.launch({

@@ -5,7 +5,7 @@ import type { MatrixCalls } from './matrixCalls.js';
 import type { MemberTables } from './memberTables.js';
 import { Scope } from './scope.js';
 
-/** Updates by APOLLO-Mini: all matrices of one shape in one launch of each kernel. */
+/** APOLLO-Mini updates: all matrices of the same shape in one launch per kernel. */
 export function apolloMini(
   calls: MatrixCalls,
   memory: CardMemory,

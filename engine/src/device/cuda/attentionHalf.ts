@@ -7,12 +7,12 @@ import { headNormBackward, headNormForward } from './headNorm.js';
 import { bytesOf, columnsOf, newMatrix, widthOf, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
-/** A half with attention between its layers: q, k and v stand beside each other. */
+/** A half with attention between its layers: q, k and v are adjacent columns of one matrix. */
 export function attentionParts(
   calls: MatrixCalls,
   half: AttentionHalf,
   cache: ForwardMode['cache'] = null,
-  /** Of the norms of the heads, for the backward pass. */
+  /** Gradients of the head norms, for the backward pass. */
   gradients: HeadNorms | null = null,
 ): HalfParts {
   const { shape, gain, epsilon, q, k, v, o } = half;
@@ -37,7 +37,7 @@ class Attention implements Middle {
     return this.shape.heads * this.shape.headDim;
   }
 
-  /** The tiled kernel wants heads that begin at multiples of 16 bytes; the plain one, and the cache's, computes in float32. */
+  /** The tiled kernel needs heads at multiples of 16 bytes; the plain kernel, and the one for a cache, compute in float32. */
   typeOfMade(type: Matrix['type']): Matrix['type'] {
     return type === 'bf16' && this.shape.headDim % 8 === 0 && this.cache === null ? 'bf16' : 'float';
   }
@@ -89,7 +89,7 @@ class Attention implements Middle {
     const { batch, time, heads, kvHeads, headDim } = shape;
     const dmade = newMatrix(temporary, made.rows, made.columns, made.type);
     const [of, d] = [this.headsOf(made), this.headsOf(dmade)];
-    // Nothing else writes between the heads of queries, keys and values.
+    // Nothing else writes the padding between queries, keys and values.
     if (d.q.columns + 2 * d.k.columns !== dmade.columns)
       calls.memory.card.fill(dmade.address, 0, bytesOf[dmade.type] * dmade.rows * dmade.stride);
     const delta = temporary.take(4 * batch * heads * time);
@@ -164,7 +164,7 @@ class Attention implements Middle {
     };
   }
 
-  /** Turns queries and keys by their positions, in place: as one where the keys' heads follow those of the queries. */
+  /** Rotates queries and keys by their positions, in place: in one launch if the keys directly follow the queries. */
   private turn(made: Matrix, firstPosition: number, sign: 1 | -1): void {
     const { calls } = this;
     const { time, heads, kvHeads, headDim } = this.shape;
@@ -195,5 +195,5 @@ class Attention implements Middle {
   }
 }
 
-/** Bytes of a head's rows in shared memory, padded as in attention.cu. */
+/** Shared memory in bytes for the rows of a head, padded as in attention.cu. */
 const tileBytes = (rows: number, dim: number) => rows * (Math.ceil(dim / 16) * 16 + 8) * bytesOf.bf16;

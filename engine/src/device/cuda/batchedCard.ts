@@ -1,6 +1,6 @@
 import type { Card } from './cudaAddon.js';
 
-/** Enough launches to be worth a call of the addon, few enough that the card does not wait for them. */
+/** Enough launches for one call of the addon to pay off, few enough that the card does not run out of work meanwhile. */
 const listBytes = 2 ** 13;
 
 /** Calls that neither queue work nor wait. */
@@ -9,8 +9,8 @@ const unordered: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * A card whose launches are handed over as lists: those that follow one another are one call of the addon. Any other call that queues or
- * waits first hands over the launches before it, so the order stays the same.
+ * A card that collects launches into lists: consecutive launches are one call of the addon. Every other call that queues work or waits
+ * first submits the collected launches, so the order is preserved.
  */
 export function batched(card: Card): Card {
   const list = new Uint8Array(listBytes);
@@ -30,7 +30,7 @@ export function batched(card: Card): Card {
   const entries = Object.entries(card).map(([name, call]: [string, unknown]) => {
     if (typeof call !== 'function' || unordered.has(name)) return [name, call];
     const ordered = (...values: unknown[]): unknown => {
-      if (name !== 'close') flush(); // of a card that is lost nothing runs any more
+      if (name !== 'close') flush(); // on a lost card nothing can run any more
       return (call as (...values: unknown[]) => unknown)(...values);
     };
     return [name, ordered];

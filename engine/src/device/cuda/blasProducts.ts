@@ -2,12 +2,12 @@ import type { Card, PlannedProduct } from './cudaAddon.js';
 import { bytesOf, type Matrix } from './matrix.js';
 import { encodeProduct } from './launchList.js';
 
-/** Products of one batch: of one shape, each at the same distance from the one before it. */
+/** A batch of products of the same shape, at constant distances. */
 export interface BlasProduct {
   readonly to: Matrix;
   readonly a: Matrix;
   readonly b: Matrix;
-  /** Added to the product; `to` itself for a sum. */
+  /** Added to the product; `to` itself to accumulate. */
   readonly addend: Matrix | null;
   readonly transposeA: boolean;
   readonly transposeB: boolean;
@@ -20,23 +20,23 @@ export interface BlasProduct {
     readonly b: number;
     readonly addend: number;
   };
-  /** Addresses of a float for each row of op(a) and each column of op(b), which multiply the sums; null for none. */
+  /** Addresses of floats that scale the sums, one per row of op(a) and one per column of op(b); null: no scales. */
   readonly scales: { readonly rows: number; readonly columns: number } | null;
 }
 
 const cudaType = { float: 0, bf16: 14, e4m3: 28 } as const;
 
-/** cuBLASLt's workspace for sums in parts: what NVIDIA advises for Hopper. */
+/** cuBLASLt's workspace for split sums: NVIDIA's recommendation for Hopper. */
 export const workspaceBytes = 32 * 2 ** 20;
 
 /**
- * Products by cuBLASLt. Each shape is planned once, by the library's own rules and never by timing, so that the same card,
- * driver and library take the same algorithm again; which ones were taken is kept.
+ * Products by cuBLASLt. Each shape is planned once, by the library's own heuristics and never by timing, so that the same card, driver and
+ * library always choose the same algorithm; the chosen ones are recorded.
  */
 export class BlasProducts {
-  /** What was planned, and the library's bytes for its algorithm; null where it has none. */
+  /** Planned shapes with the library's encoded algorithm; null if it has none. */
   readonly algorithms = new Map<string, string | null>();
-  /** By a hash of their shapes: a step asks for hundreds, and text as the key would cost more than all else of its queueing. */
+  /** By a hash of the shape: a step looks up hundreds of plans, and string keys would cost more than everything else of queueing. */
   private readonly plans = new Map<
     number,
     { readonly shape: PlannedProduct; readonly plan: number | null }[]
@@ -49,7 +49,7 @@ export class BlasProducts {
     card.openProducts(workspaceBytes);
   }
 
-  /** False where the library has no algorithm for it: then nothing was queued. */
+  /** False if the library has no algorithm for it: then nothing was queued. */
   run(product: BlasProduct): boolean {
     const plan = this.planOf(shapeOf(product));
     if (plan === null) return false;
@@ -57,7 +57,7 @@ export class BlasProducts {
     this.card.run(
       encodeProduct({
         ...{ plan, alpha: scale, beta: addend === null ? 0 : 1 },
-        // Column by column a matrix is its own transpose, so left and right change places.
+        // cuBLASLt reads matrices column by column, so ours appear transposed and left and right are swapped.
         ...{ a: b.address, b: a.address, c: (addend ?? to).address, d: to.address },
         ...{ scaleA: scales?.columns ?? 0, scaleB: scales?.rows ?? 0 },
       }),
@@ -122,8 +122,8 @@ function shapeOf({ to, a, b, addend, transposeA, transposeB, batch, scales }: Bl
   };
 }
 
-/** Bytes that the address of every member is a multiple of, up to 256. */
+/** Largest alignment in bytes, up to 256, of the addresses of all batch members. */
 function alignmentOf({ address, type }: Matrix, stride: number): number {
-  const bits = (address | (stride * bytesOf[type]) | 256) & 511; // of whole numbers up to 2^53 the lowest 32
+  const bits = (address | (stride * bytesOf[type]) | 256) & 511; // of integers up to 2^53 the lowest 32 bits
   return bits & -bits;
 }

@@ -8,7 +8,7 @@ import { newMatrix, tight, typeOf, type Arithmetic } from './matrix.js';
 import { MatrixCalls } from './matrixCalls.js';
 import { newCardBase, packInto, type CardBase } from './packedBase.js';
 
-/** Frozen weights of a card: as products read them, merged into, and parked on the host between. */
+/** Frozen weights of a card: packed for products, merged into, and parked on the host in between. */
 export class CardBases extends CardMemory implements api.FrozenBaseCalls {
   protected readonly calls: MatrixCalls;
   protected readonly arithmetic: Arithmetic;
@@ -37,15 +37,15 @@ export class CardBases extends CardMemory implements api.FrozenBaseCalls {
     checkWeight(weight, inFeatures, outFeatures);
     this.changed();
     own.version++;
-    if (matrix === null) return; // when it is used
+    if (matrix === null) return; // it will be packed on first use
     if (typeOf(this.arithmetic) !== 'float')
       return packInto(this.calls, matrix, { weight, inFeatures, outFeatures, name: 'repackBase: weight' });
-    // Products read the weight itself, until an adapter is merged in.
+    // Products read the weight itself until an adapter is merged into it.
     own.release();
     own.matrix = null;
   }
 
-  /** In bfloat16 W + s A B is made by each pass for itself. */
+  /** In bfloat16 every pass computes W + s A B by itself. */
   packMerged(base: api.FrozenBase, weight: api.DeviceBuffer, adapter: api.LayerAdapter): void {
     const { inFeatures, outFeatures } = base;
     const { rank, scale } = adapter;
@@ -79,7 +79,7 @@ export class CardBases extends CardMemory implements api.FrozenBaseCalls {
     return typeOf(this.arithmetic) === 'float';
   }
 
-  /** In float32 products read it at every step. */
+  /** In float32 weights are not parked, since products read them at every step. */
   override park(weight: api.DeviceBuffer): void {
     if (typeOf(this.arithmetic) !== 'float') super.park(weight);
   }
@@ -115,7 +115,7 @@ export class CardBases extends CardMemory implements api.FrozenBaseCalls {
         ...{ file: 'product_float', kernel: 'merge_adapter', grid },
         parameters: { ...parameters, merged },
       });
-    // Looked at first: what is not finite must leave the weight as it is.
+    // A dry run first: if the result is not finite, the weight must stay unchanged.
     merge(0);
     const bytes = new Uint8Array(12 * blocks);
     await this.card.downloadLater(bytes, found);

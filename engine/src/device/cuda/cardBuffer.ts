@@ -1,33 +1,33 @@
 import type { DeviceBuffer, ElementType } from '../device.js';
 import type { Matrix } from './matrix.js';
 
-/** What flows between the halves is float32 here too: what a probe computes from it is exact, and it costs a step little. */
+/** Activations between halves are float32 here too: probes are then exact, and a step is hardly slower. */
 export const elementBytes: Record<ElementType, number> = { float32: 4, activation: 4, int8: 1, uint8: 1 };
 
-/** The bfloat16 of a parameter, beside it. */
+/** The bfloat16 copy of a parameter. */
 export interface Half {
   readonly matrix: Matrix;
-  /** The parameter was written since. */
+  /** The parameter was written since the copy was made. */
   isStale: boolean;
-  /** The codes of the matrix are of these values, too. */
+  /** The codes of the matrix are up to date too. */
   hasCodes: boolean;
   release(): void;
 }
 
 export class CardBuffer implements DeviceBuffer {
   half: Half | null = null;
-  /** Where its values lie while they are parked: pinned memory of the host. */
+  /** Address of the values while they are parked: pinned host memory. */
   host: number | null = null;
-  /** Its memory is gone: the state of a half holds what will be read of it. */
+  /** Its memory was released: the state of a half contains everything that will still be read. */
   isTakenOver = false;
 
   constructor(
     readonly owner: object,
-    /** Null once it was given back, and while it is parked. */
+    /** Null once released, and while parked. */
     public address: number | null,
     readonly length: number,
     readonly type: ElementType,
-    /** Where the allocation begins that it is a part of; null where it is none. */
+    /** Start of the allocation that it is a part of; null if it is not part of one. */
     readonly whole: number | null,
   ) {}
 

@@ -4,7 +4,7 @@ import { Scope } from './scope.js';
 import { newMatrix, rowsOf, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
-/** Keys and values of the ids that a sequence has so far, in float32. One sequence. */
+/** Keys and values of the ids of one sequence so far, in float32. */
 export class CardCache implements KeyValueCache {
   length = 0;
   private readonly scope: Scope;
@@ -21,7 +21,7 @@ export class CardCache implements KeyValueCache {
     this.blocks = Array.from({ length: blockCount }, () => ({ k: made(), v: made() }));
   }
 
-  /** Puts rows behind those held; `length` grows when all blocks have theirs. All rows of the block. */
+  /** Appends rows for one block; `length` grows when all blocks have theirs. Returns all rows of the block. */
   append(calls: MatrixCalls, block: number, k: Matrix, v: Matrix): { k: Matrix; v: Matrix } {
     const end = this.length + k.rows;
     if (end > this.positionsMax)

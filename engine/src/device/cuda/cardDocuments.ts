@@ -3,7 +3,7 @@ import { checkDocuments, documentEnds } from '../documentRows.js';
 import type { CardMemory } from './cardMemory.js';
 import { Scope } from './scope.js';
 
-/** For each position the first that it sees, and one behind the last that sees it. */
+/** For each position: the first position that it attends to, and one past the last position that attends to it. */
 export class CardDocuments implements Documents {
   readonly rowCount: number;
   readonly begins: number;
@@ -15,7 +15,7 @@ export class CardDocuments implements Documents {
     this.scope = new Scope(memory);
     checkDocuments(begins, time);
     this.begins = memory.fed(this.scope, 2 * begins.byteLength, (to) => {
-      // A captured pass fills it again, with others.
+      // A captured pass fills it again, with other documents.
       checkDocuments(begins, time);
       const words = new Int32Array(2 * begins.length);
       words.set(begins);
@@ -30,7 +30,7 @@ export class CardDocuments implements Documents {
   }
 }
 
-/** As kernels are given them: addresses of zero where documents see each other. */
+/** As kernel arguments: both addresses are 0 if documents attend to each other. */
 export function addressesOf(documents: Documents | null): { begins: number; ends: number } {
   if (documents === null) return { begins: 0, ends: 0 };
   const { begins, ends } = documents as CardDocuments;

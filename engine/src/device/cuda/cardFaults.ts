@@ -5,7 +5,7 @@ interface Known {
   cure: string;
 }
 
-/** What an error code of a library means for an attempt, and what to do; null for the other codes, those of a card in use. */
+/** What an error code of a library means for an attempt, and what to do; null for other codes, which mean a fault of a card in use. */
 function knownFault(code: string): Known | null {
   switch (code) {
     case 'LIBRARY_MISSING':
@@ -38,7 +38,7 @@ function knownFault(code: string): Known | null {
   }
 }
 
-/** An error of the addon as what ends an attempt; a mistake of ours stays what it is. */
+/** Converts an error of the addon into the error that ends an attempt; errors of our own stay as they are. */
 export function asDeviceFault(error: unknown): unknown {
   const code = (error as { code?: unknown }).code;
   if (!(error instanceof Error) || typeof code !== 'string') return error;
@@ -53,7 +53,7 @@ export function asDeviceFault(error: unknown): unknown {
   );
 }
 
-/** The functions of the addon or of a card, every error of which is a fault of the device where it is one. */
+/** Wraps the functions of the addon or of a card, so that device errors are thrown as device faults. */
 export function guarded<T extends object>(functions: T): T {
   const entries = Object.entries(functions).map(([name, call]: [string, unknown]) => [
     name,

@@ -5,14 +5,14 @@ import type { Matrix } from './matrix.js';
 import type { Feeds } from './feeds.js';
 import { Scope } from './scope.js';
 
-/** Parts of one allocation begin at multiples of it: 16 bytes are moved as one. */
+/** Alignment of parts of one allocation, in elements; kernels move 16 bytes at a time. */
 const partAlignment = 64;
 
-/** Buffers in a card's memory, with what products read of them beside them, and some of them parked on the host. */
+/** Buffers in a card's memory, with the copies that products read; some buffers are parked on the host. */
 export class CardMemory extends CardPieces implements DeviceMemory {
   private feeds: Feeds | null = null;
 
-  /** What the work uploads goes through the feeds; null for none. */
+  /** Routes uploads of `work` through the feeds; null: uploads are direct. */
   feeding(feeds: Feeds | null, work: () => void): void {
     this.feeds = feeds;
     try {
@@ -22,7 +22,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     }
   }
 
-  /** Memory with what `fill` uploads, which differs from one time to the next. */
+  /** Allocates memory that `fill` uploads to, with contents that differ from call to call. */
   fed(scope: Scope, bytes: number, fill: (at: number) => void): number {
     if (this.feeds !== null) return this.feeds.place(scope, bytes, fill);
     const at = scope.take(bytes);
@@ -30,7 +30,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     return at;
   }
 
-  /** The same of memory that the caller has, once for all that reads `key` there. */
+  /** The same for the caller's memory, once for all uses of `key`. */
   fedOnce(key: object, fill: () => void): void {
     if (this.feeds === null) fill();
     else this.feeds.once(key, fill);
@@ -86,7 +86,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
         : type === 'int8'
           ? new Int8Array(length)
           : new Uint8Array(length);
-    // Queued before anybody can take what was staged.
+    // Queued before the staged memory can be reused.
     const done = length > 0 ? this.card.downloadLater(values, address) : null;
     scope.end();
     await done;
@@ -120,7 +120,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     of.isTakenOver = false;
   }
 
-  /** A state holds what will be read of the buffer: all that may still be done with it is to release it. */
+  /** Frees the memory of a buffer whose values a state contains: from now on the buffer can only be released. */
   takeOver(buffer: DeviceBuffer): void {
     const of = this.own(buffer, 'takeOver');
     if (of.isPart) throw new TypeError('takeOver: parts belong to their whole');
@@ -130,7 +130,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     of.isTakenOver = true;
   }
 
-  /** Moves the values to pinned memory of the host; what reads them has them brought back for as long as it needs them. */
+  /** Moves the values to pinned host memory; a use copies them back for as long as it needs them. */
   park(buffer: DeviceBuffer): void {
     const of = this.own(buffer, 'park');
     if (of.host !== null || of.length === 0) return;
@@ -141,7 +141,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     of.address = null;
   }
 
-  /** Where the values lie on the card until the scope ends: for parked ones a copy. */
+  /** Address of the values on the card until the scope ends: a copy if they are parked. */
   staged(buffer: DeviceBuffer, field: string, scope: Scope): number {
     const { host, bytes } = this.own(buffer, field);
     if (host === null) return this.addressOf(buffer, field);
@@ -150,14 +150,14 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     return address;
   }
 
-  /** Floats that lie on the card at least until the scope ends. */
+  /** Floats that are on the card at least until the scope ends. */
   stagedFloats(buffer: DeviceBuffer, length: number, field: string, scope: Scope): number {
     if (elementBytes[buffer.type] !== 4 || buffer.length !== length)
       return this.floats(buffer, length, field);
     return this.staged(buffer, field, scope);
   }
 
-  /** What was changed in a staged copy becomes the parked values. */
+  /** Copies a changed staged copy back to the parked values. */
   keepStaged(buffer: DeviceBuffer, address: number): void {
     const { host, bytes } = this.own(buffer, 'keepStaged');
     if (host !== null) this.card.downloadHost(host, address, bytes);
@@ -168,7 +168,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     return (buffer as CardBuffer).half;
   }
 
-  /** Keeps the bfloat16 of a buffer in `matrix` from now on; it is stale. */
+  /** From now on `matrix` is the bfloat16 copy of a buffer; it starts out stale. */
   keepHalf(buffer: DeviceBuffer, matrix: Matrix, release: () => void): Half {
     const of = this.own(buffer, 'half');
     if (buffer.type === 'float32') this.changed();
@@ -176,7 +176,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     return (of.half = { matrix, isStale: true, hasCodes: false, release });
   }
 
-  /** Its values were changed by something that does not write their bfloat16. */
+  /** The values were changed without updating their bfloat16 copy. */
   written(buffer: DeviceBuffer): void {
     const { half, type } = buffer as CardBuffer;
     if (half === null) return;
@@ -185,10 +185,10 @@ export class CardMemory extends CardPieces implements DeviceMemory {
   }
 
   discard(_values: HostValues): void {
-    // What a card's job holds on the host are single tensors.
+    // A card's job holds only single tensors on the host.
   }
 
-  /** Where a buffer of floats of that length lies. */
+  /** Address of a buffer of floats of that length. */
   floats(buffer: DeviceBuffer, length: number, field: string): number {
     const address = this.addressOf(buffer, field);
     if (elementBytes[buffer.type] !== 4)
@@ -198,7 +198,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     return address;
   }
 
-  /** Where buffers of floats lie, those that lie one after another in one allocation together, with the zeros between them. */
+  /** Addresses of float buffers; consecutive parts of one allocation form one span, including the zeros between them. */
   spansOf(buffers: readonly DeviceBuffer[], field: string): { address: number; length: number }[] {
     const spans: { address: number; length: number; end: number }[] = [];
     for (const buffer of buffers) {
@@ -213,7 +213,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     return spans;
   }
 
-  /** Whether they are parts of one allocation: then their distances depend on its lengths alone. */
+  /** Whether they are parts of one allocation: then their distances depend only on its lengths. */
   areTogether(buffers: readonly DeviceBuffer[]): boolean {
     const wholes = new Set(buffers.map((buffer) => (buffer as CardBuffer).whole));
     return wholes.size === 1 && !wholes.has(null);
@@ -234,7 +234,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     return buffer;
   }
 
-  /** What was parked comes back for good: to be trained, or for a call that seldom reads it. */
+  /** Address of a buffer. Parked values come back for good: to be trained, or for a call that rarely reads them. */
   private addressOf(buffer: DeviceBuffer, field: string): number {
     const of = this.own(buffer, field);
     const { host, bytes } = of;

@@ -5,24 +5,26 @@ import { Slabs, type Lifetime } from './slabs.js';
 /** The driver aligns allocations to this. */
 const alignment = 256;
 /**
- * What is smaller lies in slabs of its own: norms, tables and sums are held long, and between them no hole would be wide enough for
- * what a layer makes.
+ * Smaller allocations go to slabs of their own: norms, tables and sums live long, and between them no gap would be large enough for a
+ * layer's activations.
  */
 const smallBytes = 2 ** 18;
 const smallSlabBytes = 2 ** 21;
 
-/** Memory of a card by address. What is given back is used again for what needs as much: commands run in order, so none can see another's. */
+/**
+ * Card memory by address. Released memory is reused for requests of the same size; commands run in order, so none can see another's data.
+ */
 export class CardPieces {
   private readonly large: Slabs;
   private readonly small: Slabs;
   private readonly taken = new Map<number, number>();
   private bytes = 0;
-  /** A checksum of what is taken, the same in any order. */
+  /** A checksum of the allocated pieces, independent of their order. */
   private sum = 0;
-  /** Counts the changes that repeated calls do not make again. */
+  /** Counts the changes that repeating the calls would not make again. */
   private changes = 0;
 
-  /** `isApart`: every buffer is an allocation of the driver's own. */
+  /** `isApart`: every buffer is a driver allocation of its own. */
   constructor(
     readonly card: Card,
     isApart = false,
@@ -35,7 +37,7 @@ export class CardPieces {
     this.small = new Slabs(isApart ? card : large, isApart, { least: smallSlabBytes, most: smallSlabBytes });
   }
 
-  /** The address of that many bytes, which hold anything. */
+  /** Allocates that many bytes; the contents are arbitrary. */
   take(bytes: number, lifetime: Lifetime = 'any'): number {
     const size = Math.ceil(Math.max(bytes, 1) / alignment) * alignment;
     const address = this.piece(size, lifetime);
@@ -45,7 +47,7 @@ export class CardPieces {
     return address;
   }
 
-  /** Commands that are queued may still use it. */
+  /** Releases memory; queued commands may still use it. */
   give(address: number): void {
     const size = this.taken.get(address);
     if (size === undefined) throw new Error('Memory of the card was given back already');
@@ -73,12 +75,12 @@ export class CardPieces {
     return { count: this.taken.size, bytes: this.bytes };
   }
 
-  /** The same while the same memory is taken and nothing has changed that no call repeats: then the same calls queue the same. */
+  /** Stays the same as long as the same memory is allocated and `changed` was not called: then the same calls queue the same commands. */
   mark(): string {
     return `${this.taken.size} ${this.bytes} ${this.sum} ${this.changes}`;
   }
 
-  /** What calls before this one have queued is not what they would queue now. */
+  /** Invalidates earlier marks: earlier calls would now queue something else. */
   changed(): void {
     this.changes++;
   }
@@ -87,7 +89,7 @@ export class CardPieces {
     return new Set(this.taken.keys());
   }
 
-  /** For what was interrupted. */
+  /** Releases everything else, after an interruption. */
   giveAllBut(held: ReadonlySet<number>): void {
     for (const address of [...this.taken.keys()]) if (!held.has(address)) this.give(address);
   }

@@ -5,10 +5,10 @@ import type { MatrixCalls } from './matrixCalls.js';
 
 const headerBytes = 24;
 
-/** [loss, sum of losses, squared norm] in float64, and behind them a float32 for each row: read by one copy. */
+/** [loss, sum of losses, squared norm] in float64, followed by one float32 per row: read by one copy. */
 export class CardResult implements ResultBuffer {
   private readonly scope: Scope;
-  /** As kernels read it. */
+  /** Address for kernels. */
   readonly address: number;
 
   constructor(

@@ -3,7 +3,7 @@ import type { CardHalfState } from './half.js';
 import type { NormInput } from './norm.js';
 import type { Scope } from './scope.js';
 
-/** What the backward pass of the last norm needs. */
+/** State for the backward pass of the last norm. */
 export interface CardNormState {
   readonly scope: Scope;
   readonly x: NormInput;
@@ -12,7 +12,7 @@ export interface CardNormState {
 
 const asState = (state: CardHalfState | CardNormState): HalfState => state as unknown as HalfState;
 
-/** The state of a call as its caller holds it; null, and given back, where the mode keeps none. */
+/** The state that a call returns; null, with its memory released, if the mode keeps none. */
 export function keptState(
   state: CardHalfState | CardNormState,
   { keepsState }: Pick<ForwardMode, 'keepsState'>,
@@ -22,6 +22,6 @@ export function keptState(
   return null;
 }
 
-/** Of the half, or of the norm, that the caller says it is. */
+/** Casts to the kind of state that the caller expects: of a half, or of the norm. */
 export const stateOf = <T extends CardHalfState | CardNormState>(kept: HalfState | null): T | null =>
   kept as unknown as T | null;

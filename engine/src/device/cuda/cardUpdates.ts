@@ -9,7 +9,7 @@ import type { Kernels } from './kernels.js';
 import { MatrixUpdates } from './matrixUpdates.js';
 import { MemberTables } from './memberTables.js';
 
-/** What a step comes to, and what it changes. */
+/** The results of a step, and the updates of parameters. */
 export class CardUpdates extends CardBases implements api.UpdateCalls {
   private readonly tables = new MemberTables(this);
   private readonly adamWCalls: AdamWCalls;

@@ -1,15 +1,15 @@
-/** What the compiler says of one kernel. */
+/** What the compiler reports about one kernel. */
 export interface KernelResources {
   readonly kernel: string;
   readonly registers: number;
-  /** Static shared memory. */
+  /** Bytes of static shared memory. */
   readonly sharedBytes: number;
-  /** Registers that went to memory: stores and loads. */
+  /** Bytes of registers spilled to memory: stores and loads. */
   readonly spilledBytes: number;
   readonly stackBytes: number;
 }
 
-/** Reads the log of `--ptxas-options=-v`: a paragraph for each kernel. */
+/** Reads the log of `--ptxas-options=-v`, which has a paragraph per kernel. */
 export function readCompilerLog(log: string): { kernels: KernelResources[]; warnings: string[] } {
   const kernels: KernelResources[] = [];
   for (const part of log.split(/(?=Compiling entry function ')/)) {

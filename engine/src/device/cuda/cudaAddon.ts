@@ -2,48 +2,48 @@ import { engineFile, findNativeFile, loadNativeFile } from '../../binaries/nativ
 import { DeviceFault } from '../deviceFaults.js';
 
 /**
- * The addon for NVIDIA cards, typed in one place. It knows no kernel: texts, parameters and launches come from here. Addresses are
- * numbers below 2^53. What a library answers is thrown as an Error whose `code` is the library's own name for it, a wrong argument as
- * a TypeError; nothing is touched before. Calls queue and return, but for those that say otherwise.
+ * The addon for NVIDIA cards, typed in one place. It contains no kernels: sources, parameters and launches come from TypeScript. Addresses
+ * are numbers below 2^53. A library's error is thrown as an Error whose `code` is the library's own name for it, a wrong argument as a
+ * TypeError before anything is touched. Calls queue work and return, unless stated otherwise.
  */
 export interface CudaAddon {
-  /** Opens the driver and lists the cards; throws LIBRARY_MISSING, LIBRARY_TOO_OLD or what the driver says. */
+  /** Opens the driver and lists the cards; throws LIBRARY_MISSING, LIBRARY_TOO_OLD or the driver's error. */
   openDriver(path: string): { version: number; devices: CardDescription[] };
   openCompiler(path: string): { major: number; minor: number; architectures: number[] };
-  /** Opens cuBLASLt; its version, 130000 for 13.0. */
+  /** Opens cuBLASLt and returns its version, 130000 for 13.0. */
   openBlas(path: string): number;
-  /** Waits. `image` null: it does not compile, and the log says why. */
+  /** Blocks. `image` null: compilation failed, and the log says why. */
   compile(program: CompiledProgram): { image: Uint8Array | null; log: string };
 
   openCard(ordinal: number): Card;
-  /** What the management library says of the cards of the machine; throws LIBRARY_MISSING, LIBRARY_TOO_OLD or MANAGEMENT_FAILED. */
+  /** Readings of all cards from the management library; throws LIBRARY_MISSING, LIBRARY_TOO_OLD or MANAGEMENT_FAILED. */
   readCards(path: string): CardReading[];
 }
 
-/** Null where the card does not answer. */
+/** Null for values that the card does not report. */
 export interface CardReading {
   uuid: string;
-  /** Share of the last moment in which a kernel ran. */
+  /** Fraction of the last sampling period in which a kernel ran. */
   utilization: number | null;
   memoryUsedBytes: number | null;
   memoryBytes: number | null;
   celsius: number | null;
   watts: number | null;
-  /** Reasons of NVML for a clock below the wanted one. */
+  /** NVML's reasons for a clock below the requested one. */
   throttleBits: number | null;
 }
 
 /** An open card: its memory, its kernels and its queue. */
 export interface Card {
   readonly description: CardDescription;
-  /** Gives everything back; nothing may be called afterwards. */
+  /** Frees everything; no further calls are allowed. */
   close(): void;
   allocate(bytes: number): number;
   release(address: number): void;
   upload(to: number, from: ArrayBufferView): void;
-  /** Waits for everything queued before. */
+  /** Waits for everything queued before it. */
   download(to: ArrayBufferView, from: number): void;
-  /** Queued; resolves when `to` holds what was there when its turn came. */
+  /** Queued; resolves when `to` holds the contents as of its turn in the queue. */
   downloadLater(to: ArrayBufferView, from: number): Promise<void>;
   fill(address: number, value: number, bytes: number): void;
   copy(to: number, from: number, bytes: number): void;
@@ -51,32 +51,32 @@ export interface Card {
   loadModule(image: Uint8Array): number;
   loadKernel(module: number, name: string, dynamicSharedBytes: number): number;
   kernelAttributes(kernel: number): { registers: number; localBytes: number; staticSharedBytes: number };
-  /** Queues a list of launches as LaunchList writes them. */
+  /** Queues a list of launches in the format of LaunchList. */
   run(commands: Uint8Array): void;
-  /** Pinned memory of the host; `uploadHost` reads it when its turn comes, and `releaseHost` waits. */
+  /** Pinned host memory; `uploadHost` reads it when its turn in the queue comes, and `releaseHost` waits. */
   allocateHost(bytes: number): number;
   releaseHost(memory: number): void;
   uploadHost(to: number, from: number, bytes: number): void;
   downloadHost(to: number, from: number, bytes: number): void;
 
-  /** Products by the opened cuBLASLt, with device memory of their own for sums in parts. */
+  /** Enables products by the opened cuBLASLt, with a device workspace for split sums. */
   openProducts(workspaceBytes: number): void;
-  /** Null where the library has no algorithm for it; a plan is never changed. */
+  /** Null if the library has no algorithm for it; a plan never changes. */
   planProduct(shape: PlannedProduct): { plan: number; algorithm: string } | null;
 
-  /** What is queued until `endCapture` becomes a graph instead; nothing that waits may be called meanwhile. */
+  /** Work queued until `endCapture` becomes a graph instead of running; calls that wait are not allowed meanwhile. */
   beginCapture(): void;
   endCapture(): number;
   runGraph(graph: number): void;
   releaseGraph(graph: number): void;
 
   synchronize(): void;
-  /** Resolves when everything queued before is done, and leaves the event loop free until then. */
+  /** Resolves when everything queued before is done, without blocking the event loop. */
   wait(): Promise<void>;
   memory(): CardMemory;
 }
 
-/** As ProductShape of host/products.h: D = alpha op(A) op(B) + beta C, column by column, as cuBLASLt has it. */
+/** ProductShape of host/products.h: D = alpha op(A) op(B) + beta C in column-major order, as cuBLASLt defines it. */
 export interface PlannedProduct {
   m: number;
   n: number;
@@ -117,7 +117,7 @@ export interface CardDescription {
 export interface CardMemory {
   freeBytes: number;
   totalBytes: number;
-  /** By this process, now and at most. */
+  /** Allocated by this process: now, and at the peak. */
   allocatedBytes: number;
   peakBytes: number;
   allocationCount: number;
@@ -132,10 +132,10 @@ export interface CompiledProgram {
   options: string[];
 }
 
-/** The folder of the addon and of the kernels' texts, from the sources as from the build. */
+/** The folder of the addon and of the kernel sources, for both the source tree and the build. */
 export const cudaFolder = engineFile('cuda/');
 
-/** Compiled here or of a package, as RELORA_NATIVE says, or the file at `path`. */
+/** Loads the addon compiled here or the one from a package, as RELORA_NATIVE says, or the file at `path`. */
 export function loadCudaAddon(path?: string): CudaAddon {
   try {
     const built = `${cudaFolder}build/host/relora_cuda.node`;

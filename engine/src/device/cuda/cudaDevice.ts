@@ -25,7 +25,7 @@ export class CudaDevice extends CardEnds implements api.Device {
     description: api.DeviceDescription,
     card: Card,
     kernels: Kernels,
-    /** Null: every product is by kernels of our own. */
+    /** Null: all products use our own kernels. */
     readonly blas: BlasProducts | null = null,
     isApart = false,
   ) {
@@ -42,7 +42,7 @@ export class CudaDevice extends CardEnds implements api.Device {
     super.release(buffer);
   }
 
-  /** What repeats is queued again from now on: for whoever measures what that takes. */
+  /** Drops captured graphs, so that work is queued again: for measurements of the cost. */
   forgetRepeats(): void {
     this.repeats.forgetAll();
   }
@@ -186,7 +186,7 @@ export class CudaDevice extends CardEnds implements api.Device {
   ): void {
     let state = stateOf<CardHalfState>(kept);
     if (state === null) {
-      // Made again, without what comes out of it.
+      // Recomputed, without its output.
       const length = parts.rows * parts.hidden;
       const [from, to] = [this.floats(x, length, `${call}: x`), this.take(4 * length)];
       state = halfForward(

@@ -3,19 +3,19 @@ import type { CardMemory } from './cardMemory.js';
 
 const bytes = 256;
 
-/** Where the dropout of the micro-batch under way stands, in memory that its masks are made from: so graphs need not be made again. */
+/** Position of the current micro-batch for dropout, in memory that mask kernels read: so graphs stay valid from step to step. */
 export class DropoutPlaces {
   private address = 0;
   private uploaded = '';
 
   constructor(private readonly memory: CardMemory) {}
 
-  /** Has the memory. */
+  /** Allocates the memory. */
   prepare(): void {
     if (this.address === 0) this.address = this.memory.card.allocate(bytes);
   }
 
-  /** The address of [first sequence, step] as they are when the kernels behind this run. */
+  /** The address of [first sequence, step], valid for kernels queued after this call. */
   of(place: DropoutPlace): number {
     this.prepare();
     this.memory.fedOnce(place, () => {

@@ -6,8 +6,8 @@ import type { CardBase } from './packedBase.js';
 import { quantized, transposed, type Quantized } from './quantized.js';
 
 /**
- * Frozen weights of layers that read one input, in e4m3, twice: for y = x W with a scale for each column of W, and for dx = dy Wᵀ
- * with one for each row of all layers together. Packed from the float32 weights, again when one of them has changed.
+ * Frozen weights of layers with the same input, in e4m3, stored twice: for y = x W with a scale per column of W, and for dx = dy Wᵀ with a
+ * scale per row over all layers. Packed from the float32 weights, again when one of them has changed.
  */
 export class E4m3Weights {
   private readonly scope: Scope;

@@ -3,7 +3,7 @@ import type { Scope } from './scope.js';
 import type { KernelCall, Kernels } from './kernels.js';
 import { newMatrix, type Matrix, type MatrixType } from './matrix.js';
 
-/** Kernels that copy, convert and add up. */
+/** Kernels that copy, convert and sum. */
 export class ElementCalls {
   constructor(
     readonly memory: CardMemory,
@@ -15,7 +15,7 @@ export class ElementCalls {
     this.kernels.launch({ ...call, definitions });
   }
 
-  /** The matrix in that type: itself, or a copy that is rounded to nearest even, or widened. */
+  /** The matrix in that type: itself, or a copy, rounded to nearest even or widened. */
   as(type: MatrixType, matrix: Matrix, scope: Scope): Matrix {
     if (matrix.type === type) return matrix;
     const copy = newMatrix(scope, matrix.rows, matrix.columns, type);
@@ -23,7 +23,7 @@ export class ElementCalls {
     return copy;
   }
 
-  /** Also between types. */
+  /** Types may differ. */
   copy(to: Matrix, from: Matrix): void {
     const { rows, columns } = to;
     if (to.type === from.type) {
@@ -80,5 +80,5 @@ export class ElementCalls {
   }
 }
 
-/** Rows that one thread adds up: fixed, so that sums depend on shapes alone. */
+/** Rows per thread: fixed, so that sums depend only on shapes. */
 export const sliceRows = 64;

@@ -2,7 +2,7 @@ import type { TableShape } from '../device.js';
 import { Scope } from './scope.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
-/** y[rows, hidden], floats one after the other, = the rows of the table at ids. */
+/** y[rows, hidden], contiguous floats, = the rows of the table at ids. */
 export function embeddingForward(
   calls: MatrixCalls,
   y: number,
@@ -28,12 +28,12 @@ export function embeddingForward(
   scope.end();
 }
 
-/** Rows that one block adds up at most; what occurs more often is added up in parts. */
+/** Most rows that one block sums; ids that occur more often are summed in parts. */
 const segmentRows = 64;
 
 /**
- * Adds to dtable. Positions are sorted by id here, so that rows of one id are added in their order. It launches as many segments and parts
- * as that many rows can have at most, whatever the ids are; those that the ids do not need are empty.
+ * Adds to dtable. Positions are sorted by id on the host, so that rows of the same id are added in order. The numbers of segments and parts
+ * launched are the maximum for that many rows, whatever the ids are; unneeded ones are empty.
  */
 export function embeddingBackward(
   calls: MatrixCalls,
@@ -83,8 +83,8 @@ export function embeddingBackward(
 }
 
 /**
- * `rows`: places sorted by id, those of one id in their order. `segments`: [begin, end, id, its place among the parts, or -1 where it is
- * added to the table itself]. `long`: [id, begin, end] among the parts. Entries that are not needed stay zero, which means empty.
+ * `rows`: positions sorted by id, in ascending order within an id. `segments`: [begin, end, id, index among the parts, or -1 if the segment
+ * is added to the table directly]. `long`: [id, begin, end] among the parts. Unneeded entries stay zero, which means empty.
  */
 function fillSegments(
   rows: Int32Array,

@@ -6,7 +6,7 @@ type Fill = () => void;
 
 const alignment = 256;
 
-/** What work uploads, in one piece of memory that nothing else uses: a graph of the work reads it there each time. */
+/** The uploads of some work, in one piece of memory of its own: a graph of the work reads them there every time. */
 export class Feeds {
   private readonly wanted = new Map<object, Fill>();
   private block: { address: number; bytes: number } | null = null;
@@ -15,17 +15,17 @@ export class Feeds {
 
   constructor(private readonly memory: CardMemory) {}
 
-  /** From now on uploads are counted, and done where they are asked for. */
+  /** From now on uploads are counted, and made directly. */
   measure(): void {
     this.begin('measure');
   }
 
-  /** From now on uploads are kept for `fill`. */
+  /** From now on uploads are recorded for `fill`. */
   record(): void {
     this.begin('record');
   }
 
-  /** Has memory for what was counted. */
+  /** Allocates memory for the counted uploads. */
   reserve(): void {
     if (this.block !== null && this.block.bytes >= this.used) return;
     this.release();
@@ -47,13 +47,13 @@ export class Feeds {
     return at;
   }
 
-  /** Uploads of the same `key` go to memory of their own, and are one. */
+  /** Uploads of the same `key` are made once, to the caller's memory. */
   once(key: object, fill: Fill): void {
     if (this.mode === 'measure') fill();
     else this.wanted.set(key, fill);
   }
 
-  /** Uploads all of it. */
+  /** Performs all recorded uploads. */
   fill(): void {
     for (const fill of this.wanted.values()) fill();
   }

@@ -16,10 +16,10 @@ import {
 } from './norm.js';
 import { newQuantized } from './quantized.js';
 
-/** A half of a block: x + last(middle(first(norm(x)))), with the layers of `first` beside each other. */
+/** A half of a block: x + last(middle(first(norm(x)))); the outputs of `first`'s layers are adjacent columns. */
 export interface HalfParts {
   readonly rows: number;
-  /** Positions of a sequence. */
+  /** Positions per sequence. */
   readonly time: number;
   readonly hidden: number;
   readonly gain: DeviceBuffer;
@@ -29,13 +29,13 @@ export interface HalfParts {
   readonly middle: Middle;
 }
 
-/** Between the layers of a half: attention, or SwiGLU. */
+/** The part between the layers of a half: attention, or SwiGLU. */
 export interface Middle {
-  /** Columns of what goes into `last`: with zeros behind them where all layers of the half are joined. */
+  /** Columns of the input of `last`: with zero padding at the end if all layers of the half are joined. */
   innerWidth(isJoined: boolean): number;
-  /** The type of what the layers of `first` make, [rows, one after the other]. */
+  /** Type of the outputs of `first`, [rows, adjacent columns]. */
   typeOfMade(type: Matrix['type']): Matrix['type'];
-  /** What the backward pass needs is taken from `kept`; `inner` may be part of it. `withCodes`: `inner` will be read in e4m3. */
+  /** State for the backward pass is allocated from `kept`; `inner` may be part of it. `withCodes`: `inner` will be read in e4m3. */
   forward(
     made: Matrix,
     innerWidth: number,
@@ -44,8 +44,8 @@ export interface Middle {
     withCodes: boolean,
   ): { inner: Matrix; state: MiddleState };
   /**
-   * `dmade` is the gradient of `made`, zero between the layers, which may be read in e4m3 and may lie where `made` does. `inner` is what
-   * went into `last`, for the gradients of that layer; it is there until `between` ends.
+   * `dmade` is the gradient of `made`, with zeros between the layers; it may be read in e4m3 and may overwrite `made`. `inner` is the input
+   * of `last`, for the gradients of that layer; it is valid until `between` ends.
    */
   backward(
     made: Matrix,
@@ -57,18 +57,18 @@ export interface Middle {
   ): { dmade: Matrix; inner: Matrix };
 }
 
-/** What the middle of a half keeps: attention its output and the logarithms of its sums, SwiGLU nothing. */
+/** What the middle of a half keeps: attention its output and log-sum-exp, SwiGLU nothing. */
 export interface MiddleState {
   readonly mixed: Matrix;
   readonly logSumExp: number;
-  /** Queries and keys before the norms of their heads; null without those. */
+  /** Queries and keys before the head norms; null without these. */
   readonly heads: Record<'q' | 'k', Matrix> | null;
 }
 
-/** What the backward pass of a half needs. The norm of x is not among it: it is made again for less than it would hold. */
+/** State for the backward pass of a half. The norm of x is not included: recomputing it costs less than keeping it. */
 export interface CardHalfState {
   readonly scope: Scope;
-  /** What came in, as the backward pass reads it: rounded where products round; null where nobody will read it. */
+  /** The input as the backward pass reads it: rounded if products are rounded; null if nothing reads it. */
   readonly x: NormInput | null;
   readonly made: Matrix;
   readonly middle: MiddleState;
@@ -109,7 +109,7 @@ export interface CardHalfGradients {
   readonly last: LayerGradients;
 }
 
-/** Takes over the state. */
+/** Takes ownership of the state. */
 export function halfBackward(
   calls: MatrixCalls,
   gradients: CardHalfGradients,
@@ -122,10 +122,10 @@ export function halfBackward(
   const { memory } = calls;
   const pass: LinearPass = { arithmetic, isProbe: false, time: parts.time };
   const type = typeOf(arithmetic);
-  // What is large is given back as soon as it was read.
+  // Large temporaries are released as soon as they have been read.
   const [temporary, upper, between] = [new Scope(memory), new Scope(memory), new Scope(memory)];
   const residual = memory.floats(dy, rows * hidden, 'half: dy');
-  // Rounded by whoever made it, or now.
+  // Rounded when it was computed, or now.
   const upstream =
     type === 'float' ? tight(residual, rows, hidden) : calls.half(dy, rows, hidden, 'half: dy');
 
@@ -164,12 +164,12 @@ function normedOf(
   const plain = newMatrix(scope, parts.rows, parts.hidden, type);
   const normed = withCodes && makesCodes(parts) ? { ...plain, codes: newQuantized(scope, plain) } : plain;
   const rstd = scope.take(4 * parts.rows);
-  // Floats stay where they are.
+  // Float32 input is not copied.
   normForward(calls, normed, rstd, x, normOf(calls, parts), kept?.type === 'bf16' ? kept : null);
   return { normed, rstd };
 }
 
-/** With dx rounded, too, for the half before, and in e4m3 where that reads it so. */
+/** Also writes dx rounded for the preceding half, and in e4m3 if that half reads it. */
 export function normGradients(
   calls: MatrixCalls,
   { dx, gain }: { readonly dx: DeviceBuffer; readonly gain: DeviceBuffer },

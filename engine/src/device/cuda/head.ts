@@ -4,19 +4,19 @@ import type { CardResult } from './cardResult.js';
 import { bytesOf, newMatrix, rowsOf, tight, typeOf, type Arithmetic, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
-/** Whole logits are never held: how many of them are. */
+/** Limits on how much of the logits is in memory at a time. */
 export interface HeadLimits {
-  /** Logits in float32: few enough to be read again from the card's cache. */
+  /** Bytes of logits in float32: few enough to be read again from the card's cache. */
   readonly logitBytes: number;
-  /** Their gradients, in what products read. */
+  /** Bytes of their gradients, in the type that products read. */
   readonly gradientBytes: number;
-  /** Elements of dx that are made at once: enough to fill a card with tiles. */
+  /** Elements of dx per product: enough tiles to fill a card. */
   readonly tileElements: number;
 }
 
 const headLimits: HeadLimits = { logitBytes: 2 ** 25, gradientBytes: 2 ** 29, tileElements: 2 ** 22 };
 
-/** Losses of rows, added to the result; gradients where they are wanted. */
+/** Adds the losses of rows to the result; computes gradients if requested. */
 export function headCrossEntropy(
   calls: MatrixCalls,
   result: CardResult,
@@ -92,7 +92,7 @@ export function headLogits(
   scope.end();
 }
 
-/** As products read it: rounded by its own update. */
+/** In the type of products; its own update rounds it. */
 function headOf(
   calls: MatrixCalls,
   head: DeviceBuffer,

@@ -9,7 +9,7 @@ interface HeadShape {
   readonly epsilon: number;
 }
 
-/** Each head of x[rows, heads * headDim] by itself, in place; gives what x was. */
+/** Normalizes each head of x[rows, heads * headDim] in place; returns a copy of x from before. */
 export function headNormForward(
   calls: MatrixCalls,
   x: Matrix,
@@ -32,7 +32,7 @@ export function headNormForward(
   return made;
 }
 
-/** `d`, of what was normalized, becomes that of `made`; `gain` is written. */
+/** Converts `d`, the gradient of the normalized values, into that of `made`; writes `gain`. */
 export function headNormBackward(
   calls: MatrixCalls,
   gradients: { readonly d: Matrix; readonly gain: DeviceBuffer },

@@ -7,19 +7,19 @@ import type { ProductPart } from './productCalls.js';
 import { Scope } from './scope.js';
 
 /**
- * Layers that read one input, as one product: their weights stand beside each other, in bfloat16. Trained weights are rounded by their
- * own update; frozen ones get W' = W + s A B in memory of the pass just before they are used, so that W and W' are never both
- * held for more than a layer. x A is made in the backward pass, by one product for all: it costs what more columns of
- * the forward product would, and nothing is kept.
+ * Layers with the same input, as one product: their weights are adjacent columns in bfloat16. Trained weights are rounded by their own
+ * update; for frozen ones W' = W + s A B is computed in memory of the pass just before use, so that both W and W' exist only for one layer
+ * at a time. x A is recomputed in the backward pass, by one product for all layers: that costs as much as additional columns in the forward
+ * product, and nothing has to be kept.
  */
 export class JoinedLayers extends JoinedWeights {
-  /** Whether they can be one product. */
+  /** Whether these layers can be one product. */
   static canBe(layers: readonly Layer[], pass: LinearPass): boolean {
     const isAlike = layers.every(({ base }) => (base === null) === (layers[0]!.base === null));
     return pass.arithmetic === 'bfloat16' && !pass.isProbe && layers.every(isPlain) && isAlike;
   }
 
-  /** The layers together: made when they are first seen, and found again. */
+  /** The joined layers: created on first use, then looked up. */
   static of(calls: MatrixCalls, layers: readonly Layer[], inputWidth: number): JoinedLayers {
     const key: object = layers[0]!.base ?? layers[0]!.weight;
     const found = known.get(key);
@@ -29,12 +29,12 @@ export class JoinedLayers extends JoinedWeights {
     return made;
   }
 
-  /** Whether inputs, and gradients of what is made, are read in e4m3. */
+  /** Whether inputs, and gradients of outputs, are read in e4m3. */
   get readsCodes(): boolean {
     return this.e4m3 !== null;
   }
 
-  /** to[rows, width] = x of all layers + addend. */
+  /** to[rows, width] = x times the weights of all layers + addend. */
   forward(to: Matrix, x: Matrix, addend: Matrix | null): void {
     const temporary = new Scope(this.calls.memory);
     if (this.e4m3 === null) this.calls.product(to, x, this.merged(temporary), { addend });
@@ -45,7 +45,7 @@ export class JoinedLayers extends JoinedWeights {
     temporary.end();
   }
 
-  /** dx, of floats or bfloat16, of the gradients dy[rows, width] of all layers. */
+  /** dx, in float32 or bfloat16, from the gradients dy[rows, width] of all layers. */
   inputGradient(dx: Matrix, dy: Matrix): void {
     const temporary = new Scope(this.calls.memory);
     if (this.e4m3 === null) this.calls.product(dx, dy, this.merged(temporary), { transposeB: true });
@@ -89,7 +89,7 @@ export class JoinedLayers extends JoinedWeights {
       }
   }
 
-  /** Gradients that are wanted are written, in the order of the layers. */
+  /** Writes the requested gradients, in the order of the layers. */
   gradients(into: readonly LayerGradients[], dy: Matrix, x: Matrix): void {
     const temporary = new Scope(this.calls.memory);
     this.weightGradients(into, dy, x, temporary);
@@ -106,7 +106,7 @@ export class JoinedLayers extends JoinedWeights {
       if (weight === null) return;
       const address = calls.memory.floats(weight, inFeatures * outFeatures, `${name}.weight`);
       const own = tight(address, inFeatures, outFeatures);
-      // Rows that begin anywhere are slow to write for a product: those are made elsewhere and copied.
+      // A product writes rows that are not aligned slowly: such gradients are computed elsewhere and copied.
       const isEven = outFeatures % 8 === 0 || outFeatures < 256;
       const to = isEven ? own : newMatrix(temporary, inFeatures, outFeatures, 'float');
       if (!isEven) moved.push({ to: own, from: to });
@@ -156,10 +156,10 @@ export class JoinedLayers extends JoinedWeights {
   }
 }
 
-/** By the first of the layers. */
+/** Keyed by the first of the layers. */
 const known = new WeakMap<object, JoinedLayers>();
 
-/** Neither biases nor, but beside a base in e4m3, paths of their own. */
+/** Without biases, and without separate adapter paths unless the base is in e4m3. */
 function isPlain(layer: Layer): boolean {
   const { bias, adapter } = layer;
   if (bias !== null) return false;

@@ -6,19 +6,22 @@ import type { MatrixCalls } from './matrixCalls.js';
 import { packInto, type CardBase } from './packedBase.js';
 import { Scope } from './scope.js';
 
-/** Weights and adapters of layers that read one input, beside each other. */
+/** Weights and adapters of layers with the same input, as adjacent columns. */
 export class JoinedWeights {
   protected readonly offsets: readonly number[];
-  /** W, or the rounded weights that are trained: [columns of the input, of all layers], zeros where no layer has a weight. */
+  /** W, or the rounded copy of trained weights: [columns of the input, columns of all layers], zeros in the padding. */
   protected readonly weights: Matrix;
-  /** For a base in e4m3, in place of W: adapters then have a path of their own, since e4m3 would round away what a young adapter adds. */
+  /**
+   * Used instead of W for an e4m3 base: adapters then have a separate path, since e4m3 would round away the small changes of a young
+   * adapter.
+   */
   protected readonly e4m3: E4m3Weights | null = null;
-  /** A of the adapted layers beside each other; null without adapters. */
+  /** A of the adapted layers, as adjacent columns; null without adapters. */
   protected readonly a: Matrix | null;
-  /** Where the columns of each layer's A begin. */
+  /** First column of each layer's A. */
   protected readonly rankOffsets: readonly number[];
 
-  /** `inputWidth`: columns of what goes in, zeros among them. */
+  /** `inputWidth`: columns of the input, including zero padding. */
   protected constructor(
     protected readonly calls: MatrixCalls,
     protected readonly layers: readonly Layer[],
@@ -73,7 +76,7 @@ export class JoinedWeights {
     });
   }
 
-  /** Places of the adapted layers by their scale: layers of one scale can share a product. */
+  /** Indices of the adapted layers by scale: layers of the same scale can share a product. */
   protected byScale(): Map<number, number[]> {
     const groups = new Map<number, number[]>();
     this.layers.forEach(({ adapter }, i) => {
@@ -84,17 +87,17 @@ export class JoinedWeights {
     return groups;
   }
 
-  /** All of A; what was written by something else than an update is rounded now. */
+  /** All of A; parts that were written by anything but an update are rounded now. */
   protected roundedA(): Matrix {
     for (const { adapter, inFeatures, name } of this.layers)
       if (adapter !== null) this.calls.half(adapter.a, inFeatures, adapter.rank, `${name}.a`);
     return this.a!;
   }
 
-  /** The weights with their adapters in them. */
+  /** The weights with their adapters merged in. */
   protected merged(temporary: Scope): Matrix {
     const { calls, layers, weights } = this;
-    // What was written by something else than an update is rounded now.
+    // Weights that were written by anything but an update are rounded now.
     for (const { base, weight, inFeatures, outFeatures, name } of layers)
       if (base === null) calls.half(weight, inFeatures, outFeatures, name);
     if (this.a === null) return weights;
@@ -119,7 +122,7 @@ export class JoinedWeights {
     return merged;
   }
 
-  /** A layer's own part of the weights, or of what is made of them. */
+  /** A layer's part of the weights, or of a matrix of the same width. */
   protected partOf(all: Matrix, i: number): Matrix {
     return { ...this.columnsOfLayer(all, i), rows: this.layers[i]!.inFeatures };
   }
@@ -132,7 +135,7 @@ export class JoinedWeights {
     return columnsOf(all, this.rankOffsets[i]!, this.layers[i]!.adapter!.rank);
   }
 
-  /** Whether it was made of these layers, and still shares its memory with them. */
+  /** Whether it was made from these layers and still shares its memory with them. */
   protected isOf(layers: readonly Layer[]): boolean {
     const isOwn = ({ weight, base, adapter }: Layer, i: number): boolean => {
       const own = this.layers[i]!;
@@ -152,7 +155,7 @@ export class JoinedWeights {
 
 export const isOfE4m3 = ({ base }: Layer) => base !== null && (base as CardBase).isE4m3;
 
-/** A matrix of zeros that several hold: given back when the last of them has let it go. */
+/** A zeroed matrix with several holders: freed when the last one releases it. */
 function zeros(memory: CardMemory, rows: number, columns: number, holders: number) {
   const scope = new Scope(memory);
   const matrix = newMatrix(scope, rows, columns, 'bf16');
@@ -171,7 +174,7 @@ function isInside(all: Matrix | null, part: Matrix | null): boolean {
   return part.address >= all.address && part.address < all.address + 2 * all.rows * all.stride;
 }
 
-/** Where each of some widths begins, and behind them where the last one ends. */
+/** Start offsets of consecutive widths, followed by the total. */
 function offsetsOf(widths: readonly number[]): number[] {
   const offsets = [0];
   for (const width of widths) offsets.push(offsets.at(-1)! + width);

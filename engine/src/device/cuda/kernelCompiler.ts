@@ -4,17 +4,17 @@ import { join } from 'node:path';
 import type { CudaAddon } from './cudaAddon.js';
 import { readKernelHeaders, type KernelFile } from './kernelText.js';
 
-/** What a file of kernels is compiled for. */
+/** Compilation target of a kernel file. */
 export interface KernelTarget {
-  /** As `sm_90a`. */
+  /** For example `sm_90a`. */
   readonly architecture: string;
-  /** `NAME=VALUE` of the preprocessor, which make several modules of one text. */
+  /** Preprocessor definitions `NAME=VALUE`, which make several modules from one source. */
   readonly definitions?: readonly string[];
-  /** Of a compiler that has more than NVRTC has: the model's. */
+  /** Options of a compiler that supports more than NVRTC does: that of the card model. */
   readonly moreOptions?: readonly string[];
 }
 
-/** A fault of ours: every kernel is compiled for every architecture before it is released. */
+/** An error of ours: every kernel is compiled for every architecture before a release. */
 export class KernelsDoNotCompile extends Error {
   constructor(
     file: string,
@@ -27,13 +27,13 @@ export class KernelsDoNotCompile extends Error {
 export interface KernelCompiler {
   /** The compiler's version, as in a job's record. */
   readonly version: string;
-  /** From the cache where there is one and it has it. */
+  /** Taken from the cache if it is there. */
   compile(file: KernelFile, target: KernelTarget): { image: Uint8Array; log: string };
 }
 
 /**
- * Compiles by NVRTC. The key of the cache is everything that makes the image: texts, options and the compiler's version. Whoever may
- * not write the folder reads it alone, and compiles what it does not find there.
+ * Compiles with NVRTC. The key of the cache is everything that determines the image: sources, options and the compiler's version. If the
+ * folder is not writable, it is only read, and images that are not there are compiled.
  */
 export function kernelCompiler(
   addon: CudaAddon,
@@ -67,7 +67,7 @@ export function kernelCompiler(
   };
 }
 
-/** `-v` puts registers and spills into the log; nothing else of it changes the image. */
+/** `-v` puts registers and spills into the log; it does not change the image. */
 function compilerOptions({ architecture, definitions = [], moreOptions = [] }: KernelTarget): string[] {
   return [
     `--gpu-architecture=${architecture}`,
@@ -78,13 +78,13 @@ function compilerOptions({ architecture, definitions = [], moreOptions = [] }: K
   ];
 }
 
-/** An image with its digest before it, so that a file that was cut off is compiled again and never loaded. */
+/** An image preceded by its digest, so that a truncated file is compiled again and never loaded. */
 function readImage(path: string): Uint8Array | null {
   let bytes: Uint8Array;
   try {
     bytes = readFileSync(path);
   } catch {
-    return null; // not there, or not for us to read: it is compiled instead
+    return null; // missing or not readable: it is compiled instead
   }
   const image = bytes.subarray(32);
   return Buffer.compare(digestOf(image), bytes.subarray(0, 32)) === 0 ? image : null;

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { cudaFolder } from './cudaAddon.js';
 
-/** A field of a kernel's parameters. */
+/** A field of a kernel's parameter struct. */
 export interface ParameterField {
   readonly name: string;
   readonly kind: 'pointer' | 'int' | 'u32' | 'float';
@@ -21,9 +21,9 @@ export interface KernelEntry {
   readonly parameters: ParameterLayout;
 }
 
-/** One .cu file: what it is compiled as, and the kernels in it with the parameters that they take. */
+/** One .cu file: its module, and its kernels with their parameters. */
 export interface KernelFile {
-  /** As `rms_norm`. */
+  /** For example `rms_norm`. */
   readonly name: string;
   readonly source: string;
   readonly kernels: readonly KernelEntry[];
@@ -31,7 +31,7 @@ export interface KernelFile {
 
 const kernelFolder = join(cudaFolder, 'kernels');
 
-/** Texts that kernels include, by name. */
+/** Headers that kernels include, by name. */
 export function readKernelHeaders(folder = kernelFolder): { names: string[]; texts: string[] } {
   const names = readdirSync(folder)
     .filter((file) => file.endsWith('.h'))
@@ -51,8 +51,8 @@ export function readKernelFile(name: string, folder = kernelFolder): KernelFile 
 }
 
 /**
- * The parameters of kernels are described once, in their own text: a structure with one plain field a line, which this reads. The
- * assertions that are put behind the text hold the layout that is computed here against the compiler's.
+ * The parameters of kernels are described only in their source: as a struct with one plain field per line, which this parses. Assertions
+ * appended to the source check the layout computed here against the compiler's.
  */
 export function parseKernelText(name: string, source: string): KernelFile {
   const layouts = new Map<string, ParameterLayout>();

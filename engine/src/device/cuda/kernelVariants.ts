@@ -1,18 +1,18 @@
 import { listKernelFiles } from './kernelText.js';
 
-/** One module: a text, and the definitions that it is compiled with. */
+/** One module: a source, and the definitions that it is compiled with. */
 export interface KernelVariant {
   readonly file: string;
   readonly definitions: readonly string[];
 }
 
-/** Architectures that kernels are compiled for ahead of any card: Ampere, Ada, Hopper, both Blackwells. */
+/** Architectures for which kernels can be compiled without a card: Ampere, Ada, Hopper, both Blackwells. */
 export const architectures = ['sm_80', 'sm_86', 'sm_89', 'sm_90a', 'sm_100a', 'sm_120'] as const;
 
 const headDims = [8, 16, 32, 48, 64, 80, 96, 128];
 const ofOneType = ['adamw', 'apollo', 'attention_float', 'muon', 'product', 'product_e4m3', 'product_float'];
 
-/** Everything that a run may load, for the table of registers and for whoever fills the cache. */
+/** All modules that a run may load, for the table of registers and for filling the cache. */
 export function kernelVariants(): KernelVariant[] {
   return listKernelFiles().flatMap((file) => {
     if (file === 'attention') return headDims.map((dim) => ({ file, definitions: [`HEAD_DIM=${dim}`] }));

@@ -4,12 +4,12 @@ import { readKernelFile, type KernelEntry, type KernelFile } from './kernelText.
 import { encodeLaunch, type ParameterValues } from './launchList.js';
 
 export interface KernelCall {
-  /** The file and the kernel in it; `definitions` make variants of one text. */
+  /** The file and the kernel in it; `definitions` select a variant of the file. */
   readonly file: string;
   readonly kernel: string;
   readonly definitions?: readonly string[];
   readonly grid: readonly [x: number, y?: number, z?: number];
-  /** The most that any launch of this kernel asks for, and what this one does. */
+  /** Dynamic shared memory: the most that any launch of this kernel needs, and what this one needs. */
   readonly dynamicSharedBytes?: number;
   readonly parameters: ParameterValues;
 }
@@ -19,7 +19,7 @@ interface LoadedKernel {
   readonly entry: KernelEntry;
 }
 
-/** The kernels of an open card: compiled and loaded when they are first called, and counted. */
+/** The kernels of an open card: compiled and loaded on first use; calls are counted. */
 export class Kernels {
   readonly counts = new Map<string, number>();
   private readonly loaded = new Map<string, LoadedKernel>();

@@ -4,7 +4,7 @@ import type { KernelEntry } from './kernelText.js';
 export type ParameterValues = Readonly<Record<string, number>>;
 
 export interface Launch {
-  /** The number that the addon gave the kernel. */
+  /** The kernel's number in the addon. */
   readonly kernel: number;
   readonly entry: KernelEntry;
   readonly grid: readonly [x: number, y?: number, z?: number];
@@ -14,7 +14,7 @@ export interface Launch {
 
 const headerBytes = 32;
 
-/** One launch as the addon's `run` reads it: kernel, grid, threads, shared memory, length of the parameters, then these. */
+/** One launch in the format of the addon's `run`: kernel, grid, threads, shared memory, length of the parameters, parameters. */
 export function encodeLaunch({
   kernel,
   entry,
@@ -41,14 +41,14 @@ export function encodeLaunch({
       throw new RangeError(`${entry.name}: expected 32 bits as ${name}, got ${value}`);
     else view.setUint32(at, value >>> 0, true);
   }
-  // Each field has a value, so that more values are of no field.
+  // Each field has a value, so a larger number means an unknown one.
   const names = Object.keys(parameters);
   if (names.length === fields.length) return encoded;
   const unknown = names.filter((name) => !fields.some((field) => field.name === name));
   throw new TypeError(`${entry.name} has no ${unknown.join(', ')}`);
 }
 
-/** Addresses are whole numbers below 2^53. */
+/** Addresses are integers below 2^53. */
 function setAddress(view: DataView, at: number, address: number): void {
   view.setUint32(at, address >>> 0, true);
   view.setUint32(at + 4, Math.floor(address / 2 ** 32), true);

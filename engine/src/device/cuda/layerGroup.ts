@@ -12,10 +12,10 @@ import {
 import { columnsOf, widthOf, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
-/** What each layer keeps for its backward pass; empty where they are one product. */
+/** What each layer keeps for its backward pass; empty if they are one product. */
 export type GroupState = readonly LinearState[];
 
-/** Layers that read one input: one product where they can be, else one after the other. What they make stands beside each other. */
+/** Layers with the same input: one product if possible, otherwise one after another. Their outputs are adjacent columns. */
 export class LayerGroup {
   private readonly joined: JoinedLayers | null;
 
@@ -33,12 +33,12 @@ export class LayerGroup {
     return this.joined?.readsCodes ?? false;
   }
 
-  /** Columns of what the layers make; the padding between layers is zero, or is not read. */
+  /** Total columns of the outputs; padding between layers is zero, or is not read. */
   get width(): number {
     return this.layers.reduce((sum, { outFeatures }) => sum + widthOf(outFeatures), 0);
   }
 
-  /** to, [rows, width] or one layer's own columns, = the layers of x + addend. */
+  /** Computes the layers of x, plus addend, into `to`: [rows, width], or the columns of a single layer. */
   forward(to: Matrix, x: Matrix, addend: Matrix | null, kept: Scope, temporary: Scope): GroupState {
     if (this.joined !== null) {
       this.joined.forward(to, x, addend);
@@ -98,7 +98,7 @@ export class LayerGroup {
     return columnsOf(all, before, this.layers[i]!.outFeatures);
   }
 
-  /** Without the zeros that fill it up. */
+  /** Without the zero padding. */
   private inputOf(x: Matrix, i: number): Matrix {
     return { ...x, columns: this.layers[i]!.inFeatures };
   }

@@ -5,7 +5,7 @@ import type { Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 import type { Scope } from './scope.js';
 
-/** Version 1 is drawn in one order, on the host; version 2 is counted, here. */
+/** Version 1 is drawn sequentially on the host; version 2 is counter-based and computed on the card. */
 export function maskOf(
   calls: MatrixCalls,
   x: Matrix,

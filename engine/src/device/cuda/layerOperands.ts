@@ -5,7 +5,7 @@ import type { MatrixCalls } from './matrixCalls.js';
 import { packedBase } from './packedBase.js';
 import type { Scope } from './scope.js';
 
-/** What the products of one layer read: its weight, its factors, its scale. */
+/** Operands of one layer's products: its weight, its factors, its scale. */
 
 /** A constant, or the address of tanh(g). */
 export function scaleOf(
@@ -27,7 +27,7 @@ export function scaleOf(
   return { scale: 1, factor };
 }
 
-/** Floats of a parameter as products read them. */
+/** A float32 parameter in the type of products. */
 function operand(
   calls: MatrixCalls,
   of: DeviceBuffer,
@@ -65,7 +65,7 @@ export function weightOf(calls: MatrixCalls, layer: Layer, pass: LinearPass, tem
   const packed = pass.isProbe ? null : packedBase(calls, layer, pass.arithmetic);
   if (packed === null) return operand(calls, weight, [inFeatures, outFeatures], pass, name, temporary);
   const isMerged = adapter !== null && adapter.graph !== 'separate' && packed.type === 'bf16';
-  if (!isMerged) return packed; // in float32 `packMerged` has put the adapter into it
+  if (!isMerged) return packed; // in float32 `packMerged` has merged the adapter into it
   const merged = newMatrix(temporary, inFeatures, outFeatures, 'bf16');
   const { scale } = scaleOf(calls, adapter, temporary);
   const [a, b] = [

@@ -2,17 +2,19 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
-/** Files of NVIDIA's libraries, best first. A name without a folder is left to the system's own search. */
+/** Files of NVIDIA's libraries, best first. For a name without a folder the system's own search applies. */
 export interface CudaLibraries {
   readonly driver: string;
   /** NVRTC. */
   readonly compilers: readonly string[];
-  /** cuBLASLt. Where none opens, products are by kernels of our own. */
+  /** cuBLASLt. If none can be opened, products use our own kernels. */
   readonly products: readonly string[];
 }
 
 export interface LibrarySearch {
-  /** Null for none. Where one is named, compiler and products come from it or not at all, and so does the driver if it has one. */
+  /**
+   * Null: search the usual places. If set, compiler and products must come from this folder, and so does the driver if the folder has one.
+   */
   readonly folder: string | null;
   readonly environment?: NodeJS.ProcessEnv;
 }
@@ -20,7 +22,7 @@ export interface LibrarySearch {
 const compilerNames = ['libnvrtc.so.13', 'libnvrtc.so.12'];
 const productNames = ['libcublasLt.so.13', 'libcublasLt.so.12'];
 
-/** The driver comes with the machine, never with a toolkit; a folder that is named may stand for a machine. */
+/** The driver comes with the machine, never with a toolkit; but the given folder may contain one, to emulate a machine. */
 export function findDriver(folder: string | null): string {
   return ofMachine(folder, 'libcuda.so.1');
 }
@@ -36,8 +38,8 @@ function ofMachine(folder: string | null, name: string): string {
 }
 
 /**
- * Where compiler and products are looked for: a folder that a setting names; LD_LIBRARY_PATH; where CUDA's installers put it; the `nvidia` packages
- * of the Python that is active; the system. Several are listed, since the newest may be too new for the driver.
+ * Search order for compiler and products: a folder from a setting; LD_LIBRARY_PATH; where CUDA's installers put it; the `nvidia` packages
+ * of the active Python; the system. Several are listed, since the newest may be too new for the driver.
  */
 export function findLibraries({ folder, environment = process.env }: LibrarySearch): CudaLibraries {
   const folders =
@@ -66,7 +68,7 @@ function pythonFolders(environment: NodeJS.ProcessEnv): string[] {
   return sites.flatMap((site) => packageFolders(site));
 }
 
-/** Folders of libraries in the `nvidia` packages of one folder of packages. */
+/** Library folders of the `nvidia` packages within one site-packages folder. */
 export function packageFolders(site: string): string[] {
   const nvidia = join(site, 'nvidia');
   return list(nvidia)
@@ -74,7 +76,7 @@ export function packageFolders(site: string): string[] {
     .filter((path) => existsSync(path));
 }
 
-/** The folders of packages of a virtual environment. */
+/** The site-packages folders of a virtual environment. */
 export function sitesOf(virtualEnvironment: string): string[] {
   const lib = join(virtualEnvironment, 'lib');
   return list(lib).map((name) => join(lib, name, 'site-packages'));
@@ -90,7 +92,7 @@ function askPython(): string[] {
     });
     return printed.split('\n').filter((line) => line !== '');
   } catch {
-    return []; // no Python, so no packages of it
+    return []; // no Python, so no packages
   }
 }
 
@@ -98,6 +100,6 @@ function list(folder: string): string[] {
   try {
     return readdirSync(folder).sort();
   } catch {
-    return []; // not there, or not for us to look into
+    return []; // missing or not readable
   }
 }

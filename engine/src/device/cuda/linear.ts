@@ -5,9 +5,9 @@ import { newMatrix, tight, type Arithmetic, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 import type { Scope } from './scope.js';
 
-/** What the backward pass of a layer needs beside its input. */
+/** State for the backward pass of a layer, besides its input. */
 export interface LinearState {
-  /** Of an adapter with a path of its own: its input where it was dropped out, and x A. */
+  /** For an adapter with a separate path: the dropout mask of its input, and x A. */
   readonly mask: number | null;
   readonly dropped: Matrix | null;
   readonly xa: Matrix | null;
@@ -15,13 +15,13 @@ export interface LinearState {
 
 export interface LinearPass {
   readonly arithmetic: Arithmetic;
-  /** A forward pass in float32 from the float32 weights: the adapter has a path of its own whatever its graph is. */
+  /** A forward pass in float32 from the float32 weights: the adapter has a separate path whatever its graph is. */
   readonly isProbe: boolean;
-  /** Positions of a sequence, for dropout. */
+  /** Positions per sequence, for dropout. */
   readonly time: number;
 }
 
-/** to[rows, out] = the layer of x[rows, in] + addend, rounded once. x has the type of the arithmetic. */
+/** to[rows, out] = the layer of x[rows, in] + addend, rounded once. x has the type of products. */
 export function linearForward(
   calls: MatrixCalls,
   to: Matrix,
@@ -40,7 +40,7 @@ export function linearForward(
   let sum = addend;
   if (adapter !== null && (pass.isProbe || adapter.graph === 'separate')) {
     state = throughAdapter(calls, x, layer, adapter, pass, kept);
-    // The path first: everything is added up in float32 and rounded once.
+    // The adapter path first: everything is summed in float32 and rounded once.
     sum = tight(temporary.take(4 * x.rows * outFeatures), x.rows, outFeatures);
     const b = factorB(calls, layer, adapter, pass, temporary);
     calls.product(sum, state.xa!, b, { ...scaleOf(calls, adapter, temporary), addend });
@@ -49,10 +49,10 @@ export function linearForward(
   return state;
 }
 
-/** dy Bᵀ of an adapter, made once for both calls below; null without one. */
+/** dy Bᵀ of an adapter, computed once for both calls below; null without an adapter. */
 export type LinearBack = Matrix | null;
 
-/** dx, of floats or of the type of products, is written or, of floats, added to. */
+/** dx, in float32 or the type of products, is overwritten or, in float32, added to. */
 export function linearInputGradient(
   calls: MatrixCalls,
   dx: Matrix,
@@ -73,7 +73,7 @@ export function linearInputGradient(
     calls.product(dx, dy, weight, { transposeB: true, adds });
     return dp;
   }
-  // Two parts are added up, in float32.
+  // Two terms are summed, in float32.
   const sum = dx.type === 'float' ? dx : tight(temporary.take(4 * rows * inFeatures), rows, inFeatures);
   calls.product(sum, dy, weight, { transposeB: true, adds });
   const a = factorA(calls, layer, adapter, pass, temporary);
@@ -99,7 +99,7 @@ export function linearInputGradient(
   return dp;
 }
 
-/** Gradients of a layer that are wanted are written; x is what went into it. */
+/** Writes the requested gradients of a layer; x is its input. */
 export function linearGradients(
   calls: MatrixCalls,
   gradients: LayerGradients,

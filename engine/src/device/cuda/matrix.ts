@@ -1,18 +1,18 @@
 import type { Scope } from './scope.js';
 import type { Quantized } from './quantized.js';
 
-/** What products compute in. */
+/** Precision of products. */
 export type Arithmetic = 'float32' | 'bfloat16';
 export type MatrixType = 'float' | 'bf16' | 'e4m3';
 
-/** Rows of a matrix in the card's memory, `stride` elements apart. */
+/** A matrix in the card's memory; its rows are `stride` elements apart. */
 export interface Matrix {
   readonly address: number;
   readonly rows: number;
   readonly columns: number;
   readonly stride: number;
   readonly type: MatrixType;
-  /** The whole of it in e4m3, row by row, where what made it has made that, too. */
+  /** The same matrix in e4m3, row by row, if the kernel that made it also made the codes. */
   readonly codes?: Quantized;
 }
 
@@ -23,10 +23,10 @@ export function withoutCodes({ codes: _, ...matrix }: Matrix): Matrix {
   return matrix;
 }
 
-/** Rows of products begin at multiples of 16 bytes. */
+/** Rows of operands start at multiples of 16 bytes. */
 export const padded = (columns: number) => Math.ceil(columns / 8) * 8;
 
-/** Columns that wide matrices are filled up to with zeros, where nothing else decides: products like multiples of 64. */
+/** Padded width of wide matrices, unless something else determines it: products are fastest with multiples of 64. */
 export const widthOf = (columns: number) => (columns < 256 ? padded(columns) : Math.ceil(columns / 64) * 64);
 
 export function newMatrix(scope: Scope, rows: number, columns: number, type: MatrixType): Matrix {
@@ -34,7 +34,7 @@ export function newMatrix(scope: Scope, rows: number, columns: number, type: Mat
   return { address: scope.take(rows * stride * bytesOf[type]), rows, columns, stride, type };
 }
 
-/** A buffer of floats, rows one after the other. */
+/** A buffer of floats with contiguous rows. */
 export function tight(address: number, rows: number, columns: number): Matrix {
   return { address, rows, columns, stride: columns, type: 'float' };
 }

@@ -5,13 +5,13 @@ import { newMatrix, tight, withoutCodes, type Matrix } from './matrix.js';
 import { ProductCalls } from './productCalls.js';
 import { newQuantized } from './quantized.js';
 
-/** The kernels of a card, by what they do to matrices; and parameters as products read them. */
+/** Kernels on matrices, and parameters in the type of products. */
 export class MatrixCalls extends ProductCalls {
   readonly places = new DropoutPlaces(this.memory);
 
   /**
-   * A parameter of floats as products read it: rounded when it has changed, and kept beside it. The update of a parameter rounds what
-   * it writes (`adamW`), so that a step has nothing to round.
+   * A float32 parameter in the type of products: rounded if it has changed; the copy is kept. The update of a parameter also writes the
+   * rounded copy (`adamW`), so a step has nothing to round.
    */
   half(buffer: DeviceBuffer, rows: number, columns: number, field: string): Matrix {
     const floats = this.memory.floats(buffer, rows * columns, field);
@@ -24,7 +24,7 @@ export class MatrixCalls extends ProductCalls {
     return kept.hasCodes ? kept.matrix : withoutCodes(kept.matrix);
   }
 
-  /** Where somebody who writes the buffer puts what products read of it, so that nothing has to be rounded afterwards. */
+  /** Where code that writes the buffer should also put the copy that products read, so that nothing has to be rounded afterwards. */
   written(buffer: DeviceBuffer, rows: number, columns: number, withCodes: boolean): Matrix {
     const kept = this.memory.halfOf(buffer) ?? this.newHalf(buffer, rows, columns, withCodes);
     kept.isStale = false;

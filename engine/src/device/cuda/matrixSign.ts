@@ -2,11 +2,11 @@ import type { MatrixCalls } from './matrixCalls.js';
 import { newMatrix, rowsOf, type Arithmetic, type Matrix } from './matrix.js';
 import type { Scope } from './scope.js';
 
-/** a x + b x³ + c x⁵ of a Newton-Schulz step (Jordan and others 2024). */
+/** Coefficients of a Newton-Schulz step a x + b x³ + c x⁵ (Jordan and others 2024). */
 const [first, third, fifth] = [3.4445, -4.775, 2.0315];
 const stepCount = 5;
 
-/** Matrices of one shape behind each other: [count * rows, columns]. */
+/** Matrices of the same shape, stacked: [count * rows, columns]. */
 export interface Stack {
   readonly all: Matrix;
   readonly count: number;
@@ -22,8 +22,8 @@ export function matricesOf({ all, count, rows }: Stack, of: Matrix = all): Matri
 }
 
 /**
- * The signs of a stack's matrices, whose rows are no more than their columns: what it holds is overwritten, and what is made lies in it or
- * beside it. All of them go through each step together.
+ * The signs of a stack's matrices, which must not have more rows than columns. Overwrites the stack; the result is in its memory or in
+ * newly allocated memory. All matrices go through each step together.
  */
 export function matrixSigns(calls: MatrixCalls, stack: Stack, arithmetic: Arithmetic, scope: Scope): Stack {
   const { all, count, rows: m } = stack;

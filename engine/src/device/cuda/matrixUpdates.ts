@@ -8,18 +8,18 @@ import { matricesOf, matrixSigns, newStack, type Stack } from './matrixSign.js';
 import type { MemberTables } from './memberTables.js';
 import { Scope } from './scope.js';
 
-/** Root mean square of an update of Muon, per unit of the rate: that of AdamW's (arXiv 2502.16982). */
+/** Root mean square of a Muon update per unit of learning rate: the same as AdamW's (arXiv 2502.16982). */
 const updateSize = 0.2;
-/** The most that a step changes a factor of an adapter by, as a singular value. */
+/** Largest singular value of a step's change to a factor of an adapter. */
 const factorStepMax = 0.2;
 
-/** What a group's kernels have in common. */
+/** What the kernels of a group share. */
 interface Step {
   readonly clip: api.Clip;
   readonly momentum: number;
 }
 
-/** Updates along the sign of momentum: Muon, and LoRA-Muon, whose factors are whitened by each other before and after. */
+/** Updates along the sign of momentum: Muon, and LoRA-Muon, in which each factor is whitened by the other before and after. */
 export class MatrixUpdates {
   constructor(
     private readonly calls: MatrixCalls,
@@ -46,7 +46,7 @@ export class MatrixUpdates {
     for (const some of inTurns(members, bytes)) this.stepOfAdapters(shape, some, options);
   }
 
-  /** Both factors from what they are: dA = sign(uA L_B⁻ᵀ) L_B⁻¹, dB = L_A⁻ᵀ sign(L_A⁻¹ uB). */
+  /** New steps of both factors, each computed from the old values: dA = sign(uA L_B⁻ᵀ) L_B⁻¹, dB = L_A⁻ᵀ sign(L_A⁻¹ uB). */
   private stepOfAdapters(
     { inFeatures, outFeatures, rank }: api.AdapterGroup['shape'],
     members: api.AdapterGroup['members'],
@@ -60,11 +60,11 @@ export class MatrixUpdates {
       { rows: inFeatures, columns: rank },
       { rows: rank, columns: outFeatures },
     ];
-    // uA lies turned, [rank, in].
+    // uA is transposed, [rank, in].
     const uA = trainsA ? this.momentum(as, shapeA, true, step, scope) : null;
     const uB = this.momentum(bs, shapeB, false, step, scope);
     const budget = updateScale(learningRate, inFeatures, outFeatures) / Math.abs(scale) / (trainsA ? 2 : 1);
-    // Nothing is stepped by, and nothing damps B = 0.
+    // A rate of 0 changes nothing, and would leave B = 0 without damping.
     if (budget === 0) return scope.end();
     const damping = (budget / factorStepMax) ** 2;
     const count = members.length;
@@ -80,7 +80,7 @@ export class MatrixUpdates {
     const dA = uA && whitened(inverseOfB!, uA);
     const dB = whitened(inverseOfA, uB);
     if (dA !== null) this.stepAlong(as, shapeA, dA, true, step, { by: budget, decay: 0 });
-    // The product decays by what one factor does.
+    // Decay is applied to one factor only, so that it applies to the product once.
     this.stepAlong(bs, shapeB, dB, false, step, { by: budget, decay: learningRate * weightDecay });
     scope.end();
   }
@@ -128,7 +128,7 @@ export class MatrixUpdates {
     return inverse;
   }
 
-  /** What the members are to go along, [rows, columns], or turned. */
+  /** The direction in which the members are updated, [rows, columns], or transposed. */
   private momentum(
     members: readonly api.MatrixMember[],
     { rows, columns }: api.MatrixShape,
@@ -175,7 +175,7 @@ export class MatrixUpdates {
   private common(members: readonly api.MatrixMember[], { rows, columns }: api.MatrixShape, { clip }: Step) {
     const length = rows * columns;
     const isCoded = 'codes' in members[0]!.first!;
-    // As struct Member of moments.h; there is no second moment.
+    // As struct Member of moments.h, without a second moment.
     const words = members.flatMap(({ parameter, gradient, first }) => {
       if (gradient === null || first === null)
         throw new TypeError('One group must train all of its matrices');
@@ -196,7 +196,7 @@ function updateScale(learningRate: number, rows: number, columns: number): numbe
   return learningRate * updateSize * Math.sqrt(Math.max(rows, columns));
 }
 
-/** More of them than memory is taken for go in turns, by their shapes alone. */
+/** Splits members that would need too much memory into batches, depending only on their shapes. */
 function inTurns<T>(members: readonly T[], bytes: number): T[][] {
   const count = matricesAtOnce(bytes);
   return Array.from({ length: Math.ceil(members.length / count) }, (_, i) =>

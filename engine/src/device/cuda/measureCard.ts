@@ -2,27 +2,29 @@ import { Scope } from './scope.js';
 import { bytesOf, newMatrix, type MatrixType } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
-/** What a card does in a second, by trial. */
+/** Measured rates of a card, per second. */
 export interface CardRates {
   readonly float32Flops: number;
   readonly bfloat16Flops: number;
   readonly memoryBytesPerSecond: number;
 }
 
-/** Shorter than this a time says more of the launch than of the work. */
+/** Shorter times measure mostly the launch. */
 const secondsMin = 0.02;
 const [sizeMin, sizeMax] = [64, 4096];
 const copyBytesMax = 2 ** 28;
 const repeatsMax = 256;
 
-/** Grows the work until it takes long enough, so that a slow card, or its model, is measured as well; under a second on a fast one. */
+/**
+ * Increases the work until it takes long enough, so that a slow card, or the card model, can be measured too; under a second on a fast card.
+ */
 export async function measureCard(calls: MatrixCalls): Promise<CardRates> {
   const float32Flops = await productRate(calls, 'float');
   const bfloat16Flops = await productRate(calls, 'bf16');
   return { float32Flops, bfloat16Flops, memoryBytesPerSecond: await copyRate(calls) };
 }
 
-/** Square products, whose operands are zeros. */
+/** Square products with zero operands. */
 async function productRate(calls: MatrixCalls, type: MatrixType): Promise<number> {
   for (let size = sizeMin; ; size *= 2) {
     const scope = new Scope(calls.memory);
@@ -35,7 +37,7 @@ async function productRate(calls: MatrixCalls, type: MatrixType): Promise<number
   }
 }
 
-/** What is copied is read and written. */
+/** Counts each byte twice: read and written. */
 async function copyRate(calls: MatrixCalls): Promise<number> {
   for (let bytes = 2 ** 20; ; bytes *= 4) {
     const scope = new Scope(calls.memory);
@@ -49,7 +51,7 @@ async function copyRate(calls: MatrixCalls): Promise<number> {
   }
 }
 
-/** Null where the work is too small to be timed and can be made larger. A first pass compiles what is compiled once. */
+/** Null if the work was too short to be timed and can be made larger. A first pass triggers compilation. */
 async function rateOf(
   { memory: { card } }: MatrixCalls,
   amount: number,

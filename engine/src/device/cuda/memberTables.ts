@@ -1,10 +1,10 @@
 import type * as api from '../device.js';
 import type { CardMemory } from './cardMemory.js';
 
-/** Of all tables: more than a run has. When it is full, all are written again. */
+/** For all tables: more than a run needs. If it is full, all tables are written again. */
 const tableBytes = 2 ** 20;
 
-/** Tables on the card of the parameters that updates change: the same ones at every step, so that each is uploaded once. */
+/** Tables on the card of the parameters that updates change: they are the same at every step, so each is uploaded once. */
 export class MemberTables {
   private readonly tables = new Map<string, number>();
   private begin = 0;
@@ -12,12 +12,12 @@ export class MemberTables {
 
   constructor(private readonly memory: CardMemory) {}
 
-  /** Has room for the tables. */
+  /** Allocates memory for the tables. */
   prepare(): void {
     if (this.begin === 0) this.begin = this.place = this.memory.card.allocate(tableBytes);
   }
 
-  /** The address of a table of these words. */
+  /** The address of a table with these words. */
   of(words: readonly number[]): number {
     const key = words.join(' ');
     const known = this.tables.get(key);
@@ -25,7 +25,7 @@ export class MemberTables {
     this.prepare();
     const bytes = 8 * words.length;
     if (this.place + bytes > this.begin + tableBytes) {
-      // Launches before this one have read theirs when it is overwritten.
+      // Launches before this one have read theirs by the time it is overwritten.
       this.tables.clear();
       this.place = this.begin;
       if (bytes > tableBytes)
@@ -38,7 +38,7 @@ export class MemberTables {
     return address;
   }
 
-  /** Of a moment, as struct Member of moments.h has it: values or codes, and scales. */
+  /** Words of a moment as in struct Member of moments.h: values or codes, and scales. */
   momentWords(
     moment: api.Moment,
     length: number,
@@ -54,18 +54,18 @@ export class MemberTables {
     return [memory.codes(moment.codes, length, type, name), scales];
   }
 
-  /** Where the update of a parameter puts what products read of it; zeros where it does not. */
+  /** Where the update of a parameter writes the copy that products read; zeros if it does not. */
   roundedWords(parameter: api.DeviceBuffer, columns: number): [address: number, stride: number] {
     const rounded = this.rounds(parameter, columns) ? this.memory.halfOf(parameter)!.matrix : null;
     return [rounded?.address ?? 0, rounded?.stride ?? 0];
   }
 
-  /** What was rounded by its update is as true as before; what was not is rounded when it is used. */
+  /** Copies written by the update are up to date; others become stale and are rounded on next use. */
   updated(parameter: api.DeviceBuffer, columns: number): void {
     if (!this.rounds(parameter, columns)) this.memory.written(parameter);
   }
 
-  /** Whether the update rounds what it writes: where all of it is rounded already, and lies in rows like the parameter's. */
+  /** Whether the update also writes the rounded copy: if that copy is up to date and its rows match the parameter's. */
   private rounds(parameter: api.DeviceBuffer, columns: number): boolean {
     const half = this.memory.halfOf(parameter);
     return half !== null && !half.isStale && half.matrix.columns === columns;

@@ -5,7 +5,7 @@ import { newMatrix, widthOf, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 import { codesParameters, newQuantized } from './quantized.js';
 
-/** A half with SwiGLU between its layers: gate and up stand beside each other. */
+/** A half with SwiGLU between its layers: gate and up are adjacent columns of one matrix. */
 export function mlpParts(calls: MatrixCalls, half: MlpHalf): HalfParts {
   const { shape, gain, epsilon, gate, up, down } = half;
   const { batch, time, hidden, intermediate } = shape;
@@ -19,14 +19,14 @@ const nothing: MiddleState = {
   heads: null,
 };
 
-/** What goes into `down` is not kept: the backward pass makes it again. */
+/** The input of `down` is not kept: the backward pass recomputes it. */
 class SwiGlu implements Middle {
   constructor(
     private readonly calls: MatrixCalls,
     private readonly intermediate: number,
   ) {}
 
-  /** Behind the layers' own columns joined ones make zeros, and so does this of them. */
+  /** Joined layers have zeros after their own columns, and SwiGLU of these is zero too. */
   innerWidth(isJoined: boolean): number {
     return isJoined ? widthOf(this.intermediate) : this.intermediate;
   }
@@ -62,7 +62,7 @@ class SwiGlu implements Middle {
     withCodes: boolean,
   ): { dmade: Matrix; inner: Matrix } {
     const inner = newMatrix(between, made.rows, dinner.columns, made.type);
-    // Where gate and up lie: a thread reads what it writes over.
+    // Overwrites gate and up: each thread reads what it overwrites.
     const ends = { d_gate_up: made.address, h: inner.address, dh: dinner.address };
     if (!withCodes) {
       this.launch('swiglu_backward', made, inner, { ...ends, up_offset: made.columns / 2 });
@@ -74,7 +74,7 @@ class SwiGlu implements Middle {
   }
 
   private launch(kernel: string, made: Matrix, inner: Matrix, ends: Readonly<Record<string, number>>): void {
-    // A warp for a whole row where its codes need the largest value, else a thread for eight elements.
+    // If codes are needed, a warp handles a whole row to find its largest value; otherwise a thread handles eight elements.
     const threads = made.rows * (kernel.endsWith('_codes') ? 32 : Math.ceil(inner.columns / 8));
     this.calls.launch(
       {

@@ -12,22 +12,22 @@ export interface Norm {
   readonly gain: number;
 }
 
-/** Whether kernels of norms make codes of what they write. */
+/** Whether norm kernels can also write codes. */
 export const makesCodes = ({ hidden }: Pick<Norm, 'hidden'>) => hidden % 8 === 0;
 
-/** What goes into a norm, [rows, hidden] one after the other: floats as they flow, or rounded as the state of a half keeps them. */
+/** The input of a norm, contiguous [rows, hidden]: float32, or rounded as in the state of a half. */
 export interface NormInput {
   readonly address: number;
   readonly type: 'float' | 'bf16';
 }
 
-/** Room for what a state keeps of the input of a norm. */
+/** Memory for the rounded input that a state keeps. */
 export const keptInput = (scope: Scope, { rows, hidden }: Pick<Norm, 'rows' | 'hidden'>): NormInput => ({
   address: scope.take(2 * rows * hidden),
   type: 'bf16',
 });
 
-/** y, with its codes where it has room for them, = the norm of x; rstd: [rows] floats; `kept` becomes x rounded. */
+/** y (with its codes if it has memory for them) = the norm of x; rstd: [rows] floats; `kept`: x rounded. */
 export function normForward(
   calls: MatrixCalls,
   y: Matrix,
@@ -50,20 +50,20 @@ export function normForward(
   );
 }
 
-/** Where the gradients of a norm go; `rounded`: dx as products read it, where somebody will. */
+/** Where the gradients of a norm go; `rounded`: dx in the type of products, if something reads it. */
 export interface NormGradients {
   readonly dx: number;
   readonly gain: number;
   readonly rounded: Matrix | null;
 }
 
-/** The kernel for both gradients at once has this much shared memory. */
+/** Limit on `hidden` from the shared memory of the kernel that computes both gradients. */
 const bothMax = 2048;
 
 /** Whether `rounded` is written. */
 export const roundsGradient = ({ hidden }: Pick<Norm, 'hidden'>) => hidden % 8 === 0 && hidden <= bothMax;
 
-/** dx = what comes through the norm, plus the residual where there is one. */
+/** dx = the gradient through the norm, plus the residual if there is one. */
 export function normBackward(
   calls: MatrixCalls,
   gradients: NormGradients,
@@ -95,7 +95,7 @@ export function normBackward(
     );
     return calls.sumSlices(gradients.gain, partial, slices, hidden);
   }
-  // Before dx, which may lie where dy does.
+  // Before dx, which may overwrite dy.
   calls.launch(
     {
       ...{ file: 'rms_norm', kernel: 'rms_norm_gain', definitions },

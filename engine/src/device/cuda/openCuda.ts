@@ -15,30 +15,30 @@ import type { Arithmetic } from './matrix.js';
 
 export interface CudaOptions {
   readonly libraries: CudaLibraries;
-  /** Among the cards that the driver shows to this process; 0 when left out. */
+  /** Index among the cards that the driver shows to this process; default 0. */
   readonly ordinal?: number;
-  /** As the driver names it, in place of the number; null for none. */
+  /** UUID as the driver reports it, instead of the index; null: use the index. */
   readonly uuid?: string | null;
   readonly precision: Arithmetic;
-  /** What frozen bases are kept in: by default as products read them. 'fp8': e4m3, in bfloat16 alone. */
+  /** Format of frozen bases: by default the type of products. 'fp8': e4m3, only with bfloat16. */
   readonly basePrecision?: 'fp8';
-  /** Of compiled kernels; null for none. */
+  /** Cache of compiled kernels; null: no cache. */
   readonly cache: { readonly folder: string; readonly isWritable: boolean } | null;
-  /** The file of the addon, where it is not the built one, and options of a compiler that is not NVRTC: for tests. */
+  /** For tests: the file of the addon, if not the built one, and options for a compiler other than NVRTC. */
   readonly addonPath?: string;
   readonly moreOptions?: readonly string[];
-  /** Every buffer is an allocation of the driver's own: for tests, which watch what leaves one. */
+  /** For tests, which watch for out-of-bounds accesses: every buffer is a driver allocation of its own. */
   readonly isApart?: boolean;
 }
 
-/** CUDA 12.0: what our kernels' instructions and the functions that we call need. */
+/** CUDA 12.0: required by our kernels' instructions and the driver functions that we call. */
 const driverVersionMin = 12000;
 /** Ampere: bfloat16 products and asynchronous copies. */
 const capabilityMin = 80;
 /** Ada: products of e4m3. */
 const e4m3CapabilityMin = 89;
 
-/** The device `cuda`, or a DeviceFault that says what is missing and what to do. */
+/** Opens the device `cuda`; throws a DeviceFault that says what is missing and what to do. */
 export function openCuda(options: CudaOptions): CudaDevice {
   const addon = guarded(loadCudaAddon(options.addonPath));
   const { version, cards } = listCards(options.libraries.driver, addon);
@@ -55,7 +55,7 @@ export function openCuda(options: CudaOptions): CudaDevice {
   return new CudaDevice({ ...description, libraries }, card, kernels, blas, options.isApart);
 }
 
-/** The newest that is not newer than the driver; null where there is none, or none is wanted. */
+/** Opens the newest library that is not newer than the driver; null if there is none, or if it is not wanted. */
 function openProducts(
   addon: CudaAddon,
   card: Card,
@@ -83,7 +83,7 @@ function requireE4m3({ name, capability }: CardDescription, { precision }: CudaO
   );
 }
 
-/** The cards that the driver shows to this process, at least one, and the newest CUDA that it serves; or a DeviceFault. */
+/** The cards that the driver shows to this process, at least one, and the newest CUDA version that it supports. Throws a DeviceFault. */
 export function listCards(
   driver: string,
   addon: Pick<CudaAddon, 'openDriver'> = guarded(loadCudaAddon()),
@@ -102,7 +102,7 @@ export function listCards(
   return { version, cards: devices };
 }
 
-/** Compiles every kernel that a run may load, for each card that can run them, into the folder; what is there already is left. */
+/** Compiles every kernel that a run may load, for each card that can run them, into the folder; existing images are kept. */
 export function fillKernelCache(options: { libraryFolder: string | null; folder: string }): void {
   const { folder, libraryFolder } = options;
   const addon = guarded(loadCudaAddon());
@@ -134,7 +134,7 @@ export function requireCapability({ name, capability }: Pick<CardDescription, 'n
   );
 }
 
-/** Kernels of a newer CUDA than the driver's do not load: the newest compiler that the driver can follow is taken. */
+/** The driver cannot load kernels of a CUDA newer than its own: opens the newest compiler that the driver supports. */
 function openCompiler(
   addon: CudaAddon,
   { libraries, cache }: Pick<CudaOptions, 'libraries' | 'cache'>,
@@ -158,7 +158,7 @@ function openCompiler(
   );
 }
 
-/** Hopper's and the larger Blackwell's own instructions exist in the variants with an a alone. */
+/** Architecture-specific instructions of Hopper and the larger Blackwell exist only in the variants with an `a`. */
 function architectureOf({ capability }: CardDescription): string {
   return `sm_${capability}${capability === 90 || capability === 100 ? 'a' : ''}`;
 }

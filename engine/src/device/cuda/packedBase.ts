@@ -4,18 +4,18 @@ import type { MatrixCalls } from './matrixCalls.js';
 import { Scope } from './scope.js';
 
 /**
- * A frozen weight as products read it, made when it is first used: by then all weights that are frozen with it are parked, and what is
- * packed lies close together.
+ * A frozen weight in the type of products, packed on first use: by then all weights that are frozen with it are parked, so packed ones are
+ * contiguous.
  */
 export interface CardBase extends FrozenBase {
-  /** In e4m3, packed by the layers that are joined to read it; where they cannot be, products read the weight in bfloat16. */
+  /** In e4m3, packed together with the layers that it is joined with; if they cannot be joined, products read the weight in bfloat16. */
   readonly isE4m3: boolean;
   holder: object | null;
-  /** Of the weight: counts its packings. */
+  /** Incremented whenever the weight is packed. */
   version: number;
-  /** In the type of products, but for e4m3; null before it is used, and in float32, where products read the weight. */
+  /** In the type of products, except for e4m3; null before the first use, and in float32, for which products read the weight. */
   matrix: Matrix | null;
-  /** Gives its memory back, or its share of what it lies in. */
+  /** Frees its memory, or its share of a joined matrix. */
   release: () => void;
 }
 
@@ -25,7 +25,7 @@ export function newCardBase(
   isE4m3: boolean,
   type: Matrix['type'],
 ): CardBase {
-  // Codes for both directions take what bfloat16 takes.
+  // e4m3 codes for both directions take as much as bfloat16.
   const bytes = type === 'float' ? 0 : 2 * inFeatures * (isE4m3 ? outFeatures : padded(outFeatures));
   return {
     inFeatures,
@@ -39,7 +39,7 @@ export function newCardBase(
   };
 }
 
-/** The base of a layer by itself; null where products read the weight. */
+/** The packed base of a single layer; null if products read the weight. */
 export function packedBase(calls: MatrixCalls, layer: Layer, arithmetic: Arithmetic): Matrix | null {
   const base = layer.base as CardBase | null;
   if (base === null) return null;

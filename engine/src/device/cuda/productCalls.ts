@@ -10,17 +10,17 @@ export interface ProductOptions {
   readonly transposeA?: boolean;
   readonly transposeB?: boolean;
   readonly scale?: number;
-  /** Address of a float that multiplies the scale as well. */
+  /** Address of a float that is multiplied with the scale. */
   readonly factor?: number | null;
-  /** As large as what is made; added before the one rounding. Of floats, or of what `to` is made of. */
+  /** Same size as the result; added before the final rounding. In float32, or the type of `to`. */
   readonly addend?: Matrix | null;
-  /** Address of a float for each column. */
+  /** Address of one float per column. */
   readonly bias?: number | null;
-  /** To what `to`, of floats, holds. */
+  /** Add to the contents of `to`, which must be float32. */
   readonly adds?: boolean;
 }
 
-/** One of several products that have all else in common. */
+/** One of several products that share everything else. */
 export interface ProductPart {
   readonly to: Matrix;
   readonly a: Matrix;
@@ -30,32 +30,32 @@ export interface ProductPart {
 
 const tile = 128;
 const stages = 3;
-/** Bytes of a stage of the kernel: its tile of the left and of the right matrix, with their padding. */
+/** Bytes of a stage of the kernel: its padded tiles of the left and the right matrix. */
 const stageBytes = {
   product: 2 * (128 * 40 + 32 * 136),
   product_right_transposed: 2 * (128 * 40 + 128 * 40),
   product_left_transposed: 2 * (32 * 136 + 32 * 136),
 } as const;
 
-/** Products of matrices: by cuBLASLt where it has them, else by kernels of our own. */
+/** Products of matrices: by cuBLASLt if it supports them, otherwise by our own kernels. */
 export class ProductCalls extends ElementCalls {
   constructor(
     memory: CardMemory,
     kernels: Kernels,
-    /** Null: every product is by kernels of our own. */
+    /** Null: all products use our own kernels. */
     private readonly blas: BlasProducts | null = null,
   ) {
     super(memory, kernels);
   }
 
-  /** to = scale * op(a) op(b), with a and b of one type, which decides the arithmetic. */
+  /** to = scale * op(a) op(b); a and b have the same type, which determines the precision. */
   product(to: Matrix, a: Matrix, b: Matrix, options: ProductOptions = {}): void {
     this.products([{ to, a, b, addend: options.addend ?? null }], options);
   }
 
   /**
-   * Several products of one kind. `areTogether`: each of their matrices lies in one allocation with those of the others, so that
-   * distances depend on shapes alone, and so does whether they are one product.
+   * Several products of the same kind. `areTogether`: the corresponding matrices of all products are in one allocation, so that their
+   * distances, and with them whether they become one batched product, depend only on shapes.
    */
   products(
     parts: readonly ProductPart[],
@@ -71,8 +71,8 @@ export class ProductCalls extends ElementCalls {
   }
 
   /**
-   * to = x xᵀ, of floats, of `count` matrices that lie behind each other as rows of `x`: half of each is computed, by kernels of our own,
-   * for libraries compute all of it.
+   * to = x xᵀ in float32, for `count` matrices stacked as rows of `x`: our own kernels compute half of each; libraries would compute all of
+   * it.
    */
   squares(to: Matrix, x: Matrix, count: number): void {
     const m = to.columns;
@@ -106,7 +106,7 @@ export class ProductCalls extends ElementCalls {
     });
   }
 
-  /** to = a bᵀ + addend of matrices in e4m3, with their scales. */
+  /** to = a bᵀ + addend of e4m3 matrices with their scales. */
   e4m3Product(to: Matrix, a: Quantized, b: Quantized, addend: Matrix | null): void {
     const shape = { to, a: a.codes, b: b.codes, addend, transposeA: false, transposeB: true, scale: 1 };
     const batch = { count: 1, to: 0, a: 0, b: 0, addend: 0 };
@@ -233,7 +233,7 @@ function checkProduct(to: Matrix, a: Matrix, b: Matrix, options: ProductOptions)
 
 const alone = { count: 1, to: 0, a: 0, b: 0, addend: 0 } as const;
 
-/** How products that are alike lie behind each other; null where they do not. */
+/** The strides by which equal products follow one another; null if they are not equidistant. */
 function batchOf(parts: readonly ProductPart[]): BlasProduct['batch'] | null {
   const [first, second] = parts;
   if (first === undefined) return null;
@@ -257,7 +257,7 @@ function batchOf(parts: readonly ProductPart[]): BlasProduct['batch'] | null {
   return { count: parts.length, to, a, b, addend };
 }
 
-/** Parts of a long sum that fills too few blocks otherwise: by shapes alone. */
+/** Number of slices of a long sum that would otherwise fill too few blocks: depends only on shapes. */
 function slicesOf(to: Matrix, tiles: number, k: number, hasEnds: boolean): number {
   if (to.type !== 'float' || to.stride !== to.columns || hasEnds || tiles >= 64) return 1;
   return Math.max(1, Math.min(Math.floor(k / 1024), Math.ceil(128 / tiles)));

@@ -2,17 +2,17 @@ import type { Scope } from './scope.js';
 import { tight, type Matrix } from './matrix.js';
 import type { MatrixCalls } from './matrixCalls.js';
 
-/** A matrix in e4m3, row by row along what products add up over, with a scale for each row. */
+/** A matrix in e4m3, row by row along the summation dimension of products, with one scale per row. */
 export interface Quantized {
-  /** Columns are a multiple of 16, zeros among them. */
+  /** The number of columns is a multiple of 16, with zero padding. */
   readonly codes: Matrix;
-  /** Address of a float for each row. */
+  /** Address of one float per row. */
   readonly scales: number;
 }
 
 const paddedCodes = (columns: number) => Math.ceil(columns / 16) * 16;
 
-/** Room for a matrix in e4m3. */
+/** Allocates memory for a matrix in e4m3. */
 export function newQuantized(scope: Scope, { rows, columns }: Pick<Matrix, 'rows' | 'columns'>): Quantized {
   const width = paddedCodes(columns);
   const address = scope.take(rows * width);
@@ -22,14 +22,14 @@ export function newQuantized(scope: Scope, { rows, columns }: Pick<Matrix, 'rows
   };
 }
 
-/** Parameters of the codes that a kernel makes beside its rows; nothing where nobody wants them. */
+/** Kernel parameters for codes written together with the rows; zero if no codes are wanted. */
 export function codesParameters(of: Quantized | undefined) {
   return {
     ...{ codes: of?.codes.address ?? 0, scales: of?.scales ?? 0, codes_columns: of?.codes.columns ?? 0 },
   };
 }
 
-/** Each row times 448 over its largest value, rounded to nearest even: as it was made beside the matrix, or now. */
+/** Each row times 448 over its largest magnitude, rounded to nearest even: existing codes if there are any, otherwise computed now. */
 export function quantized(calls: MatrixCalls, of: Matrix, scope: Scope): Quantized {
   if (of.codes !== undefined) return of.codes;
   const made = newQuantized(scope, of);
@@ -47,7 +47,7 @@ export function quantized(calls: MatrixCalls, of: Matrix, scope: Scope): Quantiz
   return made;
 }
 
-/** The transposed matrix of floats, one row after the other. */
+/** The transposed float matrix, with contiguous rows. */
 export function transposed(calls: MatrixCalls, of: Matrix, scope: Scope): Matrix {
   const to = tight(scope.take(4 * of.rows * of.columns), of.columns, of.rows);
   calls.launch(

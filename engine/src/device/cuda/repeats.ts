@@ -4,32 +4,32 @@ import type { CardMemory } from './cardMemory.js';
 import { Feeds } from './feeds.js';
 import type { Kernels } from './kernels.js';
 
-/** What was queued under one key. */
+/** Work that was queued under one key. */
 interface Repeat {
   readonly key: RepeatKey;
-  /** What the work was captured with: others are copied over them. */
+  /** The inputs that the work was captured with: new ones are copied over them. */
   readonly inputs: StepInputs;
   readonly feeds: Feeds;
-  /** The mark of the memory when the work was last queued. */
+  /** The memory's mark when the work was last queued. */
   mark: string;
   graph: number | null;
-  /** How often each kernel is called when the work is done once. */
+  /** Calls of each kernel when the work is done once. */
   counts: ReadonlyMap<string, number>;
 }
 
-/** Graphs at most, since each takes memory of the driver: further kinds of work are queued each time. */
+/** Most graphs, since each takes driver memory: further kinds of work are queued every time. */
 const repeatsMax = 16;
 
 /**
- * Work that a run queues again and again, as graphs of the card. It is queued twice; when nothing has changed since, what it queues the
- * third time becomes a graph, and from then on the graph runs in its place: the same kernels with the same parameters at the same addresses,
- * so the same bits. What changes from time to time, ids with what is made of them and the place of dropout, is uploaded before.
- * The same calls take the same addresses as long as the same memory is taken. A mark shows that: a checksum of what is taken, and the number
- * of changes that the calls would not repeat, such as a packed base, a write that is not of a step, or memory given back to the driver.
+ * Runs repeated work as CUDA graphs. Work is queued directly twice; if nothing has changed since, the third time is captured as a graph,
+ * which then runs instead: the same kernels with the same parameters and addresses, so the same bits. Inputs that change (ids and what is
+ * derived from them, position for dropout) are uploaded before. The same calls get the same addresses as long as the same memory is
+ * allocated. A mark detects differences: a checksum of the allocated pieces, and a count of changes that repeated calls would not make,
+ * such as a packed base, a write outside of a step, or memory returned to the driver.
  */
 export class Repeats {
   private readonly known: Repeat[] = [];
-  /** The driver has refused a graph: none is asked for again. */
+  /** The driver refused a graph: no further one is attempted. */
   private isRefused = false;
 
   constructor(
@@ -56,12 +56,12 @@ export class Repeats {
     for (const [kernel, count] of found.counts) this.kernels.counted(kernel, count);
   }
 
-  /** So that the next time is queued: for whoever measures that. */
+  /** Makes the next run of all work be queued directly: for measurements. */
   forgetAll(): void {
     this.drop(this.known.splice(0));
   }
 
-  /** What has the buffer in its key never comes again. */
+  /** Drops work whose key contains the buffer: it cannot come again. */
   forgetWith(buffer: DeviceBuffer | null): void {
     if (!this.known.some(({ key }) => key.includes(buffer))) return;
     this.drop(this.known.filter(({ key }) => key.includes(buffer)));
@@ -75,7 +75,7 @@ export class Repeats {
     }
   }
 
-  /** Queues the work, and notes what it wants to be fed. */
+  /** Queues the work directly, and measures the uploads that it needs. */
   private measured(repeat: Repeat | null, inputs: StepInputs, work: (inputs: StepInputs) => void): void {
     if (repeat === null) return this.memory.feeding(null, () => work(inputs));
     repeat.feeds.measure();
@@ -102,7 +102,7 @@ export class Repeats {
     return repeat;
   }
 
-  /** False where the driver makes no graph of it: nothing was run then. */
+  /** False if the driver cannot make a graph of it: then nothing was run. */
   private capture(repeat: Repeat, work: (inputs: StepInputs) => void): boolean {
     const { memory, kernels } = this;
     const before = new Map(kernels.counts);

@@ -1,7 +1,7 @@
 import type { CardPieces } from './cardPieces.js';
 import type { Lifetime } from './slabs.js';
 
-/** Memory that is given back together: of one call, or of what is kept together. */
+/** Memory that is released together, for example the temporaries of one call. */
 export class Scope {
   private readonly held: number[] = [];
 

@@ -1,4 +1,4 @@
-/** Where memory comes from: the driver, or what stands for it. */
+/** Source of memory: the driver, or a stand-in. */
 export interface SlabSource {
   allocate(bytes: number): number;
   release(address: number): void;
@@ -12,7 +12,7 @@ interface Piece {
   bytes: number;
 }
 
-/** How allocations of the driver grow: each is a quarter of what is taken so far, within these. */
+/** Sizes of driver allocations: each is a quarter of the memory taken so far, within these limits. */
 export interface SlabSizes {
   readonly least: number;
   readonly most: number;
@@ -21,25 +21,25 @@ export interface SlabSizes {
 const largeSlabs: SlabSizes = { least: 2 ** 26, most: 2 ** 28 };
 
 /**
- * Memory of a card in pieces of few large allocations. A piece that is given back is one with free ones beside it, and the smallest
- * that fits is taken from its begin; what waits for its backward pass is taken from the end of the last one, so that nothing which stays comes
- * to lie between that. The same calls give the same addresses. Nothing waits: what uses a piece is queued behind what used it before.
+ * Card memory as pieces of few large allocations. A released piece is merged with free neighbors. Requests take the beginning of the
+ * smallest free piece that fits; memory kept for a backward pass is taken from the end of the last one, so that no long-lived piece ends up
+ * in between. The same calls give the same addresses. Nothing waits: commands that use a piece are queued after those that used it before.
  */
 export class Slabs {
-  /** Free pieces by their address, in its order. */
+  /** Free pieces, sorted by address. */
   private readonly free: Piece[] = [];
   private readonly slabs = new Map<number, number>();
 
   private taken = 0;
 
-  /** `isApart`: every piece is an allocation of its own, so that whoever watches allocations sees what leaves them. */
+  /** `isApart`: every piece is an allocation of its own, so that memory checkers see out-of-bounds accesses. */
   constructor(
     private readonly source: SlabSource,
     private readonly isApart: boolean,
     private readonly sizes = largeSlabs,
   ) {}
 
-  /** So many bytes, a multiple of what everything is aligned to. Throws what the source throws. */
+  /** Allocates bytes, a multiple of the alignment. Throws what the source throws. */
   take(bytes: number, lifetime: Lifetime = 'any'): number {
     const isOfPass = lifetime === 'pass';
     let best = -1;
@@ -81,7 +81,7 @@ export class Slabs {
     } else this.free.splice(at, 0, { address, bytes });
   }
 
-  /** Takes that many more bytes from the driver in one allocation. Where it has no such piece, memory is taken when it is needed. */
+  /** Takes that many more bytes from the driver in one allocation. If the driver has no such piece, memory is taken when it is needed. */
   reserve(bytes: number): void {
     if (this.isApart || bytes < this.sizes.least) return;
     try {
@@ -89,11 +89,11 @@ export class Slabs {
       this.slabs.set(address, bytes);
       this.insert(address);
     } catch {
-      // The run begins all the same: if memory is missing later, that error has its own figures.
+      // The run starts anyway: if memory runs out later, that error has its own figures.
     }
   }
 
-  /** Gives back the allocations that are free as a whole. */
+  /** Returns allocations that are completely free. */
   trim(): void {
     for (let i = this.free.length - 1; i >= 0; i--) {
       const { address, bytes } = this.free[i]!;
@@ -104,7 +104,7 @@ export class Slabs {
     }
   }
 
-  /** A large allocation, or one of just what is needed where the driver has no more. */
+  /** A large allocation, or one of exactly the needed size if the driver has no more. */
   private fromSource(size: number, needed: number): number {
     try {
       const address = this.source.allocate(size);
@@ -124,7 +124,7 @@ export class Slabs {
     return at;
   }
 
-  /** Index of the first free piece behind the address. */
+  /** Index of the first free piece after the address. */
   private place(address: number): number {
     let [low, high] = [0, this.free.length];
     while (low < high) {

@@ -4,8 +4,7 @@ import type { AttentionHalf, AttentionShape, MlpHalf } from '../device.js';
 import { beginsOf } from '../hostDocuments.js';
 
 /**
- * The plain definitions of what a model is made of, in ops of tfjs that can be differentiated: the truth that every device is held
- * against. x is [rows, features] throughout.
+ * Plain definitions of the parts of a model, in differentiable tfjs ops: the reference for every device. x is [rows, features] throughout.
  */
 
 /** The tensors of a layer. */
@@ -28,7 +27,7 @@ export interface AdapterTensors {
   mask: Tensor2D | null;
 }
 
-/** x W + s ((mask x) A) B + bias. The scale is applied at the rank, where there is least to multiply. */
+/** x W + s ((mask x) A) B + bias. The scale is applied to x A, which has the fewest elements. */
 export function layer(x: Tensor2D, { weight, adapter, bias }: LayerTensors): Tensor2D {
   let y: Tensor2D = tf.matMul(x, weight);
   if (adapter !== null) {
@@ -53,7 +52,7 @@ export interface AngleTensors {
   sin: Tensor2D;
 }
 
-/** x[batch * time, heads * headDim]: entry i of a head turns with entry i + headDim / 2. */
+/** x[batch * time, heads * headDim]: entry i of a head is rotated with entry i + headDim / 2. */
 export function rotary(
   x: Tensor2D,
   angles: AngleTensors,
@@ -78,7 +77,7 @@ export function rotary(
   return tf.reshape(turned, x.shape);
 }
 
-/** softmax(q kᵀ / sqrt(headDim)) v over the past and present of each sequence, or of each document in it. */
+/** softmax(q kᵀ / sqrt(headDim)) v over past and present positions of each sequence, or of each document in it. */
 export function causalAttention(
   q: Tensor2D,
   k: Tensor2D,
@@ -108,14 +107,14 @@ function repeatHeads(x: Tensor4D, { batch, time, heads, kvHeads, headDim }: Atte
   return tf.reshape(tf.mul(grouped, tf.ones([1, 1, heads / kvHeads, 1, 1])), [batch, heads, time, headDim]);
 }
 
-/** Added to scores: 0 for past and present, so far below for the future that its weight is exactly 0. */
+/** Added to scores: 0 for past and present, and for the future a value so low that its weight is exactly 0. */
 function futureMask(time: number): Tensor2D {
   const mask = new Float32Array(time * time);
   for (let row = 0; row < time; row++) mask.fill(-1e30, row * time + row + 1, (row + 1) * time);
   return tf.tensor2d(mask, [time, time]);
 }
 
-/** The same for each sequence, [batch, 1, time, time], and for what is before the document of a row. */
+/** The same for each sequence, [batch, 1, time, time]; also masks what is before the document of a row. */
 function documentMask(documents: Int32Array, time: number): Tensor4D {
   const mask = new Float32Array(documents.length * time);
   documents.forEach((begin, row) => {
@@ -136,15 +135,15 @@ export type MlpLayers = Record<'gate' | 'up' | 'down', LayerTensors>;
 /** Gains of each head of queries and keys, [headDim]. */
 export type HeadGains = Record<'q' | 'k', Tensor1D>;
 
-/** Each head of x[rows, heads * headDim] by itself. */
+/** Normalizes each head of x[rows, heads * headDim]. */
 export function headNorm(x: Tensor2D, gain: Tensor1D, epsilon: number): Tensor2D {
   const heads = tf.reshape(x, [-1, gain.shape[0]]) as Tensor2D;
   return tf.reshape(rmsNorm(heads, gain, epsilon), x.shape);
 }
 
 /**
- * x + o(attend(rotary(q(n)), rotary(k(n)), v(n))) with n = rmsNorm(x, gain). With head norms those of q(n) and k(n) are turned; without
- * angles nothing is.
+ * x + o(attend(rotary(q(n)), rotary(k(n)), v(n))) with n = rmsNorm(x, gain). With head norms, q(n) and k(n) are normalized before their
+ * rotation; without angles there is no rotation.
  */
 export function attentionHalf(
   x: Tensor2D,
@@ -195,7 +194,7 @@ export function embedding(table: Tensor2D, ids: Int32Array): Tensor2D {
   return tf.gather(table, tf.tensor1d(ids, 'int32'));
 }
 
-/** W + scale A B, and the squares of what is added. */
+/** W + scale A B, and the squares of the added values. */
 export function merge(
   weight: Tensor2D,
   a: Tensor2D,

@@ -2,9 +2,9 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { GradConfig, NamedAttrMap, Tensor } from '@tensorflow/tfjs-core';
 
 /**
- * Registers the derivatives of the tfjs kernels that plain definitions are made of. tfjs-core keeps its own in files
- * that Node cannot import (extensionless ES modules inside a CommonJS package), and the union package that bundles them
- * is ten times the size. Where somebody else registered one, as tfjs-node does, it stays.
+ * Registers the derivatives of the tfjs kernels used by the plain definitions. tfjs-core has them in files that Node cannot import
+ * (extensionless ES modules inside a CommonJS package), and the union package that bundles them is ten times the size. Derivatives that are
+ * already registered, as by tfjs-node, stay.
  */
 export function registerGradients(): void {
   for (const config of gradients) {
@@ -80,7 +80,7 @@ const gradients: GradConfig[] = [
     },
   })),
   derivative('BatchMatMul', bothInputs, (dy, [a, b], { transposeA, transposeB }) => ({
-    // y = op(a) op(b): d op(a) = dy op(b)ᵀ, d op(b) = op(a)ᵀ dy, each transposed back where op transposes.
+    // y = op(a) op(b): d op(a) = dy op(b)ᵀ, d op(b) = op(a)ᵀ dy, each transposed back if op transposes.
     a: () =>
       unbroadcast(
         transposeA ? tf.matMul(b!, dy, !!transposeB, true) : tf.matMul(dy, b!, false, !transposeB),
@@ -94,7 +94,7 @@ const gradients: GradConfig[] = [
   })),
 ];
 
-/** Sums dy over the axes along which `input` was repeated. */
+/** Sums dy over the axes along which `input` was broadcast. */
 function unbroadcast(dy: Tensor, input: Tensor): Tensor {
   const axes = tf.broadcast_util.getReductionAxes(input.shape, dy.shape);
   return tf.reshape(axes.length > 0 ? tf.sum(dy, axes) : dy, input.shape);

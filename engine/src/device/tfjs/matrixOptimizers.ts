@@ -1,18 +1,18 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 
-/** Definitions of the optimizers that take matrices; docs/relora.md has the formulas and their sources. */
+/** Definitions of the matrix optimizers; docs/relora.md has the formulas and their sources. */
 
-/** a x + b x³ + c x⁵ of a Newton-Schulz step (Jordan and others 2024). */
+/** Coefficients of a Newton-Schulz step a x + b x³ + c x⁵ (Jordan and others 2024). */
 const [first, third, fifth] = [3.4445, -4.775, 2.0315];
 const stepCount = 5;
-/** Root mean square of an update of Muon, per unit of the rate: that of AdamW's (arXiv 2502.16982). */
+/** Root mean square of a Muon update per unit of learning rate: the same as AdamW's (arXiv 2502.16982). */
 const updateSize = 0.2;
-/** The most that a step changes a factor of an adapter by, as a singular value. */
+/** Largest singular value of a step's change to a factor of an adapter. */
 const factorStepMax = 0.2;
-/** Sums in float32 are no better than this share of the mean diagonal of a Gram matrix. */
+/** Precision of float32 sums, relative to the mean diagonal of a Gram matrix. */
 const gramResolution = 1e-6;
-/** Of APOLLO-Mini: what the shadow along one direction is shorter by, and the most that a step may grow. */
+/** For APOLLO-Mini: how much shorter the projection on one direction is than the gradient, and the largest growth of a step. */
 const stepScale = Math.sqrt(128);
 const growthMax = 1.01;
 
@@ -28,7 +28,7 @@ export function nesterov<T extends Tensor1D | Tensor2D>(m: T, g: T, momentum: nu
   return { m: next, u: tf.add(g, tf.mul(next, momentum)) as T };
 }
 
-/** Every singular value that is not tiny against the norm is near 1. */
+/** Makes every singular value that is not tiny relative to the norm close to 1. */
 export function matrixSign(matrix: Tensor2D): Tensor2D {
   const [rows, columns] = matrix.shape;
   const norm = Math.sqrt(matrix.dataSync<'float32'>().reduce((sum, value) => sum + value * value, 0));
@@ -48,8 +48,8 @@ export function muonStep(w: Tensor2D, u: Tensor2D, { learningRate, weightDecay }
 }
 
 /**
- * LoRA-Muon of a[in, rank], b[rank, out] with their u; uA null: A stays. Null where the rate is 0, which moves nothing.
- * dA = sign(uA L_B⁻ᵀ) L_B⁻¹ and dB = L_A⁻ᵀ sign(L_A⁻¹ uB), with L Lᵀ the damped Gram matrix of the factor.
+ * LoRA-Muon of a[in, rank], b[rank, out] with their u; uA null: A is frozen. Null if the rate is 0, which changes nothing. dA = sign(uA
+ * L_B⁻ᵀ) L_B⁻¹ and dB = L_A⁻ᵀ sign(L_A⁻¹ uB), with L Lᵀ the damped Gram matrix of the factor.
  */
 export function loraMuonStep(
   [a, b]: readonly [Tensor2D, Tensor2D],
@@ -102,7 +102,7 @@ function updateScale(learningRate: number, [rows, columns]: readonly [number, nu
   return learningRate * updateSize * Math.sqrt(Math.max(rows, columns));
 }
 
-/** The gradient seen along one direction of its smaller side. */
+/** The gradient projected along its smaller side on one direction. */
 export function shadowOf(g: Tensor2D, projection: Tensor1D): Tensor1D {
   const [rows, columns] = g.shape;
   const isTall = rows > columns;
@@ -110,7 +110,7 @@ export function shadowOf(g: Tensor2D, projection: Tensor1D): Tensor1D {
   return tf.reshape(isTall ? tf.matMul(g, direction) : tf.matMul(direction, g), [-1]) as Tensor1D;
 }
 
-/** What the gradient is multiplied by: as much as Adam makes its shadow longer, and no more growth than is allowed. */
+/** Factor of the gradient: the ratio by which Adam lengthens its projection, with limited growth. */
 export function apolloFactor(
   step: Tensor1D,
   shadow: Tensor1D,

@@ -8,7 +8,7 @@ import { registerGradients } from './gradients.js';
 import { loadTensorflow } from './tensorflow.js';
 import { TfjsDevice } from './tfjsDevice.js';
 
-/** A device of tfjs. Loaded when one is asked for: other runs need nothing of it. */
+/** A device of tfjs. Imported on demand: other runs do not need it. */
 export async function openTfjs(name: 'tensorflow' | 'reference', precision: Precision): Promise<Device> {
   if (precision !== 'float32' && precision !== 'auto')
     throw new DeviceFault(
@@ -25,7 +25,7 @@ export async function openTfjs(name: 'tensorflow' | 'reference', precision: Prec
   return new TfjsDevice(
     {
       name,
-      // TensorFlow says that it found a card, and not which.
+      // TensorFlow says that it found a card, but not which.
       model: usesCard ? 'a card that TensorFlow found' : (cpus()[0]?.model ?? 'unknown'),
       instructionSet: null,
       threadCount: name === 'reference' || usesCard ? 1 : availableParallelism(),

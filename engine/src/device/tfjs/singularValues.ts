@@ -1,8 +1,8 @@
 import { rightAngleRotation, rotate } from '../planeRotation.js';
 
 /**
- * Singular values of matrix[rows, columns], largest first, min(rows, columns) of them, by one-sided Jacobi rotations in
- * float64. Slow and plain: the native backend has its own, which is checked against this one.
+ * Singular values of matrix[rows, columns], largest first, min(rows, columns) of them, by one-sided Jacobi rotations in float64. Slow and
+ * simple: the native backend has its own implementation, which is checked against this one.
  */
 export function singularValues(matrix: Float32Array, rows: number, columns: number): Float64Array {
   // Rotating the vectors of the smaller side needs the fewest pairs; each vector is contiguous.
@@ -29,7 +29,7 @@ export function singularValues(matrix: Float32Array, rows: number, columns: numb
 /** Convergence is quadratic: real matrices take 6 to 10 sweeps. */
 const sweepsMax = 40;
 
-/** Rotates u and v in their plane until they are at a right angle; false when they already are. */
+/** Rotates u and v in their plane until they are orthogonal; false if they already are. */
 function orthogonalize(u: Float64Array, v: Float64Array): boolean {
   const uu = dot(u, u);
   const vv = dot(v, v);

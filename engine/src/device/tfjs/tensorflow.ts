@@ -2,7 +2,7 @@ import util from 'node:util';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { existsSync } from 'node:fs';
 
-/** What we ask of TensorFlow's tfjs package; it is an optional peer and its types are not installed. */
+/** The parts of TensorFlow's tfjs package that we use; it is an optional peer dependency and its types are not installed. */
 interface TensorflowPackage {
   findBackend(name: string): { isUsingGpuDevice: boolean; binding: { TF_Version: string } } | null;
   version: Readonly<Record<string, string>>;
@@ -11,22 +11,22 @@ interface TensorflowPackage {
 export interface Tensorflow {
   backendName: string;
   usesCard: boolean;
-  /** By name, for the record of a job. */
+  /** By name, for a job's record. */
   versions: Readonly<Record<string, string>>;
 }
 
-/** Made by `npm run setup:tensorflow`, from the sources as from the build. */
+/** Installed by `npm run setup:tensorflow`; found from the source tree as from the build. */
 const ownPackage = fileURLToPath(
   new URL('../../../tensorflow/node_modules/@tensorflow/tfjs-node', import.meta.url),
 );
 
-/** Whether `npm run setup:tensorflow` was run to its end. */
+/** Whether `npm run setup:tensorflow` has completed. */
 export const isTensorflowSetUp = (): boolean => existsSync(`${ownPackage}/lib/napi-v8/tfjs_binding.node`);
 
-/** Loads TensorFlow; throws with what to install. It registers the tfjs backend `tensorflow`. */
+/** Loads TensorFlow, which registers the tfjs backend `tensorflow`; throws with instructions for installing it. */
 export async function loadTensorflow(): Promise<Tensorflow> {
   replaceRemoved();
-  process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2'; // else it prints a page at every start
+  process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '2'; // otherwise it prints a page at every start
   const failures: string[] = [];
   for (const [name, path] of packages()) {
     try {
@@ -60,7 +60,7 @@ function packages(): [name: string, path: string][] {
   return [['engine/tensorflow', pathToFileURL(`${ownPackage}/dist/index.js`).href], ...byName];
 }
 
-/** Node.js 23 has dropped functions that tfjs-node 4.22 calls at every operation; it was mended in its sources and not released. */
+/** Node.js 23 removed functions that tfjs-node 4.22 calls at every operation; the fix in its sources was not released. */
 function replaceRemoved(): void {
   const functions = util as unknown as Record<string, unknown>;
   functions['isNullOrUndefined'] ??= (value: unknown) => value === null || value === undefined;

@@ -14,15 +14,15 @@ import { apolloFactor, lengthOf, loraMuonStep, muonStep, nesterov, shadowOf } fr
 import { singularValues } from './singularValues.js';
 
 /**
- * The plain definitions as a device, on any backend of tfjs: `reference` on plain JavaScript, `tensorflow` on TensorFlow's kernels.
- * Values lie with the host between calls; a backward pass differentiates its definition from the half's input.
+ * The plain definitions as a device, on any tfjs backend: `reference` in plain JavaScript, `tensorflow` with TensorFlow's kernels. Values
+ * are on the host between calls; a backward pass differentiates its definition from the half's input.
  */
 export class TfjsDevice extends HostObjects implements api.Device {
   private readonly counts = new Map<string, number>();
 
   constructor(
     readonly description: api.DeviceDescription,
-    /** The name that tfjs has for it. */
+    /** The backend's name in tfjs. */
     private readonly backendName: string,
   ) {
     super();
@@ -157,7 +157,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
   }
 
   releaseState(_state: api.HalfState | null): void {
-    // There is none: a backward pass begins at the half's input.
+    // There is no state: a backward pass starts from the half's input.
   }
 
   rmsNormForward(
@@ -332,7 +332,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
   readonly packMergedReadsWeight = true;
 
   packMerged(_base: api.FrozenBase, _weight: api.DeviceBuffer, _adapter: api.LayerAdapter): void {
-    // Products read weight and adapter apart, whatever the graph.
+    // Products read weight and adapter separately, whatever the graph.
   }
 
   releaseBase(_base: api.FrozenBase): void {
@@ -340,7 +340,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
   }
 
   park(_weight: api.DeviceBuffer, _folder: string | null): void {
-    // Products read it at every step.
+    // Products read it at every step, so it is not parked.
   }
 
   mergeAdapter(
@@ -395,10 +395,10 @@ export class TfjsDevice extends HostObjects implements api.Device {
     return Promise.resolve(unmeasured(this.description));
   }
 
-  /** Runs a definition on this device's backend, counted; its tensors end with it. */
+  /** Runs a definition on this device's backend and counts it; its tensors are disposed afterwards. */
   private run<T>(name: string, body: () => T): T {
     this.counts.set(name, (this.counts.get(name) ?? 0) + 1);
-    // tfjs has one backend at a time for all; it changes at once, for both of ours start without waiting.
+    // tfjs has a single global backend; switching is immediate, since both backends start synchronously.
     if (tf.getBackend() !== this.backendName) void tf.setBackend(this.backendName);
     let result: T;
     tf.tidy(() => {
@@ -407,7 +407,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
     return result!;
   }
 
-  /** Gradients of a half by its input, its gain and all that is wanted of its layers. */
+  /** Gradients of a half with respect to its input, its gain and the wanted parameters of its layers. */
   private differentiate<Name extends string>(
     layers: Record<Name, api.Layer>,
     gradients: { dx: api.DeviceBuffer; gain: api.DeviceBuffer } & Record<Name, api.LayerGradients>,
@@ -416,7 +416,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
     half: Pick<api.MlpHalf, 'gain'>,
     { batch, time, hidden }: Pick<api.MlpShape, 'batch' | 'time' | 'hidden'>,
     define: (x: Tensor2D, gain: Tensor1D, layers: Record<Name, definition.LayerTensors>) => Tensor2D,
-    /** Where gradients by what else the definition uses go. */
+    /** Destinations of gradients with respect to other inputs of the definition. */
     more: readonly [api.DeviceBuffer, Tensor][] = [],
   ): void {
     const rows = batch * time;
@@ -507,7 +507,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
     return { cos: part(angles.cos), sin: part(angles.sin) };
   }
 
-  /** Its own copy: tfjs may keep the array that it is given. */
+  /** A copy of its own: tfjs may keep the array that it is given. */
   private matrix(buffer: api.DeviceBuffer, rows: number, columns: number): Tensor2D {
     return tf.tensor2d(this.floats(buffer).slice(), [rows, columns]);
   }
@@ -529,7 +529,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
     else this.write(moment, values);
   }
 
-  /** Moves the moment of a matrix on and gives what the step goes along; null for one that is only read. */
+  /** Updates the moment of a matrix and returns the direction of its step; null for a matrix that is only read. */
   private momentum(
     { gradient, first }: api.MatrixMember,
     rows: number,
