@@ -17,8 +17,8 @@ import { unknownShareMin } from './lostText.js';
 import { joinSources } from './sourceDocuments.js';
 
 /**
- * Makes a data set of a prepared one and what is appended to it: `folder`, which is new, has the tokens of both, those of the base
- * first. Both stay as they are, and their shards are linked where the disk allows that. Both must have one tokenizer; throws
+ * Creates a data set from a prepared one and an addition to it: `folder`, which must be new, gets the tokens of both, those of the base
+ * first. Both originals stay as they are; their shards are linked if the disk allows that. Both must have the same tokenizer; throws
  * DataError DATASET_CORRUPT.
  */
 export async function appendDataset(
@@ -76,7 +76,7 @@ export async function appendDataset(
 
 const firstSkippedMax = 20;
 
-/** The shards of both in one folder, those of the base with their numbers. */
+/** Puts the shards of both into one folder; those of the base keep their numbers. */
 async function joined(
   [base, added]: readonly [PreparedSplits, PreparedSplits],
   which: 'train' | 'heldOut',
@@ -118,7 +118,7 @@ async function joined(
   };
 }
 
-/** Of all text of both. */
+/** Statistics of unknown text over both. */
 function joinedUnknown(of: readonly DatasetManifest[]): DatasetManifest['unknown'] {
   const bytesOf = ({ train, heldOut }: DatasetManifest) => train.bytes + heldOut.bytes;
   const bytes = of.reduce((sum, each) => sum + bytesOf(each), 0);
@@ -134,7 +134,7 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   try {
     await link(from, to);
   } catch (error) {
-    // A process that may only read the base must not link it to where it may write.
+    // A process that may only read the base must not link it into a folder that it can write.
     if (
       !['EXDEV', 'EACCES', 'EPERM', 'ENOTSUP', 'EMLINK'].includes((error as NodeJS.ErrnoException).code ?? '')
     )
@@ -145,7 +145,7 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   }
 }
 
-/** The held-out texts one after the other. */
+/** Concatenates the held-out texts. */
 async function joinTexts(from: readonly string[], whole: string): Promise<void> {
   for (const path of from) await pipeline(createReadStream(path), createWriteStream(whole, { flags: 'a' }));
   const file = await open(whole, 'r');

@@ -3,7 +3,7 @@ import { DataError, type DataErrorDetail, type DataErrorReason } from './dataErr
 import type { BatchOptions, BatchSource, DocumentBatch, OmittedTokens } from './batches.js';
 import type { ShardEntry } from './manifest.js';
 
-/** What the thread needs to know of a data set. */
+/** What the thread needs from a data set. */
 export interface FeedPart {
   folder: string;
   tokenBytes: number;
@@ -16,18 +16,18 @@ export interface FeedPart {
 export interface FeedOrder {
   parts: readonly FeedPart[];
   options: BatchOptions;
-  /** File that says which shards were found to be right; null: each is checked again. */
+  /** File that records which shards were verified; null: every shard is verified again. */
   checkedPath: string | null;
 }
 
-/** To the thread. */
+/** Request to the thread. */
 export interface FeedRequest {
   id: number;
   firstSequence: number;
   count: number;
 }
 
-/** From it: a batch, or why there is none. */
+/** Its answer: a batch, or the reason why there is none. */
 export type FeedAnswer = { id: number } & (
   | { batch: DocumentBatch }
   | { reason: DataErrorReason; detail: DataErrorDetail<DataErrorReason> }
@@ -40,9 +40,9 @@ interface Waiting {
 }
 
 /**
- * Gives a run its batches from a thread of its own, which reads the next one while the present one is computed: a disk that is slow, or
- * a part larger than memory, costs the run nothing as long as a batch is read in the time of a step. The thread checks each file
- * against its SHA-256 before it reads from it, once for a job, and finds files that are changed under it.
+ * Supplies a run with batches from a separate thread, which reads the next one while the present one is computed: a slow disk, or a part
+ * larger than memory, costs the run nothing as long as a batch is read in the time of a step. The thread checks each file against its
+ * SHA-256 before it first reads from it, once per job, and detects files that are changed later.
  */
 export class BatchFeed implements BatchSource {
   private worker: Worker | undefined;
@@ -60,10 +60,10 @@ export class BatchFeed implements BatchSource {
     return await ahead.batch;
   }
 
-  /** Has a batch read that is asked for next. */
+  /** Starts reading the batch that will be requested next. */
   prepare(firstSequence: number, count: number): void {
     const batch = this.ask(firstSequence, count);
-    batch.catch(() => {}); // whoever reads it hears of it; nobody may
+    batch.catch(() => {}); // the error reaches whoever takes the batch; possibly nobody does
     this.ahead = { firstSequence, count, batch };
   }
 
@@ -78,7 +78,7 @@ export class BatchFeed implements BatchSource {
     const id = ++this.lastId;
     return await new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
-      worker.ref(); // or a process that waits for nothing else would end
+      worker.ref(); // or a process that waits for nothing else would exit
       worker.postMessage({ id, firstSequence, count } satisfies FeedRequest);
     });
   }

@@ -6,32 +6,32 @@ import type { TokenSplit } from './tokenSplit.js';
 export interface Batch {
   /** [count * sequenceLength], sequence by sequence. */
   inputs: Int32Array;
-  /** The token after each input; -1 where it is not to be learned. */
+  /** The token after each input; -1 if it is not to be learned. */
   targets: Int32Array;
 }
 
-/** A batch that knows its documents. */
+/** A batch with the positions of its documents. */
 export interface DocumentBatch extends Batch {
   /**
-   * Where in its sequence the document of each input begins: at the last token up to it that ended the one before, which stands before a
-   * text as it does where text is written; what a sequence begins with is the rest of a document.
+   * Where, within its sequence, the document of each input begins: at the last token, up to this input, that ended the previous document;
+   * an end-of-text token precedes each text, as in generation. A sequence begins with the rest of a document, at 0.
    */
   documents: Int32Array;
 }
 
 export interface TrainingBatch extends DocumentBatch {
-  /** How often all sequences were read before the first of this batch. */
+  /** Complete passes over all sequences before the first of this batch. */
   epoch: number;
 }
 
-/** What gives a run its sequences, by their number in the run. */
+/** Source of a run's sequences, by their number in the run. */
 export interface BatchSource {
   read(firstSequence: number, count: number): Promise<DocumentBatch>;
 }
 
-/** What knows where its sequences come from. */
+/** A source that knows where its sequences come from. */
 export interface PlacedSource extends BatchSource {
-  /** The data set that a sequence is of, by its index, and the place of its first input in the training part. */
+  /** The index of a sequence's data set, and the position of its first input in the training part. */
   placeOf(sequence: number): { part: number; position: number };
 }
 
@@ -42,9 +42,9 @@ export interface BatchOptions {
   cut: number;
 }
 
-/** Places of a training part that are passed over, and what stands there for the model: the end of a text. */
+/** Ranges of a training part that are not trained on, and the token that the model sees instead: the end of a text. */
 export interface OmittedTokens {
-  /** In order and apart. */
+  /** Sorted and disjoint. */
   ranges: readonly (readonly [start: number, end: number])[];
   endOfTextId: number;
 }
@@ -59,24 +59,24 @@ export function newBatch(count: number, sequenceLength: number): DocumentBatch {
 }
 
 /**
- * The order of training sequences, as a pure function of their number: the training part is cut into sequences that share
- * one token with the next, and each pass takes them in a new seeded order. Nothing has to be kept to resume anywhere.
+ * The order of training sequences, as a pure function of their number: the training part is cut into sequences that share one token with
+ * the next, and each pass takes them in a new seeded order. Resuming needs no stored state.
  *
- * As many tokens as do not fill a sequence are in none of a pass. With cut 1 they are always the last ones; with cut 2 the next
- * pass begins with them, and what is beyond the end begins again at the first token, so that no token is left out twice in a row.
+ * Tokens that do not fill a sequence are left out of a pass. With cut 1 these are always the last ones; with cut 2 the next pass begins
+ * with them, and wraps around at the end to the first token, so that no token is left out twice in a row.
  */
 export class Batches implements PlacedSource {
   readonly sequencesPerEpoch: number;
-  /** Of the sequence that is read. */
+  /** Tokens of the sequence being read. */
   private readonly tokens: Int32Array;
   /** Which of them end a document. */
   private readonly ends: Uint8Array;
   private order: { epoch: number; at(index: number): number } | undefined;
 
-  /** Throws DataError DATASET_TOO_SHORT when there is not one whole sequence. */
+  /** Throws DataError DATASET_TOO_SHORT if there is not one whole sequence. */
   constructor(
     private readonly split: TokenSplit,
-    /** `part`: its index in a mixture; `endOfTextId`: what ends a document, where its shards do not say it. */
+    /** `part`: its index in a mixture; `endOfTextId`: the token that ends a document, for shards without separate marks. */
     private readonly options: BatchOptions & {
       endOfTextId: number;
       part?: number;
@@ -103,7 +103,7 @@ export class Batches implements PlacedSource {
     return Promise.resolve(this.take(firstSequence, count));
   }
 
-  /** Puts the sequence with a number into a place of a batch. */
+  /** Writes the sequence with this number to a row of a batch. */
   put(index: number, { inputs, targets, documents }: DocumentBatch, place: number): void {
     const { split, tokens, ends } = this;
     const { sequenceLength, endOfTextId, omitted } = this.options;
@@ -127,7 +127,7 @@ export class Batches implements PlacedSource {
     targets.set(tokens.subarray(1), place * sequenceLength);
   }
 
-  /** Writes something in place of what is passed over of the sequence at a position, which may continue at the first token. */
+  /** Overwrites the omitted ranges within the sequence at a position, which may wrap around to the first token. */
   private passOver(
     { ranges }: OmittedTokens,
     position: number,
@@ -155,7 +155,7 @@ export class Batches implements PlacedSource {
     return ((begin + this.orderOf(sequence)) * sequenceLength) % this.split.tokenCount;
   }
 
-  /** Its place among the sequences of its pass. */
+  /** Index of a sequence in the order of its pass. */
   private orderOf(sequence: number): number {
     const epoch = Math.floor(sequence / this.sequencesPerEpoch);
     if (this.order?.epoch !== epoch) {

@@ -6,7 +6,7 @@ export interface BitMark extends FileMark {
   lastByte: number;
 }
 
-/** A bit for each token of a shard, lowest first, beside the file of its tokens. */
+/** A file with one bit per token of a shard, lowest bit first. */
 export class BitFile {
   private lastByte = 0;
 
@@ -20,7 +20,7 @@ export class BitFile {
     return new BitFile(name, await GrowingFile.begin(join(folder, name)), 0);
   }
 
-  /** @param written bits before the mark */
+  /** @param written number of bits before the mark */
   static async continueAt(folder: string, name: string, mark: BitMark, written: number): Promise<BitFile> {
     const bits = new BitFile(name, await GrowingFile.continueAt(join(folder, name), name, mark), written);
     bits.lastByte = mark.lastByte;
@@ -35,7 +35,7 @@ export class BitFile {
       const at = first + index;
       bytes[at >> 3]! |= bits[index]! << (at & 7);
     }
-    // The bits of a byte that is not full wait for the next.
+    // The bits of an incomplete byte wait for the next ones.
     const whole = (first + bits.length) >> 3;
     this.lastByte = bytes[whole] ?? 0;
     await this.file.write(bytes.subarray(0, whole));
@@ -47,7 +47,7 @@ export class BitFile {
     return { ...this.file.mark, lastByte: this.lastByte };
   }
 
-  /** Syncs what is whole, without closing it. */
+  /** Syncs the completed file without closing it. */
   async end(): Promise<{ file: string; sha256: string }> {
     if (this.written % 8 > 0) await this.file.write(Uint8Array.of(this.lastByte));
     await this.file.sync();

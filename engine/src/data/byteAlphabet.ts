@@ -11,7 +11,7 @@ export const byteCharacters: readonly string[] = (() => {
 
 const byteOfCharacter = new Map(byteCharacters.map((character, byte) => [character, byte]));
 
-/** Bytes of a token written in that alphabet; null when it has another character. */
+/** Bytes of a token written in that alphabet; null if it contains another character. */
 export function tokenToBytes(token: string): Uint8Array | null {
   const bytes: number[] = [];
   for (const character of token) {

@@ -3,26 +3,26 @@ import type { CutTokens } from './tokenizer.js';
 import { isObject, type TokenizerJson } from './tokenizerJson.js';
 import { wordPattern } from './wordPattern.js';
 
-/** Words kept with their tokens: nearly every word of a text is one of these. */
+/** Size of the cache of words with their tokens: it covers nearly every word of a text. */
 const cachedWordsMax = 100_000;
 const cachedWordLengthMax = 64;
 
 export interface ByteLevelEncoder {
   encode(text: string): CutTokens;
-  /** Whether it encodes a text as the package does; all texts unless `hasLimits`. */
+  /** Whether it encodes this text as the package does; true for all texts unless `hasLimits`. */
   serves(text: string): boolean;
   hasLimits: boolean;
 }
 
 /**
- * Byte-level BPE in JavaScript, for tokenizers of GPT-2's kind, of Llama 3 and of Qwen: several times as fast as the package, whatever the
- * size of the pieces, and its tokens are the same. It never aborts the process, as the package can. Null for another kind.
+ * Byte-level BPE in JavaScript, for tokenizers of the kind of GPT-2, Llama 3 and Qwen: several times as fast as the package, whatever the
+ * size of the pieces, with the same tokens. Unlike the package it never aborts the process. Null for tokenizers of another kind.
  */
 export function byteLevelEncoder(checked: TokenizerJson): ByteLevelEncoder | null {
   const words = wordPattern(checked);
   if (words === null || !isPlainByteLevel(checked)) return null;
   const { vocabulary } = checked;
-  // A word that is a token is that token, whatever it would be merged to.
+  // With `ignore_merges` a word that is a token is encoded as that token, whatever merging would give.
   const wholeWords = checked.json.model.ignore_merges === true ? vocabulary : null;
   const byteIds = Int32Array.from(byteCharacters, (character) => vocabulary.get(character)!);
   const merges = mergeTable(checked);
@@ -55,7 +55,7 @@ export function byteLevelEncoder(checked: TokenizerJson): ByteLevelEncoder | nul
     const begin = (word: string): void => {
       places.push(place);
       counts.push(ids.length);
-      place += word.length; // words and added tokens are all there is of a text
+      place += word.length; // words and added tokens cover the whole text
     };
     for (const part of added === null ? [text] : text.split(added)) {
       const addedId = addedIds.get(part);
@@ -72,11 +72,11 @@ export function byteLevelEncoder(checked: TokenizerJson): ByteLevelEncoder | nul
     return { ids: Int32Array.from(ids), places, counts };
   };
   const hasLimits = isObject(checked.json.normalizer);
-  // What is normal already stays as it is; the rest is for the package, in whose version of Unicode it becomes so.
+  // NFC text needs no normalization; other text is left to the package, whose version of Unicode then applies.
   return { encode, hasLimits, serves: (text) => !hasLimits || text.normalize('NFC') === text };
 }
 
-/** Rank and merged token of each pair of ids that may be merged. */
+/** Rank and merged token of each mergeable pair of ids. */
 interface Merges {
   /** Key: left * size + right. */
   ranks: Map<number, number>;
@@ -89,7 +89,7 @@ function mergeTable({ vocabulary, merges, vocabularySize: size }: TokenizerJson)
   const merged = new Int32Array(merges.length);
   for (const [rank, [left, right]] of merges.entries()) {
     merged[rank] = vocabulary.get(left + right)!;
-    ranks.set(vocabulary.get(left)! * size + vocabulary.get(right)!, rank); // of equal pairs the last counts, as upstream
+    ranks.set(vocabulary.get(left)! * size + vocabulary.get(right)!, rank); // of duplicate pairs the last counts, as upstream
   }
   return { ranks, merged, size };
 }
@@ -113,12 +113,12 @@ function mergeBytes(ids: number[], merges: Merges): number[] {
   }
 }
 
-/** The same for words of any length in O(n log n): a linked list of tokens and a heap of the pairs in it. */
+/** The same in O(n log n), for long words: a linked list of tokens and a heap of their pairs. */
 function mergeLong(ids: number[], { ranks, merged, size }: Merges): number[] {
   const count = ids.length;
   const next = Int32Array.from({ length: count }, (_, i) => (i + 1 < count ? i + 1 : -1));
   const previous = Int32Array.from({ length: count }, (_, i) => i - 1);
-  // One number per pair: rank first, then place, so that the least is the one to merge.
+  // One number per pair, rank first, then position, so that the smallest is the next to merge.
   const heap: number[] = [];
   const offer = (left: number) => {
     const right = left < 0 ? -1 : next[left]!;
@@ -132,7 +132,7 @@ function mergeLong(ids: number[], { ranks, merged, size }: Merges): number[] {
     const left = top % count;
     const rank = Math.floor(top / count);
     const right = next[left]!;
-    // A pair whose tokens were merged away meanwhile is passed over; what took its place was offered again.
+    // A pair whose tokens were merged meanwhile is ignored; the pairs that replaced it were added.
     if (ids[left]! < 0 || right < 0 || ranks.get(ids[left]! * size + ids[right]!) !== rank) continue;
     ids[left] = merged[rank]!;
     ids[right] = -1;
@@ -192,7 +192,7 @@ export function byteTable({
   return table;
 }
 
-/** Whether nothing is asked for but cutting into words and merging bytes, of texts that are in NFC. */
+/** Whether the tokenizer only splits into words and merges bytes, for texts in NFC. */
 function isPlainByteLevel({ json, vocabulary, addedTokens }: TokenizerJson): boolean {
   const { model, normalizer, decoder } = json;
   const isType = (part: unknown, type: string) => isObject(part) && part.type === type;
@@ -208,7 +208,7 @@ function isPlainByteLevel({ json, vocabulary, addedTokens }: TokenizerJson): boo
   );
 }
 
-/** Longest first, as the leftmost longest one is meant; with a group, so that splitting keeps them. */
+/** Longest first, since the leftmost longest match counts; with a group, so that splitting keeps the matches. */
 function addedPattern(contents: string[]): RegExp | null {
   if (contents.length === 0) return null;
   const escaped = contents

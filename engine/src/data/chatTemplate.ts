@@ -2,43 +2,43 @@ import { createContext, Script } from 'node:vm';
 import { Environment, Interpreter, parse, tokenize } from '@huggingface/jinja';
 import { DataError, describeValue } from './dataErrors.js';
 
-/** How the chats of a data set become text. */
+/** How the chats of a data set are converted to text. */
 export interface ChatOptions {
-  /** Of the list of messages. */
+  /** Field with the list of messages. */
   field: string;
-  /** Jinja, as tokenizer_config.json has it. */
+  /** Jinja source, as in tokenizer_config.json. */
   template: string;
-  /** What the template may name: `bos_token`, `eos_token` and others of tokenizer_config.json. */
+  /** Variables for the template: `bos_token`, `eos_token` and others of tokenizer_config.json. */
   tokens: Readonly<Record<string, string>>;
 }
 
-/** A chat as text, and which parts of it an assistant says: in UTF-16 units, from … up to, in order. */
+/** A chat as text, and the spans that an assistant says: in UTF-16 units, end exclusive, in order. */
 export interface RenderedChat {
   text: string;
   spans: readonly (readonly [start: number, end: number])[];
 }
 
 export interface ChatLimits {
-  /** Of one chat, with all that it takes to find out what an assistant says in it. */
+  /** For one chat, including the renderings that find what an assistant says. */
   seconds: number;
-  /** UTF-16 units of a chat as text. */
+  /** Length of a rendered chat in UTF-16 units. */
   lengthMax: number;
   messagesMax: number;
 }
 
 export const chatLimits: ChatLimits = { seconds: 10, lengthMax: 8 * 2 ** 20, messagesMax: 1000 };
 
-/** Elements that `range` may give: templates count messages by it. */
+/** Most elements that `range` may return: templates use it to count messages. */
 const rangeMax = 100_000;
 
-/** A row is no chat that the template can render. */
+/** The template cannot render this row as a chat. */
 class ChatInvalid extends Error {}
 
 /**
- * Renders chats as transformers' apply_chat_template does, and finds what an assistant says in them: from behind what the template puts
- * before an answer that is to be generated, to the end of the message with its marks.
+ * Renders chats as transformers' apply_chat_template does, and finds what an assistant says in them: from the end of the generation prompt
+ * to the end of the message, including its end marks.
  *
- * A template is a program from elsewhere. It reaches nothing but its messages, and is ended after some seconds; what it gives is bounded.
+ * A template is untrusted code. It can access only its messages, and its run time and output are limited.
  */
 export class ChatTemplate {
   private readonly program: ReturnType<typeof parse>;
@@ -49,7 +49,7 @@ export class ChatTemplate {
     private readonly limits: ChatLimits = chatLimits,
   ) {
     try {
-      // As transformers sets Jinja up.
+      // With the same options as in transformers.
       this.program = within(limits.seconds, () =>
         parse(tokenize(options.template, { lstrip_blocks: true, trim_blocks: true })),
       );
@@ -58,7 +58,7 @@ export class ChatTemplate {
     }
   }
 
-  /** Throws DataError CHAT_INVALID with the place of the row. */
+  /** Throws DataError CHAT_INVALID with the row's position. */
   render(messages: unknown, tools: unknown, { file, place }: { file: string; place: string }): RenderedChat {
     try {
       const checked = this.check(messages);
@@ -114,8 +114,8 @@ export class ChatTemplate {
   }
 
   /**
-   * Where a template writes a message otherwise once others follow: the place that changes with what is said, and behind it the marks that
-   * end the message where it is the last.
+   * The span of a message that a template writes differently once other messages follow: the text that changes with its content, and the
+   * end marks that follow the message when it is the last.
    */
   private spanOfContent(
     messages: readonly { role: string }[],
@@ -126,7 +126,7 @@ export class ChatTemplate {
     const { content } = messages[index] as { content?: unknown };
     const words = typeof content === 'string' ? content.trim() : '';
     if (words === '') return null;
-    // Of private use: no text has it where the other has something else.
+    // A private-use character, which normal text does not contain.
     const changed = messages.map((message, at) =>
       at === index ? { ...message, content: '\ue000' } : message,
     );
@@ -147,7 +147,7 @@ export class ChatTemplate {
         throw new ChatInvalid(String(message).slice(0, 300));
       },
       range,
-      // A data set is the same whenever it is prepared: the day that Llama's own templates take where none is known.
+      // A fixed date, so that a data set is the same whenever it is prepared: the default of Llama's own templates.
       strftime_now: () => '26 Jul 2024',
       messages,
       tools: tools ?? null,
@@ -165,7 +165,7 @@ export class ChatTemplate {
   }
 }
 
-/** Null where the template refuses such a chat. */
+/** Null if the template rejects the chat. */
 function attempt(render: () => string): string | null {
   try {
     return render();
@@ -184,7 +184,7 @@ function range(start: number, stop?: number, step = 1): number[] {
 
 const script = new Script('run()');
 
-/** Ends what takes longer, wherever it is: only a script can be ended so, and what it calls with it. */
+/** Interrupts code that takes too long: only a vm script, with everything that it calls, can be interrupted. */
 function within<T>(seconds: number, run: () => T): T {
   return script.runInContext(createContext({ run }), { timeout: Math.ceil(1000 * seconds) }) as T;
 }

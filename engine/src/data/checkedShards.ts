@@ -6,14 +6,14 @@ import type { FileCheck } from './tokenSplit.js';
 const blockBytes = 4 * 2 ** 20;
 
 /**
- * Checks files of a data set against their SHA-256, each once for a job: what was found right is written down with the file's size,
- * time and number, so that an attempt that resumes reads what it trains on and not all of it.
+ * Checks files of a data set against their SHA-256, once per job: verified files are recorded with their size, time and inode, so that an
+ * attempt that resumes reads only what it trains on.
  */
 export class CheckedShards {
-  /** SHA-256 and stamp of each: files of several data sets may have one content. */
+  /** SHA-256 and stamp of each file: several data sets may have files with the same content. */
   private readonly found: Set<string>;
 
-  /** @param path file that holds what was found; null for this object alone */
+  /** @param path file that records what was verified; null: in memory only */
   constructor(private readonly path: string | null) {
     this.found = new Set(path === null ? [] : readFound(path));
   }
@@ -26,7 +26,7 @@ export class CheckedShards {
       throw new DataError('DATASET_CORRUPT', { file: name, expected: `SHA-256 ${sha256}`, got });
     this.found.add(`${sha256} ${stamp}`);
     if (this.path === null) return;
-    // Lost in a crash, it is found again; half written, it would be no JSON.
+    // If a crash loses it, files are verified again; written in place, it could end up as invalid JSON.
     writeFileSync(`${this.path}.tmp`, JSON.stringify([...this.found]));
     renameSync(`${this.path}.tmp`, this.path);
   };
@@ -47,6 +47,6 @@ function readFound(path: string): string[] {
   try {
     return JSON.parse(readFileSync(path, 'utf8')) as string[];
   } catch {
-    return []; // then all are checked
+    return []; // then all files are verified
   }
 }

@@ -5,7 +5,7 @@ interface Place {
   file: string;
 }
 
-/** Every fault of data that is foreseen, with the message people get. Reasons are stable. */
+/** All expected data errors, with the messages that people get. Reasons are stable. */
 export const dataErrors = {
   OPTIONS_INVALID: (p: { option: string; expected: string; got: string }) =>
     `${p.option}: expected ${p.expected}, got ${p.got}`,
@@ -58,7 +58,7 @@ export const dataErrors = {
 export type DataErrorReason = keyof typeof dataErrors;
 export type DataErrorDetail<R extends DataErrorReason> = Parameters<(typeof dataErrors)[R]>[0];
 
-/** A fault of data from outside; `detail` holds every figure that its message names. */
+/** An error in data from outside; `detail` has every value that its message contains. */
 export class DataError<R extends DataErrorReason = DataErrorReason> extends EngineError {
   declare readonly reason: R;
 
@@ -71,7 +71,7 @@ export class DataError<R extends DataErrorReason = DataErrorReason> extends Engi
   }
 }
 
-/** What came, short enough for a message and in one line. */
+/** The value found, shortened to a single line for a message. */
 export function describeValue(value: unknown): string {
   if (value === undefined) return 'nothing';
   if (Array.isArray(value)) return `a list of ${value.length}`;
@@ -80,7 +80,7 @@ export function describeValue(value: unknown): string {
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }
 
-/** The first names of what there is, short enough for a message. */
+/** The first of the available names, shortened for a message. */
 export function listNames(names: readonly string[]): string {
   const first = names.slice(0, 20).join(', ').slice(0, 300) || 'none';
   return first + (names.length > 20 ? ` and ${names.length - 20} more` : '');

@@ -1,16 +1,16 @@
 const mebibyte = 2 ** 20;
 
-/** What is refused, or cut into parts, before memory is taken for it. */
+/** Limits above which input is refused, or split, before memory is allocated for it. */
 export interface DataLimits {
-  /** What one packed file may unpack to. */
+  /** Unpacked size of one compressed file. */
   unpackedBytesMax: number;
-  /** One line of a JSONL file, one element of a list in JSON, one row of CSV. */
+  /** One line of a JSONL file, one element of a JSON list, one row of CSV. */
   lineBytesMax: number;
   /** One text of a Parquet file. */
   documentBytesMax: number;
   /** Footer of a Parquet file. */
   parquetFooterBytesMax: number;
-  /** The text column of one row group, packed or unpacked. */
+  /** The text column of one row group, compressed or not. */
   parquetColumnBytesMax: number;
   /** Rows of one row group. */
   parquetRowsMax: number;
@@ -18,22 +18,22 @@ export interface DataLimits {
   tokenizerBytesMax: number;
   /** Processor time in which a tokenizer.json must load and encode a line of text. */
   tokenizerCpuSeconds: number;
-  /** Text that a vocabulary is trained on, spread over all documents. */
+  /** Text from which a vocabulary is trained, spread over all documents. */
   tokenizerSampleBytesMax: number;
   /** One file of tokens. */
   shardBytesMax: number;
   /** Text that one thread encodes at a time. */
   blockBytesMax: number;
-  /** A larger file of rows is read in parts of so much. */
+  /** A larger file of rows is read in parts of this size. */
   filePartBytes: number;
 }
 
 export const defaultLimits: Readonly<DataLimits> = {
-  unpackedBytesMax: 64 * 1024 * mebibyte, // it is read in blocks: this bounds time and disk
-  lineBytesMax: 64 * mebibyte, // a JavaScript string must hold it
+  unpackedBytesMax: 64 * 1024 * mebibyte, // read in blocks: this bounds time and disk
+  lineBytesMax: 64 * mebibyte, // must fit in a JavaScript string
   documentBytesMax: 64 * mebibyte,
   parquetFooterBytesMax: 64 * mebibyte,
-  parquetColumnBytesMax: 1024 * mebibyte, // held in memory twice: as bytes and as strings
+  parquetColumnBytesMax: 1024 * mebibyte, // in memory twice: as bytes and as strings
   parquetRowsMax: 20_000_000,
   tokenizerBytesMax: 64 * mebibyte, // the largest in use have about 30
   tokenizerCpuSeconds: 60, // the largest in use take about two
@@ -43,5 +43,5 @@ export const defaultLimits: Readonly<DataLimits> = {
   filePartBytes: 64 * mebibyte, // a second of reading
 };
 
-/** A longer document is encoded in parts of so many bytes, cut where a word begins. */
+/** A longer document is encoded in parts of this many bytes, cut where a word begins. */
 export const pieceBytesMax = mebibyte;

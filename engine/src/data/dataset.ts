@@ -9,14 +9,14 @@ import { bytesTokenizer, jsonTokenizer, type Tokenizer } from './tokenizer.js';
 import { TokenSplit } from './tokenSplit.js';
 
 export interface HeldOutBatch extends Batch {
-  /** UTF-8 bytes of text that the targets stand for, without those of -1. */
+  /** UTF-8 bytes of text that the targets stand for, excluding targets of -1. */
   byteCount: number;
 }
 
 export interface PreviewedToken {
   id: number;
   text: string;
-  /** Whether it counts in the loss. */
+  /** Whether it counts towards the loss. */
   trained: boolean;
 }
 
@@ -25,17 +25,17 @@ export class Dataset {
   private constructor(
     readonly folder: string,
     readonly manifest: DatasetManifest,
-    /** Of the manifest file: what a run depends on. */
+    /** SHA-256 of the manifest file, on which a run depends. */
     readonly manifestSha256: string,
     readonly tokenizer: Tokenizer,
     readonly train: TokenSplit,
     readonly heldOut: TokenSplit,
   ) {}
 
-  /** Opens a prepared folder. Lengths are always checked, with `verify` all hashes too; throws DataError DATASET_CORRUPT. */
+  /** Opens a prepared folder. Lengths are always checked; with `verify`, all hashes too. Throws DataError DATASET_CORRUPT. */
   static async open(
     folder: string,
-    /** `checked`: of the held-out part, whose files are checked before they are read for the first time. */
+    /** `checked`: for the held-out part, whose files are verified before they are first read. */
     { verify, checked }: { verify: boolean; checked?: CheckedShards },
   ): Promise<Dataset> {
     const { manifest, sha256 } = await readManifest(folder);
@@ -53,9 +53,9 @@ export class Dataset {
   }
 
   /**
-   * The held-out part in its order, every token predicted once: the first from an end of text, as a document begins in
-   * training. The last sequence is filled up with targets of -1, which prompts have too.
-   * @param tokenCount tokens to read, rounded up to whole sequences and on to the first that is to be learned; 0 for all
+   * The held-out part in order; every token is predicted once, the first one after an end-of-text token, as a document begins in training.
+   * The last sequence is padded with targets of -1, which prompts have too.
+   * @param tokenCount tokens to read, rounded up to whole sequences, and further until one has a token to be learned; 0 for all
    */
   async *heldOutBatches(options: {
     sequenceLength: number;
@@ -85,13 +85,13 @@ export class Dataset {
       inputs.set(tokens.subarray(0, length - 1), 1);
 
       position += count;
-      // The whole part's bytes are known exactly, whatever the tokenizer; a piece of it is counted token by token.
+      // The bytes of the whole part are known exactly, with any tokenizer; those of a piece are counted token by token.
       const { bytes, trained } = this.manifest.heldOut;
       const byteCount =
         position === total
           ? (trained?.bytes ?? bytes) - bytesSoFar
           : await this.textBytes(targets.filter((target) => target !== -1));
-      // A mean needs one at least; every document ends with one.
+      // A mean needs at least one target; every document ends with one.
       if (position === wanted && !hasTarget)
         wanted = Math.min(total, wanted + sequenceCount * sequenceLength);
       bytesSoFar += byteCount;
@@ -143,8 +143,8 @@ export class Dataset {
 }
 
 /**
- * The tokenizer of a prepared folder, which is all that is left of a data set that was deleted under jobs that had ended; throws
- * DataError DATASET_CORRUPT.
+ * The tokenizer of a prepared folder. It is all that remains of a data set that was deleted after its jobs had ended. Throws DataError
+ * DATASET_CORRUPT.
  */
 export async function openTokenizer(folder: string): Promise<{ folder: string; tokenizer: Tokenizer }> {
   const { manifest } = await readManifest(folder);
@@ -154,7 +154,7 @@ export async function openTokenizer(folder: string): Promise<{ folder: string; t
 async function readTokenizer(folder: string, manifest: DatasetManifest): Promise<Tokenizer> {
   const { kind, endOfTextId, sha256: tokenizerSha256 } = manifest.tokenizer;
   await checkFile(folder, tokenizerFile, null, tokenizerSha256);
-  // It was tried when the data set was prepared, and is still the same.
+  // It was tested when the data set was prepared, and has not changed since.
   const json = async () =>
     jsonTokenizer(await readFile(join(folder, tokenizerFile), 'utf8'), 'huggingFace', {
       isTrusted: true,

@@ -5,19 +5,19 @@ import { emptyTrainingPart, placedPieces, type Pass } from './placedPieces.js';
 import type { PrepareOptions } from './prepareDataset.js';
 import { byteLevelTokenizerJson, trainableText, trainBpe } from './trainBpe.js';
 
-/** The tokenizer.json of a data set; a vocabulary is trained on what the pass reads. */
+/** The tokenizer.json of a data set; if needed, trains a vocabulary on the text of the pass. */
 export async function tokenizerJson(
   spec: PrepareOptions['tokenizer'],
   folder: string,
   pass: Pass,
 ): Promise<string> {
-  if (spec.kind === 'bytes') return byteLevelTokenizerJson([]); // so that a model of bytes loads elsewhere
+  if (spec.kind === 'bytes') return byteLevelTokenizerJson([]); // so that a byte-level model can be loaded elsewhere
   if (spec.kind === 'huggingFace') return spec.tokenizerJson;
   const samplePath = join(folder, '.sample.txt');
   const scratchPath = join(folder, '.trained.json');
   const clear = async () =>
     await Promise.all([rm(samplePath, { force: true }), rm(scratchPath, { force: true })]);
-  await clear(); // what one that was killed left
+  await clear(); // left by a killed process
   try {
     await writeSample(samplePath, pass);
     return await trainBpe(samplePath, spec.vocabularySize, scratchPath);
@@ -26,7 +26,7 @@ export async function tokenizerJson(
   }
 }
 
-/** Training text for a vocabulary: all of it, or pieces spread evenly over it. */
+/** Writes training text for a vocabulary: all text, or pieces spread evenly over it. */
 async function writeSample(path: string, pass: Pass): Promise<void> {
   const { seed, limits } = pass.documents;
   const bytesMax = limits.tokenizerSampleBytesMax;

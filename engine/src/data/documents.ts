@@ -13,40 +13,40 @@ import type { SourceFormat } from './sourceFormat.js';
 import { blocksOf, unpackedBlocks, type Compression } from './unpack.js';
 import { nextCut, type DocumentFields, type TextPiece } from './textPieces.js';
 
-/** A piece of text and the part of the data set that it belongs to. */
+/** A piece of text and its part of the data set. */
 export interface PlacedPiece extends TextPiece {
   split: 'train' | 'heldOut';
-  /** Name of the file it is from, and its number. */
+  /** Name and index of its source file. */
   file: string;
   fileIndex: number;
-  /** Number of its document among all that were read. */
+  /** Number of its document among all documents read. */
   document: number;
 }
 
 export interface DocumentOptions {
   fields: DocumentFields;
-  /** Null where fields hold texts; else the one field holds messages. */
+  /** Null if the fields contain texts; otherwise the single field contains messages. */
   chat: ChatTemplate | null;
-  /** Share of the `auto` documents, or of a single one's bytes. */
+  /** Fraction of the `auto` documents, or of the bytes of a single one. */
   heldOutShare: number;
   seed: number;
   limits: DataLimits;
 }
 
-/** Whether not all is to be learned. */
+/** Whether some tokens are not to be learned. */
 export function isMasked({ fields, chat }: Pick<DocumentOptions, 'fields' | 'chat'>): boolean {
   return fields.length === 2 || chat !== null;
 }
 
-/** How the `auto` documents are divided; found by a first pass over them. */
+/** How the `auto` documents are divided, as determined by a first pass over them. */
 export type Division =
   | { kind: 'none' }
   | { kind: 'byDocument'; isHeldOut(index: number): boolean }
   | { kind: 'tail'; fromByte: number };
 
 /**
- * Several documents are divided by a seeded hash of their number, with at least one in each part; a single one gives its
- * end. A single chat, or prompt with its completion, stays whole, and for training.
+ * Several documents are divided by a seeded hash of their number, with at least one in each part; of a single one the end is held out. A
+ * single chat, or prompt with completion, is not divided and used for training.
  */
 export function divide(
   { heldOutShare, seed, fields, chat }: DocumentOptions,
@@ -70,7 +70,10 @@ export function divide(
   return { kind: 'byDocument', isHeldOut: (index) => shareOf(index) < heldOutShare };
 }
 
-/** Whether the `auto` document with a number may yet be held out, asked in order; more are than will be. */
+/**
+ * Whether the `auto` document with a number may be held out, before the division is known; must be called in order. Selects more than will
+ * be held out.
+ */
 export function heldOutCandidates({ heldOutShare, seed }: DocumentOptions): (autoIndex: number) => boolean {
   const shareOf = seededShares(seed, 'heldOut');
   let least = Infinity;
@@ -82,14 +85,16 @@ export function heldOutCandidates({ heldOutShare, seed }: DocumentOptions): (aut
   };
 }
 
-/** A source file, open, with what it was found to be. */
+/** An open source file with its detected format. */
 export interface OpenSource {
   file: RegularFile;
   format: SourceFormat;
   compression: Compression;
 }
 
-/** Pieces of every document of a file or a part of it, in order; documents without text have none. Only what is not packed has parts. */
+/**
+ * Pieces of every document of a file, or of a part of it, in order; documents without text have none. Only uncompressed files have parts.
+ */
 export function piecesOfFile(
   { file, format, compression }: OpenSource,
   { fields, chat, limits }: DocumentOptions,
@@ -113,7 +118,7 @@ export function piecesOfFile(
   }
 }
 
-/** Gives each piece of the `auto` documents after so many of them, in order, its part. */
+/** Assigns parts to the pieces of the `auto` documents, in order, starting after a given number of documents. */
 export function divider(
   division: Division,
   before = { documents: 0, bytes: 0 },
@@ -131,7 +136,7 @@ export function divider(
   };
 }
 
-/** The piece in which the held-out end begins is cut at the first white space after the place, or at the place. */
+/** The piece that contains the boundary is cut at the first white space after it, or at the boundary itself. */
 function divideTail(
   piece: TextPiece,
   start: number,
@@ -159,7 +164,7 @@ function divideTail(
   return parts;
 }
 
-/** Length of the longest start of a text that takes at most so many bytes, in whole characters. */
+/** Length of the longest prefix of whole characters that takes at most `bytesMax` bytes. */
 function charactersWithin(text: string, bytesMax: number): number {
   const { read } = new TextEncoder().encodeInto(text, new Uint8Array(Math.max(0, bytesMax)));
   return read;

@@ -2,15 +2,15 @@ import type { CutTokens, Tokenizer } from './tokenizer.js';
 
 export type Span = readonly [start: number, end: number];
 
-/** Tokens of a text, and of each whether it is to be learned. */
+/** Tokens of a text, and whether each is to be learned. */
 export interface MarkedTokens {
   ids: ArrayLike<number>;
   isTrained: Uint8Array;
 }
 
 /**
- * The tokens of a whole text, of which those are to be learned that stand for some part of the spans: a word of the tokenizer that begins
- * before a span and ends in it is one that the model has to say.
+ * Encodes a whole text and marks the tokens to be learned: those that stand for some part of the spans. A word of the tokenizer that begins
+ * before a span and ends within it counts, since the model has to generate it.
  */
 export async function encodeMarked(
   tokenizer: Tokenizer,
@@ -36,7 +36,7 @@ function markWords({ ids, places, counts }: CutTokens, length: number, spans: re
   return isTrained;
 }
 
-/** A token a byte. */
+/** One token per byte. */
 async function markBytes(tokenizer: Tokenizer, text: string, spans: readonly Span[]): Promise<MarkedTokens> {
   const ids = await tokenizer.encode(text);
   const isTrained = new Uint8Array(ids.length);

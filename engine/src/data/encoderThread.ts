@@ -4,7 +4,7 @@ import { encodeBlock, type TextBlock } from './encodeBlock.js';
 import type { EncoderAnswer, EncoderOrder } from './encoders.js';
 import { jsonTokenizer } from './tokenizer.js';
 
-/** A thread of EncoderThreads: one block after another. */
+/** A thread of EncoderThreads; encodes one block after another. */
 const { json, kind, endTokens } = workerData as EncoderOrder;
 const tokenizer = jsonTokenizer(json, kind, { isTrusted: true, endTokens });
 

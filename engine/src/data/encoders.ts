@@ -4,28 +4,28 @@ import type { EndTokens } from '../plan/endTokens.js';
 import { encodeBlock, type EncodedBlock, type TextBlock } from './encodeBlock.js';
 import type { Tokenizer } from './tokenizer.js';
 
-/** What a thread makes its tokenizer of; it was tried before. */
+/** From what a thread creates its tokenizer, which was tested before. */
 export interface EncoderOrder {
   json: string;
   kind: 'trainedBpe' | 'huggingFace';
   endTokens?: EndTokens;
 }
 
-/** An error that is sent has its message and its stack, and nothing else: one of data goes as what it was made of. */
+/** Errors sent between threads keep only message and stack, so a DataError is sent as its constructor arguments. */
 export type EncoderAnswer =
   | { block: EncodedBlock }
   | { error: Error }
   | { reason: DataErrorReason; detail: DataErrorDetail<DataErrorReason> };
 
-/** Encodes blocks of text, several at once. */
+/** Encodes blocks of text, several in parallel. */
 export interface Encoders {
-  /** How many blocks are to wait, so that none of its threads ever does. */
+  /** Number of blocks to queue so that no thread is ever idle. */
   readonly ahead: number;
   encode(block: TextBlock): Promise<EncodedBlock>;
   close(): Promise<void>;
 }
 
-/** In this thread. */
+/** Encodes in the calling thread. */
 export function ownEncoder(tokenizer: Tokenizer): Encoders {
   return {
     ahead: 0,
@@ -34,10 +34,10 @@ export function ownEncoder(tokenizer: Tokenizer): Encoders {
   };
 }
 
-/** What reading, writing and digests take beside the threads, and a thread by itself and for each byte of its tokenizer.json. */
+/** Memory in bytes: for reading, writing and digests; per thread; and per thread for each byte of tokenizer.json. */
 const memory = { rest: 2 ** 30, thread: 384 * 2 ** 20, perJsonByte: 64 };
 
-/** How many threads a process of so much memory holds; one at least. */
+/** How many threads fit into a process with this much memory; at least one. */
 export function encoderThreadsMax(
   tokenizer: { kind: string; tokenizerJson?: string },
   memoryBytesMax: number,
@@ -52,7 +52,7 @@ interface Waiting {
   reject(error: unknown): void;
 }
 
-/** In so many threads, each with a tokenizer of its own. */
+/** Encodes in several threads, each with its own tokenizer. */
 export class EncoderThreads implements Encoders {
   readonly ahead: number;
   private readonly threads: Worker[] = [];

@@ -5,7 +5,7 @@ import { mixedBatches } from './mixedBatches.js';
 import { CheckedShards } from './checkedShards.js';
 import { TokenSplit } from './tokenSplit.js';
 
-/** The thread of a BatchFeed: one batch after another, each as asked. */
+/** The thread of a BatchFeed; returns batches in the order of the requests. */
 const { parts, options, checkedPath } = workerData as FeedOrder;
 const checked = new CheckedShards(checkedPath);
 const trained = parts.map(
@@ -28,7 +28,7 @@ parentPort!.on('message', ({ id, firstSequence, count }: FeedRequest) => {
     parentPort!.postMessage(answer, [inputs.buffer, targets.buffer, documents.buffer] as ArrayBuffer[]);
   } catch (error) {
     const { reason, detail } = error as DataError;
-    // An error that is sent has its message and its stack, and nothing else.
+    // Errors sent between threads keep only message and stack.
     const { code, syscall, path } = error as NodeJS.ErrnoException;
     const answer: FeedAnswer =
       error instanceof DataError

@@ -1,16 +1,15 @@
-/** Where a row of a file begins: the byte, or of Parquet the row group, with the rows and lines that are before it. */
+/** Where a row of a file begins: its byte, or in Parquet its row group, with the number of rows and lines before it. */
 export interface RowPlace {
   at: number;
   rows: number;
   lines: number;
 }
 
-/** Behind the end of every file: where its last row ends no other begins. */
+/** Beyond the end of every file: the place after the last row. */
 export const beyondEnd = Number.MAX_SAFE_INTEGER;
 
 /**
- * What is read of a file: the rows that begin before `to`. The place is that of the first of them; whoever reads moves it to the first row
- * that is left.
+ * State of reading a part of a file: the rows that begin before `to`. Reading moves the place from the first row to the first one not read.
  */
 export interface PartReading {
   place: RowPlace;
@@ -21,15 +20,15 @@ export function wholeFile(): PartReading {
   return { place: { at: 0, rows: 0, lines: 0 }, to: beyondEnd };
 }
 
-/** A stretch of a file, in bytes or row groups. A row is of the stretch that it begins in. */
+/** A range of a file, in bytes or row groups. A row belongs to the range in which it begins. */
 export interface FilePart {
   from: number;
   to: number;
-  /** Bytes of text that are about in it. */
+  /** Approximate bytes of text in it. */
   bytes: number;
 }
 
-/** Stretches of so many bytes. */
+/** Splits a file into ranges of that many bytes. */
 export function partsOfBytes(sizeBytes: number, partBytes: number): FilePart[] {
   const count = Math.ceil(sizeBytes / partBytes);
   return Array.from({ length: count }, (_, part) => ({

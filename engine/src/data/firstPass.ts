@@ -15,20 +15,20 @@ import {
 import type { SourceFile } from './regularFile.js';
 import { SourceThreads, type SourceOrder, type SourceTask } from './sourceThreads.js';
 
-/** What one reading of all files found. */
+/** Result of reading all files once. */
 export interface FirstPass {
   sources: Source[];
   division: Division;
-  /** Null where nothing is held out. */
+  /** Null if nothing is held out. */
   digests: HeldOutDigests | null;
   heldOutDocuments: number;
   /** UTF-8 bytes of all text. */
   textBytes: number;
-  /** Null for none. */
+  /** Null if no row was left out. */
   skipped: DatasetManifest['skipped'] | null;
 }
 
-/** How far a first pass has come: files, and of the next one parts. */
+/** Progress of a first pass: completed files, and completed parts of the next one. */
 export interface FirstPassMark {
   sources: readonly Source[];
   parts: PartsMark;
@@ -36,7 +36,7 @@ export interface FirstPassMark {
   digests: FirstDigestsMark | null;
 }
 
-/** What was found of the parts of a file that are read. */
+/** Result of the parts of a file that were read so far. */
 interface PartsMark {
   count: number;
   documents: number;
@@ -52,18 +52,18 @@ const noParts = (): PartsMark => ({
   stamps: [],
 });
 
-/** Where a first pass remembers how far it has come. */
+/** Storage for the progress of a first pass. */
 export interface FirstPassProgress {
-  /** How far an earlier try of it had come. */
+  /** Progress of an earlier attempt. */
   readonly reading: FirstPassMark | undefined;
   readonly isDue: boolean;
   set(mark: { reading: FirstPassMark }): Promise<void>;
 }
 
 /**
- * Reads everything, counts and checks; files, and parts of large files, side by side in so many threads. A thread finds by itself where the
- * first row of its part begins; what it read counts if that is where the part before it ended, and is read once more otherwise. Throws
- * DataError, of several the first by their order.
+ * Reads, counts and checks everything; files, and parts of large files, are read in parallel by the given number of threads. Each thread
+ * guesses where the first row of its part begins; its result is used if the part before it ended there, and otherwise the part is read
+ * again. Throws DataError; of several, the first in the order of the files.
  */
 export async function firstPass(
   files: readonly SourceFile[],
@@ -101,7 +101,7 @@ export async function firstPass(
       await progress.set({ reading: { sources, parts, rows: rows.counts, digests: digests?.mark ?? null } });
   };
 
-  /** What a thread found of a task, and who takes the documents that it did not give where it is done here. */
+  /** The result of a thread's task, if there is one; otherwise the task is done here, with `onRest` for documents not yet delivered. */
   const found = async (task: number, source: SourceFile, begin = 0) => {
     let taken = 0;
     const onDocument = (digest: string, bytes: number): void => {
@@ -110,7 +110,7 @@ export async function firstPass(
     };
     const result = await readers?.take(task, begin, onDocument, signal);
     let known = taken;
-    // What a thread has given is passed over.
+    // Documents that a thread has already delivered are ignored.
     const onRest = (digest: string, bytes: number): void => {
       if (known-- <= 0) onDocument(digest, bytes);
     };
@@ -120,7 +120,7 @@ export async function firstPass(
   const whole = async (source: SourceFile, index: number, task: number): Promise<Source> => {
     const { result, onRest } = await found(task, source);
     if (result !== undefined && 'source' in result && rows.join(result.rows)) return result.source;
-    // Here, where a fault is the fault of the first file that has one.
+    // Read here, so that the reported error is that of the first file that has one.
     const onShare = (share: number) => onProgress((index + share) / files.length);
     return await readSource(source, options, rows, onRest, onShare, signal);
   };
@@ -181,8 +181,8 @@ export async function firstPass(
 }
 
 /**
- * What can be done side by side, in its order, and of each file the first of its tasks: of one in parts its digest, then the parts. Nothing
- * of files that were read, and of parts of the next one.
+ * Tasks that can run in parallel, in order: for a file in parts its digest, then the parts. Without files, and parts of the next file, that
+ * were already read.
  */
 async function apartOf(
   files: readonly SourceFile[],
@@ -207,7 +207,7 @@ async function apartOf(
   return { tasks, files: each };
 }
 
-/** What follows from the counts of all files. Throws DATASET_EMPTY. */
+/** Determines the division from the counts of all files. Throws DATASET_EMPTY. */
 function divided(
   files: readonly SourceFile[],
   options: DocumentOptions,
@@ -217,7 +217,7 @@ function divided(
     sources.reduce((total, source, index) => total + (files[index]!.split === split ? source[of] : 0), 0);
   const heldOutDocuments = sum('documents', 'heldOut');
   const auto = { documents: sum('documents', 'auto'), bytes: sum('textBytes', 'auto') };
-  // Of the `auto` documents some text is always for training.
+  // Some text of the `auto` documents is always used for training.
   if (auto.documents + sum('documents', 'train') === 0) {
     throw new DataError('DATASET_EMPTY', { fileCount: files.length, heldOutDocumentCount: heldOutDocuments });
   }
@@ -225,7 +225,7 @@ function divided(
   return { division: divide(options, auto), heldOutDocuments, textBytes };
 }
 
-/** A first pass in JSON: what does not follow from the rest. */
+/** A first pass as JSON: only what cannot be derived. */
 export function firstPassToJson({ sources, digests, skipped }: FirstPass): string {
   const { heldOut = [], long = [] } = digests ?? {};
   return JSON.stringify({ sources, skipped, digests: digests && { heldOut: [...heldOut], long: [...long] } });

@@ -3,13 +3,13 @@ import { createReadStream } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { DataError } from './dataErrors.js';
 
-/** How far a file was written, and what it holds up to there. */
+/** How far a file was written, and the hash of its content up to there. */
 export interface FileMark {
   sizeBytes: number;
   sha256: string;
 }
 
-/** A file that is written from its beginning to its end and hashed on the way, also when that takes several processes. */
+/** A file that is written sequentially and hashed on the way, if necessary by several processes one after another. */
 export class GrowingFile {
   private constructor(
     private readonly handle: FileHandle,
@@ -22,7 +22,7 @@ export class GrowingFile {
     return new GrowingFile(await open(path, 'wx'), createHash('sha256'), 0);
   }
 
-  /** Continues a file at a mark: what was written later is cut off. Throws DATASET_CORRUPT where it is not what it was there. */
+  /** Continues a file at a mark: anything after it is cut off. Throws DATASET_CORRUPT if the content before the mark has changed. */
   static async continueAt(path: string, file: string, mark: FileMark): Promise<GrowingFile> {
     const handle = await open(path, 'r+').catch((error: unknown) => {
       throw corrupt(file, 'a file that can be written', (error as NodeJS.ErrnoException).code ?? 'an error');

@@ -4,14 +4,14 @@ import type { Division, PlacedPiece } from './documents.js';
 import type { SourceFile } from './regularFile.js';
 import type { TextPiece } from './textPieces.js';
 
-/** What the first pass found out about texts: enough to keep out of training whatever is held out. */
+/** Digests of texts from the first pass that are needed to keep held-out text out of the training part. */
 export interface HeldOutDigests {
   heldOut: ReadonlySet<string>;
-  /** Of documents that are too long to be gathered when they are read again, by their number. */
+  /** Digests of documents that are too long to be buffered in the second pass, by document number. */
   long: ReadonlyMap<number, string>;
 }
 
-/** How far the documents of a first pass were taken in. */
+/** Progress of collecting digests in a first pass. */
 export interface FirstDigestsMark {
   explicit: readonly string[];
   candidates: readonly [autoIndex: number, digest: string][];
@@ -21,8 +21,8 @@ export interface FirstDigestsMark {
 }
 
 /**
- * Remembers of the documents of the first pass those that may be held out: which are is known at its end. Memory
- * grows with the held-out documents alone, by a part of a hash for each.
+ * Collects digests of documents that may be held out; which ones are is known only at the end of the first pass. Memory grows only with the
+ * held-out documents, by a truncated hash for each.
  */
 export class FirstDigests {
   private readonly explicit: Set<string> = new Set();
@@ -32,8 +32,8 @@ export class FirstDigests {
   private autoDocuments = 0;
 
   /**
-   * @param isCandidate whether the `auto` document with this number may be held out, asked in order
-   * @param mark of an earlier try, to continue it
+   * @param isCandidate whether the `auto` document with this number may be held out; called in order
+   * @param mark of an earlier attempt, to continue it
    */
   constructor(
     private readonly isCandidate: (autoIndex: number) => boolean,
@@ -44,7 +44,7 @@ export class FirstDigests {
     this.candidates = [...mark.candidates];
     this.long = new Map(mark.long);
     [this.documents, this.autoDocuments] = [mark.documents, mark.autoDocuments];
-    // What it remembers follows from those that it has chosen.
+    // Replays the candidates, since the state of `isCandidate` depends on earlier calls.
     for (const [index] of mark.candidates) isCandidate(index);
   }
 
@@ -70,17 +70,17 @@ export class FirstDigests {
   }
 }
 
-/** Longest document that is held in memory to be compared. */
+/** Longest document that is buffered for comparison. */
 const gatheredBytesMax = pieceBytesMax;
 
-/** Leaves out every document for training that has the text of a held-out one. */
+/** Drops every training document that has the same text as a held-out one. */
 export async function* withoutHeldOut(
   pieces: AsyncIterable<PlacedPiece>,
   { heldOut, long }: HeldOutDigests,
   onDuplicate: (fileIndex: number) => void,
 ): AsyncGenerator<PlacedPiece> {
   let gathered: PlacedPiece[] = [];
-  let verdict: 'keep' | 'drop' | null = null; // null while the document is being gathered
+  let verdict: 'keep' | 'drop' | null = null; // null while the document is being buffered
   for await (const piece of pieces) {
     if (piece.split === 'heldOut') {
       yield piece;
@@ -89,7 +89,7 @@ export async function* withoutHeldOut(
     if (verdict === null) {
       gathered.push(piece);
       const known = piece.endsDocument ? digestOf(gathered) : long.get(piece.document);
-      // The pieces of a document that is not long are few; of a long one the first decides.
+      // A document that is not long has few pieces; for a long one the first piece decides.
       if (known === undefined) continue;
       verdict = heldOut.has(known) ? 'drop' : 'keep';
       if (verdict === 'drop') onDuplicate(piece.fileIndex);
@@ -106,7 +106,7 @@ function digestOf(pieces: readonly TextPiece[]): string {
   return endOf(hash);
 }
 
-/** Of a text. */
+/** Truncated digest of a text. */
 export function endOf(hash: ReturnType<typeof createHash>): string {
   return hash.digest('base64').slice(0, 22); // 132 bits
 }

@@ -1,12 +1,12 @@
 import { sequencesInPass } from '../plan/dataPass.js';
 import type { TokenSplit } from './tokenSplit.js';
 
-/** Tokens that are looked at together. */
+/** Tokens that are read together. */
 const blockTokens = 1 << 16;
 
 /**
- * Share of the sequences of a part, cut from its beginning, of which no token is to be learned: prompts that are longer than a
- * sequence leave such. Zero where there is no sequence.
+ * Fraction of a part's sequences, cut from its beginning, that have no token to be learned, as happens with prompts longer than a sequence.
+ * Zero if there is no sequence.
  */
 export async function idleSequenceShare(split: TokenSplit, sequenceLength: number): Promise<number> {
   const count = sequencesInPass(split.tokenCount, sequenceLength);
@@ -15,7 +15,7 @@ export async function idleSequenceShare(split: TokenSplit, sequenceLength: numbe
   let idle = 0;
   for (let first = 0; first < count; first += together) {
     const sequences = Math.min(together, count - first);
-    // What is learned of a sequence are the tokens behind each of its own.
+    // The targets of a sequence are the tokens after each of its own.
     const targets = new Int32Array(sequences * sequenceLength);
     split.mask(first * sequenceLength + 1, targets);
     for (let i = 0; i < sequences; i++)
@@ -25,12 +25,12 @@ export async function idleSequenceShare(split: TokenSplit, sequenceLength: numbe
   return idle / count;
 }
 
-/** Lengths of sequences that jobs often have. */
+/** Common sequence lengths of jobs. */
 const usualLengths = [64, 128, 256, 512, 1024, 2048, 4096];
-/** Less is the end of a data set here and there. */
+/** Smaller fractions are normal at the end of a data set. */
 const shareMin = 0.01;
 
-/** What the lengths of prompts mean for jobs, for people; null where even short sequences all have something to learn. */
+/** A note for people on what the lengths of prompts mean for jobs; null if even short sequences all have something to learn. */
 export async function idleSequencesText(split: TokenSplit): Promise<string | null> {
   const shares: string[] = [];
   for (const length of usualLengths) {

@@ -1,33 +1,33 @@
 import { DataError } from './dataErrors.js';
 
-/** How many rows may be left out because the field that is read is wrong in them: so many, or a share of all. */
+/** How many rows may be left out because a field is invalid: a number, or a fraction of all rows. */
 export type SkipInvalid = { count: number } | { share: number };
 
 export interface SkippedRow {
   reason: string;
-  /** Names file, place and fault. */
+  /** Names file, position and problem. */
   message: string;
 }
 
-/** What was found of rows. */
+/** Counts of valid and invalid rows. */
 export type RowCounts = Pick<InvalidRows, 'rowCount' | 'skippedCount'> & {
   readonly skipped: readonly SkippedRow[];
 };
 
-/** Rows that are reported one by one; the others are counted. */
+/** Rows that are reported individually; further ones are only counted. */
 const toldMax = 20;
 
-/** Decides what becomes of rows that cannot be read: without `allowed` the first of them is the end. */
+/** Decides what happens with invalid rows: without `allowed` the first one is an error. */
 export class InvalidRows {
-  /** Rows so far, those that were left out among them. */
+  /** Rows so far, including those left out. */
   rowCount = 0;
   skippedCount = 0;
-  /** The first of those that were left out. */
+  /** The first rows that were left out. */
   readonly skipped: SkippedRow[] = [];
 
   constructor(private readonly allowed: SkipInvalid | null) {}
 
-  /** What `get` returns; undefined for a row that is left out. Throws its DataError where it may not be, or ROWS_INVALID. */
+  /** Returns the result of `get`, or undefined if the row is left out. Throws the row's DataError if it may not be, or ROWS_INVALID. */
   read<T>(get: () => T): T | undefined {
     this.rowCount++;
     try {
@@ -46,7 +46,7 @@ export class InvalidRows {
     return { rowCount, skippedCount, skipped };
   }
 
-  /** Adds rows that were read elsewhere. False, and nothing is added, where more were left out by then than may be. */
+  /** Adds rows that were read elsewhere. Returns false, and adds nothing, if the limit would be exceeded. */
   join({ rowCount, skippedCount, skipped }: RowCounts): boolean {
     const allowed = this.allowed !== null && 'count' in this.allowed ? this.allowed.count : Infinity;
     if (this.skippedCount + skippedCount > allowed) return false;
@@ -56,13 +56,13 @@ export class InvalidRows {
     return true;
   }
 
-  /** The same of rows whose places are not known: false, too, where some of them would be reported. */
+  /** The same for rows whose line numbers are unknown: also false if some of them would be reported. */
   joinUnplaced(counts: RowCounts): boolean {
     if (counts.skippedCount > 0 && this.skipped.length < toldMax) return false;
     return this.join({ ...counts, skipped: [] });
   }
 
-  /** Throws ROWS_INVALID where more were left out than a share allows. */
+  /** Throws ROWS_INVALID if more rows were left out than the fraction allows. */
   end(): void {
     if (this.allowed === null || !('share' in this.allowed)) return;
     const allowed = Math.floor(this.allowed.share * this.rowCount);

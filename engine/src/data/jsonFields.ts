@@ -1,19 +1,19 @@
 import { isUtf8 } from 'node:buffer';
 
-/** A value as it lies in the bytes of a row. */
+/** The position of a value in the bytes of a row. */
 export interface ValueSlice {
   start: number;
   end: number;
 }
 
-/** What a row holds: an object that was parsed, or where its values lie where only some of them can be. */
+/** A row's content: a parsed object, or the positions of its values if the row cannot be parsed as a whole. */
 export type JsonRow =
   { kind: 'parsed'; value: unknown } | { kind: 'sliced'; values: ReadonlyMap<string, ValueSlice> };
 
 /**
- * A row of JSON, of which the fields that are read alone are judged: where the whole is not JSON, or not UTF-8, its values
- * are found without looking into them, since another field may hold Python's NaN. Throws the error of JSON.parse where
- * that does not help either, or null for bytes that are not UTF-8.
+ * Parses a row of JSON, of which only the needed fields must be valid: if the whole is not JSON, or not UTF-8, values are located without
+ * parsing them, since another field may contain Python's NaN. If that fails too, throws the error of JSON.parse, or null for bytes that are
+ * not UTF-8.
  */
 export function parseJsonRow(bytes: Buffer): JsonRow {
   let problem: unknown = null;
@@ -29,9 +29,9 @@ export function parseJsonRow(bytes: Buffer): JsonRow {
   return { kind: 'sliced', values };
 }
 
-/** Where the values of an object lie, by name; of equal names the last, as JSON.parse has it. Null for what is no object. */
+/** The positions of an object's values, by name; of duplicate names the last, as in JSON.parse. Null if it is not an object. */
 export function sliceObject(bytes: Buffer, start: number, end: number): Map<string, ValueSlice> | null {
-  // Each byte is one character here, and all that structures JSON is ASCII.
+  // As Latin-1 each byte is one character, and JSON's structural characters are ASCII.
   const scanner = new Scanner(bytes.toString('latin1', start, end));
   const values = new Map<string, ValueSlice>();
   try {
@@ -52,11 +52,11 @@ export function sliceObject(bytes: Buffer, start: number, end: number): Map<stri
   }
 }
 
-/** Numbers and names, those that Python writes among them. */
+/** Numbers and literals, including Python's. */
 const literal = /(?:true|false|null|NaN|-?Infinity|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w.+-])/y;
 const space = /[ \t\r\n]*/y;
 
-/** Finds where values end; what is inside of lists and objects is not looked at. */
+/** Finds the ends of values; the content of lists and objects is not checked. */
 class Scanner {
   private at = 0;
 
@@ -88,7 +88,7 @@ class Scanner {
     return { start, end: this.at };
   }
 
-  /** To the first quotation mark without an odd number of backslashes before it. */
+  /** Skips to the first quotation mark without an odd number of backslashes before it. */
   private string(): void {
     for (let isEscaped = true; isEscaped;) {
       const from = this.at + 1;

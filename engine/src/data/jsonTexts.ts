@@ -9,7 +9,7 @@ import {
   type TextPiece,
 } from './textPieces.js';
 
-/** A row of JSON: a line of its own, or an element of a list. */
+/** A row of JSON: a line, or an element of a list. */
 export interface JsonBytes {
   bytes: Buffer;
   kind: 'line' | 'element';
@@ -18,13 +18,13 @@ export interface JsonBytes {
   byteOffset: number;
 }
 
-/** What a row of JSON holds: texts in fields, or a chat in the one field. */
+/** What a row of JSON contains: texts in fields, or a chat in a single field. */
 export interface JsonDocuments {
   fields: DocumentFields;
   chat: ChatTemplate | null;
 }
 
-/** The document of a row. Throws what the reading of its fields throws, or CHAT_INVALID. */
+/** The document in a row. Throws field errors, or CHAT_INVALID. */
 export function piecesOfJson(
   row: JsonBytes,
   file: string,
@@ -37,8 +37,8 @@ export function piecesOfJson(
 }
 
 /**
- * The texts of the fields of a row: a name of its own goes before a path with dots. Throws JSONL_LINE_INVALID, JSON_INVALID,
- * FIELD_MISSING or UTF8_INVALID with the place.
+ * The texts in a row's fields: an exact name has precedence over a dotted path. Throws JSONL_LINE_INVALID, JSON_INVALID, FIELD_MISSING or
+ * UTF8_INVALID with the position.
  */
 export function textsOfJson(row: JsonBytes, file: string, fields: DocumentFields): string[] {
   const place = placeOf(row);
@@ -49,7 +49,7 @@ export function textsOfJson(row: JsonBytes, file: string, fields: DocumentFields
       : parsed.values.has('messages');
   return fields.map((field, index) => {
     const text = fieldOf(parsed, row, file, field);
-    // A prompt may be empty. A completion must not: there would be nothing to learn.
+    // A prompt may be empty. A completion may not: there would be nothing to learn.
     if (typeof text !== 'string' || (index === 1 && text === '')) {
       const found = text === undefined ? `fields ${listNames(namesIn(parsed))}` : describeValue(text);
       const got = found + (isChat ? chatHint : '');
@@ -61,15 +61,15 @@ export function textsOfJson(row: JsonBytes, file: string, fields: DocumentFields
   });
 }
 
-/** The object of a row. */
+/** The object in a row. */
 function parseRow(row: JsonBytes, file: string): JsonRow {
   let parsed: JsonRow;
   try {
     parsed = parseJsonRow(row.bytes);
   } catch (error) {
-    // Names the byte that is not UTF-8, where that is the fault.
+    // Reports the invalid byte, if invalid UTF-8 is the problem.
     decodeUtf8(row.bytes, file, row.byteOffset, `${row.kind} ${row.number}, `);
-    // V8 quotes the whole input; what it found first is enough.
+    // V8 quotes the whole input; the beginning of its message is enough.
     const problem = (error as Error).message.split('\n')[0]!.slice(0, 120);
     throw invalidRow(row, file, 'a JSON object', `what is not JSON: ${problem}`);
   }
@@ -95,7 +95,7 @@ function invalidRow(row: JsonBytes, file: string, expected: string, got: string)
     : new DataError('JSON_INVALID', { file, place: placeOf(row), expected, got });
 }
 
-/** How a chat becomes text is the template of a model, which has to be named. */
+/** Chats are converted to text by a model's template, which has to be configured. */
 const chatHint = '; the "messages" of a chat are read where messages_field names them';
 
 export function placeOf({ kind, number, byteOffset }: Omit<JsonBytes, 'bytes'>): string {
@@ -138,7 +138,10 @@ function* splits(field: string): Generator<[name: string, rest: string]> {
     yield [field.slice(0, dot), field.slice(dot + 1)];
 }
 
-/** The value of a slice. What is not JSON is no text either: it is described as the number, list or object that it resembles. */
+/**
+ * Parses the value of a slice. If that is not JSON, it is not a text either, and is described as the number, list or object that it
+ * resembles.
+ */
 function slicedValue(row: JsonBytes, file: string, slice: ValueSlice | undefined): unknown {
   if (slice === undefined) return undefined;
   const bytes = row.bytes.subarray(slice.start, slice.end);

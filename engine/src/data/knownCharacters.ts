@@ -1,17 +1,17 @@
 import { tokenToBytes } from './byteAlphabet.js';
 import { isObject, type TokenizerJson } from './tokenizerJson.js';
 
-/** Space, marks above and below letters, and what is not seen: tokenizers may drop them, and no text is lost by it. */
+/** White space, combining marks and invisible characters: a tokenizer may drop them without losing text. */
 const unseen = /[\s\p{M}\p{C}]+/gu;
 
-/** How many characters of a text are seen; a letter with its accents is one. */
+/** Number of visible characters of a text; a letter with its accents counts as one. */
 export function seenCharacters(text: string): number {
   return codePoints(text.normalize('NFC').replace(unseen, ''));
 }
 
 /**
- * How many of them each token stands for, by its id: none for the token of what a tokenizer does not know. Summed over the tokens of a
- * text this says how much of it was lost, whether as that token, of which one may stand for a whole line, or without any.
+ * How many visible characters each token stands for, by id; 0 for the token for unknown text. The sum over the tokens of a text shows how
+ * much of it was lost, whether to unknown tokens, of which one may stand for a whole line, or dropped.
  */
 export function knownCharacters({
   json,
@@ -33,12 +33,12 @@ export function knownCharacters({
 /** How tokens are written. */
 interface Marks {
   isByteLevel: boolean;
-  /** A token like <0x0A> is a byte. */
+  /** A token like <0x0A> stands for a byte. */
   hasBytes: boolean;
-  /** What stands before a token that continues a word, and after one that ends it. */
+  /** Prefix of a token that continues a word, and suffix of one that ends a word. */
   prefix: string;
   suffix: string;
-  /** What stands for a space. */
+  /** Replacements for a space. */
   spaces: string[];
 }
 
@@ -75,7 +75,7 @@ function charactersOf(token: string, { isByteLevel, hasBytes, prefix, suffix, sp
   return seenCharacters(text);
 }
 
-/** Whether a byte of UTF-8 begins a character that is seen. */
+/** Whether a byte of UTF-8 begins a visible character. */
 function beginsSeen(byte: number): boolean {
   return byte > 0x20 && byte !== 0x7f && (byte & 0xc0) !== 0x80;
 }

@@ -3,41 +3,41 @@ import type { Dataset } from './dataset.js';
 import type { TokenSplit } from './tokenSplit.js';
 import { readSources, sourceOf } from './sourceDocuments.js';
 
-/** A part of a document, by the number of its sequence in the run and the place of its first target there. */
+/** A part of a document, given by the number of its sequence in the run and the position of its first target in the sequence. */
 export interface SoughtDocument {
   sequence: number;
   firstToken: number;
   tokenCount: number;
 }
 
-/** Where a document lies. */
+/** Location of a document. */
 export interface LocatedDocument {
   /** Resource name of its data set. */
   dataset: string;
-  /** File of the prepared data set that its first token is in, and its place in that file, in tokens. */
+  /** Shard file of the prepared data set with its first token, and the token's position in that file. */
   file: string;
   fileToken: number;
-  /** Number of the document in the training part, from 0; null where it lies too far behind to be counted. */
+  /** Number of the document in the training part, from 0; null if it is too far from the start to be counted. */
   documentIndex: number | null;
   /** Tokens of the document before the part; null likewise. */
   documentToken: number | null;
-  /** How the part begins. */
+  /** Beginning of the part's text. */
   text: string;
-  /** Place of the document in the training part, and its tokens with the one that ends it; null likewise. */
+  /** Position of the document in the training part, and its number of tokens including the end token; null likewise. */
   documentFirstToken: number | null;
   documentTokenCount: number | null;
-  /** The file that it was in when it was prepared; empty where that is not known. */
+  /** The source file that contained it; empty if unknown. */
   sourceFile: string;
   /** Its number among the documents of that file that are trained on; null likewise. */
   sourceDocument: number | null;
 }
 
-/** Documents are counted from the start of the training part, so far: some seconds of reading. */
+/** Limit for counting documents from the start of the training part, in tokens: some seconds of reading. */
 const countedTokensMax = 2_000_000_000;
 const chunkTokens = 1 << 20;
 const textTokens = 64;
 
-/** Finds documents of a run in its data sets; answers in the order of the question. */
+/** Locates documents of a run in its data sets; results are in the order of the queries. */
 export async function locateDocuments(
   data: TrainingData,
   sought: readonly SoughtDocument[],
@@ -81,7 +81,7 @@ export async function locateDocuments(
   return found;
 }
 
-/** For each position, in rising order, the number of its document and where that begins. */
+/** For each position, in ascending order, the number and start of its document. */
 function countDocuments(
   { train, tokenizer: { endOfTextId } }: Dataset,
   positions: readonly number[],
@@ -108,7 +108,7 @@ function countDocuments(
   return counts;
 }
 
-/** Place behind the token that ends the document at a position. */
+/** Position after the token that ends the document at a position. */
 function endOf({ train, tokenizer: { endOfTextId } }: Dataset, position: number): number {
   for (let done = position; done < train.tokenCount;) {
     const ends = endsFrom(train, done, train.tokenCount, endOfTextId);
@@ -119,7 +119,7 @@ function endOf({ train, tokenizer: { endOfTextId } }: Dataset, position: number)
   return train.tokenCount;
 }
 
-/** Which tokens from a position on end a document, some of them. */
+/** Marks tokens in a range that end a document. */
 function endsFrom(train: TokenSplit, from: number, to: number, endOfTextId: number): Uint8Array {
   const tokens = train.read(from, Math.min(chunkTokens, to - from));
   const ends = new Uint8Array(tokens.length);

@@ -2,37 +2,37 @@ import { encodeMarked } from './encodeChat.js';
 import type { TextPiece } from './textPieces.js';
 import type { CutTokens, Tokenizer } from './tokenizer.js';
 
-/** Characters before the end of a window in which no cut is taken: what follows may still change how they are divided. */
+/** No cut is made this many characters before the end of a window: text that follows may still change the division into words. */
 const marginLength = 1024;
-/** Characters that a window begins before the place where it continues. */
+/** Characters of context in a window before the position at which it continues. */
 const contextLength = 4096;
-/** Tokens before a place that two windows must agree in. */
+/** Number of tokens before a position on which two windows must agree. */
 const agreedTokens = 32;
 const tokensBeforeRun = 16;
-/** Without a place to cut so many characters are cut as they stand: the longest word that is kept whole. */
+/** The longest word that is kept whole, in characters: without a place to cut, text is cut at this length. */
 const windowLengthMax = 8 * 2 ** 20;
 
-/** Where a LongText stands between two pieces. */
+/** State of a LongText between two pieces. */
 export interface LongTextState {
-  /** What is still to be emitted, with the context before it. */
+  /** Text still to be emitted, preceded by its context. */
   window: string;
-  /** Length of the context in it. */
+  /** Length of the context. */
   done: number;
-  /** The tokens that the context ends with, as they were emitted. */
+  /** The last tokens of the context, as they were emitted. */
   lastIds: readonly number[];
 }
 
 /**
- * Encodes a text that comes in pieces into the tokens of the whole. Windows of it overlap: one is emitted up to a place where a
- * word of the tokenizer begins, and the next begins before that place, whose tokens it must find again. So neither where
- * the pieces were cut nor what a tokenizer puts before a text changes anything.
+ * Encodes a text that arrives in pieces into the tokens of the whole. It uses overlapping windows: one is emitted up to a position where a
+ * word of the tokenizer begins, and the next one begins earlier and must reproduce the tokens before that position. So neither the cuts
+ * between pieces nor what a tokenizer puts before a text changes the result.
  */
 export class LongText {
   private window = '';
   private done = 0;
   private lastIds: readonly number[] = [];
 
-  /** @param state where another one was, to continue there */
+  /** @param state of another LongText, to continue it */
   constructor(
     private readonly tokenizer: Pick<Tokenizer, 'encode'>,
     private readonly encodeWithCuts: (text: string) => Promise<CutTokens>,
@@ -41,13 +41,13 @@ export class LongText {
     if (state !== undefined) ({ window: this.window, done: this.done, lastIds: this.lastIds } = state);
   }
 
-  /** All that the tokens still to come depend on, beside the text still to come. */
+  /** Everything, besides the remaining text, on which the remaining tokens depend. */
   get state(): LongTextState {
     const { window, done, lastIds } = this;
     return { window, done, lastIds };
   }
 
-  /** The tokens that are certain now; all that are left with the last piece. */
+  /** Returns the tokens that are certain now; with the last piece, all remaining tokens. */
   async push(text: string, isLast: boolean): Promise<ArrayLike<number>> {
     this.window += text;
     const encoded = await this.encodeWithCuts(this.window);
@@ -63,20 +63,20 @@ export class LongText {
     return emitted;
   }
 
-  /** Index of the first token that was not emitted yet; undefined where no word begins there. */
+  /** Index of the first token not yet emitted; undefined if no word begins there. */
   private firstToken({ ids, places, counts }: CutTokens): number | undefined {
     if (this.done === 0) return 0;
     const cut = indexOf(places, this.done);
     if (cut < 0) return undefined;
     const count = counts[cut]!;
     const expected = this.lastIds;
-    // The first word of a window may have been given a space; what comes right before the place must be the same.
+    // The tokenizer may have put a space before the first word of a window, so only the tokens right before the position must agree.
     for (let back = 1; back <= Math.min(expected.length, agreedTokens, count - 1); back++)
       if (ids[count - back] !== expected[expected.length - back]) return undefined;
     return count;
   }
 
-  /** The last place where a word begins far enough from the end, and after what was emitted. */
+  /** The last word start that is far enough from the end of the window, and after the emitted text. */
   private lastCut(places: CutTokens['places']): number {
     let cut = places.length - 1;
     while (cut >= 0 && places[cut]! > this.window.length - marginLength) cut--;
@@ -84,8 +84,8 @@ export class LongText {
   }
 
   /**
-   * Begins the next window where a word begins, well before the place where it continues, and some tokens before a run of one
-   * token: how that is divided depends on where it begins, and a tokenizer may put a space there.
+   * Starts the next window at a word well before the position where it continues, and some tokens before any run of equal tokens: the
+   * division of such a run depends on where it begins, and a tokenizer may put a space there.
    */
   private keepFrom(place: number, { ids, places, counts }: CutTokens, count: number): void {
     let cut = indexBelow(places, place - contextLength);
@@ -96,7 +96,7 @@ export class LongText {
     this.done = place - start;
   }
 
-  /** All that is left by itself: of a word that is longer than any may be, where it is cut. */
+  /** Encodes the rest separately: used for a word longer than the limit, which is cut here. */
   private async encodeRest(isLast: boolean): Promise<ArrayLike<number>> {
     const rest = this.window.slice(this.done);
     const isHighSurrogate = (rest.charCodeAt(rest.length - 1) & 0xfc00) === 0xd800;
@@ -114,13 +114,13 @@ function tail(ids: ArrayLike<number>, from: number, to: number): number[] {
   return part;
 }
 
-/** Of sorted places. */
+/** Index of a position in a sorted list. */
 function indexOf(places: ArrayLike<number>, place: number): number {
   const index = indexBelow(places, place);
   return index >= 0 && places[index] === place ? index : -1;
 }
 
-/** Of the last that is not above. */
+/** Index of the last position that is not greater. */
 function indexBelow(places: ArrayLike<number>, place: number): number {
   let [low, high] = [0, places.length];
   while (low < high) {
@@ -131,16 +131,16 @@ function indexBelow(places: ArrayLike<number>, place: number): number {
   return low - 1;
 }
 
-/** A piece as far as its tokens depend on it. */
+/** The fields of a piece on which its tokens depend. */
 export type EncodedPiece = Pick<TextPiece, 'text' | 'endsText' | 'spans'>;
 
-/** Tokens of a piece, and of each of a chat whether it is to be learned; null where the piece says it of all. */
+/** Tokens of a piece; for a chat also whether each is to be learned, null if the piece says it for all of them. */
 export interface PieceTokens {
   ids: ArrayLike<number>;
   isTrained: Uint8Array | null;
 }
 
-/** Encodes pieces in their order: whole texts, and the pieces of a longer one into the tokens of the whole. */
+/** Encodes pieces in order: whole texts, and the pieces of a longer text into the tokens of the whole. */
 export class PieceEncoder {
   private long: LongText | undefined;
 
@@ -157,7 +157,7 @@ export class PieceEncoder {
     return this.long?.state ?? null;
   }
 
-  /** One after another: how many processors work is decided by who makes encoders, not by how many pieces wait. */
+  /** Sequentially: parallelism comes from several encoders, not from several pieces. */
   async encode(pieces: readonly EncodedPiece[]): Promise<PieceTokens[]> {
     const encoded: PieceTokens[] = [];
     for (const { text, endsText, spans } of pieces)

@@ -3,32 +3,32 @@ import { seenCharacters } from './knownCharacters.js';
 import type { DatasetManifest } from './manifest.js';
 import type { PlacedPiece } from './documents.js';
 
-/** A document is lost of which less than this share is known: what is left of it is not what it said. */
+/** A document counts as lost if less than this fraction of it is known. */
 const knownShareMin = 0.01;
-/** Share of all text that may be lost so: a smiley among a million words is no reason to stop. */
+/** Fraction of all text that may be in lost documents: a smiley among a million words is no reason to stop. */
 const lostShareMax = 0.01;
-/** Share of all text that may be unknown here and there: beyond it a model would learn of less than it is given. */
+/** Fraction of all text that may be unknown: beyond it a model would learn less than half of its input. */
 const unknownShareMax = 0.5;
-/** Share from which it is reported. */
+/** Fraction from which unknown text is reported. */
 export const unknownShareMin = 0.01;
 
-/** What was noticed so far; all counts are of characters that are seen. */
+/** Counts so far, in visible characters. */
 export interface LostTextMark {
   document: { characters: number; known: number } | null;
-  /** The first document of which most is unknown. */
+  /** The first lost document. */
   first: { file: string; document: number; characters: number; known: number } | null;
-  /** The first in which anything is. */
+  /** The first document with unknown text. */
   firstUnknown: { file: string; document: number } | null;
   lost: number;
   unknown: number;
   all: number;
 }
 
-/** Notices text that a tokenizer does not know, or drops: what is trained then is not what was given. */
+/** Detects text that a tokenizer does not know, or drops, and that would therefore not be trained on. */
 export class LostText {
   /**
-   * @param knownCharacters of each token, by its id; null where every text is known
-   * @param mark what another one came to, which this continues
+   * @param knownCharacters of each token, by its id; null if all text is known
+   * @param mark of another LostText, to continue it
    */
   constructor(
     private readonly knownCharacters: Uint16Array | null,
@@ -47,7 +47,7 @@ export class LostText {
     if (!endsDocument) return;
     mark.document = null;
     const { characters } = present;
-    // Normalizers may make more of a text than there was: ½ is three characters to some.
+    // Normalizers may lengthen a text: some turn ½ into three characters.
     const known = Math.min(present.known, characters);
     mark.all += characters;
     mark.unknown += characters - known;
@@ -57,7 +57,7 @@ export class LostText {
     if (known < (1 - unknownShareMax) * characters) mark.first ??= { ...place, characters, known };
   }
 
-  /** What of the text is unknown, if it is enough to be reported; throws TEXT_LOST where it is too much, with the first document. */
+  /** Statistics of unknown text, if there is enough to report; throws TEXT_LOST with the first document if there is too much. */
   end(): DatasetManifest['unknown'] {
     const { first, firstUnknown, lost, unknown, all } = this.mark;
     const share = unknown / Math.max(1, all);
@@ -67,7 +67,7 @@ export class LostText {
   }
 }
 
-/** The same for people; null where there is nothing to report. */
+/** The same as text for people; null if there is nothing to report. */
 export function unknownTextOf({ unknown }: DatasetManifest): string | null {
   if (unknown === undefined) return null;
   const { share, first } = unknown;

@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { DataError, describeValue } from './dataErrors.js';
 import type { SkippedRow } from './invalidRows.js';
 
-/** What a prepared data set holds: written last, so its presence says that all of it is there. */
+/** Content of a prepared data set; written last, so its presence shows that the data set is complete. */
 export interface DatasetManifest {
-  /** 2 when tokens have masks, which an engine of format 1 would not see. */
+  /** 2 if tokens have masks, which engines of format 1 would ignore. */
   formatVersion: 1 | 2;
   tokenizer: TokenizerEntry;
   /** 2 or 4; tokens are little-endian unsigned integers. */
@@ -14,9 +14,9 @@ export interface DatasetManifest {
   train: SplitEntry;
   heldOut: SplitEntry;
   sources: { name: string; sizeBytes: number; sha256: string }[];
-  /** Rows that could not be read and were left out, as was asked for; absent for none. */
+  /** Invalid rows that were left out as requested; absent if there are none. */
   skipped?: { rows: number; of: number; first: SkippedRow[] };
-  /** Share of the text that the tokenizer does not know, and the first document with such; absent below a hundredth. */
+  /** Fraction of the text that the tokenizer does not know, and the first document with such text; absent below 1 %. */
   unknown?: { share: number; first: { file: string; document: number } };
 }
 
@@ -24,20 +24,20 @@ export interface TokenizerEntry {
   kind: 'bytes' | 'trainedBpe' | 'huggingFace';
   vocabularySize: number;
   endOfTextId: number;
-  /** Of tokenizer.json. */
+  /** SHA-256 of tokenizer.json. */
   sha256: string;
 }
 
 export interface SplitEntry {
   tokens: number;
   documents: number;
-  /** UTF-8 bytes of text, without what the tokenizer adds. */
+  /** UTF-8 bytes of text, without additions by the tokenizer. */
   bytes: number;
-  /** What of it is to be learned; only in format 2, elsewhere all is. */
+  /** How much of it is to be learned; only in format 2, otherwise everything is. */
   trained?: { tokens: number; bytes: number };
-  /** Documents left out of the training part because the held-out part has the same text; absent for none. */
+  /** Documents left out of the training part because a held-out one has the same text; absent if there are none. */
   duplicates?: number;
-  /** Tokens within chats that are the one that ends a text; only of data sets that were prepared before such had `ends`. */
+  /** End-of-text tokens within chats; only in data sets prepared before `ends` existed. */
   endsWithin?: number;
   shards: ShardEntry[];
 }
@@ -46,22 +46,22 @@ export interface ShardEntry {
   file: string;
   tokens: number;
   sha256: string;
-  /** A bit for each token, lowest first: whether it is to be learned. Only in format 2. */
+  /** One bit per token, lowest first: whether it is to be learned. Only in format 2. */
   mask?: { file: string; sha256: string };
   /**
-   * A bit for each token, lowest first: whether it ends a document. Only where chats have the token that ends a text within them; elsewhere
-   * each such token does.
+   * One bit per token, lowest first: whether it ends a document. Only if chats contain the end-of-text token; otherwise each such token
+   * ends a document.
    */
   ends?: { file: string; sha256: string };
 }
 
 export const manifestFile = 'manifest.json';
 export const tokenizerFile = 'tokenizer.json';
-/** The held-out text, document after document with nothing between them. */
+/** The held-out text: all documents, concatenated without separators. */
 export const heldOutTextFile = 'held-out.txt';
 const newestFormatVersion = 2;
 
-/** Reads and checks a manifest, without its files; throws DataError DATASET_CORRUPT or DATASET_FORMAT_UNKNOWN. */
+/** Reads and checks a manifest, but not its files; throws DataError DATASET_CORRUPT or DATASET_FORMAT_UNKNOWN. */
 export async function readManifest(folder: string): Promise<{ manifest: DatasetManifest; sha256: string }> {
   let text: string;
   let manifest: unknown;
@@ -114,7 +114,7 @@ function checkSplit(value: unknown, name: string, isMasked: boolean): void {
   let tokens = 0;
   for (const entry of split.shards as unknown[]) {
     const shard = object(entry, `${name}.shards`);
-    // A name from outside must not lead out of the folder.
+    // An untrusted name must not lead out of the folder.
     text(shard.file, /^[a-z-]+-\d{5,}\.bin$/, `${name}.shards.file`);
     text(shard.sha256, /^[0-9a-f]{64}$/, `${name}.shards.sha256`);
     if (isMasked) bitFile(shard.mask, 'mask', `${name}.shards.mask`);

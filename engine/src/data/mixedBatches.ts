@@ -17,7 +17,7 @@ export interface WeightedSplit {
   omitted?: OmittedTokens | undefined;
 }
 
-/** The sequences of one data set or of several; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
+/** The sequences of one data set or of a mixture; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
 export function mixedBatches(
   parts: readonly WeightedSplit[],
   options: BatchOptions,
@@ -28,7 +28,7 @@ export function mixedBatches(
 /** The sequences of several data sets in the order of their mixture. */
 export class MixedBatches implements PlacedSource {
   private readonly order: MixtureOrder;
-  /** Null for a data set that is evaluated alone. */
+  /** Null for a data set that is only evaluated. */
   private readonly batches: (Batches | null)[];
 
   constructor(

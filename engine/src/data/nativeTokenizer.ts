@@ -5,14 +5,14 @@ import { DataError } from './dataErrors.js';
 import type { CutTokens } from './tokenizer.js';
 import type { TokenizerJson } from './tokenizerJson.js';
 
-/** Encoding and decoding of a tokenizer.json by Hugging Face's library. */
+/** Encoding and decoding with a tokenizer.json by Hugging Face's library. */
 export interface NativeTokenizer {
   encode(text: string): Promise<number[]>;
   encodeWithCuts(text: string): Promise<CutTokens>;
   decode(ids: number[]): Promise<string>;
 }
 
-/** Loads what `checkTokenizerJson` passed; throws DataError TOKENIZER_INVALID. */
+/** Loads what `checkTokenizerJson` accepted; throws DataError TOKENIZER_INVALID. */
 export function loadNative({ json, addedTokens }: TokenizerJson): NativeTokenizer {
   let native: Tokenizer;
   try {
@@ -22,7 +22,7 @@ export function loadNative({ json, addedTokens }: TokenizerJson): NativeTokenize
   }
   for (const { content, id } of addedTokens) {
     const found = native.tokenToId(content);
-    // The library numbers added tokens itself where the file leaves a gap.
+    // The library assigns ids to added tokens itself if the file leaves a gap.
     if (found !== id)
       throw invalid(`the added token ${JSON.stringify(content)} with id ${id}`, `id ${String(found)}`);
   }
@@ -30,7 +30,7 @@ export function loadNative({ json, addedTokens }: TokenizerJson): NativeTokenize
     try {
       return await native.encode(text, null, { addSpecialTokens: false });
     } catch (error) {
-      // Without a token for what it does not know, a model may have nothing for a word.
+      // Without an unknown token, a model may have no token for a word.
       throw tokenizerInvalid('encoding', 'a token for every part of the text', (error as Error).message);
     }
   };
@@ -40,7 +40,7 @@ export function loadNative({ json, addedTokens }: TokenizerJson): NativeTokenize
     },
     async encodeWithCuts(text) {
       const encoding = await encode(text);
-      // Without a rule that divides a text into words, all of it is one: then tokens are what it is divided into.
+      // Without a rule that divides a text into words, the whole text is one word: then cuts are between tokens.
       const words = (json.pre_tokenizer ?? null) === null ? null : encoding.getWordIds();
       return { ids: encoding.getIds(), ...cutsOf(text, encoding.getOffsets(), words) };
     },
@@ -48,7 +48,7 @@ export function loadNative({ json, addedTokens }: TokenizerJson): NativeTokenize
   };
 }
 
-/** Where words begin. The library counts characters, of which some are two of a string's units. */
+/** Where words begin. The library counts code points, some of which are two UTF-16 units. */
 function cutsOf(
   text: string,
   offsets: readonly (readonly number[])[],
@@ -59,7 +59,7 @@ function cutsOf(
   let end = 0;
   for (const [index, [start = 0, stop = 0]] of offsets.entries()) {
     const isWord = words === null || index === 0 || words[index] !== words[index - 1];
-    // Tokens of one character's bytes have its place, all of them; what is put before a text has none.
+    // Byte tokens of one character all have its offsets; a prefix added to the text has none.
     if (isWord && start >= end && (index === 0 || start > offsets[index - 1]![0]!)) {
       for (; characters < start; characters++) units += text.codePointAt(units)! > 0xffff ? 2 : 1;
       places.push(units);
@@ -70,7 +70,7 @@ function cutsOf(
   return { places, counts };
 }
 
-/** Special tokens around a text, cutting, filling up and chance have no place in training data. */
+/** Without special tokens around a text, truncation, padding and dropout, which training data must not have. */
 function withoutExtras(json: TokenizerJson['json']): object {
   const model = 'dropout' in json.model ? { ...json.model, dropout: null } : json.model;
   return { ...json, model, post_processor: null, truncation: null, padding: null };
@@ -79,26 +79,26 @@ function withoutExtras(json: TokenizerJson['json']): object {
 const probeText =
   "The quick brown fox, it's 1984!\n\n\t naïve café — 日本語 🙂 <s> </s> \u0000 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-/** A process that waits, for whatever, is ended after so many times the processor time that it may take. */
+/** A process that hangs without using processor time is ended after this multiple of its limit. */
 const waitFactor = 60;
 
 /**
- * Loads and tries a tokenizer in a process of its own: some faults make the library abort the whole process or hang, and
- * no check of ours could foresee all of them. What is limited is processor time, since a busy machine says nothing about a
- * file. Throws DataError TOKENIZER_INVALID or TOKENIZER_TIMED_OUT.
+ * Loads and tests a tokenizer in a separate process: some inputs make the library abort the whole process or hang, and no check of ours
+ * could cover all of them. The limit is on processor time, since wall time depends on the machine's load. Throws DataError
+ * TOKENIZER_INVALID or TOKENIZER_TIMED_OUT.
  */
 export async function probeNative(text: string, cpuSeconds: number, signal?: AbortSignal): Promise<void> {
   const here = JSON.stringify(import.meta.url);
   const program = `import { probeHere } from ${here}; await probeHere();`;
   const node = [process.execPath, '--input-type=module', '--eval', program];
-  // The limit of the system counts all threads and cannot be missed by code that never returns.
+  // The system's limit counts all threads and works even if the code never returns.
   const limited = ['-c', 'ulimit -t "$0" && exec "$@"', String(Math.ceil(cpuSeconds)), ...node];
   const child = promisify(execFile)('/bin/sh', limited, {
     timeout: waitFactor * cpuSeconds * 1000,
     killSignal: 'SIGKILL',
     signal,
   });
-  // A child that ends early breaks the pipe; how it ended is reported below.
+  // If the child ends early the pipe breaks; how it ended is reported below.
   child.child.stdin?.on('error', () => {});
   child.child.stdin?.end(text);
   try {
@@ -121,7 +121,7 @@ function panicOf(stderr: string): string {
   return line === undefined ? '' : ` (${line.slice(0, 160)})`;
 }
 
-/** What the process of `probeNative` does. */
+/** Runs in the process of `probeNative`. */
 export async function probeHere(): Promise<void> {
   const { text } = await import('node:stream/consumers');
   const { checkTokenizerJson } = await import('./tokenizerJson.js');

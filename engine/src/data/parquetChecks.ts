@@ -11,7 +11,7 @@ import { endOfThriftStruct } from './thriftBounds.js';
 
 type ColumnChunk = NonNullable<FileMetaData['row_groups'][number]['columns'][number]['meta_data']>;
 
-/** Throws unless all sizes of the group agree with each other and with the limits; the metadata has this column alone. */
+/** Throws unless all sizes of the group agree with each other and with the limits; the metadata has only this column. */
 export async function checkGroup(
   file: RegularFile,
   buffer: AsyncBuffer,
@@ -40,10 +40,10 @@ export async function checkGroup(
   await guarded(file, place, () => checkPages(buffer, column, rows, definitionLevelMax, limits));
 }
 
-/** Of a text in a page: its length, then its bytes. */
+/** Bytes of an empty text in a page: its length field. */
 const textBytesMin = 4;
 
-/** Every page header states how many values and bytes will be unpacked: their sums must be what the footer says. */
+/** Page headers state how many values and bytes they unpack to: the sums must equal the footer's. */
 async function checkPages(
   buffer: AsyncBuffer,
   column: ColumnChunk,
@@ -71,7 +71,7 @@ async function checkPages(
     reader.offset += page.compressed_page_size;
     unpacked += page.uncompressed_page_size;
     values += data?.num_values ?? 0;
-    // It may have more entries than the group has rows: a category of Arrow brings all of its texts into each group.
+    // A dictionary may have more entries than the group has rows: Arrow writes all texts of a category into each group.
     const entries = page.dictionary_page_header?.num_values ?? 0;
     if (entries > Math.min(limits.parquetRowsMax, page.uncompressed_page_size / textBytesMin))
       throw new Error(`the dictionary at byte ${at} has ${entries} entries, more than it has room for`);
@@ -88,7 +88,7 @@ async function checkPages(
   if (values !== rows) throw new Error(`the pages hold ${values} values, ${rows} were expected`);
 }
 
-/** The levels of a page say which rows have a text, its indices which entry of the dictionary that is. */
+/** A page's levels say which rows have a text, its indices which dictionary entry that is. */
 function checkPageRuns(
   packed: Uint8Array,
   page: ReturnType<typeof parquetHeader>,
@@ -121,7 +121,7 @@ function checkPageRuns(
   }
 }
 
-/** Whatever the reader trips over is a fault of the file. */
+/** Any error of the reader means that the file is invalid. */
 export async function guarded<T>(file: RegularFile, place: string, read: () => Promise<T>): Promise<T> {
   try {
     return await read();

@@ -3,8 +3,8 @@ import type { Compressors } from 'hyparquet';
 import { compressors, decompressZstd } from 'hyparquet-compressors';
 
 /**
- * What unpacks a page into no more bytes than its header says. Left to themselves Zstandard and Brotli take memory by what is
- * packed, and gzip unpacks to the end what it has no room for: a page of a megabyte can hold many gigabytes.
+ * Unpacks a page into no more bytes than its header says. By default Zstandard and Brotli allocate memory by what the packed data claims,
+ * and gzip keeps unpacking beyond the available space: a page of a megabyte can contain many gigabytes.
  */
 export const parquetCodecs: Compressors = {
   ...compressors,

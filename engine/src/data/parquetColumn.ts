@@ -1,19 +1,19 @@
 import { parquetSchema, type FileMetaData, type SchemaElement, type SchemaTree } from 'hyparquet';
 import { DataError, listNames } from './dataErrors.js';
 
-/** A column of texts: one value a row, in a plain column or inside of structures, never in a list. */
+/** A column of texts: one value per row, in a plain column or inside of structures, never in a list. */
 export interface TextColumn {
-  /** How the client calls it. */
+  /** The client's name for it. */
   field: string;
   /** Names from the top level down. */
   path: readonly string[];
-  /** How many of them may be null: what a level of definition counts to. */
+  /** Number of optional levels on the path, which is the largest definition level. */
   definitionLevelMax: number;
 }
 
 /**
- * The column that a field names: a top-level column, else one inside of structures by its path with dots. A column of the same
- * name that lies deeper is another one. Throws FIELD_MISSING, which lists the top-level columns.
+ * The column that a field names: a top-level column, or else one inside of structures by its dotted path. A column of the same name at a
+ * deeper level does not count. Throws FIELD_MISSING, which lists the top-level columns.
  */
 export function textColumn(metadata: FileMetaData, field: string, file: string): TextColumn {
   const root = parquetSchema(metadata);
@@ -25,7 +25,7 @@ export function textColumn(metadata: FileMetaData, field: string, file: string):
   const last = found.at(-1)!;
   const path = found.map(({ element }) => element.name);
   if (last.children.length > 0) throw missing(`a group with ${namesOf(last)}`);
-  // The reader makes an object of each row, where this name is not that of a value.
+  // The reader creates an object per row, in which this name would not be an ordinary property.
   if (path.includes('__proto__')) throw missing('a column that must not be called __proto__');
   const list = found.find(({ element }) => element.repetition_type === 'REPEATED');
   if (list !== undefined) throw missing(`a list in ${path.slice(0, found.indexOf(list) + 1).join('.')}`);
@@ -34,7 +34,7 @@ export function textColumn(metadata: FileMetaData, field: string, file: string):
   return { field, path, definitionLevelMax: optional.length };
 }
 
-/** The exact name goes before a path: names may have dots themselves. */
+/** An exact name has precedence over a path, since names may contain dots. */
 function find({ children }: SchemaTree, field: string): SchemaTree[] | undefined {
   const exact = children.find(({ element }) => element.name === field);
   if (exact !== undefined) return [exact];
@@ -50,7 +50,7 @@ function namesOf({ children }: SchemaTree): string {
   return listNames(children.map(({ element }) => element.name));
 }
 
-/** The metadata with this column alone, so that the reader touches nothing else. */
+/** The metadata with only this column, so that the reader touches nothing else. */
 export function onlyColumn(metadata: FileMetaData, { path }: TextColumn): FileMetaData {
   const [root] = metadata.schema;
   let node = parquetSchema(metadata);
@@ -68,7 +68,7 @@ export function onlyColumn(metadata: FileMetaData, { path }: TextColumn): FileMe
   return { ...metadata, schema, row_groups: groups };
 }
 
-/** A row's value, which lies as deep as the path is long; null where a structure around it is. */
+/** A row's value, nested as deep as the path is long; null if a structure around it is null. */
 export function valueOf(row: Record<string, unknown>, { path }: TextColumn): unknown {
   let value: unknown = row;
   for (const name of path) {

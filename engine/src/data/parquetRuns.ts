@@ -1,8 +1,7 @@
 /**
- * Throws unless every run of a page's levels and dictionary indices has at most as many values as the page (rounded up to
- * eight, as they are packed). The reader repeats a value as often as a run says, whatever its page holds, until the
- * process ends.
- * @param page unpacked; of version 2 the levels alone or the values alone
+ * Throws unless every run of a page's levels and dictionary indices has at most as many values as the page (rounded up to eight, as they
+ * are packed). The reader repeats a value as often as a run claims, whatever the page contains, until memory runs out.
+ * @param page unpacked; in version 2 only the levels or only the values
  */
 export function checkRuns(page: Uint8Array, start: number, bitWidth: number, values: number): void {
   let at = start;
@@ -18,7 +17,7 @@ export function checkRuns(page: Uint8Array, start: number, bitWidth: number, val
     const isPacked = header % 2 === 1;
     const count = Math.floor(header / 2) * (isPacked ? 8 : 1);
     if (count > values + 7) throw new Error(`a run has ${count} values, its page ${values}`);
-    // A run of none would be read again and again where no bytes follow.
+    // An empty run at the end of the bytes would be read again and again.
     at += isPacked ? (count * bitWidth) / 8 : Math.ceil(bitWidth / 8);
     seen += count;
   }

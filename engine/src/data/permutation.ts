@@ -1,14 +1,14 @@
 import { Random } from '../random.js';
 
 /**
- * A seeded permutation of 0 … length - 1 in constant memory: a Feistel network over the next power of four, walked until it
- * falls inside (Black and Rogaway 2002, cycle walking). At most 2^52 entries, which doubles still count.
+ * A seeded permutation of 0 … length - 1 in constant memory: a Feistel network over the next power of four, applied repeatedly until the
+ * result is in range (cycle walking, Black and Rogaway 2002). At most 2^52 entries, which doubles represent exactly.
  */
 export function permutation(
   length: number,
   seed: number,
   epoch: number,
-  /** Of a mixture's data sets, so that two of one length have orders of their own; undefined for one alone. */
+  /** Index of the data set in a mixture, so that two of equal length have different orders; undefined without a mixture. */
   part?: number,
 ): (index: number) => number {
   let halfBits = 1;
@@ -31,10 +31,10 @@ export function permutation(
   };
 }
 
-/** Four rounds make a Feistel network pseudo-random (Luby and Rackoff 1988); two more cost nothing here. */
+/** Four rounds make a Feistel network pseudo-random (Luby and Rackoff 1988); two more are cheap. */
 const roundCount = 6;
 
-/** The finalizer of MurmurHash3: every bit of the input moves every bit of the output. */
+/** The finalizer of MurmurHash3: every input bit affects every output bit. */
 function mix(value: number): number {
   let hash = value | 0;
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
@@ -42,7 +42,7 @@ function mix(value: number): number {
   return (hash ^ (hash >>> 16)) >>> 0;
 }
 
-/** Gives every index a number in [0, 1) that is a pure function of seed, purpose and index. */
+/** Maps every index to a number in [0, 1), a pure function of seed, purpose and index. */
 export function seededShares(seed: number, purpose: string): (index: number) => number {
   const random = Random.forStream(seed, purpose);
   const [first, second] = [random.uint32(), random.uint32()];

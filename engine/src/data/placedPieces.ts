@@ -5,7 +5,7 @@ import { withoutHeldOut } from './heldOutDigests.js';
 import { InvalidRows, type SkipInvalid } from './invalidRows.js';
 import { RegularFile, type SourceFile } from './regularFile.js';
 
-/** One more reading of all text. */
+/** Another pass over all text. */
 export interface Pass extends FirstPass {
   files: readonly SourceFile[];
   documents: DocumentOptions;
@@ -14,13 +14,13 @@ export interface Pass extends FirstPass {
   signal: AbortSignal;
 }
 
-/** Where a reading begins: with the pieces of which file, and how much of its text was dealt with before. */
+/** Where a pass starts: the index of the first file, and how many bytes of its text were processed before. */
 export interface ReadFrom {
   file: number;
   textBytes: number;
 }
 
-/** All text in order from a file on, each piece with its part; what the held-out part has is left out of training. */
+/** All text in order from a file on, each piece with its part; documents with held-out text are dropped from training. */
 export function placedPieces(
   pass: Pass,
   onDuplicate: (fileIndex: number) => void,
@@ -39,7 +39,7 @@ async function* allPieces(pass: Pass, from: ReadFrom): AsyncGenerator<PlacedPiec
     documents: sumOf('documents', 'auto'),
     bytes: sumOf('textBytes', 'auto'),
   });
-  const rows = new InvalidRows(skipInvalid); // leaves out what the first pass left out
+  const rows = new InvalidRows(skipInvalid); // leaves out the same rows as the first pass
   let done = sumOf('textBytes');
   const known = done + from.textBytes;
   let document = sumOf('documents');
@@ -66,7 +66,7 @@ async function* allPieces(pass: Pass, from: ReadFrom): AsyncGenerator<PlacedPiec
   }
 }
 
-/** Nothing is left to be trained on. */
+/** Error: nothing is left to train on. */
 export function emptyTrainingPart(
   { files, heldOutDocuments }: Pass,
   duplicateDocumentCount: number,

@@ -10,33 +10,33 @@ import type { SplitMark } from './splitWriter.js';
 
 /** How far the text was encoded and written. */
 export interface WrittenMark {
-  /** The file that the next piece is from, and how many of its pieces are written. */
+  /** The file of the next piece, and how many of its pieces are written. */
   file: number;
   pieces: number;
-  /** Of the text of that file. */
+  /** Bytes of text of that file. */
   textBytes: number;
-  /** Documents left out of the files before it. */
+  /** Documents dropped as duplicates from the files before it. */
   duplicates: number;
-  /** Of the encoder; null between two texts. */
+  /** State of the encoder; null between two texts. */
   long: LongTextState | null;
   lost: LostTextMark;
-  /** Of the training part. */
+  /** Sources of the training part. */
   sources: SourceDocuments[];
   train: SplitMark;
   heldOut: SplitMark;
 }
 
 interface Kept {
-  /** Of all that decides what is prepared. */
+  /** Hash of everything that determines the result of the preparation. */
   key: string;
-  /** How far the first pass has come. */
+  /** Progress of the first pass. */
   reading?: FirstPassMark;
-  /** SHA-256 of what the first pass found. */
+  /** SHA-256 of the first pass's result. */
   firstPass?: string;
   /** SHA-256 of tokenizer.json. */
   tokenizer?: string;
   written?: WrittenMark;
-  /** Everything is done, with a manifest of this SHA-256. */
+  /** The preparation is complete, with a manifest of this SHA-256. */
   manifest?: string;
 }
 
@@ -44,14 +44,14 @@ const firstPassFile = 'first-pass.json';
 const progressFile = 'progress.json';
 
 /**
- * What a preparation remembers in a folder of its own, so that one that is ended in the middle continues there. Each entry is
- * written when what it speaks of is on the disk.
+ * Progress that a preparation stores in a folder of its own, so that an interrupted one continues there. Each entry is written only after
+ * the data that it describes is on disk.
  */
 export class PreparationProgress {
   private setMs = performance.now();
 
   private constructor(
-    /** Null: nothing is remembered. */
+    /** Null: progress is not stored. */
     private readonly folder: string | null,
     private kept: Kept,
     private readonly everyMs = 5000,
@@ -61,7 +61,7 @@ export class PreparationProgress {
     return new PreparationProgress(null, { key: '' });
   }
 
-  /** What is in the folder, if it is of the same preparation; else nothing, and `isNew`. */
+  /** Opens the folder's progress if it belongs to the same preparation; otherwise starts empty, with `isNew`. */
   static async open(folder: string, key: string, everyMs?: number): Promise<PreparationProgress> {
     const text = await readFile(join(folder, progressFile), 'utf8').catch(() => '{}');
     const kept = parse(text);
@@ -98,7 +98,7 @@ export class PreparationProgress {
     return this.kept.manifest;
   }
 
-  /** What `make` gives in JSON, or gave when it was asked before. */
+  /** The JSON that `make` returns, or returned in an earlier attempt. */
   async firstPass(make: () => Promise<string>): Promise<string> {
     if (this.folder === null) return await make();
     const path = join(this.folder, firstPassFile);
@@ -112,7 +112,7 @@ export class PreparationProgress {
     return made;
   }
 
-  /** Whether what was done is to be remembered now. */
+  /** Whether progress should be stored now. */
   get isDue(): boolean {
     return this.folder !== null && performance.now() - this.setMs > this.everyMs;
   }
@@ -136,11 +136,11 @@ function parse(text: string): Kept | undefined {
   try {
     return JSON.parse(text) as Kept;
   } catch {
-    return undefined; // it is written whole, so somebody else wrote it
+    return undefined; // it is written atomically, so something else wrote it
   }
 }
 
-/** Under another name until it is on the disk. */
+/** Writes to another name, and renames once the data is on disk. */
 async function writeWhole(path: string, text: string): Promise<void> {
   const file = await open(`${path}.tmp`, 'w');
   try {
@@ -153,7 +153,7 @@ async function writeWhole(path: string, text: string): Promise<void> {
   await syncFolder(join(path, '..'));
 }
 
-/** Unless it is there. One that makes parents too reports a disk that cannot be written as a folder that is not there. */
+/** Creates a folder if it does not exist. Not recursive, because then a read-only disk is reported as a missing folder. */
 export async function makeFolder(folder: string): Promise<void> {
   await mkdir(folder).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'EEXIST') throw error;

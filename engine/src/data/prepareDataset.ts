@@ -20,48 +20,48 @@ import { writeSplits } from './writeSplits.js';
 
 export interface PrepareOptions {
   files: readonly SourceFile[];
-  /** Folder to make; must not exist. */
+  /** Folder to create; must not exist. */
   outputFolder: string;
   tokenizer:
     | { kind: 'bytes' }
     | { kind: 'trainedBpe'; vocabularySize: number }
     | { kind: 'huggingFace'; tokenizerJson: string; endTokens?: EndTokens };
-  /** Of JSONL lines and Parquet rows. */
+  /** Field of JSONL lines and Parquet rows. */
   textField: string;
-  /** Fields of a prompt and of the completion that alone is to be learned, in place of `textField`. */
+  /** Fields of a prompt and its completion, of which only the latter is learned; instead of `textField`. */
   pairFields?: { prompt: string; completion: string };
-  /** Chats, of which alone is learned what an assistant says, in place of `textField`. */
+  /** Chats, of which only the assistant's messages are learned; instead of `textField`. */
   chat?: ChatOptions;
   /** 0 to 0.5. */
   heldOutShare: number;
   seed: number;
-  /** Leaves out rows whose fields cannot be read, up to this; without it the first of them is an error. */
+  /** Leaves out rows with invalid fields, up to this limit; without it the first one is an error. */
   skipInvalid?: SkipInvalid;
   limits?: Partial<DataLimits>;
-  /** Threads that encode, 1 by default. They change nothing but the time it takes. */
+  /** Threads that encode, default 1. The result does not depend on it. */
   threads?: number;
   /**
-   * A folder of its own beside the output, where a preparation remembers what is done. One of the same files and options that finds it
-   * there continues after what is on the disk, and then the output folder may exist; what belongs to another one is removed.
+   * A separate folder in which a preparation stores its progress. A preparation of the same files and options that finds it there continues
+   * after what is on disk, and then the output folder may exist; progress of another preparation is removed.
    */
   progress?: {
     folder: string;
-    /** Time after which what was written is made durable; 5 s by default: little is lost then, and it costs nothing. */
+    /** Interval at which written data is made durable; default 5 s, which loses little and costs nothing. */
     everyMs?: number;
   };
 }
 
 export interface PreparedFolder {
   manifest: DatasetManifest;
-  /** What each source was found to be. */
+  /** The detected format of each source. */
   formats: SourceFormat[];
 }
 
 /**
- * Reads, divides and tokenizes text into shards that are read by position. The same files and options give the same bytes.
- * The first pass reads everything, counts and checks; a second gathers what a vocabulary is trained on; the last writes.
- * Throws DataError, or the signal's reason; then the folder is not complete and has no manifest.
- * @param onProgress share done, 0 to 1
+ * Reads, divides and tokenizes text into shards that are read by position. The same files and options give the same bytes. The first pass
+ * reads, counts and checks everything; a second gathers training text for a vocabulary; the last writes. Throws DataError, or the signal's
+ * reason; then the folder is not complete and has no manifest.
+ * @param onProgress fraction done, 0 to 1
  */
 export async function prepareDataset(
   options: PrepareOptions,
@@ -99,7 +99,7 @@ export async function prepareDataset(
     : await read();
   const formats = first.sources.map(({ format }) => format);
   if (progress.manifest !== undefined) {
-    // Somebody else may have moved it away; then it is made again.
+    // The folder may have been moved away; then it is created again.
     const known = await readManifest(folder).catch(() => undefined);
     if (known?.sha256 === progress.manifest) return { manifest: known.manifest, formats };
     await progress.set({ manifest: undefined });
@@ -130,7 +130,7 @@ export async function prepareDataset(
         });
 
   const threads = options.threads ?? 1;
-  // Bytes are encoded faster than they are handed to another thread.
+  // Bytes are encoded faster than they could be passed to another thread.
   const encoders =
     kind === 'bytes' || threads === 1
       ? ownEncoder(tokenizer)
@@ -147,11 +147,11 @@ export async function prepareDataset(
     train,
     heldOut,
     sources: first.sources.map(({ name, sizeBytes, sha256 }) => ({ name, sizeBytes, sha256 })),
-    // Without any the manifest is what it always was.
+    // Omitted if empty, so that such manifests have the same form as before.
     ...(first.skipped === null ? {} : { skipped: first.skipped }),
     ...(unknown && { unknown }),
   };
-  // Last, under another name until it is whole: where there is a manifest, everything it names is on the disk.
+  // Written last, and renamed once complete: if there is a manifest, everything it names is on disk.
   const manifestJson = `${JSON.stringify(manifest, null, 2)}\n`;
   await rm(join(folder, `${manifestFile}.tmp`), { force: true });
   await writeNewFile(join(folder, `${manifestFile}.tmp`), manifestJson);
@@ -167,7 +167,7 @@ function fieldsOf({ chat, pairFields, textField }: PrepareOptions): DocumentOpti
   return pairFields ? [pairFields.prompt, pairFields.completion] : [textField];
 }
 
-/** What an earlier try of the same files and options remembered; nothing where none is to be remembered. */
+/** The stored progress of an earlier attempt with the same files and options; empty if progress is not stored. */
 async function progressOf(options: PrepareOptions): Promise<PreparationProgress> {
   const { files, outputFolder: _, progress, threads: __, ...rest } = options;
   if (progress === undefined) return PreparationProgress.none();
@@ -184,10 +184,10 @@ async function progressOf(options: PrepareOptions): Promise<PreparationProgress>
   );
 }
 
-/** Of what is remembered: another one begins again. */
+/** Version of the stored progress: another version starts over. */
 const streamVersion = 3;
 
-/** The tokenizer.json of the folder, which is made once. */
+/** The folder's tokenizer.json, which is made only once. */
 async function keptTokenizer(
   folder: string,
   progress: PreparationProgress,
@@ -202,12 +202,12 @@ async function keptTokenizer(
   const json = await make();
   await writeNewFile(path, json);
   await syncFolder(folder);
-  // What was written so far has the tokens of another one, if there is any.
+  // What was written so far used a different tokenizer, if any.
   await progress.set({ tokenizer: sha256(json), written: undefined });
   return json;
 }
 
-/** Reports a pass's progress as a part of the whole, a hundredth at a time. */
+/** Maps a pass's progress to a range of the whole, in steps of one percent. */
 function part(onProgress: (share: number) => void, from: number, to: number): (share: number) => void {
   let reported = from;
   return (share) => {

@@ -3,13 +3,13 @@ import type { PrepareOptions } from './prepareDataset.js';
 import { sourceFormats } from './sourceFormat.js';
 import { trainedVocabularySizeMax, trainedVocabularySizeMin } from './trainBpe.js';
 
-/** What a format must be for prompts and completions. */
+/** Required formats for prompts and completions. */
 export const pairsHaveFields = 'jsonl, json, csv or parquet: a text has no fields for pairs';
 
-/** What a format must be for chats. */
+/** Required formats for chats. */
 export const chatsAreJson = 'jsonl or json: other formats have no lists of messages';
 
-/** Throws DataError OPTIONS_INVALID for the first option that is out of its range. */
+/** Throws DataError OPTIONS_INVALID for the first option out of range. */
 export function checkOptions(options: PrepareOptions): void {
   const { files, tokenizer, textField, pairFields, chat, heldOutShare, seed, skipInvalid } = options;
   const check = (isRight: boolean, option: string, expected: string, got: unknown) => {

@@ -1,17 +1,17 @@
 const quote = 0x22;
 const [lineFeed, carriageReturn] = [0x0a, 0x0d];
 
-/** Finds where lines of CSV end outside of quotation marks. A mark that is doubled inside of them counts twice, which is as none. */
+/** Finds the ends of CSV lines outside of quotation marks. A doubled mark within them toggles twice, which has no effect. */
 export class QuotedLines {
   private previous: number | undefined;
 
   constructor(
-    /** What ends a line; absent where nothing does. */
+    /** The line ending; absent if the file has none. */
     private readonly lineEnd: Buffer | undefined,
     private isQuoted = false,
   ) {}
 
-  /** Place behind the first end of a line that is at `from` or behind it; -1 for none in this block, which is behind those before it. */
+  /** Position after the first line end at or after `from`; -1 if this block, which must follow the previous ones, has none. */
   behindEnd(block: Buffer, from: number): number {
     const last = this.lineEnd?.at(-1);
     const first = this.lineEnd?.length === 2 ? this.lineEnd[0] : undefined;
@@ -29,8 +29,8 @@ export class QuotedLines {
 }
 
 /**
- * Whether a place in CSV is in quotation marks, by what follows it. Marks that have something else before them than what divides columns
- * and lines do not open a text, and with something else behind them do not close one: in a file that is sound the first of those shows it.
+ * Whether a position in CSV is within quotation marks, judged by what follows it. A mark that is not preceded by a delimiter or line end
+ * does not open a text, and one that is not followed by these does not close it: in a valid file the first such mark gives the answer.
  */
 export async function startsQuoted(blocks: AsyncIterable<Buffer>, delimiter: string): Promise<boolean> {
   const divides = (byte: number): boolean =>
@@ -43,7 +43,7 @@ export async function startsQuoted(blocks: AsyncIterable<Buffer>, delimiter: str
       const [before, behind] = [block[start - 1], block[end]];
       if (before !== undefined && !divides(before)) return !isOdd;
       if ((end - start) % 2 === 1) isOdd = !isOdd;
-      // The parser takes a NUL for the end of what it has.
+      // NUL does not count: the parser treats it as the end of its input.
       if (behind !== undefined && behind !== 0 && !divides(behind)) return !isOdd;
       start = block.indexOf(quote, end);
     }

@@ -6,13 +6,12 @@ import { QuotedLines, startsQuoted } from './quotedLines.js';
 import { withoutMark } from './readText.js';
 import { decodeUtf8, piecesOfFields, type DocumentFields, type TextPiece } from './textPieces.js';
 
-/** The bytes of a file from a place on. */
+/** The bytes of a file from a position on. */
 type BlocksFrom = (position: number) => AsyncIterable<Buffer>;
 
 /**
- * Rows of CSV with the names of the columns in the first: each is a document, its text in the columns `fields`. Columns are
- * divided by commas, semicolons or tabs, whichever the first row has. Throws CSV_INVALID, FIELD_MISSING or UTF8_INVALID
- * with row and line.
+ * Rows of CSV, with column names in the first row: each row is a document, its text in the columns `fields`. The delimiter is a comma,
+ * semicolon or tab, whichever the first row has. Throws CSV_INVALID, FIELD_MISSING or UTF8_INVALID with row and line.
  */
 export async function* readCsv(
   blocksFrom: BlocksFrom,
@@ -65,11 +64,11 @@ export async function* readCsv(
   }
 }
 
-/** Where a row seems to begin that does so at a byte or behind it. It does in a file that is sound. */
+/** Where the first row at or after a byte appears to begin; correct for a valid file. */
 export async function csvRowFrom(blocksFrom: BlocksFrom, from: number, rowBytesMax: number): Promise<number> {
   const head = await headOf(blocksFrom, rowBytesMax);
   if (head === undefined) return beyondEnd;
-  let position = from - 2; // the end of a line before it may have two bytes
+  let position = from - 2; // the previous line's end may have two bytes
   const isQuoted = await startsQuoted(blocksFrom(position), head.delimiter);
   const lines = new QuotedLines(head.lineEnd, isQuoted);
   for await (const block of blocksFrom(position)) {
@@ -80,7 +79,7 @@ export async function csvRowFrom(blocksFrom: BlocksFrom, from: number, rowBytesM
   return beyondEnd;
 }
 
-/** The blocks up to where the first row begins that is not of the part, which is then its place. */
+/** The blocks up to the first row that is not in the part; its position becomes the place. */
 async function* blocksOfPart(
   blocks: AsyncIterable<Buffer>,
   { place, to }: PartReading,
@@ -102,13 +101,13 @@ async function* blocksOfPart(
   place.at = beyondEnd;
 }
 
-/** The first row, and how it is written. */
+/** The first row, and the file's format. */
 interface CsvHead {
   names: Buffer[];
-  /** The byte behind it. */
+  /** The byte after the first row. */
   end: number;
   delimiter: string;
-  /** Absent where nothing follows it. */
+  /** Absent if nothing follows the first row. */
   lineEnd: Buffer | undefined;
 }
 
@@ -119,7 +118,7 @@ async function headOf(blocksFrom: BlocksFrom, rowBytesMax: number): Promise<CsvH
   const first = await blocks.next();
   if (first.done) return undefined;
   const delimiter = delimiterOf(first.value);
-  // Little at a time: what lies behind the first row is parsed in vain.
+  // In small blocks: parsing beyond the first row is wasted.
   async function* all(): AsyncGenerator<Buffer> {
     for (let start = 0; start < first.value.length; start += headBytes)
       yield first.value.subarray(start, start + headBytes);
@@ -138,32 +137,32 @@ const headBytes = 1 << 14;
 
 interface CsvRecord {
   record: Buffer[];
-  /** The line that it ends in. */
+  /** The line in which it ends. */
   lines: number;
-  /** Up to its end, of those that were parsed. */
+  /** Parsed bytes up to its end. */
   bytes: number;
 }
 
-/** Parses blocks. Asked a block at a time, so that what lies before a fault is known whatever the blocks are. */
+/** Parses blocks one at a time, so that the rows before an error do not depend on the block size. */
 class Records {
   private readonly parser: Parser;
   private found: CsvRecord[] = [];
 
-  /** @param linesBefore lines before the first block, which the parser names in its errors */
+  /** @param linesBefore lines before the first block, for line numbers in the parser's errors */
   constructor(delimiter: string, rowBytesMax: number, lineEnd: Buffer | undefined, linesBefore: number) {
     this.parser = parse({
       delimiter,
-      encoding: null, // bytes: only what is read has to be UTF-8
+      encoding: null, // bytes: only what is used has to be UTF-8
       max_record_size: rowBytesMax,
-      ...(lineEnd && { record_delimiter: lineEnd }), // else the parser finds it
-      relax_column_count: true, // reported by who reads them, with the row
+      ...(lineEnd && { record_delimiter: lineEnd }), // otherwise the parser detects it
+      relax_column_count: true, // reported by the reader of the rows, with the row
       skip_empty_lines: true,
       on_record: (record: unknown, { lines, bytes }) => {
         this.found.push({ record: record as Buffer[], lines, bytes });
         return null;
       },
     });
-    this.parser.on('error', () => {}); // whoever feeds it hears of it
+    this.parser.on('error', () => {}); // the error reaches whoever feeds the parser
     (this.parser.info as { lines: number }).lines += linesBefore;
   }
 
@@ -172,7 +171,7 @@ class Records {
     return this.parser.info.lines - 1;
   }
 
-  /** What ends a record; undefined where none was seen. */
+  /** The record separator; undefined if none was seen. */
   get lineEnd(): Buffer | undefined {
     return this.parser.options.record_delimiter[0] as Buffer | undefined;
   }
@@ -205,10 +204,10 @@ function placesOf(header: Buffer[], file: string, fields: DocumentFields): numbe
   });
 }
 
-/** What divides the columns of the first line. */
+/** The delimiter in the first line. */
 function delimiterOf(firstBlock: Buffer): string {
   const start = firstBlock.toString('latin1', 0, 1 << 16);
-  // Names in quotation marks may have any of them.
+  // Quoted names may contain any of them.
   const line = start.split('\n', 1)[0]!.replace(/"[^"]*"/g, '');
   const count = (character: string) => line.split(character).length;
   return ['\t', ';'].find((other) => count(other) > count(',')) ?? ',';

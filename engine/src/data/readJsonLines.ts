@@ -6,9 +6,9 @@ import { withoutMark } from './readText.js';
 import type { TextPiece } from './textPieces.js';
 
 /**
- * Every line is an object with its text in `fields`; blank lines are skipped. Throws JSONL_LINE_INVALID, FIELD_MISSING,
- * LINE_TOO_LONG or UTF8_INVALID with line and byte offset.
- * @param blocks from the first line of the part on
+ * Every line is an object with its text in `fields`; blank lines are ignored. Throws JSONL_LINE_INVALID, FIELD_MISSING, LINE_TOO_LONG or
+ * UTF8_INVALID with line and byte offset.
+ * @param blocks starting with the first line of the part
  */
 export async function* readJsonLines(
   blocks: AsyncIterable<Buffer>,
@@ -30,7 +30,7 @@ export async function* readJsonLines(
   }
 }
 
-/** Bytes of null: the line is longer than any may be, and is reported as soon as it is. */
+/** Bytes are null if the line is too long, which is reported as soon as it is known. */
 type Line = Omit<JsonBytes, 'bytes'> & { bytes: Buffer | null };
 
 async function* linesOf(
@@ -72,7 +72,7 @@ async function* linesOf(
 
 const newline = 0x0a;
 
-/** Where the first line begins that does so at a byte or behind it. */
+/** Where the first line at or after a byte begins. */
 export async function lineFrom(
   blocksFrom: (position: number) => AsyncIterable<Buffer>,
   from: number,

@@ -6,9 +6,9 @@ import { withoutMark } from './readText.js';
 import type { TextPiece } from './textPieces.js';
 
 /**
- * A list of objects, each with its text in `fields`, read element by element. Throws JSON_INVALID, FIELD_MISSING,
- * DOCUMENT_TOO_LONG or UTF8_INVALID with the number of the element and its byte offset.
- * @param blocks from the first element of the part on
+ * A list of objects, each with its text in `fields`, read element by element. Throws JSON_INVALID, FIELD_MISSING, DOCUMENT_TOO_LONG or
+ * UTF8_INVALID with the number of the element and its byte offset.
+ * @param blocks starting with the first element of the part
  */
 export async function* readJsonList(
   blocks: AsyncIterable<Buffer>,
@@ -28,7 +28,7 @@ const code = (character: string) => character.charCodeAt(0);
 const [quote, backslash, comma] = [code('"'), code('\\'), code(',')];
 const [openList, closeList, openObject, closeObject] = [code('['), code(']'), code('{'), code('}')];
 
-/** Cuts at the commas of the outer list; what stands between them is judged by whoever reads it. */
+/** Splits at the commas of the outer list; the elements themselves are checked by their reader. */
 async function* elementsOf(
   blocks: AsyncIterable<Buffer>,
   file: string,
@@ -90,7 +90,7 @@ async function* elementsOf(
       } else if (depth === 1 && (byte === comma || byte === closeList)) {
         keep(block.subarray(start, i));
         const isEmpty = parts.every((part) => part.every(isSpace));
-        // A list of nothing is one; an empty place in it is not.
+        // An empty list is valid; an empty element is not.
         if (isEmpty && (byte === comma || isInside || place.rows > 0))
           throw invalid(position + i, 'an element', 'none');
         if (!isEmpty) yield take();
@@ -109,19 +109,19 @@ async function* elementsOf(
 }
 
 /**
- * Where an element seems to begin that does so at a byte or behind it: behind the first of the commas that lie in the fewest brackets of all
- * there. It does in a list that is sound, unless no element begins there. Whether a byte is in a text or outside of one is not known at
- * first: both are followed until one would have something outside that stands in texts alone.
+ * Where the first element at or after a byte appears to begin: after the first comma at the lowest nesting depth found. This is correct for
+ * a valid list, unless no element begins there. Whether the first byte is inside of a string is not known at first: both cases are followed
+ * until one of them would have a character outside of strings that JSON does not allow there.
  */
 export async function elementFrom(
   blocksFrom: (position: number) => AsyncIterable<Buffer>,
   from: number,
 ): Promise<number> {
   const follow = () => ({ isRefuted: false, depth: 0, depthOfComma: Infinity, at: beyondEnd });
-  // If the first byte is outside of texts, and if it is in one.
+  // Assuming that the first byte is outside of a string, and that it is inside.
   const both = [follow(), follow()] as const;
   let position = from - 2;
-  let previous = backslash; // a byte behind one may be escaped or not: counting begins behind another
+  let previous = backslash; // the byte after a backslash may or may not be escaped: start after another byte
   let isCounting = false;
   let isEscaped = false;
   let quotes = 0;
@@ -151,14 +151,16 @@ export async function elementFrom(
   return (both[0].isRefuted ? both[1] : both[0]).at;
 }
 
-/** The last byte before the next quotation mark or backslash, or of the block. Most of a list is text, which is passed over so. */
+/**
+ * The last byte before the next quotation mark or backslash, or of the block: a fast way through strings, which most of a list consists of.
+ */
 function beforeMark(block: Buffer, start: number): number {
   let at = start + 1;
   while (at < block.length && block[at] !== quote && block[at] !== backslash) at++;
   return at - 1;
 }
 
-/** By byte: 1 for what stands outside of texts in JSON. */
+/** By byte: 1 if JSON allows it outside of strings. */
 const standsOutside = new Uint8Array(256);
 for (const character of '\t\n\v\f\r ,:{}[]0123456789+-.eEtrufalsn') standsOutside[code(character)] = 1;
 

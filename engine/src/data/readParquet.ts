@@ -12,9 +12,9 @@ import { endOfThriftStruct } from './thriftBounds.js';
 import { piecesOfFields, type DocumentFields, type TextPiece } from './textPieces.js';
 
 /**
- * Every row is a document, its text in the columns `fields`, read a row group at a time. A footer or page header is only
- * believed where it agrees with the others, since the reader takes memory by what they say: forty kilobytes can claim
- * petabytes. Throws PARQUET_INVALID, PARQUET_TOO_LARGE, FIELD_MISSING, UTF8_INVALID or DOCUMENT_TOO_LONG.
+ * Every row is a document, its text in the columns `fields`, read one row group at a time. Footer and page headers are checked against each
+ * other first, since the reader allocates memory by what they claim: forty kilobytes can claim petabytes. Throws PARQUET_INVALID,
+ * PARQUET_TOO_LARGE, FIELD_MISSING, UTF8_INVALID or DOCUMENT_TOO_LONG.
  */
 export async function* readParquet(
   file: RegularFile,
@@ -48,8 +48,8 @@ export async function* readParquet(
 }
 
 /**
- * Its row groups, together as large as a part is to be; null where one of them is so large that several threads that each hold one would
- * take more memory than they are counted with. Throws DataError.
+ * Splits the file into parts of consecutive row groups; null if a row group is so large that several threads with one each would exceed
+ * their planned memory. Throws DataError.
  */
 export async function parquetParts(
   file: RegularFile,
@@ -61,7 +61,7 @@ export async function parquetParts(
   for (const index of metadata.row_groups.keys()) {
     const chunks = views.map(({ row_groups: groups }) => groups[index]!.columns[0]?.meta_data);
     const bytes = chunks.reduce((sum, chunk) => sum + Number(chunk?.total_uncompressed_size), 0);
-    // Also where it says nothing that could be a size.
+    // Also if the size is missing or not a number.
     if (!(bytes >= 0 && bytes <= groupPartsMax * limits.filePartBytes)) return null;
     const last = parts.at(-1);
     if (last === undefined || last.bytes + bytes > limits.filePartBytes)
@@ -76,14 +76,14 @@ export async function parquetParts(
   return parts;
 }
 
-/** It is held as it is packed, as it is unpacked, and as texts. */
+/** A group is in memory packed, unpacked, and as texts. */
 const groupPartsMax = 2;
 
 interface OpenParquet {
   buffer: AsyncBuffer;
   metadata: FileMetaData;
   columns: TextColumn[];
-  /** The metadata with each of the columns alone. */
+  /** Metadata for each column separately. */
   views: FileMetaData[];
 }
 
@@ -127,7 +127,7 @@ async function readGroup(
   return rows.map((entry) => valueOf(entry, column));
 }
 
-/** Keeps what is not UTF-8 as bytes, so that the row can be named. A column of JSON is text as any other. */
+/** Keeps invalid UTF-8 as bytes, so that the row can be reported. A JSON column is text like any other. */
 const textFromBytes = (bytes: Uint8Array | undefined) =>
   bytes !== undefined && isUtf8(bytes) ? Buffer.from(bytes).toString('utf8') : bytes;
 const parsers = { stringFromBytes: textFromBytes, jsonFromBytes: textFromBytes };

@@ -14,31 +14,31 @@ import { recognizeFormat } from './sourceFormat.js';
 import type { TextPiece } from './textPieces.js';
 import { blocksOf } from './unpack.js';
 
-/** A file as it was found. */
+/** A file after its first reading. */
 export interface Source extends Omit<OpenSource, 'file'> {
   name: string;
   sizeBytes: number;
   sha256: string;
   /** Size and time: a file must be the same in every pass. */
   stamp: string;
-  /** How many it has, those without text not among them, and the UTF-8 bytes of their text. */
+  /** Number of documents with text, and the UTF-8 bytes of their text. */
   documents: number;
   textBytes: number;
 }
 
-/** Of a whole document: the digest of its text, as `endOf` gives it, and the UTF-8 bytes of that. */
+/** Called per complete document: the digest of its text, as returned by `endOf`, and its UTF-8 bytes. */
 export type OnDocument = (digest: string, bytes: number) => void;
 
-/** Reads a file for the first time: what it is, and its documents. Throws DataError, or the signal's reason. */
+/** First reading of a file: its format and its documents. Throws DataError, or the signal's reason. */
 export async function readSource(
   source: SourceFile,
   options: DocumentOptions,
   rows: InvalidRows,
-  /** Null where nobody compares documents. */
+  /** Null if documents are not compared. */
   onDocument: OnDocument | null,
   progress: (share: number) => void,
   signal: AbortSignal,
-  /** Waited for before each piece. */
+  /** Awaited before each piece. */
   room: () => Promise<void> | void = () => {},
 ): Promise<Source> {
   const file = await RegularFile.open(source);
@@ -58,7 +58,7 @@ export async function readSource(
   }
 }
 
-/** What a file is. Throws FORMAT_UNKNOWN, also for a format that does not have what is asked for. */
+/** Detects a file's format. Throws FORMAT_UNKNOWN, also for a format that lacks what the options require. */
 async function recognize(
   file: RegularFile,
   { format }: SourceFile,
@@ -72,7 +72,7 @@ async function recognize(
   return found;
 }
 
-/** Documents of some pieces, and the UTF-8 bytes of their text. */
+/** Counts documents and the UTF-8 bytes of their text. */
 async function readPieces(
   pieces: AsyncIterable<TextPiece>,
   onDocument: OnDocument | null,
@@ -99,12 +99,12 @@ async function readPieces(
   return { documents, textBytes };
 }
 
-/** What a large file is, and its parts, which can be read side by side. */
+/** A large file and its parts, which can be read in parallel. */
 export interface FileParts extends Omit<OpenSource, 'file'> {
   parts: FilePart[];
 }
 
-/** Null for a file that is read from its beginning to its end. */
+/** Null for a file that must be read sequentially. */
 export async function filePartsOf(source: SourceFile, options: DocumentOptions): Promise<FileParts | null> {
   const { fields, limits } = options;
   try {
@@ -112,7 +112,7 @@ export async function filePartsOf(source: SourceFile, options: DocumentOptions):
     try {
       if (file.sizeBytes <= limits.filePartBytes) return null;
       const found = await recognize(file, source, options);
-      // A text is one document, and what is packed can be unpacked from its beginning alone.
+      // A text file is one document, and a compressed file can only be unpacked from its beginning.
       if (found.format === 'text' || found.compression !== 'none') return null;
       const parts =
         found.format === 'parquet'
@@ -123,14 +123,14 @@ export async function filePartsOf(source: SourceFile, options: DocumentOptions):
       await file.close();
     }
   } catch (error) {
-    if (error instanceof DataError) return null; // whoever reads it finds that in its turn
+    if (error instanceof DataError) return null; // whoever reads the file gets the error in turn
     throw error;
   }
 }
 
 /**
- * Where the first row of a part seems to begin, found without what is before it. It does in a file that is sound; who has read what is
- * before it knows.
+ * Where the first row of a part appears to begin, found without the text before it. Correct for a valid file; reading the part before it
+ * confirms it.
  */
 export async function beginOfPart(
   source: SourceFile,
@@ -141,7 +141,7 @@ export async function beginOfPart(
   if (from === 0 || format === 'parquet') return from;
   const file = await RegularFile.open(source);
   try {
-    // What cannot be seen in the part itself is not looked for in all of the file.
+    // Only the part itself is searched.
     const blocksFrom = (position: number) => blocksOf(file, position, to);
     if (format === 'csv') return await csvRowFrom(blocksFrom, from, limits.lineBytesMax);
     if (format === 'json') return await elementFrom(blocksFrom, from);
@@ -151,12 +151,12 @@ export async function beginOfPart(
   }
 }
 
-/** What a part of a file has, and where the first row behind it begins. */
+/** Content of a part of a file, and where the first row after it begins. */
 export interface PartFound extends Pick<Source, 'documents' | 'textBytes' | 'stamp'> {
   place: RowPlace;
 }
 
-/** Reads the rows of a part from the first on. Throws as readSource does. */
+/** Reads the rows of a part. Throws as readSource does. */
 export async function readPart(
   source: SourceFile,
   { format, part, place }: { format: FileParts['format']; part: FilePart; place: RowPlace },
@@ -170,7 +170,7 @@ export async function readPart(
   const file = await RegularFile.open(source);
   try {
     const { stamp } = file;
-    // A row may be longer than a part, in which then none begins.
+    // A row may be longer than a part; then no row begins in the part.
     if (place.at >= part.to) return { documents: 0, textBytes: 0, stamp, place };
     const reading: PartReading = { place: { ...place }, to: part.to };
     const pieces = piecesOfFile({ file, format, compression: 'none' }, options, rows, reading);
@@ -183,7 +183,7 @@ export async function readPart(
   }
 }
 
-/** What a file is as a whole. */
+/** Properties of a file as a whole. */
 export type FileDigest = Pick<Source, 'sizeBytes' | 'sha256' | 'stamp'>;
 
 export async function digestSource(source: SourceFile, signal: AbortSignal): Promise<FileDigest> {

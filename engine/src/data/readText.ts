@@ -2,8 +2,8 @@ import { cutInBytes, decodeUtf8, type TextPiece } from './textPieces.js';
 import { pieceBytesMax } from './dataLimits.js';
 
 /**
- * A plain text file is one document, whatever its size: it is read in pieces. A byte order mark is dropped; line ends and
- * NUL stay as they are. Throws UTF8_INVALID with the offset of the byte.
+ * A plain text file is one document, whatever its size: it is read in pieces. A byte order mark is dropped; line ends and NUL stay as they
+ * are. Throws UTF8_INVALID with the byte offset.
  */
 export async function* readText(blocks: AsyncIterable<Buffer>, file: string): AsyncGenerator<TextPiece> {
   let waiting: Buffer = Buffer.alloc(0);
@@ -15,7 +15,7 @@ export async function* readText(blocks: AsyncIterable<Buffer>, file: string): As
   };
   for await (const block of withoutMark(blocks, (markBytes) => (position = markBytes))) {
     waiting = waiting.length === 0 ? block : Buffer.concat([waiting, block]);
-    // One more must be there: the last piece says that it is the last.
+    // Keeps at least one more piece, since the last one has to be marked as last.
     while (waiting.length > pieceBytesMax) {
       const bytes = waiting.subarray(0, cutInBytes(waiting.subarray(0, pieceBytesMax)));
       yield piece(bytes, false);
@@ -27,7 +27,7 @@ export async function* readText(blocks: AsyncIterable<Buffer>, file: string): As
 
 const mark = Buffer.from([0xef, 0xbb, 0xbf]);
 
-/** Blocks of bytes without the byte order mark that UTF-8 may begin with. */
+/** Blocks of bytes without a UTF-8 byte order mark at the beginning. */
 export async function* withoutMark(
   blocks: AsyncIterable<Buffer>,
   onMark: (markBytes: number) => void,

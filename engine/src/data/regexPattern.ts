@@ -1,12 +1,12 @@
 const patternLengthMax = 4096;
 
 /**
- * Whether a pattern has no unbounded repeat inside of a repeated group: such a pattern can take exponential time, and no
- * tokenizer in use needs one. Not a parser: what it cannot place counts as harmful.
+ * Whether a pattern has no unbounded repeat inside of a repeated group: such a pattern can take exponential time, and no tokenizer in use
+ * needs one. This is not a full parser: anything it does not understand counts as harmful.
  */
 export function isLinear(pattern: string): boolean {
   if (pattern.length > patternLengthMax) return false;
-  /** For each open group, whether it holds an unbounded repeat. */
+  /** For each open group, whether it contains an unbounded repeat. */
   const open = [false];
   let closedHolds = false;
   for (let i = 0; i < pattern.length; i++) {
@@ -34,7 +34,7 @@ export function isLinear(pattern: string): boolean {
   return open.length === 1;
 }
 
-/** `*`, `+` and `{n,}` repeat without bound; large bounds count as well. */
+/** `*`, `+` and `{n,}` are unbounded repeats; large bounds count as well. */
 function isRepeat(pattern: string, at: number): boolean {
   if (pattern[at] === '*' || pattern[at] === '+') return true;
   const bounds = /^\{(\d*)(,?)(\d*)\}/.exec(pattern.slice(at, at + 24));

@@ -5,16 +5,16 @@ import { DataError } from './dataErrors.js';
 import { openBeneath } from '../io/openBeneath.js';
 import type { SourceFormat } from './sourceFormat.js';
 
-/** A file to make a data set of. */
+/** A source file of a data set. */
 export interface SourceFile {
   path: string;
-  /** Folders that its path must not lead out of, for one that a client named; absent for our own. */
+  /** Folders that its path must not lead out of, for a path from a client; absent for our own. */
   beneath?: readonly string[];
-  /** How messages call it. */
+  /** Its name in messages. */
   name: string;
-  /** `auto`: recognized by content and name. */
+  /** `auto`: detected by content and name. */
   format: SourceFormat | 'auto';
-  /** `auto` is divided by the held-out share. */
+  /** `auto`: divided by the held-out fraction. */
   split: 'auto' | 'train' | 'heldOut';
 }
 
@@ -27,7 +27,7 @@ export class RegularFile {
     private readonly changedMs: number,
   ) {}
 
-  /** Opens no links, pipes or devices. Throws FILE_UNREADABLE or FILE_NOT_REGULAR; the name is what messages show. */
+  /** Refuses links, pipes and devices. Throws FILE_UNREADABLE or FILE_NOT_REGULAR; messages use the name. */
   static async open({
     path,
     name,
@@ -35,7 +35,7 @@ export class RegularFile {
   }: Pick<SourceFile, 'path' | 'name' | 'beneath'>): Promise<RegularFile> {
     let handle: FileHandle;
     try {
-      // Not blocking: the open of a pipe would wait for its writer.
+      // Non-blocking: opening a pipe would otherwise wait for its writer.
       const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
       handle = beneath === undefined ? await open(path, flags) : (await openBeneath(beneath, path)).handle;
     } catch (error) {
@@ -59,7 +59,7 @@ export class RegularFile {
     }
   }
 
-  /** Exactly `length` bytes from `position`. Throws FILE_CHANGED when they are no longer there. */
+  /** Exactly `length` bytes from `position`. Throws FILE_CHANGED if they no longer exist. */
   async read(position: number, length: number): Promise<Buffer> {
     const bytes = Buffer.allocUnsafe(length);
     for (let done = 0; done < length;) {
@@ -81,12 +81,12 @@ export class RegularFile {
     return hash.digest('hex');
   }
 
-  /** Equal when a file was opened again and is the same. */
+  /** Equal if the file was opened again and has not changed. */
   get stamp(): string {
     return `${this.sizeBytes} ${this.changedMs}`;
   }
 
-  /** Throws FILE_CHANGED when size or time of the last change differ from those at the opening. */
+  /** Throws FILE_CHANGED if size or modification time differ from those at opening. */
   async assertUnchanged(): Promise<void> {
     const { size, mtimeMs } = await this.handle.stat();
     if (size !== this.sizeBytes || mtimeMs !== this.changedMs)

@@ -3,13 +3,13 @@ import { BitFile, type BitMark } from './bitFile.js';
 import { GrowingFile, type FileMark } from './growingFile.js';
 import type { ShardEntry } from './manifest.js';
 
-/** What is written of each token beside it: whether it is to be learned, and whether it ends a document. */
+/** Additional bits per token: whether it is to be learned, and whether it ends a document. */
 export type BitKind = 'mask' | 'ends';
 
-/** A shard that is not full. */
+/** State of an incomplete shard. */
 export type ShardMark = { tokens: number; bin: FileMark } & { [kind in BitKind]?: BitMark };
 
-/** Writes `<prefix>-00000.bin` and, where they are asked for, `<prefix>-00000.mask` and `<prefix>-00000.ends`. */
+/** Writes `<prefix>-00000.bin` and, if requested, `<prefix>-00000.mask` and `<prefix>-00000.ends`. */
 export class ShardWriter {
   private constructor(
     readonly file: string,
@@ -63,7 +63,7 @@ export class ShardWriter {
     return mark;
   }
 
-  /** Syncs and closes what is whole. */
+  /** Syncs and closes the complete shard. */
   async end(): Promise<ShardEntry> {
     const entry: ShardEntry = { file: this.file, tokens: this.written, sha256: '' };
     for (const [kind, file] of this.bits) entry[kind] = await file.end();

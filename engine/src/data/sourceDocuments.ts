@@ -2,20 +2,20 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeNewFile } from '../io/durableFile.js';
 
-/** Beside the manifest, which is what it always was: which files the documents of the training part were in. */
+/** Which files the documents of the training part came from. Not in the manifest, whose format it would change. */
 const sourcesFile = 'sources.json';
 
-/** Documents of a file that are trained on, in the order of the training part. */
+/** Number of documents of a file that are trained on, in the order of the training part. */
 export interface SourceDocuments {
   file: string;
   documents: number;
 }
 
-/** Counts documents as they are written. */
+/** Counts documents while they are written. */
 export class SourceCounter {
   private readonly sources: SourceDocuments[];
 
-  /** @param mark of an earlier try, to continue it */
+  /** @param mark of an earlier attempt, to continue it */
   constructor(mark: readonly SourceDocuments[] = []) {
     this.sources = mark.map((source) => ({ ...source }));
   }
@@ -32,11 +32,11 @@ export class SourceCounter {
 }
 
 export async function writeSources(folder: string, sources: readonly SourceDocuments[]): Promise<void> {
-  await rm(join(folder, sourcesFile), { force: true }); // of a try that was ended here
+  await rm(join(folder, sourcesFile), { force: true }); // of an attempt that was interrupted here
   await writeNewFile(join(folder, sourcesFile), `${JSON.stringify(sources)}\n`);
 }
 
-/** Empty for a data set that was prepared before they were kept. */
+/** Empty for a data set prepared before this file existed. */
 export async function readSources(folder: string): Promise<SourceDocuments[]> {
   try {
     return JSON.parse(await readFile(join(folder, sourcesFile), 'utf8')) as SourceDocuments[];
@@ -46,13 +46,13 @@ export async function readSources(folder: string): Promise<SourceDocuments[]> {
   }
 }
 
-/** Those of a base before those that were added; nothing where the base does not know its own. */
+/** Sources of the base followed by those of the addition; nothing if the base has none. */
 export async function joinSources(baseFolder: string, addedFolder: string, folder: string): Promise<void> {
   const [base, added] = [await readSources(baseFolder), await readSources(addedFolder)];
   if (base.length > 0) await writeSources(folder, [...base, ...added]);
 }
 
-/** The file of a document of the training part, and its number there. */
+/** The source file of a document of the training part, and the document's number in it. */
 export function sourceOf(
   sources: readonly SourceDocuments[],
   index: number | undefined,

@@ -3,12 +3,12 @@ import { DataError } from './dataErrors.js';
 import type { RegularFile } from './regularFile.js';
 import { compressionOf, unpackedBlocks, type Compression } from './unpack.js';
 
-/** `json` is a list of objects, `jsonl` an object on each line, `csv` what a spreadsheet writes, with its first row as names. */
+/** `json` is a list of objects, `jsonl` one object per line, `csv` a spreadsheet export with column names in its first row. */
 export type SourceFormat = 'text' | 'jsonl' | 'json' | 'csv' | 'parquet';
 
 export const sourceFormats: readonly SourceFormat[] = ['text', 'jsonl', 'json', 'csv', 'parquet'];
 
-/** Bytes that are looked at. */
+/** Number of bytes that are examined. */
 const headBytes = 1 << 16;
 
 const formatsOfNames: Readonly<Record<string, SourceFormat>> = {
@@ -23,7 +23,7 @@ const formatsOfNames: Readonly<Record<string, SourceFormat>> = {
   parquet: 'parquet',
 };
 
-/** How files of others begin, to name them where they are refused. */
+/** First bytes of other file types, to name them when they are refused. */
 const foreign: readonly [begin: string, name: string][] = [
   ['BZh', 'bzip2'],
   ['\xfd7zXZ', 'xz'],
@@ -37,8 +37,8 @@ const foreign: readonly [begin: string, name: string][] = [
 ];
 
 /**
- * What a file is: by its content where that is clear, else by its name. A name of plain text stands, since any text may begin
- * with a bracket. Throws FORMAT_UNKNOWN.
+ * Detects a file's format: by its content if that is clear, else by its name. A plain-text extension always counts, since any text may
+ * begin with a bracket. Throws FORMAT_UNKNOWN.
  */
 export async function recognizeFormat(
   file: RegularFile,
@@ -67,7 +67,7 @@ export async function recognizeFormat(
   );
 }
 
-/** By the extension, in front of that of a compression; undefined where that says nothing. */
+/** By the extension, before that of a compression; undefined if it is unknown. */
 export function formatOfName(name: string): SourceFormat | undefined {
   const extension = /\.([a-z]+)$/i.exec(name.replace(/\.(gz|gzip|zst|zstd)$/i, ''))?.[1]?.toLowerCase() ?? '';
   return Object.hasOwn(formatsOfNames, extension) ? formatsOfNames[extension] : undefined;
@@ -95,9 +95,9 @@ function foreignName(head: Buffer): string | undefined {
   return foreign.find(([begin]) => head.toString('latin1', 0, begin.length) === begin)?.[1];
 }
 
-/** UTF-8 without the control characters that files of programs have. */
+/** UTF-8 without the control characters of binary files. */
 function isText(head: Buffer): boolean {
-  const cuts = head.length < headBytes ? [0] : [0, 1, 2, 3]; // the last character may lie across the end
+  const cuts = head.length < headBytes ? [0] : [0, 1, 2, 3]; // the end may cut off the last character
   const isWhole = cuts.some((cut) => isUtf8(head.subarray(0, head.length - cut)));
   return isWhole && !head.some((byte) => byte < 0x20 && (byte < 0x08 || byte > 0x0d) && byte !== 0x1b);
 }

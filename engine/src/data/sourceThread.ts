@@ -5,15 +5,15 @@ import { InvalidRows } from './invalidRows.js';
 import { beginOfPart, digestSource, readPart, readSource } from './readSource.js';
 import type { SourceAnswer, SourceOrder, SourceQuestion, SourceResult, SourceTask } from './sourceThreads.js';
 
-/** A thread of SourceThreads: one task after another. */
+/** A thread of SourceThreads; does one task after another. */
 const { options: given, chatOptions, skipInvalid, comparesDocuments } = workerData as SourceOrder;
 const options: DocumentOptions = {
   ...given,
   chat: chatOptions === null ? null : new ChatTemplate(chatOptions),
 };
-const never = new AbortController().signal; // whoever gives it up ends the thread
+const never = new AbortController().signal; // the thread is terminated instead
 
-/** Documents in a block, and blocks that nobody has taken yet: some megabytes of digests. */
+/** Documents per block, and most blocks not yet taken by the main thread: some megabytes of digests. */
 const [blockDocuments, aheadMax] = [1 << 14, 64];
 let ahead = 0;
 let onTaken = () => {};
@@ -55,7 +55,7 @@ async function read(index: number, { source, of }: Omit<SourceTask, 'weight'>): 
     }
     const begin = await beginOfPart(source, of.format, of.part, options);
     tell({ index, begin });
-    // How many rows and lines come before it is not known here.
+    // The numbers of rows and lines before it are unknown here.
     const order = { ...of, place: { at: begin, rows: 0, lines: 0 } };
     const part = await readPart(source, order, options, rows, take, onShare, never, room);
     return { part, rows: rows.counts };
@@ -70,7 +70,7 @@ async function read(index: number, { source, of }: Omit<SourceTask, 'weight'>): 
   }
 }
 
-/** Waits until there is room for what is read next. */
+/** Waits until the main thread has taken enough blocks. */
 async function room(): Promise<void> {
   while (ahead >= aheadMax) await new Promise<void>((resolve) => (onTaken = resolve));
 }

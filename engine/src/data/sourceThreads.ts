@@ -7,25 +7,25 @@ import type { FileDigest, OnDocument, PartFound, Source } from './readSource.js'
 import type { SourceFile } from './regularFile.js';
 import type { SourceFormat } from './sourceFormat.js';
 
-/** What a thread reads files with. */
+/** Options with which a thread reads files. */
 export interface SourceOrder {
   options: Omit<DocumentOptions, 'chat'>;
-  /** Of `options.chat`, which cannot be handed over. */
+  /** Options of `options.chat`, which itself cannot be sent to a thread. */
   chatOptions: ChatOptions | null;
   skipInvalid: SkipInvalid | null;
-  /** Whether digests of documents are wanted. */
+  /** Whether digests of documents are needed. */
   comparesDocuments: boolean;
 }
 
-/** What a thread does at a time: it reads a file, or the rows of a part of it, or makes its digest alone. */
+/** A unit of work of a thread: reads a file, or the rows of a part of it, or only computes its digest. */
 export interface SourceTask {
   source: SourceFile;
   of: 'file' | 'digest' | { format: SourceFormat; part: FilePart };
-  /** Its share of the whole. */
+  /** Its fraction of all work. */
   weight: number;
 }
 
-/** `taken`: so many blocks of documents of the task were taken in. */
+/** `taken`: number of document blocks of the task that were taken. */
 export type SourceQuestion = ({ index: number } & Omit<SourceTask, 'weight'>) | { taken: number };
 
 export type SourceResult =
@@ -33,21 +33,21 @@ export type SourceResult =
 
 export type SourceAnswer = { index: number } & (
   | { share: number }
-  /** Where the rows of a part begin, before anything of them. */
+  /** Where the rows of a part begin; sent before any of them */
   | { begin: number }
   | { digests: string[]; bytes: number[] }
-  /** It cannot be read, for whatever reason: who asks reads it for that. */
+  /** It failed, for whatever reason: the main thread repeats it to get the error. */
   | { failed: true }
   | SourceResult
 );
 
-/** What a thread has found and nobody has taken yet. */
+/** Results of a thread that were not taken yet. */
 interface Found {
   answers: SourceAnswer[];
   wake: () => void;
 }
 
-/** Reads files and parts of files side by side, and gives what they hold in their order. */
+/** Reads files and parts of files in parallel, and returns their contents in order. */
 export class SourceThreads {
   private readonly threads: Worker[] = [];
   private readonly found = new Map<number, Found>();
@@ -65,7 +65,7 @@ export class SourceThreads {
     for (let index = 0; index < Math.min(threads, tasks.length); index++) {
       const thread = new Worker(new URL('./sourceThread.js', import.meta.url), { workerData: order });
       thread.on('message', (answer: SourceAnswer) => this.hear(thread, answer));
-      // What it has begun is read by whoever asks.
+      // The main thread repeats the work of a lost thread.
       const lost = () => this.lose(thread);
       thread.on('error', lost);
       thread.on('exit', lost);
@@ -75,8 +75,8 @@ export class SourceThreads {
   }
 
   /**
-   * What a task found, with its documents in order; undefined where it has to be done otherwise, with what was given of it until then. Of
-   * a part nothing is given that was not read from `begin` on.
+   * The result of a task, with its documents in order; undefined if the caller must do it itself, except for documents already delivered.
+   * Nothing is delivered for a part that was not read from `begin` on.
    */
   async take(
     index: number,

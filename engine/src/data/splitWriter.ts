@@ -16,15 +16,15 @@ export interface SplitWriterOptions {
   shardBytesMax: number;
   /** Written after every document. */
   endOfTextId: number;
-  /** Whether a mask is written that says which tokens are to be learned. */
+  /** Whether to write a mask of the tokens to be learned. */
   isMasked: boolean;
-  /** Whether texts may have the token within them that ends one, so that it has to be written which of them does. */
+  /** Whether texts may contain the end-of-text token, so that it must be recorded which of these tokens end a document. */
   mayEndWithin: boolean;
-  /** Name of a file for the text itself; without it only tokens are written. */
+  /** File name for the text itself; without it only tokens are written. */
   textFile?: string;
 }
 
-/** How far a part was written: all that is needed to continue it. */
+/** How far a part was written: everything needed to continue it. */
 export interface SplitMark {
   shards: ShardEntry[];
   shard: ShardMark | null;
@@ -38,13 +38,13 @@ export interface SplitMark {
 const bufferTokens = 1 << 18;
 
 /**
- * Writes one part of a data set to `<prefix>-00000.bin` …, its mask to `<prefix>-00000.mask` … and where documents end to
- * `<prefix>-00000.ends` …, hashed as written and synced.
+ * Writes one part of a data set to `<prefix>-00000.bin` …, its mask to `<prefix>-00000.mask` … and the document ends to
+ * `<prefix>-00000.ends` …, hashed while writing, and synced.
  */
 export class SplitWriter {
   private shards: ShardEntry[] = [];
   private readonly buffer: Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
-  /** Of each buffered token whether it is to be learned. */
+  /** For each buffered token, whether it is to be learned. */
   private readonly isTrained = new Uint8Array(bufferTokens);
   /** And whether it ends a document. */
   private readonly endsDocument = new Uint8Array(bufferTokens);
@@ -54,7 +54,7 @@ export class SplitWriter {
   private documents = 0;
   private bytes = 0;
   private trained = { tokens: 0, bytes: 0 };
-  /** Tokens within chats that are the one that ends a text. */
+  /** End-of-text tokens within chats. */
   private endsWithin = 0;
 
   private constructor(private readonly options: SplitWriterOptions) {
@@ -62,8 +62,8 @@ export class SplitWriter {
   }
 
   /**
-   * Begins a part, or continues it at a mark: what was written later is gone then. Throws DATASET_CORRUPT where what was written
-   * before is not what it was.
+   * Starts a part, or continues it at a mark: anything written after the mark is removed. Throws DATASET_CORRUPT if what was written before
+   * it has changed.
    */
   static async open(options: SplitWriterOptions, mark?: SplitMark): Promise<SplitWriter> {
     const { folder, textFile } = options;
@@ -92,7 +92,7 @@ export class SplitWriter {
     }
   }
 
-  /** @param marks of each token whether it is to be learned; null where the piece says it of all */
+  /** @param marks for each token whether it is to be learned; null if the piece says it for all */
   async write(
     piece: Omit<TextPiece, 'endsText'>,
     tokens: Uint32Array,
@@ -115,12 +115,12 @@ export class SplitWriter {
     if (!piece.endsDocument) return;
     this.documents++;
     if (this.buffered === bufferTokens) await this.flush();
-    // Of a chat the template has said where the assistant ends.
+    // In a chat the template has already marked the end of the assistant's message.
     this.put([this.options.endOfTextId], piece.spans === undefined);
     this.endsDocument[this.buffered - 1] = 1;
   }
 
-  /** Makes durable what is written, so that another writer can continue there. */
+  /** Makes the written data durable, so that another writer can continue there. */
   async mark(): Promise<SplitMark> {
     await this.flush();
     const shard = (await this.shard?.mark()) ?? null;
@@ -137,7 +137,7 @@ export class SplitWriter {
     };
   }
 
-  /** Ends and syncs all files. */
+  /** Completes and syncs all files. */
   async end(): Promise<SplitEntry> {
     await this.flush();
     await this.endShard();
@@ -148,7 +148,7 @@ export class SplitWriter {
     return { ...{ tokens, documents, bytes }, ...(this.options.isMasked ? { trained } : {}), shards };
   }
 
-  /** Closes what is open, also after an error. */
+  /** Closes open files, also after an error. */
   async close(): Promise<void> {
     const [shard, text] = [this.shard, this.text];
     this.shard = this.text = undefined;
@@ -156,7 +156,7 @@ export class SplitWriter {
     await text?.close();
   }
 
-  /** Where every token that ends a text ends a document, nothing else has to say it. */
+  /** If every end-of-text token ends a document, the `ends` files are not needed. */
   private async removeEnds(): Promise<void> {
     for (const { ends } of this.shards)
       if (ends !== undefined) await rm(join(this.options.folder, ends.file));
@@ -205,7 +205,7 @@ export class SplitWriter {
     this.shards.push(entry);
   }
 
-  /** What was begun after a mark: new files do not overwrite. */
+  /** Removes files started after a mark, since new files must not overwrite. */
   private async removeFrom(index: number): Promise<void> {
     const { folder, prefix } = this.options;
     for (const name of await readdir(folder)) {

@@ -10,11 +10,11 @@ export interface TextPiece {
   textBytes: number;
   /** Whether the document ends with this piece. */
   endsDocument: boolean;
-  /** Whether what is encoded as one ends with it: a document, its prompt, or its part of the data set. */
+  /** Whether it is the end of a text that is encoded as a unit: a document, its prompt, or its part of the data set. */
   endsText: boolean;
   /** Whether its tokens are to be learned; false for prompts, which are only read. */
   isTrained: boolean;
-  /** Parts of a chat that are to be learned, in UTF-16 units; absent for what is learned as a whole or not at all. */
+  /** Spans of a chat that are to be learned, in UTF-16 units; absent if all or nothing of it is to be learned. */
   spans?: readonly (readonly [start: number, end: number])[];
 }
 
@@ -25,24 +25,24 @@ export type DocumentFields = readonly [text: string] | readonly [prompt: string,
 export function* piecesOfFields([text = '', completion]: readonly string[]): Generator<TextPiece> {
   if (completion === undefined) yield* piecesOf(text);
   else {
-    // In pieces of their own, so that a prompt has the same tokens here as when it is sent alone to be continued.
+    // Separate pieces, so that a prompt has the same tokens as when it is sent by itself for generation.
     for (const piece of piecesOf(text)) yield { ...piece, endsDocument: false, isTrained: false };
     yield* piecesOf(completion);
   }
 }
 
-/** A chat as one piece: what is learned of it is known by its place in the whole. */
+/** A chat as one piece: its spans refer to positions in the whole text. */
 export function pieceOfChat({ text, spans }: RenderedChat): TextPiece {
   const textBytes = Buffer.byteLength(text);
   return { text, textBytes, endsDocument: true, endsText: true, isTrained: false, spans };
 }
 
-/** The pieces of a text that is in memory. An empty text has none. */
+/** The pieces of a text in memory. An empty text has none. */
 function* piecesOf(text: string): Generator<TextPiece> {
   let start = 0;
   while (start < text.length) {
     let end = text.length;
-    // A character is up to 3 bytes for each UTF-16 unit, so this is a bound for the bytes too.
+    // A UTF-16 unit takes up to 3 bytes, so this bounds the bytes too.
     if (end - start > pieceBytesMax) end = cutInString(text, start, start + pieceBytesMax);
     const piece = text.slice(start, end);
     yield {
@@ -57,8 +57,8 @@ function* piecesOf(text: string): Generator<TextPiece> {
 }
 
 /**
- * Where to cut bytes so that words stay whole: before the last white space that follows a word, where every usual
- * pre-tokenizer cuts as well, so that the tokens are those of the whole text. Without such a place, at a character.
+ * Where to cut bytes so that words stay whole: before the last white space that follows a word, where every usual pre-tokenizer splits too,
+ * so that the tokens are those of the whole text. If there is no such place, between characters.
  */
 export function cutInBytes(bytes: Uint8Array): number {
   for (let i = bytes.length - 1; i > 0; i--) {
@@ -77,13 +77,13 @@ export function cutInBytes(bytes: Uint8Array): number {
   return end;
 }
 
-/** First place at or after `from` where white space follows a word; -1 when there is none. */
+/** First position at or after `from` where white space follows a word; -1 if there is none. */
 export function nextCut(text: string, from: number): number {
   const match = /\S\s/u.exec(text.slice(Math.max(0, from - 1)));
   return match === null ? -1 : Math.max(0, from - 1) + match.index + match[0].length - 1;
 }
 
-/** Throws UTF8_INVALID with the offset of the first byte that is not UTF-8; `place` is put before the offset. */
+/** Throws UTF8_INVALID with the offset of the first invalid byte; `place` precedes the offset in the message. */
 export function decodeUtf8(bytes: Uint8Array, file: string, byteOffset: number, place = ''): string {
   if (!isUtf8(bytes)) {
     const at = firstInvalidByte(bytes);
@@ -111,11 +111,11 @@ function isSpace(code: number): boolean {
   return code === 0x20 || (code >= 0x09 && code <= 0x0d);
 }
 
-/** Start of the character that is broken: a prefix is UTF-8 up to it and never after it. */
+/** Start of the invalid character: prefixes up to it are valid UTF-8, longer ones are not. */
 function firstInvalidByte(bytes: Uint8Array): number {
   let low = 0;
   let high = bytes.length;
-  // Invariant: bytes[0, low) is valid, bytes[0, high) with whatever follows is not.
+  // Invariant: bytes[0, low) is valid, bytes[0, high) is not.
   while (high - low > 64) {
     let middle = (low + high) >>> 1;
     while (middle > low && (bytes[middle]! & 0xc0) === 0x80) middle--;

@@ -14,13 +14,13 @@ const type = {
 
 /** Parquet's own metadata is six deep. */
 const depthMax = 32;
-/** Of a number of 64 bits. */
+/** Of a 64-bit number. */
 const numberBytesMax = 10;
 
 /**
- * Walks over a Thrift struct without keeping any of it and returns where it ends. The reader makes room for a list by the
- * length that it claims, which can end the whole process, and takes hours for a number of a million bytes: so each list
- * must be there, element by element, and each number short. Throws an Error that says what is wrong at which byte.
+ * Walks over a Thrift struct without storing any of it and returns where it ends. The reader allocates a list by its claimed length, which
+ * can crash the process, and takes hours for a number of a million bytes: so every list element must exist, and every number must be short.
+ * Throws an Error with the problem and its byte.
  */
 export function endOfThriftStruct(bytes: Uint8Array, start: number, depth = 0): number {
   let at = start;
@@ -75,7 +75,7 @@ export function endOfThriftStruct(bytes: Uint8Array, start: number, depth = 0): 
     const head = byte();
     const size = head >> 4 === 15 ? number() : head >> 4;
     if (size > bytes.length - at) throw wrong(`a list of ${size} that is not there`);
-    // Alone in a list a truth value takes a byte.
+    // In a list, a boolean takes a byte of its own.
     const kind = head & 15;
     const stored = kind === type.true || kind === type.false ? type.byte : kind;
     for (let index = 0; index < size; index++) element(stored, depth + 1);
@@ -84,7 +84,7 @@ export function endOfThriftStruct(bytes: Uint8Array, start: number, depth = 0): 
   for (;;) {
     const head = byte();
     if ((head & 15) === 0) return at;
-    if (head >> 4 === 0) number(); // the field's number, where its distance does not say it
+    if (head >> 4 === 0) number(); // the field's number, if it is not given as a difference
     element(head & 15, depth);
   }
 }

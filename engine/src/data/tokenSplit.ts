@@ -4,18 +4,18 @@ import { join } from 'node:path';
 import { DataError } from './dataErrors.js';
 import type { ShardEntry } from './manifest.js';
 
-/** Called with a file of a shard before it is read for the first time. */
+/** Called with a file of a shard before it is first read. */
 export type FileCheck = (file: { descriptor: number; name: string; sha256: string; stamp: string }) => void;
 
 /**
- * Tokens of one part of a data set, read by position from its shards; only what is asked for is in memory, so a part may be larger than
- * that. Files are read and not mapped: what is cut off under a reader is an error that says so, where a mapping would end the process.
- * Reads block their thread: a run has one for them (batchFeed.ts), and what the main thread reads is little.
+ * Tokens of one part of a data set, read by position from its shards; only the requested tokens are in memory, so a part may be larger than
+ * memory. Files are read, not mapped: truncating a file then causes an error message, whereas a mapping would crash the process. Reads
+ * block their thread: a run has a separate one for them (batchFeed.ts), and the main thread reads little.
  */
 export class TokenSplit {
   private readonly starts: number[] = [];
   private readonly files = new Map<string, { descriptor: number; stamp: string }>();
-  /** What was read last; grows to the largest read. */
+  /** Buffer of the last read; grows to the largest read. */
   private bytes = new Uint8Array(0);
   readonly tokenCount: number;
 
@@ -41,7 +41,7 @@ export class TokenSplit {
     return tokens;
   }
 
-  /** The same into a place that is there. */
+  /** The same into an existing array. */
   fill(tokens: Int32Array, position: number): void {
     const count = tokens.length;
     if (!(position >= 0 && position + count <= this.tokenCount)) {
@@ -51,13 +51,13 @@ export class TokenSplit {
       this.readShard(entry, first, tokens.subarray(start, end));
   }
 
-  /** The shard of a token, and its place in it. */
+  /** The shard of a token, and its position in it. */
   placeOf(position: number): { file: string; first: number } {
     const shard = this.starts.findLastIndex((start) => start <= position);
     return { file: this.shards[shard]!.file, first: position - this.starts[shard]! };
   }
 
-  /** Puts -1 for each of the tokens from `position` on that is not to be learned. */
+  /** Sets each of the tokens, read from `position` on, that is not to be learned to -1. */
   mask(position: number, tokens: Int32Array): void {
     for (const { entry, first, start, end } of this.partsOf(position, tokens.length)) {
       if (entry.mask === undefined) continue;
@@ -66,7 +66,7 @@ export class TokenSplit {
     }
   }
 
-  /** Puts 1 for each of these tokens, read from `position` on, that ends a document, and 0 for the others. */
+  /** Sets 1 for each of these tokens, read from `position` on, that ends a document, and 0 for the others. */
   markEnds(position: number, tokens: Int32Array, endOfTextId: number, ends: Uint8Array): void {
     for (const { entry, first, start, end } of this.partsOf(position, tokens.length)) {
       if (entry.ends === undefined)
@@ -78,7 +78,7 @@ export class TokenSplit {
     }
   }
 
-  /** Throws DataError DATASET_CORRUPT when a file is not what it was when it was opened. */
+  /** Throws DataError DATASET_CORRUPT if a file has changed since it was opened. */
   assertUnchanged(): void {
     for (const [file, { descriptor, stamp }] of this.files) {
       const now = stampOf(descriptor);
@@ -97,7 +97,7 @@ export class TokenSplit {
     this.files.clear();
   }
 
-  /** Where tokens lie: in each shard from `first` on, and from `start` to `end` among those asked for. */
+  /** The location of tokens: in each shard from `first` on, and their range `start` to `end` within the request. */
   private *partsOf(
     position: number,
     count: number,
@@ -123,7 +123,7 @@ export class TokenSplit {
     return low;
   }
 
-  /** So many bits of a file from `first` on; valid until the next read. */
+  /** Bits of a file from `first` on; valid until the next read. */
   private bitsOf(
     { file, sha256 }: { file: string; sha256: string },
     first: number,
@@ -167,7 +167,7 @@ export class TokenSplit {
   private open(name: string, sha256: string): number {
     const known = this.files.get(name);
     if (known !== undefined) return known.descriptor;
-    // What could not be opened may be there next time, and has nothing to close.
+    // If opening fails, it may succeed next time, and there is nothing to close.
     const descriptor = opened(join(this.folder, name), name);
     try {
       const stamp = stampOf(descriptor);
@@ -196,7 +196,7 @@ function opened(path: string, file: string): number {
 
 const isLittleEndian = endianness() === 'LE';
 
-/** What changes when somebody writes into a file. */
+/** Changes when a file is modified. */
 function stampOf(descriptor: number): string {
   const { size, mtime, ino } = fstatSync(descriptor);
   return `${size} bytes, written at ${mtime.toISOString()} (${ino})`;

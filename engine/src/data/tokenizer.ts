@@ -9,25 +9,25 @@ import { checkTokenizerJson } from './tokenizerJson.js';
 export interface Tokenizer {
   readonly kind: 'bytes' | 'trainedBpe' | 'huggingFace';
   readonly vocabularySize: number;
-  /** Stands after every document. */
+  /** Follows every document. */
   readonly endOfTextId: number;
   /** Adds no special tokens. */
   encode(text: string): Promise<ArrayLike<number>>;
-  /** The same with the places where words begin; null where a text may be cut at any character. */
+  /** The same with the positions where words begin; null if a text may be cut at any character. */
   encodeWithCuts: ((text: string) => Promise<CutTokens>) | null;
-  /** Leaves special tokens out; bytes that are not whole characters become U+FFFD. */
+  /** Omits special tokens; bytes that are not whole characters become U+FFFD. */
   decode(ids: ArrayLike<number>): Promise<string>;
-  /** Bytes of text that a token stands for, empty for special tokens; null where a token alone does not say. */
+  /** Bytes of text that a token stands for, empty for special tokens; null if this depends on the tokens around it. */
   tokenBytes(id: number): Uint8Array | null;
-  /** How many characters of text each token stands for, by id; null where no text is unknown. */
+  /** Number of characters of text that each token stands for, by id; null if all text is known. */
   knownCharacters(): Uint16Array | null;
 }
 
 export interface CutTokens {
   ids: ArrayLike<number>;
-  /** Where a word begins, in UTF-16 units, ascending. */
+  /** Where words begin, in UTF-16 units, ascending. */
   places: ArrayLike<number>;
-  /** How many tokens stand before each. */
+  /** Number of tokens before each position. */
   counts: ArrayLike<number>;
 }
 
@@ -48,8 +48,7 @@ export function bytesTokenizer(): Tokenizer {
 }
 
 /**
- * A tokenizer.json of Hugging Face; throws DataError TOKENIZER_INVALID. One that was not looked at before is tried in a process of
- * its own first.
+ * A tokenizer from a tokenizer.json of Hugging Face; throws DataError TOKENIZER_INVALID. A new one is first tested in a separate process.
  */
 export async function jsonTokenizer(
   text: string,
@@ -98,10 +97,10 @@ export async function jsonTokenizer(
   };
 }
 
-/** Puts generated tokens together to text, a whole character at a time. */
+/** Converts generated tokens to text, one whole character at a time. */
 export class TextStream {
   private readonly decoder = new TextDecoder('utf-8', { ignoreBOM: true });
-  /** Tokens that may still change the text: those of the last certain text, then those after it. */
+  /** Tokens that may still affect the text: those of the last certain text, followed by newer ones. */
   private ids: number[] = [];
   private certain = 0;
 
@@ -115,13 +114,13 @@ export class TextStream {
     this.ids.push(id);
     const added = await this.added();
     if (added === '' || added.endsWith('\ufffd')) return '';
-    // The tokens of this text are kept once more: the next one's text can depend on the one before it.
+    // The tokens of this text are kept a little longer, since the text of the next token can depend on the previous one.
     this.ids = this.ids.slice(this.certain);
     this.certain = this.ids.length;
     return added;
   }
 
-  /** What is left; an incomplete character becomes U+FFFD. */
+  /** The remaining text; an incomplete character becomes U+FFFD. */
   async end(): Promise<string> {
     const rest = this.ids.length > this.certain ? await this.added() : '';
     this.ids = [];

@@ -12,7 +12,7 @@ export interface TokenizerJson {
   addedTokens: readonly AddedToken[];
   /** Ids that stand for no text. */
   specialIds: ReadonlySet<number>;
-  /** One more than the highest id. */
+  /** The highest id plus one. */
   vocabularySize: number;
   endOfTextId: number;
 }
@@ -20,15 +20,15 @@ export interface TokenizerJson {
 export interface AddedToken {
   id: number;
   content: string;
-  /** Found in text as it stands, without conditions on what is beside it. */
+  /** Matched in text as it is, without conditions on its surroundings. */
   isPlain: boolean;
 }
 
-/** Ids beyond this would make an embedding that no machine holds. */
+/** Larger ids would make an embedding that does not fit on any machine. */
 const vocabularySizeMax = 1 << 20;
 const tokenLengthMax = 4096;
 
-/** How well-known models call the token after a text, most specific first: what counts where the model's files name none. */
+/** Names of the end-of-text token in well-known models, most specific first; used if the model's files do not name it. */
 const endOfTextNames = [
   '<|endoftext|>',
   '<|end_of_text|>',
@@ -46,8 +46,8 @@ function invalid(where: string, expected: string, got: unknown): DataError {
 }
 
 /**
- * Checks a tokenizer.json before native code sees it; throws DataError TOKENIZER_INVALID. Maps are used throughout, since a token
- * may be called `__proto__`.
+ * Checks a tokenizer.json before native code uses it; throws DataError TOKENIZER_INVALID. Uses Maps throughout, since a token may be called
+ * `__proto__`.
  */
 export function checkTokenizerJson(
   text: string,
@@ -94,7 +94,7 @@ export function checkTokenizerJson(
   };
 }
 
-/** Of the ids that a model names the one that its tokenizer ends texts with, else the first; of well-known names the first. */
+/** Of the ids that a model names, the one with which its tokenizer ends texts, else the first; of well-known names the first. */
 function endOfText(byName: ReadonlyMap<string, number>, { ids, name, isAsked = false }: EndTokens): number {
   const known = new Set(byName.values());
   const named = name === null ? undefined : byName.get(name);
@@ -108,7 +108,7 @@ function endOfText(byName: ReadonlyMap<string, number>, { ids, name, isAsked = f
   throw invalid('added_tokens', expected, undefined);
 }
 
-/** BPE, WordPiece and WordLevel have an object of ids, Unigram a list of [token, score]. */
+/** BPE, WordPiece and WordLevel have an object of ids, Unigram has a list of [token, score]. */
 function readVocabulary(vocab: unknown): Map<string, number> {
   const where = 'model.vocab';
   if (!Array.isArray(vocab) && !isObject(vocab)) throw invalid(where, 'an object or a list', vocab);
@@ -149,7 +149,7 @@ function readMerges(merges: unknown, vocabulary: ReadonlyMap<string, number>): [
     if (typeof left !== 'string' || typeof right !== 'string')
       throw invalid(`model.merges[${index}]`, 'two tokens', merge);
     for (const token of [left, right, left + right]) {
-      // A prefix of continued words is written in both parts and once in the whole, which the native code checks.
+      // The prefix of word continuations is in both parts but only once in the merged token; the native code checks that.
       if (!vocabulary.has(token) && (token !== left + right || !right.startsWith('##'))) {
         throw invalid(`model.merges[${index}]`, 'tokens of the vocabulary', token);
       }
@@ -180,9 +180,9 @@ function readAddedTokens(
     const holder = tokenOfId.get(id);
     if (holder !== undefined && holder !== content)
       throw invalid(`${where}.id`, 'an id that no other token has', id);
-    // Hugging Face's library numbers what the vocabulary does not have by itself: training and inference would differ.
+    // Hugging Face's library assigns ids to tokens missing from the vocabulary: training and inference would differ.
     if (known === undefined && !added.has(content)) {
-      // What was trained with before that was looked at stays as it is.
+      // Tokenizers accepted before this check existed stay accepted.
       if (id !== next && !isTrusted)
         throw invalid(`${where}.id`, `${next}, as Hugging Face numbers ${JSON.stringify(content)}`, id);
       next = id + 1;
@@ -200,7 +200,7 @@ function readAddedTokens(
   return { addedTokens, specialIds };
 }
 
-/** Parts of normalizer, pre-tokenizer and decoder together; those in use have a few dozen. */
+/** Parts of normalizer, pre-tokenizer and decoder together; tokenizers in use have a few dozen. */
 const partsMax = 10_000;
 
 /** A pattern like (a+)+ can take hours for one line of text. */

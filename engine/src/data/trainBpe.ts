@@ -6,18 +6,18 @@ import { DataError } from './dataErrors.js';
 /** The token after every document. */
 export const endOfTextToken = '<|endoftext|>';
 
-/** The library trains a vocabulary of 30,000; merges come in order, so the first of them give any smaller one. */
+/** The library trains a vocabulary of 30,000; merges are ordered, so a prefix of them gives any smaller one. */
 export const trainedVocabularySizeMax = 30_000;
 
-/** All bytes and the end of a text. */
+/** All bytes and the end-of-text token. */
 export const trainedVocabularySizeMin = 257;
 
 const wordLengthMax = 256;
 
 /**
- * Trains a byte-level BPE vocabulary on a text file of `trainableText` and returns a tokenizer.json that Hugging Face loads:
- * all 256 bytes, then merges in the order they were learned, then <|endoftext|> as the last id.
- * @param scratchPath file that may be written meanwhile
+ * Trains a byte-level BPE vocabulary on a text file of `trainableText` and returns a tokenizer.json that Hugging Face loads: all 256 bytes,
+ * then merges in the order they were learned, then <|endoftext|> as the last id.
+ * @param scratchPath temporary file that may be written
  */
 export async function trainBpe(
   textPath: string,
@@ -44,14 +44,14 @@ export async function trainBpe(
   return byteLevelTokenizerJson(merges);
 }
 
-/** Text with its longest words cut: time and memory of the training grow with them, and no vocabulary gains. */
+/** Text with its longest words cut: they increase the time and memory of training without improving the vocabulary. */
 export function trainableText(text: string): string {
   return text
     .replace(new RegExp(`\\S{${wordLengthMax}}(?=\\S)`, 'gu'), '$&\n')
     .replace(new RegExp(`\\s{${wordLengthMax},}`, 'gu'), (spaces) => spaces.slice(0, wordLengthMax));
 }
 
-/** A tokenizer.json of all bytes, each with its own value as id, then the merges, then the end of a text. */
+/** A tokenizer.json of all bytes, each with its value as id, then the merges, then the end-of-text token. */
 export function byteLevelTokenizerJson(merges: readonly [string, string][]): string {
   const tokens = new Set(byteCharacters);
   for (const [left, right] of merges) tokens.add(left + right);

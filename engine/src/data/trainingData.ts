@@ -28,7 +28,7 @@ export class TrainingData {
     this.parts = named.map((part, index) => ({ ...part, source: sources[index]! }));
   }
 
-  /** What a run depends on: the SHA-256 of the one manifest, or one over those of all. */
+  /** Hash of the data on which a run depends: the SHA-256 of its manifest, or one over those of all data sets. */
   get sha256(): string {
     const digests = this.parts.map(({ source }) => source.manifestSha256);
     return digests.length === 1
@@ -36,7 +36,7 @@ export class TrainingData {
       : createHash('sha256').update(JSON.stringify(digests)).digest('hex');
   }
 
-  /** In this thread; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
+  /** In the calling thread; throws DataError DATASET_TOO_SHORT for a part without one whole sequence. */
   batches(): PlacedSource {
     const parts = this.parts.map((part) => ({
       ...{ weight: part.weight, train: part.source.train, omitted: this.omittedOf(part) },
@@ -46,11 +46,11 @@ export class TrainingData {
   }
 
   /**
-   * In a thread of their own.
-   * @param checkedPath file that says which shards were found to be right; null: each is checked again
+   * In a separate thread.
+   * @param checkedPath file that records which shards were verified; null: every shard is verified again
    */
   feed(checkedPath: string | null): BatchFeed {
-    this.batches(); // throws what it throws now, and not at the first batch
+    this.batches(); // throws errors now instead of at the first batch
     const parts = this.parts.map((part) => {
       const { folder, manifest, tokenizer } = part.source;
       const { tokenBytes, train } = manifest;
@@ -61,7 +61,7 @@ export class TrainingData {
     return new BatchFeed({ parts, options: this.batchOptions, checkedPath });
   }
 
-  /** What is passed over of a data set; undefined for nothing. */
+  /** Omitted ranges of a data set; undefined if there are none. */
   private omittedOf({ dataset, source }: DataPart): OmittedTokens | undefined {
     const ranges = this.spec.omittedDocuments
       .filter((document) => document.dataset === dataset)
@@ -75,7 +75,7 @@ export class TrainingData {
     return { sequenceLength: batch.sequenceLength, seed, cut: streams.dataCut };
   }
 
-  /** How often the training part of each was read when the run has taken so many sequences. */
+  /** Passes over the training part of each data set after the run has taken this many sequences. */
   epochsAt(sequenceCount: number): number[] {
     const parts = this.parts.map(({ weight, source }) => ({ weight, tokenCount: source.train.tokenCount }));
     return passesOf(parts, this.spec.seed, sequenceCount, this.spec.batch.sequenceLength);

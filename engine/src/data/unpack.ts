@@ -7,7 +7,7 @@ export type Compression = 'none' | 'gzip' | 'zstd';
 
 const blockBytes = 1 << 20;
 
-/** By the first bytes of the file: its name says nothing that they do not. */
+/** By the first bytes of the file, which are more reliable than its name. */
 export async function compressionOf(file: RegularFile): Promise<Compression> {
   const start = await file.read(0, Math.min(4, file.sizeBytes));
   if (start.length >= 3 && start.readUIntBE(0, 3) === 0x1f8b08) return 'gzip';
@@ -15,8 +15,8 @@ export async function compressionOf(file: RegularFile): Promise<Compression> {
 }
 
 /**
- * The bytes of a file from its beginning, unpacked, a block at a time. Throws COMPRESSION_INVALID where they cannot be unpacked,
- * or give more than `bytesMax`.
+ * The bytes of a file from its beginning, unpacked, one block at a time. Throws COMPRESSION_INVALID if they cannot be unpacked, or exceed
+ * `bytesMax`.
  */
 export async function* unpackedBlocks(
   file: RegularFile,
@@ -26,7 +26,7 @@ export async function* unpackedBlocks(
   if (compression === 'none') return yield* blocksOf(file, 0);
   const unpack = compression === 'gzip' ? zlib.createGunzip() : zstd(file.name);
   const packed = Readable.from(blocksOf(file, 0), { objectMode: false });
-  pipeline(packed, unpack, () => {}); // what goes wrong comes out of the loop
+  pipeline(packed, unpack, () => {}); // errors surface in the loop below
   let total = 0;
   try {
     for await (const block of unpack as AsyncIterable<Buffer>) {
@@ -43,14 +43,14 @@ export async function* unpackedBlocks(
   }
 }
 
-/** The bytes of a file as they are, from a place on and up to another. */
+/** The raw bytes of a file between two positions. */
 export async function* blocksOf(file: RegularFile, from: number, to = Infinity): AsyncGenerator<Buffer> {
   const end = Math.min(to, file.sizeBytes);
   for (let position = from; position < end; position += blockBytes)
     yield await file.read(position, Math.min(blockBytes, end - position));
 }
 
-/** Node has it from 22.15 on. */
+/** Available in Node from 22.15 on. */
 function zstd(name: string): NodeJS.ReadWriteStream & { destroy(): void } {
   const { createZstdDecompress } = zlib as { createZstdDecompress?: () => zlib.Gunzip };
   if (createZstdDecompress === undefined)

@@ -1,20 +1,20 @@
 import { isObject, type TokenizerJson } from './tokenizerJson.js';
 
-// White space is what Unicode calls so, as in Hugging Face's regular expressions; JavaScript's \s differs in U+0085 and U+FEFF.
+// White space as Unicode defines it, like in Hugging Face's regular expressions; JavaScript's \s differs in U+0085 and U+FEFF.
 
-/** Words as GPT-2 cuts them. */
+/** Words as GPT-2 splits them. */
 const gpt2 =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
-/** The same of what lies between digits, each of which is a word: a digit ends a text as far as what is before it is concerned. */
+/** The same if each digit is split off first as a word: for the text before it, a digit is like the end of the text. */
 const gpt2BetweenDigits =
   /\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?![^\p{White_Space}\p{N}])|\p{White_Space}+/gu;
 
-/** Words as Llama 3 and Qwen2 cut them: numbers of so many digits, ends of lines with the signs before them. */
+/** Words as Llama 3 and Qwen2 split them: numbers of up to this many digits, line ends with the punctuation before them. */
 const llama3 = modern('{1,3}');
 const qwen2 = modern('');
 
-/** As the files of these models write their patterns. */
+/** The patterns as written in these models' files. */
 const splitPatterns: Readonly<Record<string, RegExp>> = {
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+":
     llama3,
@@ -22,7 +22,7 @@ const splitPatterns: Readonly<Record<string, RegExp>> = {
     qwen2,
 };
 
-/** What a text is divided into before bytes are merged, for the divisions that are known here; null for another one. */
+/** How a text is split before bytes are merged, for the known patterns; null for others. */
 export function wordPattern({ json }: Pick<TokenizerJson, 'json'>): RegExp | null {
   const { pre_tokenizer: preTokenizer } = json;
   if (isByteLevel(preTokenizer, true)) return gpt2;

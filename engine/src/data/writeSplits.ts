@@ -15,7 +15,7 @@ import { SplitWriter, type SplitWriterOptions } from './splitWriter.js';
 import type { Tokenizer } from './tokenizer.js';
 
 const blockPiecesMax = 4096;
-/** Characters of a text that a block is encoded after, where the text began before it. */
+/** Number of preceding characters with which a block is encoded if its text began earlier. */
 const leadLength = 1 << 16;
 
 export interface WriteOptions {
@@ -25,11 +25,11 @@ export interface WriteOptions {
   progress: PreparationProgress;
 }
 
-/** Pieces that are encoded at a time, with where the reading stood before them and behind them. */
+/** Pieces that are encoded together, with the reading positions before and after them. */
 interface Block {
   pieces: PlacedPiece[];
   encoded: Promise<EncodedBlock>;
-  /** What it was asked with. */
+  /** The request that was sent. */
   text: TextBlock;
   end: Place;
 }
@@ -37,9 +37,9 @@ interface Block {
 type Place = Pick<WrittenMark, 'file' | 'pieces' | 'textBytes' | 'duplicates'>;
 
 /**
- * Encodes all that the pass reads, and writes the two parts in its order. Blocks are encoded side by side, also those of one long
- * text: each is begun with the end of the text before it alone, and encoded again from where the one before it came to if that was
- * not enough. So the tokens are those of one reading from the first byte to the last, however many encoders there are.
+ * Encodes all text of the pass, and writes the two parts in order. Blocks are encoded in parallel, even those of one long text: each is
+ * encoded with only the end of the text before it, and encoded again from the previous block's final state if that was not enough. So the
+ * tokens are those of one sequential reading, however many encoders there are.
  */
 export async function writeSplits(
   { tokenizer, encoders, folder, progress }: WriteOptions,
@@ -79,7 +79,7 @@ export async function writeSplits(
         const marks = { train: await train.mark(), heldOut: await heldOut.mark() };
         await progress.set({ written: { ...end, ...marks, long, lost: lost.mark, sources: sources.mark } });
       }
-      await nextTurn(); // encoding gives the event loop no turn, and messages and signals want one
+      await nextTurn(); // encoding blocks the event loop, but messages and signals must be handled
     }
     const unknown = lost.end();
     await writeSources(folder, sources.mark);
@@ -87,7 +87,7 @@ export async function writeSplits(
     const { duplicates } = blocks;
     if (trained.tokens === 0) throw emptyTrainingPart(pass, duplicates);
     return {
-      // Without duplicates the manifest is what it always was.
+      // Omitted without duplicates, so that such manifests have the same form as before.
       train: duplicates === 0 ? trained : { ...trained, duplicates },
       heldOut: await heldOut.end(),
       tokenBytes,
@@ -102,11 +102,11 @@ export async function writeSplits(
 interface Writers {
   train: SplitWriter;
   heldOut: SplitWriter;
-  /** Where they stand; undefined at the beginning. */
+  /** Progress of the writers; undefined at the beginning. */
   written: WrittenMark | undefined;
 }
 
-/** Writers that continue where an earlier try came to, if all that it wrote is still what it was. */
+/** Writers that continue after an earlier attempt, if everything that it wrote is unchanged. */
 async function openWriters(
   progress: PreparationProgress,
   options: Omit<SplitWriterOptions, 'prefix' | 'textFile'>,
@@ -139,18 +139,18 @@ async function bothWriters(
   }
 }
 
-/** What a try wrote that could not remember it any more. */
+/** Removes files of an attempt whose progress was not stored. */
 async function removeParts(folder: string): Promise<void> {
   for (const name of await readdir(folder))
     if (name !== tokenizerFile) await rm(join(folder, name), { recursive: true });
 }
 
-/** Reads pieces and has them encoded, some blocks ahead of who takes them. */
+/** Reads pieces and has them encoded, some blocks ahead of the consumer. */
 class Blocks {
   private place: Place;
   private duplicatesOfFile = 0;
   private readonly skipped: number;
-  /** End of the text that the next piece continues; null where it begins one. */
+  /** End of the text that the next piece continues; null if it begins a text. */
   private lead: string | null = null;
 
   constructor(
@@ -163,7 +163,7 @@ class Blocks {
     this.skipped = pieces;
   }
 
-  /** Documents left out so far. */
+  /** Documents dropped so far. */
   get duplicates(): number {
     return this.place.duplicates + this.duplicatesOfFile;
   }
@@ -173,7 +173,7 @@ class Blocks {
     for await (const pieces of this.batches()) {
       const text = this.textBlock(pieces);
       const encoded = this.encoders.encode(text);
-      encoded.catch(() => {}); // whoever takes the block hears of it
+      encoded.catch(() => {}); // the error reaches whoever takes the block
       waiting.push({ pieces, text, encoded, end: { ...this.place } });
       while (waiting.length > this.encoders.ahead) yield waiting.shift()!;
     }
@@ -217,7 +217,7 @@ class Blocks {
     this.duplicatesOfFile++;
   }
 
-  /** Pieces and duplicates come in the order of the files. */
+  /** Pieces and duplicates arrive in the order of the files. */
   private enter(file: number): void {
     if (file === this.place.file) return;
     this.place = { file, pieces: 0, textBytes: 0, duplicates: this.duplicates };
@@ -227,6 +227,6 @@ class Blocks {
 
 function endOf(text: string): string {
   const end = text.slice(-leadLength);
-  // Not from the middle of a character on.
+  // Not from the middle of a surrogate pair.
   return (end.charCodeAt(0) & 0xfc00) === 0xdc00 ? end.slice(1) : end;
 }
