@@ -16,20 +16,20 @@ export interface AdoptParts {
   stage: Stage;
 }
 
-/** What came with an archive. */
+/** The data sets of a received archive. */
 export interface ReceivedDatasets {
   tenant: string;
   owner: string;
   record: JobRecord;
   files: readonly ArchiveFile[];
-  /** Where the file of an index lies. */
+  /** Path of a received file, by its index. */
   pathOf(index: number): string;
   signal: AbortSignal;
 }
 
 /**
- * Stores the data sets of an archive whose names are free here, each once it was read as a run would; what is here under such a name
- * stays, and whether it is the same is asked of every data set alike. Throws ArchiveInvalid, QUOTA_EXCEEDED.
+ * Stores the data sets of an archive whose names are not taken here, each after reading it as a run would. A data set that already has such
+ * a name stays; whether it is the same is checked later, for all data sets alike. Throws ArchiveInvalid, QUOTA_EXCEEDED.
  */
 export async function adoptDatasets(parts: AdoptParts, received: ReceivedDatasets): Promise<void> {
   for (const line of received.record.datasets) {
@@ -52,7 +52,8 @@ async function adopt(
     await mkdir(temporary, { recursive: true });
     for (const [index, { fileName }] of files.entries())
       if (fileName.startsWith(`${line.name}/`))
-        // What arrived stays until all of the job is stored: an import that is refused for another reason continues with it.
+        // Linked, so that the received files stay until the whole job is stored: an import that is refused for another reason can continue
+        // with them.
         await link(pathOf(index), join(temporary, fileName.slice(line.name.length + 1)));
     await syncFolder(temporary);
     const prepared = await checked(tasks, line, temporary, signal);
@@ -73,7 +74,7 @@ async function adopt(
   }
 }
 
-/** By a process of its own, as all that reads files of clients. */
+/** Reads it in a separate process, like all files of clients. */
 async function checked(
   tasks: AdoptParts['tasks'],
   { name, manifestSha256, sources }: LineOf<'dataset'>,

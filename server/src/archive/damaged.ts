@@ -1,7 +1,7 @@
 import { ServiceError } from '../errors.js';
 import { BlobDamaged } from '../store/stage.js';
 
-/** Reads files that the store keeps of `name`; where one is missing or not what was sealed, that is what it throws (DATA_LOSS). */
+/** Reads files of `name`; throws DATA_LOSS with that name if one is missing or is not what was sealed. */
 export async function orDamaged<T>(name: string, read: () => Promise<T>): Promise<T> {
   try {
     return await read();

@@ -34,7 +34,7 @@ export interface ArchiveParts {
   identity: { readonly id: string };
 }
 
-/** The file of an archive by its name; undefined for none of it, and for the record. */
+/** A file of an archive by name; undefined if there is none, and for the record. */
 export async function findArchiveFile(
   parts: ArchiveParts,
   job: Job,
@@ -47,7 +47,7 @@ export async function findArchiveFile(
   return filesIn(lines).find((file) => file.fileName === fileName);
 }
 
-/** Those of lines, with the folders that they have in an archive. */
+/** The files of lines, with their folders in an archive. */
 export function filesIn(lines: readonly LineOf<'checkpoint' | 'artifact' | 'dataset'>[]): ArchiveFile[] {
   return lines.flatMap((line) =>
     line.files.map((file) => ({ ...file, fileName: `${archiveFolder(line)}/${file.fileName}` })),
@@ -59,11 +59,11 @@ function archiveFolder(line: LineOf<'checkpoint' | 'artifact' | 'dataset'>): str
   return line.kind === 'artifact' ? `artifacts/${line.id}` : `checkpoints/${line.folder}`;
 }
 
-/** Which checkpoints, artifacts or data sets are to be described, by the name of their folder in an archive. */
+/** Selects checkpoints, artifacts or data sets by the name of their folder in an archive. */
 type IsWanted = (id: string) => boolean;
 const all: IsWanted = () => true;
 
-/** What a job is, without what belongs to it. */
+/** The job itself, without what belongs to it. */
 export async function jobLine({ datasets, identity }: ArchiveParts, job: Job): Promise<LineOf<'job'>> {
   const named: LineOf<'job'>['datasets'] = [];
   for (const name of readDatasetNames(job.spec)) {
@@ -86,7 +86,7 @@ export async function jobLine({ datasets, identity }: ArchiveParts, job: Job): P
   };
 }
 
-/** With the files that the manifest of each names, and the manifest itself; without those that are removed meanwhile. */
+/** Checkpoints with the files in their manifests, and the manifests themselves; without those that are removed meanwhile. */
 export async function checkpointLines(
   parts: ArchiveParts,
   job: Job,
@@ -139,7 +139,7 @@ async function readManifest(folder: string, sha256: string): Promise<Buffer> {
   return text;
 }
 
-/** Those that are ready. */
+/** Artifacts that are ready. */
 export async function artifactLines(
   { artifacts }: ArchiveParts,
   job: Job,
@@ -170,7 +170,7 @@ export async function artifactLines(
   }
 }
 
-/** Those that the job reads and that are ready, with the files of their prepared folders. */
+/** Ready data sets that the job reads, with the files of their prepared folders. */
 export async function datasetLines(
   parts: ArchiveParts,
   job: Job,
@@ -212,7 +212,7 @@ async function datasetLine(
   }
 }
 
-/** Tokens have their digests in the manifest, as they were prepared; a few small files are hashed. */
+/** The digests of tokens are in the manifest; a few small files are hashed. */
 async function preparedFiles(folder: string, manifestSha256: string): Promise<ArchiveFile[]> {
   const manifest = JSON.parse((await readManifest(folder, manifestSha256)).toString()) as Prepared;
   const known = new Map([[manifestFile, manifestSha256]]);
@@ -227,7 +227,7 @@ async function preparedFiles(folder: string, manifestSha256: string): Promise<Ar
   return files;
 }
 
-/** Of its manifest, which our own preparation wrote. */
+/** The relevant part of a manifest, which our own preparation wrote. */
 type Prepared = Record<'train' | 'heldOut', { shards: (Digested & { mask?: Digested; ends?: Digested })[] }>;
 interface Digested {
   file: string;

@@ -7,10 +7,10 @@ import { tenantOf } from '../store/tenantIds.js';
 import { OpenUploads, type Upload } from '../uploads/openUploads.js';
 import type { ArchiveFile } from './describeJob.js';
 
-/** How long what arrived of an import stays where nobody continues it. */
+/** How long received parts of an import are kept if nobody continues it. */
 const abandonedMs = 3 * 86_400_000;
 
-/** Imports under way: what arrived of each lies in a folder that its files name, from where it continues. */
+/** Imports in progress: what was received of each is in a folder that is named after its files, so that it can continue. */
 export class JobImports {
   private readonly uploads: OpenUploads;
 
@@ -21,7 +21,7 @@ export class JobImports {
     this.uploads = new OpenUploads({ ...options, parts: null, ownerOf: (id) => id, touch: async () => {} });
   }
 
-  /** Of a job and its files; whoever sends other files begins another import. The tenant stands before its dot. */
+  /** Depends on the job and its files: sending other files begins another import. It begins with the tenant and a dot. */
   keyOf(jobId: string, files: readonly ArchiveFile[]): string {
     const hash = createHash('sha256')
       .update(
@@ -35,7 +35,7 @@ export class JobImports {
     return `${tenantOf(jobId)}.${hash}`;
   }
 
-  /** What arrived of the other imports of a tenant, which no row stands for. */
+  /** Bytes received by the other imports of a tenant, which have no rows. */
   async bytesBeside(key: string): Promise<number> {
     const parent = folders.imports(this.dataFolder);
     const prefix = key.slice(0, key.indexOf('.') + 1);
@@ -49,7 +49,7 @@ export class JobImports {
     return join(this.folderOf(key), String(index));
   }
 
-  /** Bytes of each file that are there. */
+  /** Number of received bytes of each file. */
   async received(key: string, files: readonly ArchiveFile[]): Promise<number[]> {
     return await Promise.all(
       files.map(async ({ sizeBytes }, index) => {
@@ -73,7 +73,7 @@ export class JobImports {
     });
   }
 
-  /** What is left of an import that is over. */
+  /** Removes the rest of an import that is over. */
   async remove(key: string): Promise<void> {
     await rm(this.folderOf(key), { recursive: true, force: true });
   }

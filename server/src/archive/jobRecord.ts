@@ -30,16 +30,16 @@ const {
   text,
 } = shapes;
 
-/** The file that says what a job is; the others are of its checkpoints, its artifacts and what it reads. */
+/** The file that describes the job; the other files belong to its checkpoints, its artifacts and its data sets. */
 export const recordFile = 'job.jsonl';
 export const archiveVersion = 1;
-/** Bytes of a line: a specification with its questions, or one event. */
+/** Limit of a line: a specification with its questions, or one event. */
 export const lineBytesMax = 4 << 20;
 
-/** Of a manifest, which is read whole: a data set of a terabyte has one of a few megabytes. */
+/** Limit of a manifest, which is read as a whole: that of a data set of a terabyte has a few megabytes. */
 export const manifestBytesMax = 32 << 20;
 
-/** States in which a job is not about to change. */
+/** States in which a job does not change by itself. */
 export const exportedStates = ['paused', 'succeeded', 'failed', 'cancelled'] as const;
 
 const checkpointFolder = matching(/^step-[0-9]{1,12}-[0-9]{1,9}$/);
@@ -54,7 +54,7 @@ function recordOf<T>(valueShape: shapes.Shape<T>): shapes.Shape<Record<string, T
     Object.values(value).every((entry) => valueShape(entry));
 }
 
-/** Milliseconds since 1970, up to the year 9999: what an answer can say. */
+/** Milliseconds since 1970, up to the year 9999, the limit of an answer's timestamps. */
 const time: shapes.Shape<number> = (value): value is number => count(value) && value < 253_402_300_800_000;
 
 const failure = object({ reason: name, message: longText, lastLines: orMissing(list(1000, longText)) });
@@ -120,7 +120,7 @@ const lines = {
     endTimeMs: orNull(time),
     execution: orNull(object(execution)),
     origin: orNull(origin),
-    /** What it reads, by content. */
+    /** The data sets that it reads, by content. */
     datasets: list(1024, object({ name, manifestSha256: sha256 })),
   },
   update: { number: count, step: orNull(count), change: object(runChange) },
@@ -139,7 +139,7 @@ const lines = {
     sizeBytes: count,
     manifestSha256: sha256,
     createTimeMs: time,
-    /** Of the folder; the manifest among them. */
+    /** The files of its folder, including the manifest. */
     files: list(32, object({ fileName: plainName, sizeBytes: count, sha256 })),
   },
   artifact: {
@@ -160,7 +160,7 @@ const lines = {
       }),
     ),
   },
-  /** Of what the job reads, as it was prepared. */
+  /** A prepared data set that the job reads. */
   dataset: {
     name: matching(/^datasets\/[a-z][a-z0-9-]{0,62}$/),
     displayName: text(256),
@@ -168,7 +168,7 @@ const lines = {
     spec: datasetSpec,
     createTimeMs: time,
     manifestSha256: sha256,
-    /** What it was made of, which is not here. */
+    /** The files that it was made from, which are not in the archive. */
     sources: list(
       10_000,
       object({
@@ -199,14 +199,14 @@ export type LineOf<Kind extends RecordLine['kind']> = Extract<RecordLine, { kind
 
 const recordLine = shapes.union('kind', lines);
 
-/** A line, in which what is no number is marked as in the store. */
+/** Writes a line; numbers that are not finite are marked as in the store. */
 export function writeLine(line: RecordLine): string {
   return `${JSON.stringify(line, (_key, value: unknown) =>
     typeof value === 'number' && !Number.isFinite(value) ? { nonFinite: String(value) } : value,
   )}\n`;
 }
 
-/** Undefined for what is no line of a record. */
+/** Undefined if the text is not a line of a record. */
 export function readLine(lineText: string): RecordLine | undefined {
   try {
     const value: unknown = JSON.parse(lineText, (_key, entry: unknown) =>

@@ -17,7 +17,7 @@ export class ArchiveInvalid extends Error {
   override name = 'ArchiveInvalid';
 }
 
-/** What a record says beside its events. */
+/** The content of a record except for its events. */
 export interface JobRecord {
   job: LineOf<'job'>;
   updates: LineOf<'update'>[];
@@ -27,12 +27,12 @@ export interface JobRecord {
   datasets: LineOf<'dataset'>[];
 }
 
-/** Lines beside events are held in memory: of no record without end. */
+/** Limit for the lines other than events, which are kept in memory. */
 const othersBytesMax = 64 << 20;
 
 /**
- * Reads a record and checks that it is whole and agrees with itself: every line is one, the journal has no gap and ends where the job
- * says, and the last line counts the others. Throws ArchiveInvalid.
+ * Reads a record and checks that it is complete and consistent: every line is valid, the journal has no gap and ends where the job says,
+ * and the last line counts the others. Throws ArchiveInvalid.
  */
 export async function readRecord(path: string): Promise<JobRecord> {
   const record: Omit<JobRecord, 'job'> = {
@@ -90,7 +90,7 @@ export async function readRecord(path: string): Promise<JobRecord> {
   return { job, ...record };
 }
 
-/** Rows of the journal, as the store keeps them. */
+/** The events of the journal, as rows for the store. */
 export async function* journalRows(
   path: string,
   jobId: string,
@@ -105,7 +105,7 @@ export async function* journalRows(
   }
 }
 
-/** Throws ArchiveInvalid unless the files are those that the record names, with its digests, and no others. */
+/** Throws ArchiveInvalid unless the files are exactly those that the record names, with the same digests. */
 export function requireFiles(record: JobRecord, files: readonly ArchiveFile[]): void {
   const expected = new Map<string, ArchiveFile>();
   for (const { folder, files: ofCheckpoint, manifestSha256 } of record.checkpoints) {
@@ -139,7 +139,7 @@ function requireManifest(what: string, files: readonly ArchiveFile[], expected: 
     throw new ArchiveInvalid(`the manifest of ${what} has at most ${manifestBytesMax} bytes`);
 }
 
-/** Each with its length, which is about what it takes in memory. */
+/** Lines with their lengths, which are about the memory that they take. */
 async function* recordLines(path: string): AsyncGenerator<{ line: RecordLine; bytes: number }> {
   let rest = '';
   let number = 0;

@@ -16,7 +16,7 @@ import { recordFile, writeLine, type RecordLine } from './jobRecord.js';
 const eventsPerRead = 1000;
 const pieceBytes = 256 * 1024;
 
-/** An archive as the job was at one moment: what it becomes afterwards changes neither its record nor the list of its files. */
+/** An archive of the job at one moment: later changes of the job affect neither its record nor the list of its files. */
 export interface Snapshot {
   /** All files, the record first. */
   files: ArchiveFile[];
@@ -26,8 +26,8 @@ export interface Snapshot {
 
 /**
  * Writes the record of a job into a file of its own, which is as long as the journal, and lists the files that it names. Its lines come
- * from several tables: where the job changed meanwhile they are read again.
- * @param withDatasets whether what it reads is among them
+ * from several tables: if the job changed while they were read, they are read again.
+ * @param withDatasets whether to include the data sets that it reads
  */
 export async function takeSnapshot(
   parts: ArchiveParts & { dataFolder: string },
@@ -38,7 +38,7 @@ export async function takeSnapshot(
     const path = join(parts.dataFolder, `.record-${randomUUID()}`);
     const spool = await open(path, 'wx+', 0o600);
     try {
-      await unlink(path); // a crash leaves nothing
+      await unlink(path); // so a crash leaves nothing
       const { files, sizeBytes, sha256 } = await writeRecord(parts, job, withDatasets, spool);
       const now = await parts.store.find(job.id);
       if (now === undefined || now.version === job.version) {

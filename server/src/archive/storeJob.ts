@@ -22,34 +22,34 @@ export interface StoreParts {
   dataFolder: string;
 }
 
-/** A job that came whole, checked in all of its parts. */
+/** A complete job whose parts were all checked. */
 export interface ReceivedJob {
   jobId: string;
   tenant: string;
   owner: string;
   spec: RunSpec;
-  /** Ids of what it reads. */
+  /** Ids of the data sets that it reads. */
   datasetIds: string[];
   record: JobRecord;
   imported: JobImport;
-  /** In the order of the archive; each lies at `pathOf` its index. */
+  /** In the order of the archive; each is at `pathOf` its index. */
   files: readonly ArchiveFile[];
   pathOf(index: number): string;
 }
 
 const rowsPerInsert = 200;
 
-/** Moves the files to where they belong and stores the job as it was. `taken`: there is another job of that id. */
+/** Moves the files to their places and stores the job as it was. `taken`: another job has that id. */
 export async function storeJob(
   { journal, stage, quotas, dataFolder }: StoreParts,
   received: ReceivedJob,
 ): Promise<Job | 'taken'> {
   const { jobId, record } = received;
-  // Data sets are stored on their own.
+  // Data sets are stored separately.
   const files = received.files.filter(({ fileName }) => !fileName.startsWith('datasets/'));
   await requireManifests(received);
   const root = folders.job(dataFolder, jobId);
-  // A job has its folder from its first attempt on, and an import that broke has left one: rows say which of the two it is.
+  // The folder may belong to a job, which has one from its first attempt on, or be left from an interrupted import: a row shows which.
   if (await exists(journal, jobId)) return 'taken';
   await rm(root, { recursive: true, force: true });
   const release = stage.keep(`jobs/${jobId}`);
@@ -88,7 +88,7 @@ async function exists(journal: JobJournal, jobId: string): Promise<boolean> {
   return await journal.change(async (change) => (await change.find(jobId)) !== undefined);
 }
 
-/** What a checkpoint says of its files is what came, so that a run that resumes finds it whole. */
+/** Checks that the files in a checkpoint's manifest are those that were received, so that a resuming run finds it intact. */
 async function requireManifests({ record, files, pathOf }: ReceivedJob): Promise<void> {
   for (const { folder, files: listed } of record.checkpoints) {
     const index = files.findIndex(({ fileName }) => fileName === `checkpoints/${folder}/${manifestFile}`);
@@ -117,7 +117,7 @@ async function requireManifests({ record, files, pathOf }: ReceivedJob): Promise
   }
 }
 
-/** Files that are alike, as the frozen weights of checkpoints, are there once. */
+/** Identical files, such as the frozen weights of checkpoints, are stored once. */
 async function placeFiles(root: string, { files, pathOf }: ReceivedJob): Promise<void> {
   const placed = new Map<string, string>();
   const parents = new Set<string>([root, dirname(root)]);
@@ -163,7 +163,7 @@ function rowOf({ jobId, tenant, owner, spec, record, imported }: ReceivedJob, no
     start_time_ms: job.startTimeMs,
     end_time_ms: job.endTimeMs,
     execution: job.execution === null ? null : JSON.stringify(job.execution),
-    // Its own checkpoints are all that it needs: the one that it began at is elsewhere.
+    // It only needs its own checkpoints: the one that it began at is in another store.
     origin: null,
     origin_job_id: null,
     base_weights_name: spec.baseWeightsName === null ? null : withId(tenant, spec.baseWeightsName),

@@ -15,7 +15,7 @@ export type { ArtifactKind, ArtifactState };
 const { count, list, matching, number, object, oneOf, orMissing, orNull, sha256 } = shapes;
 
 const artifactFile = {
-  /** It may be in a folder, `base/config.json`, and there in that of the templates. */
+  /** It may be in the folder `base`, for example `base/config.json`, or in that of chat templates. */
   fileName: matching(/^(base\/)?(additional_chat_templates\/)?[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/),
   sizeBytes: count,
   /** Hexadecimal. */
@@ -23,7 +23,7 @@ const artifactFile = {
 };
 export type ArtifactFile = shapes.ObjectOf<typeof artifactFile>;
 
-/** A set of files; once ready it never changes. Its files were synced and hashed before its row said so. */
+/** A set of files that never changes once it is ready. Its files were synced and hashed before the row became ready. */
 export interface Artifact {
   jobId: string;
   id: string;
@@ -32,48 +32,48 @@ export interface Artifact {
   format: ExportFormat;
   weightType: GgufType;
   castErrorMax: number;
-  /** Null where that was not measured. */
+  /** Null if not measured. */
   difference: ExportDifference | null;
-  /** Number of its adapters, from 1; null without. */
+  /** Number of the cycle of its adapters, from 1; null without adapters. */
   cycle: number | null;
   failure: JobFailure | null;
-  /** Steps taken before it was made; 0 until that is known. */
+  /** Steps that its weights were trained for; 0 until that is known. */
   step: number;
   files: ArtifactFile[];
   sizeBytes: number;
   createTimeMs: number;
-  /** Absolute; for tasks that load the model. */
+  /** Absolute path, for tasks that load the model. */
   folder: string;
 }
 
-/** What making an artifact gives; its files lie in the folder that was named. */
+/** The result of making an artifact; its files are in the folder that was named. */
 export const exportResult = {
   files: list(10_000, object(artifactFile)),
   castErrorMax: number,
-  /** Absent where nothing was to be compared. */
+  /** Absent if nothing was compared. */
   difference: orMissing(object(exportDifference)),
-  /** Number of its adapters, from 1; null without. */
+  /** Number of the cycle of its adapters, from 1; null without adapters. */
   cycle: orNull(count),
 };
 export type ExportResult = shapes.ObjectOf<typeof exportResult>;
 
-/** What a trainer exports of its last step, whatever comes of it. */
+/** An artifact of the final step that a trainer makes, whether or not it succeeds. */
 export const plannedArtifact = {
   id: matching(/^[a-z][a-z0-9-]{0,62}$/),
   format: oneOf(exportFormats),
   weightType: oneOf(ggufTypes),
-  /** Number of its adapters, from 1; null without. */
+  /** Number of the cycle of its adapters, from 1; null without adapters. */
   cycle: orNull(count),
-  /** Steps taken before it. */
+  /** Steps that its weights were trained for. */
   step: count,
 };
 export type PlannedArtifact = shapes.ObjectOf<typeof plannedArtifact>;
 
-/** What it exported; its folder is complete and synced. */
+/** A finished one; its folder is complete and synced. */
 export const sealedArtifact = { ...plannedArtifact, ...exportResult };
 export type SealedArtifact = shapes.ObjectOf<typeof sealedArtifact>;
 
-/** What a format makes. */
+/** What kind of artifact a format gives. */
 export function kindOf(format: ExportFormat): ArtifactKind {
   return format === 'peft' ? 'adapter' : 'mergedModel';
 }

@@ -18,21 +18,21 @@ import { tenantOf } from '../store/tenantIds.js';
 import { timedId } from '../store/timedId.js';
 import { kindOf, type ExportResult } from './artifact.js';
 
-/** What a client asked for. */
+/** An export that a client asks for. */
 export interface NewExport {
   jobId: string;
   format: ExportFormat;
   weightType: GgufType;
   shardBytesMax: number;
-  /** `best`: that of the lowest held-out loss. Null: the newest, or one that the running job is to save. */
+  /** `best`: the one with the lowest held-out loss. Null: the newest, or a new one that the running job saves for it. */
   checkpointStep: number | 'best' | null;
-  /** The job has a trainer, which is asked for a checkpoint of its present step where no step is named. */
+  /** The job has a trainer: it saves a checkpoint of its current step, unless a step was named. */
   isRunning: boolean;
   requestId: string | null;
   requestDigest: string;
 }
 
-/** `noCheckpoint`: none, or none of that step. `conflict`: the request id was used for another request. */
+/** `noCheckpoint`: none, or none at that step. `conflict`: the request id was used for another request. */
 export type ExportSubmission = { artifactId: string } | 'noCheckpoint' | 'conflict';
 
 /** An export that is still to be made. */
@@ -42,7 +42,7 @@ export interface PendingExport {
   checkpoint: { folder: string; manifestSha256: string } | null;
 }
 
-/** Rows of artifacts that are made on request: pending, then ready or failed. A pending one holds its checkpoint. */
+/** Rows of artifacts that are made on request: pending, then ready or failed. The checkpoint of a pending one is kept. */
 export class ArtifactExports {
   constructor(
     private readonly db: Database,
@@ -54,7 +54,7 @@ export class ArtifactExports {
     private readonly quotas = new Quotas(),
   ) {}
 
-  /** Stores a pending artifact; when this resolves it survives any crash, and so does its checkpoint. */
+  /** Stores a pending artifact; when this resolves, it survives any crash, and so does its checkpoint. */
   async submit(wanted: NewExport): Promise<ExportSubmission> {
     const nowMs = Date.now();
     const { jobId, checkpointStep, requestId } = wanted;
@@ -62,7 +62,7 @@ export class ArtifactExports {
     const tenant = tenantOf(jobId);
     const submission = await this.db.transaction().execute(async (trx): Promise<ExportSubmission> => {
       await this.quotas.takeTurn(trx, tenant);
-      // Whoever throws checkpoints of the job away waits for it, too: one is held before it can go, or is gone.
+      // A deletion of checkpoints locks this row, too: so the checkpoint is either claimed before that, or already gone.
       const job = await trx
         .selectFrom('jobs')
         .select(['delete_time_ms', 'progress'])
@@ -83,7 +83,7 @@ export class ArtifactExports {
         .where('job_id', '=', jobId)
         .where('corrupt', '=', 0);
       const { best } = JSON.parse(job.progress) as JobProgress;
-      const step = checkpointStep === 'best' ? (best?.step ?? -1) : checkpointStep; // none has the step -1
+      const step = checkpointStep === 'best' ? (best?.step ?? -1) : checkpointStep; // no checkpoint has the step -1
       if (step !== null) query = query.where('step', '=', step);
       const isSaved = checkpointStep === null && wanted.isRunning;
       const checkpoint = isSaved
@@ -121,8 +121,8 @@ export class ArtifactExports {
   }
 
   /**
-   * Takes the oldest pending export that nobody works on. One that waits for a checkpoint of a job that runs is for the server
-   * that runs it.
+   * Takes the oldest pending export that nobody works on. If it waits for a checkpoint of a running job, only the server of that job takes
+   * it.
    */
   async next(): Promise<PendingExport | undefined> {
     const row = await this.db
@@ -162,7 +162,7 @@ export class ArtifactExports {
     return { row, checkpoint: await this.checkpointOf(row) };
   }
 
-  /** Gives an export the newest checkpoint of its job to hold; false when there is none. */
+  /** Assigns the newest checkpoint of its job to an export; false if there is none. */
   async takeNewest({ job_id: jobId, id, epoch }: ArtifactRow): Promise<boolean> {
     return await this.db.transaction().execute(async (trx) => {
       await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
@@ -188,8 +188,8 @@ export class ArtifactExports {
   }
 
   /**
-   * The folder is complete and synced under its final name. False when the artifact was deleted meanwhile, or another server
-   * makes it.
+   * Marks an export as ready: its folder is complete and synced under its final name. False if the artifact was deleted meanwhile, or
+   * another server makes it.
    */
   async ready(
     { job_id, id, epoch }: ArtifactRow,
@@ -236,10 +236,10 @@ export class ArtifactExports {
       .execute();
   }
 
-  /** Deletes an artifact of any kind, first its row, then its files: a crash between leaves files without a row. */
+  /** Deletes an artifact of any kind, first its row, then its files: a crash in between leaves files without a row. */
   async delete(jobId: string, id: string): Promise<{ usedBy: string } | 'removed' | 'notFound'> {
     const outcome = await this.db.transaction().execute(async (trx) => {
-      // Whoever submits a job at it waits for this row, too.
+      // Submitting a job that begins at it locks this row, too.
       await trx.selectFrom('jobs').select('id').where('id', '=', jobId).forUpdate().execute();
       const job = await jobAtWeights(trx, `jobs/${jobId}/artifacts/${id}`);
       if (job !== undefined) return { usedBy: job };
@@ -261,7 +261,7 @@ export class ArtifactExports {
     return outcome;
   }
 
-  /** Somebody else may take it. */
+  /** Lets other servers take it. */
   async release({ job_id, id, epoch }: ArtifactRow): Promise<void> {
     await this.db
       .updateTable('artifacts')
@@ -272,7 +272,7 @@ export class ArtifactExports {
       .execute();
   }
 
-  /** Whether an export is still wanted, and from this server. */
+  /** Whether an export is still wanted, and assigned to this server. */
   async isPending({ job_id, id, epoch }: ArtifactRow): Promise<boolean> {
     const row = await this.db
       .selectFrom('artifacts')

@@ -10,18 +10,18 @@ import type { JobFailure } from '../jobs/job.js';
 import type { Artifact, ArtifactFile } from './artifact.js';
 import { readChecked, readFirst } from './checkedRead.js';
 
-/** One file of an artifact, open for reading. Removing the artifact does not harm a download that has begun. */
+/** One file of an artifact, open for reading. Removing the artifact does not interrupt a download that has begun. */
 export interface OpenArtifactFile {
   file: ArtifactFile;
   /**
-   * Bytes from the offset on in pieces of at most pieceBytes, each freshly allocated. Throws ArtifactDamaged for bytes that are
-   * not those that were sealed, before the last of them is given out.
+   * Bytes from the offset in pieces of at most pieceBytes, each freshly allocated. Throws ArtifactDamaged if the bytes are not those that
+   * were sealed, before it returns the last of them.
    */
   read(offset: number, pieceBytes: number): AsyncGenerator<Uint8Array>;
   close(): Promise<void>;
 }
 
-/** Artifacts of jobs: rows and the folders they name. */
+/** Artifacts of jobs: rows, and the folders that they name. */
 export class ArtifactStore {
   private readonly digests: ChunkDigests;
 
@@ -67,7 +67,7 @@ export class ArtifactStore {
     return { artifacts, next: rows.length > page.artifactsMax ? (artifacts.at(-1)?.id ?? null) : null };
   }
 
-  /** The newest model that can write text. */
+  /** The newest model that can generate text. */
   async newest(jobId: string): Promise<Artifact | undefined> {
     const row = await this.db
       .selectFrom('artifacts')
@@ -83,8 +83,8 @@ export class ArtifactStore {
   }
 
   /**
-   * `notFound`: the artifact has no such file. `dataLoss`: it is missing, of another length, a link, or not a regular file.
-   * The caller closes it.
+   * `notFound`: the artifact has no such file. `dataLoss`: it is missing, a link, not a regular file, or of another length. The caller
+   * closes it.
    */
   async openFile(artifact: Artifact, fileName: string): Promise<OpenArtifactFile | 'notFound' | 'dataLoss'> {
     const file = artifact.files.find((entry) => entry.fileName === fileName);
@@ -109,7 +109,7 @@ export class ArtifactStore {
   ): AsyncGenerator<Uint8Array> {
     const crcs = await this.digests.find(blob.name, chunkCountOf(file));
     if (crcs !== undefined) return yield* readChecked(blob, offset, pieceBytes, crcs);
-    // Made before there were sums, or never read: its SHA-256 says whether it is whole, and the sums are kept.
+    // From before there were checksums, or never read: its SHA-256 shows whether it is intact, and its checksums are stored.
     let made: number[] = [];
     const first = readFirst(blob, pieceBytes, file.sha256, async (found) => {
       made = found;
@@ -120,7 +120,7 @@ export class ArtifactStore {
     yield* readChecked(blob, offset, pieceBytes, made);
   }
 
-  /** Formats that the trainer has made at a step, or given up. */
+  /** Formats that the trainer has made, or failed to make, at a step. */
   async formatsAt(jobId: string, step: number): Promise<ExportFormat[]> {
     const rows = await this.db
       .selectFrom('artifacts')
@@ -133,7 +133,7 @@ export class ArtifactStore {
     return rows.map(({ format }) => format);
   }
 
-  /** Removes what no row names: exports that were not finished or not acknowledged. Only for a job that has no trainer. */
+  /** Removes folders without a row: exports that were not finished or not acknowledged. Call it only for a job without a trainer. */
   async clearOrphans(jobId: string): Promise<string[]> {
     const rows = await this.db.selectFrom('artifacts').select('id').where('job_id', '=', jobId).execute();
     return await removeOthers(folders.artifacts(this.dataFolder, jobId), new Set(rows.map(({ id }) => id)));

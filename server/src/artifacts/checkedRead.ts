@@ -1,14 +1,14 @@
 import { crc32c } from '@node-rs/crc32';
 import { chunkBytes, Digester, type OpenBlob } from '../store/blobStore.js';
 
-/** The bytes on disk are not those that were sealed. */
+/** The bytes on the disk are not those that were sealed. */
 export class ArtifactDamaged extends Error {
   override name = 'ArtifactDamaged';
 }
 
 /**
- * Bytes of a blob from an offset on. Each chunk is compared with its CRC32C before its last piece is given out, so nobody gets
- * a whole file with a changed bit. Throws ArtifactDamaged.
+ * Bytes of a blob from an offset. Each chunk is compared with its CRC32C before its last piece is returned, so nobody gets a complete file
+ * with a changed bit. Throws ArtifactDamaged.
  */
 export async function* readChecked(
   blob: OpenBlob,
@@ -25,7 +25,7 @@ export async function* readChecked(
       crc = crc32c(piece as Buffer, crc);
       position += piece.length;
       if (position === end && crc !== crcs[index]) throw damaged(blob, start, end);
-      // Before the offset bytes are read for the sum alone.
+      // Bytes before the offset are read only for the checksum.
       const wanted = Math.max(0, offset - (position - piece.length));
       if (wanted < piece.length) yield piece.subarray(wanted);
     }
@@ -34,8 +34,8 @@ export async function* readChecked(
 }
 
 /**
- * All bytes of a blob whose chunks have no sums yet, compared with its SHA-256 before the last piece is given out; hands the
- * sums on then. Throws ArtifactDamaged.
+ * All bytes of a blob whose chunks have no checksums yet. They are compared with its SHA-256 before the last piece is returned; then the
+ * checksums are passed on. Throws ArtifactDamaged.
  */
 export async function* readFirst(
   blob: OpenBlob,

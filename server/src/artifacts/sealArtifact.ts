@@ -8,7 +8,7 @@ import type { JobRow } from '../store/schema.js';
 import { kindOf, type ExportResult, type PlannedArtifact, type SealedArtifact } from './artifact.js';
 import { nameOf } from '../store/tenantIds.js';
 
-/** Stores a sealed artifact, whose folder is complete and synced. Sealing it twice changes nothing. */
+/** Stores a sealed artifact whose folder is complete and synced. Sealing it twice changes nothing. */
 export async function sealArtifact(
   attempts: JobAttempts,
   key: AttemptKey,
@@ -39,7 +39,7 @@ export async function sealArtifact(
   });
 }
 
-/** Stores that a format could not be exported: the artifact says why, and the job is none the worse. */
+/** Stores that a format could not be exported: the artifact says why, and the job itself is not affected. */
 export async function storeFailedExport(
   attempts: JobAttempts,
   key: AttemptKey,
@@ -64,7 +64,7 @@ export async function failExport(
   ]);
 }
 
-/** False for one that is there already: a message that is repeated changes nothing. */
+/** False if it already exists: a repeated message changes nothing. */
 async function insert(
   row: JobRow,
   { trx, nowMs }: JobChange,

@@ -5,19 +5,19 @@ import { quote } from '../errors.js';
 
 const pieceBytes = 1 << 20;
 
-/** A path that was refused, with the reason for the client. */
+/** A refused path, with the reason for the client. */
 export interface PathRefused {
   problem: string;
 }
 
 /**
- * Files and folders on the server that clients may name: only what lies, links resolved, inside a folder of RELORA_ALLOWED_FOLDERS,
- * and is opened so that a change in between cannot lead out of it.
+ * Files and folders on the server that clients may name: only those that are, after resolving links, inside a folder of
+ * RELORA_ALLOWED_FOLDERS. They are opened in such a way that a concurrent change cannot lead out of it.
  */
 export class AllowedFolders {
   constructor(private readonly folders: readonly string[]) {}
 
-  /** A regular file, links resolved, that can be read. */
+  /** A readable regular file, with links resolved. */
   async file(path: string): Promise<{ path: string; sizeBytes: number } | PathRefused> {
     return await this.opened(path, async (handle, real) => {
       const stats = await handle.stat();
@@ -26,14 +26,14 @@ export class AllowedFolders {
     });
   }
 
-  /** A folder, links resolved. */
+  /** A folder, with links resolved. */
   async folder(path: string): Promise<{ path: string } | PathRefused> {
     return await this.opened(path, async (handle, real) =>
       (await handle.stat()).isDirectory() ? { path: real } : { problem: `${path}, which is not a folder` },
     );
   }
 
-  /** The text of a file of at most so many bytes. */
+  /** The text of a file of at most `bytesMax` bytes. */
   async text(path: string, bytesMax: number): Promise<{ text: string } | PathRefused> {
     return await this.opened(path, async (handle) => {
       const stats = await handle.stat();
@@ -44,7 +44,7 @@ export class AllowedFolders {
     });
   }
 
-  /** Reads a regular file from an offset on; what was read before somebody changed it may have been taken already. */
+  /** Reads a regular file from an offset. If the file is changed meanwhile, earlier pieces may have been passed on already. */
   async pieces(
     path: string,
     start: number,
@@ -70,7 +70,7 @@ export class AllowedFolders {
     return refused;
   }
 
-  /** One answer for what is missing and for what is not allowed, so that nobody learns which files there are. */
+  /** The same answer for a missing path and one that is not allowed, so that nobody learns which files exist. */
   private async opened<T>(
     path: string,
     use: (handle: FileHandle, real: string) => Promise<T>,

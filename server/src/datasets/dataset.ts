@@ -9,7 +9,7 @@ export interface Dataset {
   id: string;
   displayName: string;
   labels: Record<string, string>;
-  /** Who uploaded it; empty before there were owners. */
+  /** Who uploaded it; empty for those from before there were owners. */
   owner: string;
   state: DatasetState;
   failure: { reason: string; message: string } | null;
@@ -19,26 +19,26 @@ export interface Dataset {
   prepared: PreparedDataset | null;
   /** 0 to 1. */
   preparedRatio: number;
-  /** How much of it is done in a second; absent where that is not known. */
+  /** Share of the preparation that is done per second; absent if unknown. */
   preparedRatioPerSecond?: number;
   createTimeMs: number;
-  /** Null while it is not deleted. */
+  /** Null if not deleted. */
   deleteTimeMs: number | null;
-  /** From when on a deleted one is gone for good. */
+  /** When a deleted one is removed for good. */
   purgeTimeMs: number | null;
 }
 
-/** What is known of a data set without its files and how it was asked for: what a job needs. */
+/** A data set without its files and its specification: enough for a job. */
 export type DatasetHead = Omit<Dataset, 'files' | 'spec'>;
 
-/** A data set in a list: without what may be long. */
+/** A data set in a list, without what may be long. */
 export interface DatasetSummary extends DatasetHead {
   fileCount: number;
   /** Of all files together. */
   sizeBytes: number;
 }
 
-/** `auto`: recognized by the content when it is prepared. */
+/** `auto`: recognized from the content when it is prepared. */
 export type DatasetFormat = 'auto' | 'text' | 'jsonl' | 'json' | 'csv' | 'parquet';
 export type DatasetSplit = 'train' | 'heldOut';
 
@@ -61,14 +61,14 @@ export interface DatasetSpec {
   tokenizer: DatasetTokenizerSpec;
   heldOutShare: number;
   textField: string;
-  /** Fields of a prompt and its completion, in place of textField; absent for whole texts. */
+  /** Fields of a prompt and its completion, instead of textField; absent for whole texts. */
   pairFields?: { prompt: string; completion: string };
-  /** Messages and the template that makes texts of them, in place of textField; absent for texts. */
+  /** Field of the messages, and the template that turns them into text, instead of textField; absent otherwise. */
   chat?: { field: string; template: string; tokens: Record<string, string> };
   seed: number;
   /** Name of the data set that it appends to; absent for none. */
   base?: string;
-  /** How many rows may be left out because they cannot be read; absent: none. */
+  /** How many unreadable rows may be left out; absent: none. */
   skipInvalid?: { count: number } | { share: number };
 }
 
@@ -78,7 +78,7 @@ export type DatasetTokenizerSpec =
   /** Content of a tokenizer.json. */
   | { kind: 'huggingFace'; tokenizerJson: string; endTokens?: EndTokens };
 
-/** The content of a tokenizer.json may be megabytes and lies beside it: preparing reads it, nothing else needs it. */
+/** The content of a tokenizer.json may be megabytes and is stored separately: only the preparation reads it. */
 export type StoredDatasetSpec = Omit<DatasetSpec, 'tokenizer'> & {
   tokenizer:
     Exclude<DatasetTokenizerSpec, { kind: 'huggingFace' }> | { kind: 'huggingFace'; endTokens?: EndTokens };
@@ -94,11 +94,11 @@ export interface PreparedDataset {
   train: SplitSize;
   heldOut: SplitSize;
   manifestSha256: string;
-  /** What each file was found to be; absent in data sets from before formats were recognized by content. */
+  /** The recognized format of each file; absent in data sets from before that. */
   formats?: DatasetFormat[];
   /** Absent for none. */
   skippedRows?: { rowCount: number; totalRowCount: number; first: { reason: string; message: string }[] };
-  /** Absent before there were any. */
+  /** Absent in data sets from before there were warnings. */
   warnings?: { reason: string; message: string }[];
 }
 
@@ -106,10 +106,10 @@ export interface SplitSize {
   tokenCount: number;
   documentCount: number;
   textBytes: number;
-  /** Left out of the training part because the held-out part has the same text; absent before there was a look for them. */
+  /** Documents left out of the training part because the held-out part has the same text; absent in data sets from before that check. */
   duplicateDocumentCount?: number;
-  /** Of the tokens those that count in the loss; absent where all do. */
+  /** Tokens that count in the loss; absent if all do. */
   trainedTokenCount?: number;
-  /** Tokens within chats that are the one that ends a text, where nothing else says where a chat ends; absent for none. */
+  /** Number of end tokens within chats, if the ends of chats are not stored; absent for none. */
   endsWithinCount?: number;
 }

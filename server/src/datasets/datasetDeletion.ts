@@ -4,11 +4,11 @@ import type { ChangeFeed } from '../store/changeFeed.js';
 import type { Database } from '../store/database.js';
 import type { Naming } from '../store/stage.js';
 
-/** `usedBy`: a job that has not ended uses it. `preparing`: its preparation is under way. */
+/** `usedBy`: a job that has not ended uses it. `preparing`: it is being prepared. */
 export type DatasetDeletionResult =
   { outcome: 'done' | 'preparing' | 'notFound' } | { outcome: 'usedBy'; name: string };
 
-/** Deletes data sets, brings them back until their purge time, and throws them away after it. */
+/** Deletes data sets, restores them until their purge time, and removes them for good afterwards. */
 export class DatasetDeletion {
   constructor(
     private readonly db: Database,
@@ -16,11 +16,11 @@ export class DatasetDeletion {
     private readonly options: { undeleteMs: number },
   ) {}
 
-  /** Deletes a data set, or only says whether it can be. One that is deleted stays as it is. */
+  /** Deletes a data set; for validateOnly only answers whether that is possible. A deleted one stays as it is. */
   async delete(id: string, { validateOnly = false } = {}): Promise<DatasetDeletionResult> {
     const nowMs = Date.now();
     const result = await this.db.transaction().execute(async (trx): Promise<DatasetDeletionResult> => {
-      // Whoever submits a job on it waits for this row, too: the job is seen here, or sees the deletion.
+      // Submitting a job with it locks this row, too: so either the job is seen here, or the job sees the deletion.
       const row = await trx
         .selectFrom('datasets')
         .select(['state', 'delete_time_ms', 'purge_time_ms'])
@@ -50,7 +50,7 @@ export class DatasetDeletion {
     return result;
   }
 
-  /** Brings a deleted data set back; one that is not deleted stays as it is. */
+  /** Restores a deleted data set; one that is not deleted stays as it is. */
   async undelete(id: string): Promise<DatasetDeletionResult> {
     const { numUpdatedRows } = await this.db
       .updateTable('datasets')
@@ -61,7 +61,7 @@ export class DatasetDeletion {
     return { outcome: numUpdatedRows === 0n ? 'notFound' : 'done' };
   }
 
-  /** Ids of data sets that have something to throw away now: what was left for the sake of jobs goes with the last of them. */
+  /** Ids of data sets with something to remove now: what was left for jobs that need it goes with the last of these jobs. */
   async toPurge(nowMs: number): Promise<string[]> {
     const rows = await this.db
       .selectFrom('datasets')
@@ -83,7 +83,7 @@ export class DatasetDeletion {
     return rows.map(({ id }) => id);
   }
 
-  /** Whether jobs, which have ended, still need the tokenizer of a data set. */
+  /** Whether ended jobs still need the tokenizer of a data set. */
   async isNeeded(id: string): Promise<boolean> {
     const job = await this.db
       .selectFrom('job_datasets')
@@ -93,7 +93,7 @@ export class DatasetDeletion {
     return job !== undefined;
   }
 
-  /** All but the tokenizer was thrown away. */
+  /** Records that everything but the tokenizer was removed. */
   async purgedButTokenizer(id: string, forget: Naming): Promise<void> {
     await this.db.transaction().execute(async (trx) => {
       await trx.updateTable('datasets').set({ purged: 1 }).where('id', '=', id).execute();
@@ -101,7 +101,7 @@ export class DatasetDeletion {
     });
   }
 
-  /** Deletes the rows of a data set that no job needs, and notes its folder for removal. */
+  /** Deletes the rows of a data set that no job needs, and marks its folder for removal. */
   async purge(id: string): Promise<void> {
     await this.db.transaction().execute(async (trx) => {
       await notePurge(trx, `datasets/${id}`);

@@ -26,7 +26,7 @@ export interface DatasetCursor {
 }
 
 export interface NewDataset {
-  /** Of the store, see tenantIds.ts; null: the store makes one of the tenant that sorts by time. */
+  /** Id in the store, see tenantIds.ts; null: the store makes one for the tenant that sorts by time. */
   datasetId: string | null;
   /** Default: `default`. */
   tenant?: string;
@@ -38,7 +38,7 @@ export interface NewDataset {
   spec: DatasetSpec;
 }
 
-/** One that was prepared on another server. */
+/** A data set that was prepared on another server. */
 export interface AdoptedDataset extends Pick<
   Dataset,
   'id' | 'displayName' | 'labels' | 'owner' | 'createTimeMs'
@@ -49,18 +49,18 @@ export interface AdoptedDataset extends Pick<
   files: Omit<NewDataset['files'][number], 'serverPath'>[];
 }
 
-/** One preparation of a data set: a later one has a higher epoch, and a write of an older one is refused. */
+/** One preparation of a data set: a later one has a higher epoch, and writes of an older one are refused. */
 export interface Preparation {
   id: string;
   epoch: number;
 }
 
-/** A data set that is to be prepared, with all that it is prepared by. */
+/** A data set to prepare, with everything that the preparation needs. */
 export type UnpreparedDataset = Omit<Dataset, 'spec'> & { spec: DatasetSpec } & Preparation;
 
 /** Data sets: rows, uploaded files and prepared folders, all under datasets/{id} of the data folder. */
 export class DatasetStore {
-  /** Share done of what is being prepared; starts again with the server, as the preparation does. */
+  /** Progress of current preparations, only in memory: it begins again with the server, as preparations do. */
   private readonly ratios = new Map<
     string,
     { ratio: number; timeMs: number; first: number; firstMs: number }
@@ -72,7 +72,7 @@ export class DatasetStore {
     private readonly feed: ChangeFeed,
     private readonly leases: Leases,
     private readonly quotas = new Quotas(),
-    /** Null where no other server shares the store. */
+    /** Null if no other server shares the store. */
     private readonly parts: UploadParts | null = null,
   ) {}
 
@@ -85,7 +85,7 @@ export class DatasetStore {
     return row === undefined || isGone(row) ? undefined : await this.withFiles(row);
   }
 
-  /** The same without its files and how it was asked for. */
+  /** The same without its files and its specification. */
   async findHead(datasetId: string): Promise<DatasetHead | undefined> {
     const row = await this.db
       .selectFrom('datasets')
@@ -100,9 +100,9 @@ export class DatasetStore {
     tenant?: string;
     after: DatasetCursor | null;
     datasetsMax: number;
-    /** Deleted ones, too, until they are purged. */
+    /** Includes deleted ones until they are purged. */
     withDeleted?: boolean;
-    /** All of these. */
+    /** All of these labels. */
     labels?: Record<string, string>;
     /** Empty for any. */
     owner?: string;
@@ -144,9 +144,9 @@ export class DatasetStore {
   }
 
   /**
-   * Stores a data set, or finds the one with the same id for an upload that resumes. `conflict`: the id exists with other
-   * files or settings. Throws QUOTA_EXCEEDED. A data set of server files needs no bytes: it is `preparing` at once. Of several servers the
-   * one that has them copies them as an upload would.
+   * Stores a data set, or finds the one with the same id for an upload that resumes. `conflict`: the id exists with other files or
+   * settings. Throws QUOTA_EXCEEDED. A data set of server files needs no bytes: it is `preparing` at once. With a shared store, the server
+   * that has these files copies them like an upload.
    */
   async register(dataset: NewDataset): Promise<Dataset | 'conflict'> {
     const nowMs = Date.now();
@@ -194,12 +194,12 @@ export class DatasetStore {
         const isSame = known.spec === spec && known.tokenizer_json === tokenizerJson;
         return isSame && areSameFiles(knownFiles, files) ? false : 'conflict';
       }
-      // Of a new one: what is uploaded again has its room.
+      // Only for a new one: a repeated upload already counts.
       const newBytes = dataset.files.reduce((sum, file) => sum + (isCopied(file) ? file.sizeBytes : 0), 0);
       await this.quotas.requireBytes(trx, tenant, newBytes);
       const labels = labelRows(id, dataset.labels ?? {});
       if (labels.length > 0) await trx.insertInto('dataset_labels').values(labels).execute();
-      // A statement takes only so many values.
+      // A statement has a limit of parameters.
       for (let first = 0; first < files.length; first += filesInStatement)
         await trx
           .insertInto('dataset_files')
@@ -214,7 +214,7 @@ export class DatasetStore {
     return stored;
   }
 
-  /** Whether the name is taken, also by one that is deleted. */
+  /** Whether the name is taken, even by a deleted data set. */
   async hasRow(id: string): Promise<boolean> {
     return (
       (await this.db.selectFrom('datasets').select('id').where('id', '=', id).executeTakeFirst()) !==
@@ -222,7 +222,9 @@ export class DatasetStore {
     );
   }
 
-  /** Stores one that was prepared elsewhere and is in its folder here, unless its name was taken meanwhile. Throws QUOTA_EXCEEDED. */
+  /**
+   * Stores a data set that was prepared elsewhere and is in its folder here, unless its name was taken meanwhile. Throws QUOTA_EXCEEDED.
+   */
   async adopt(dataset: AdoptedDataset, name: Naming): Promise<void> {
     const { id, tenant, owner, displayName, labels, createTimeMs, spec, prepared, files } = dataset;
     await this.db.transaction().execute(async (trx) => {
@@ -260,7 +262,7 @@ export class DatasetStore {
     });
   }
 
-  /** failed → preparing, where a limit or the machine was the reason: the same request tries again what may go well now. */
+  /** failed → preparing, if a limit or the machine was the reason: the same request tries again, as it may succeed now. */
   private async prepareAgain(datasetId: string): Promise<boolean> {
     const dataset = (await this.find(datasetId))!;
     if (dataset.state !== 'failed' || !passingFailures.has(dataset.failure?.reason ?? '')) return false;
@@ -273,12 +275,12 @@ export class DatasetStore {
     return numUpdatedRows > 0n;
   }
 
-  /** Somebody sends bytes of it: other servers, which have none of them, see by it that it is not abandoned. */
+  /** Records that bytes are arriving: other servers, which do not have them, see that the upload is not abandoned. */
   async touch(id: string): Promise<void> {
     await this.db.updateTable('datasets').set({ update_time_ms: Date.now() }).where('id', '=', id).execute();
   }
 
-  /** uploading → preparing, once every byte is synced and checked; safe when it resolves. `name` makes the files visible. */
+  /** uploading → preparing, once every byte is synced and verified; durable when it resolves. `name` makes the files visible. */
   async uploaded(datasetId: string, name: Naming = async () => {}): Promise<Dataset> {
     await this.db.transaction().execute(async (trx) => {
       const { numUpdatedRows } = await trx
@@ -293,7 +295,7 @@ export class DatasetStore {
     return (await this.find(datasetId))!;
   }
 
-  /** preparing → ready; false when another server prepares it. */
+  /** preparing → ready; false if another server prepares it. */
   async ready(
     { id: datasetId, epoch }: Preparation,
     prepared: PreparedDataset,
@@ -328,7 +330,7 @@ export class DatasetStore {
     this.ratios.delete(datasetId);
   }
 
-  /** Takes the data set that has waited longest for its preparation, and that nobody works on. */
+  /** Takes the data set that has waited longest to be prepared and that nobody works on. */
   async nextToPrepare(): Promise<UnpreparedDataset | undefined> {
     const row = await this.db
       .updateTable('datasets')
@@ -357,7 +359,7 @@ export class DatasetStore {
     return { ...dataset, spec: { ...spec, tokenizer: whole }, epoch: row.epoch };
   }
 
-  /** Somebody else may prepare it. */
+  /** Lets other servers prepare it. */
   async release({ id, epoch }: Preparation): Promise<void> {
     await this.db
       .updateTable('datasets')
@@ -369,18 +371,18 @@ export class DatasetStore {
 
   setPreparedRatio(datasetId: string, ratio: number, timeMs = Date.now()): void {
     const before = this.ratios.get(datasetId);
-    // A smaller one is of another try.
+    // A smaller ratio belongs to another attempt.
     const isNew = before === undefined || ratio < before.ratio;
     const { first, firstMs } = isNew ? { first: ratio, firstMs: timeMs } : before;
     this.ratios.set(datasetId, { ratio, timeMs, first, firstMs });
   }
 
-  /** Folder with the manifest and token shards of a ready data set; what the engine opens. */
+  /** Folder with the manifest and token shards of a ready data set, which the engine opens. */
   preparedFolder(datasetId: string): string {
     return folders.prepared(this.dataFolder, datasetId);
   }
 
-  /** File that the bytes of an upload go to. */
+  /** The file for the bytes of an upload. */
   uploadPath(datasetId: string, fileIndex: number): string {
     return join(folders.uploads(this.dataFolder, datasetId), String(fileIndex));
   }
@@ -404,7 +406,7 @@ export class DatasetStore {
         split: file.split,
         sizeBytes: file.size_bytes,
         sha256: file.sha256,
-        // The length of the file is what survived a crash; once all has arrived, the file may be gone.
+        // The length of the file is what survived a crash; after the upload is complete, the file may be gone.
         receivedBytes:
           arrived !== null
             ? (arrived.get(file.file_index) ?? 0)
@@ -460,7 +462,7 @@ export class DatasetStore {
   }
 }
 
-/** Reasons that say nothing about the data: another time, or with other settings, the same files may be prepared. */
+/** Failures that say nothing about the data: at another time, or with other settings, the same files may succeed. */
 const passingFailures: ReadonlySet<string> = new Set([
   'TOKENIZER_TIMED_OUT',
   'TASK_CRASHED',
@@ -492,7 +494,7 @@ function labelRows(id: string, labels: Readonly<Record<string, string>>): Datase
   return Object.entries(labels).map(([key, value]) => ({ dataset_id: id, key, value }));
 }
 
-/** All but what may be long. */
+/** All columns except those that may be long. */
 const headColumns = [
   'id',
   'display_name',
@@ -508,12 +510,12 @@ const headColumns = [
 
 type HeadRow = Pick<DatasetRow, (typeof headColumns)[number]>;
 
-/** Between its purge time and the purge itself a data set cannot be brought back, so it is gone for everybody. */
+/** After its purge time it cannot be restored, so nobody sees it any more, even before the purge itself. */
 function isGone(row: HeadRow): boolean {
   return (row.purge_time_ms ?? Infinity) <= Date.now();
 }
 
-/** The content of a tokenizer.json beside the rest of a specification, which is small. */
+/** Separates the content of a tokenizer.json from the rest of a specification, which is small. */
 function apart(spec: DatasetSpec): { tokenizerJson: string | null; spec: string } {
   const { tokenizer } = spec;
   if (tokenizer.kind !== 'huggingFace') return { tokenizerJson: null, spec: JSON.stringify(spec) };
@@ -521,7 +523,7 @@ function apart(spec: DatasetSpec): { tokenizerJson: string | null; spec: string 
   return { tokenizerJson, spec: JSON.stringify({ ...spec, tokenizer: rest }) };
 }
 
-/** A format recognized by the content is the same as one recognized by the name. */
+/** A file with a format recognized from its content is the same as one with a format recognized from its name. */
 function areSameFiles(a: DatasetFileRow[], b: DatasetFileRow[]): boolean {
   const isSame = (one: DatasetFileRow, other: DatasetFileRow): boolean =>
     one.file_name === other.file_name &&

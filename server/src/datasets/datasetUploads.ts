@@ -11,7 +11,7 @@ export type FinishResult =
 
 /** One client's upload of one data set. Must be closed, also after an error. */
 export interface DatasetUpload extends Omit<Upload, 'complete'> {
-  /** Makes the data set `preparing` once every file is safe and right. */
+  /** Makes the data set `preparing` once every file is durable and verified. */
   finish(): Promise<FinishResult>;
 }
 
@@ -41,7 +41,7 @@ export class DatasetUploads {
       const files = dataset.files.map((file, index) => ({
         ...file,
         path: this.store.uploadPath(id, index),
-        // Of several servers each has to have what one of them read.
+        // With a shared store, the other servers need a copy of it.
         isOnServer: file.serverPath !== null && this.parts === null,
       }));
       return { files, folder: dirname(this.store.uploadPath(id, 0)) };

@@ -33,17 +33,17 @@ export interface ArtifactExporterParts {
   onStoreFailure(error: unknown): void;
 }
 
-/** Crashes of the child after which an export fails: one may be bad luck. */
+/** Crashes of the child after which an export fails: a single one may be bad luck. */
 const crashesMax = 2;
 
 /**
- * Makes pending artifacts one after another in a child process, which fills a folder of its own; the folder is renamed,
- * then the row says ready. After a crash of child or server an export begins again, from the checkpoint that it holds.
+ * Makes pending artifacts one after another in a child process, which fills a folder of its own; the folder is renamed, then the row
+ * becomes ready. After a crash of the child or the server an export begins again, from the checkpoint that is kept for it.
  */
 export class ArtifactExporter {
   private readonly work: WaitingWork;
   private stopListening: (() => void) | undefined;
-  /** Of the export under way: looks whether somebody deleted it. */
+  /** The current export; aborted if somebody deletes it. */
   private present: { row: ArtifactRow; ended: AbortController } | undefined;
 
   constructor(private readonly parts: ArtifactExporterParts) {
@@ -55,7 +55,7 @@ export class ArtifactExporter {
     });
   }
 
-  /** Takes up what is pending, and from now on whatever is asked for. */
+  /** Begins with the pending exports; from now on new ones are taken as they come. */
   start(): void {
     this.stopListening = this.parts.feed.listen((change) => {
       if (change !== null && change.topic !== 'artifact') return;
@@ -65,7 +65,7 @@ export class ArtifactExporter {
     this.work.wake();
   }
 
-  /** Stops the present export; it begins again at the next start. */
+  /** Stops the current export; it begins again at the next start. */
   async stop(): Promise<void> {
     this.stopListening?.();
     await this.work.stop();
@@ -84,7 +84,7 @@ export class ArtifactExporter {
     } finally {
       release();
       this.present = undefined;
-      await exports.release(row).catch(() => {}); // or it is free when the lease is over
+      await exports.release(row).catch(() => {}); // if this fails, it is free once the lease has expired
     }
     return true;
   }
@@ -94,12 +94,12 @@ export class ArtifactExporter {
     const { exports, store, stage, datasets, tasks, dataFolder, checkpoints } = this.parts;
     const taken = [stage.keep(`jobs/${row.job_id}`)];
     const log = this.parts.log.child({ jobId: row.job_id, artifactId: row.id });
-    const { spec } = (await store.find(row.job_id))!; // artifacts go with their job
+    const { spec } = (await store.find(row.job_id))!; // a job's artifacts are deleted before the job
     const datasetId = idIn(tenantOf(row.job_id), spec.dataset.replace(/^datasets\//, ''));
     const folder = join(folders.artifacts(dataFolder, row.job_id), row.id);
     const temporaries = folders.exports(dataFolder, row.job_id);
     const temporary = join(temporaries, row.id);
-    // Before the row says how it ended: whoever hears of it finds nothing half made.
+    // Called before the row says how it ended: whoever reads that finds no unfinished files.
     const removeTemporaries = () =>
       rm(temporaries, { recursive: true, force: true }).catch((error: unknown) => {
         log.warn({ err: error }, 'Leftovers could not be removed');
@@ -108,7 +108,7 @@ export class ArtifactExporter {
       try {
         taken.push(await stage.take(`jobs/${row.job_id}/checkpoints/${basename(checkpoint.folder)}`));
         taken.push(await stage.take(`datasets/${datasetId}/prepared`));
-        // What an earlier try left; also a folder that was renamed before its row was stored.
+        // Removes what an earlier attempt left, including a folder that was renamed before its row was stored.
         await rm(temporaries, { recursive: true, force: true });
         await rm(folder, { recursive: true, force: true });
         await mkdir(temporaries, { recursive: true });
@@ -154,13 +154,13 @@ export class ArtifactExporter {
       }
     }
     for (const release of taken) release();
-    // What this export held may be one more than are to be kept.
+    // Without the checkpoint that this export needed, there may be one more than should be kept.
     await checkpoints.prune(row.job_id, spec.checkpoint.keepCount).catch((error: unknown) => {
       log.warn({ err: error }, 'Old checkpoints could not be removed');
     });
   }
 
-  /** Has the running job save its present step; one that has ended meanwhile has its newest checkpoint. */
+  /** Has the running job save its current step; if the job has ended meanwhile, its newest checkpoint is taken. */
   private async takeCheckpoint(row: ArtifactRow, signal: AbortSignal): Promise<void> {
     const { exports, saveCheckpoint } = this.parts;
     const aborted = new Promise<'aborted'>((resolve) =>
@@ -178,7 +178,7 @@ export class ArtifactExporter {
   private async endIfDeleted(): Promise<void> {
     const { present } = this;
     if (present === undefined) return;
-    // What cannot be read now is looked for at the next change.
+    // If the store cannot be read now, the next change checks again.
     const isPending = await this.parts.exports.isPending(present.row).catch(() => true);
     if (!isPending) present.ended.abort();
   }

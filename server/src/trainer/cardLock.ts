@@ -1,12 +1,12 @@
 import { createServer } from 'node:net';
 
-/** Gives the card up. */
+/** Releases the card. */
 export type Unlock = () => void;
 
 /**
- * Takes a card for this process, so that two servers on one machine do not train on it at once; null where another process has it. The
- * lock is a name of a socket in no file system, which the kernel gives up with the process, however that ends. Servers in containers with
- * networks of their own do not see each other: give each its own card.
+ * Locks a card for this process, so that two servers on one machine do not train on it at the same time; null if another process has it.
+ * The lock is an abstract socket name, which the kernel releases when the process ends, however that happens. Servers in containers with
+ * separate networks do not see each other's locks: give each its own card.
  */
 export async function lockCard(uuid: string): Promise<Unlock | null> {
   const socket = createServer((connection) => connection.destroy());

@@ -5,7 +5,7 @@ import type { DeviceSettings, Task, TrainOrder } from './messages.js';
 
 type Settings = Pick<Config, 'allowedFolders'>;
 
-/** A trainer writes into its job's folder; its data, its weights and what it begins at it reads. */
+/** A trainer may write to its job's folder, and read its data, its weights and what it begins at. */
 export function accessOfTrainer(order: TrainOrder): ChildAccess {
   const { device, jobFolder, datasetFolders, baseWeightsFolder, baseWeightsBeneath, origin, checkpoints } =
     order;
@@ -13,7 +13,7 @@ export function accessOfTrainer(order: TrainOrder): ChildAccess {
     read: present([
       ...datasetFolders,
       baseWeightsFolder,
-      // Files of weights may be links to elsewhere in an allowed folder.
+      // Files of weights may be links to another place in an allowed folder.
       ...(baseWeightsFolder === null ? [] : (baseWeightsBeneath ?? [])),
       origin?.path ?? null,
       ...checkpoints.map(({ path }) => path),
@@ -25,7 +25,9 @@ export function accessOfTrainer(order: TrainOrder): ChildAccess {
   };
 }
 
-/** A task reads what it names, and fills a folder beside which nothing of others lies. Null: it is not confined. */
+/**
+ * A task may read what it names, and write to the parent of its output folder, which has nothing of others in it. Null: it is not confined.
+ */
 export function accessOfTask(task: Task, settings: Settings): ChildAccess | null {
   const onProcessors = { write: [], cards: false };
   switch (task.kind) {
@@ -70,11 +72,11 @@ export function accessOfTask(task: Task, settings: Settings): ChildAccess | null
         cards: usesCards(task.device),
       };
     case 'describeDevices':
-      // Without a trial it holds cards by a socket while it looks at them.
+      // Without a trial it locks cards by a socket while it measures them.
       return task.isTrial ? { ...onProcessors, read: kernels(task.device), cards: true } : null;
     case 'compileKernels':
     case 'watchCards':
-      // As the one above they read nothing that a client sent.
+      // Like the one above, these read nothing that a client sent.
       return null;
   }
 }

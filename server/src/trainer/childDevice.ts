@@ -4,7 +4,7 @@ import type { DeviceChoice } from '@relora/engine/plan';
 import type { Config } from '../config.js';
 import type { DeviceSettings } from './messages.js';
 
-/** What a child computes on, by the settings. `share`: among how many the processors are divided. */
+/** What a child computes on, according to the settings. `share`: the number of processes that share the processors. */
 export function childDevice(
   { instructionSet, threads, cudaFolder, kernelCacheFolder, dataFolder }: Config,
   device: DeviceChoice,
@@ -22,7 +22,7 @@ export function childDevice(
   };
 }
 
-/** Whether what is computed there leaves cards alone. */
+/** Whether the computation never uses a card. */
 export function isOnProcessors(device: DeviceChoice): boolean {
   return device !== 'auto' && device !== 'cuda';
 }

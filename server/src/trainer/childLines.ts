@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 /** Longest line of a child's output; longer ones are cut. */
 const lineLengthMax = 4096;
 
-/** Reads a stream line by line. A line without an end is cut, so that a flood of bytes is never held. */
+/** Reads a stream line by line. An endless line is cut, so that it does not fill the memory. */
 export function eachLine(stream: Readable | null, write: (line: string) => void): void {
   let rest = '';
   stream?.setEncoding('utf8').on('data', (text: string) => {

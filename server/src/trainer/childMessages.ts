@@ -6,20 +6,20 @@ import type { TaskTypes } from './messages.js';
 const { count, longText, object, oneOf, orNull, path, reason, union } = shapes;
 
 /**
- * From a trainer to the server. Numbers count 1, 2, 3 …; the trainer waits while too many are not acknowledged, and ends
- * once its last message is.
+ * From a trainer to the server. Messages are numbered 1, 2, 3 …; the trainer waits while too many are not acknowledged, and ends once its
+ * last message is.
  */
 const trainerMessages = {
-  /** `step`: where the run begins, 0 or that of its checkpoint. */
+  /** `step`: where the run begins, 0 or the step of its checkpoint. */
   started: { number: count, step: count, execution: object(execution) },
   event: { number: count, timeMs: count, body: trainingEvent },
   checkpointCorrupt: { number: count, path, problem: longText },
-  /** The orders to save up to this ticket are done; the checkpoint was sent before, or the problem says why there is none. */
+  /** The orders to save up to this ticket are done: the checkpoint was sent before, or `problem` says why there is none. */
   saved: { number: count, ticket: count, problem: orNull(longText) },
-  /** Before it makes an artifact: what ends the process now is the fault of that format. */
+  /** Sent before it makes an artifact: if the process dies now, that format is the cause. */
   exporting: { number: count, artifact: object(plannedArtifact) },
   artifact: { number: count, artifact: object(sealedArtifact) },
-  /** The training is done all the same. */
+  /** The training itself has succeeded. */
   exportFailed: {
     number: count,
     artifact: object(plannedArtifact),
@@ -45,19 +45,17 @@ const isTaskMessage = union('type', {
   failed: { reason, message: longText },
 });
 
-/**
- * A message of a trainer, or undefined: the child runs native code on files of strangers, so what it says is outside data.
- */
+/** A message of a trainer, or undefined. It is validated like outside data, because the child runs native code on files of strangers. */
 export function parseTrainerMessage(value: unknown): TrainerMessage | undefined {
   return isTrainerMessage(value) ? value : undefined;
 }
 
-/** A message of a task; what is in a part or a result is for its caller to use as text and numbers only. */
+/** A message of a task; the caller may only use a part or a result as text and numbers. */
 export function parseTaskMessage(value: unknown): TaskMessage | undefined {
   return isTaskMessage(value) ? (value as TaskMessage) : undefined;
 }
 
-/** What a task exported, or undefined. */
+/** The result of an export task, or undefined. */
 export function parseExportResult(value: unknown): ExportResult | undefined {
   return isExportResult(value) ? value : undefined;
 }

@@ -13,29 +13,29 @@ import {
 import type { Logger } from 'pino';
 import { ConfigInvalid, type Config } from '../config.js';
 
-/** What a child may open beside its own program. What lies below a folder is meant, too. */
+/** What a child may open in addition to its own program. A folder includes everything below it. */
 export interface ChildAccess {
   read: readonly string[];
-  /** To read and change. */
+  /** May be read and changed. */
   write: readonly string[];
-  /** The nodes of graphics cards, with NVIDIA's libraries where Python has them. */
+  /** Device files of graphics cards, and NVIDIA's libraries where Python installs them. */
   cards: boolean;
-  /** To reach processes of other machines. */
+  /** May connect to processes on other machines. */
   network?: boolean;
 }
 
-/** Which program is to be started for a child, and what before its own. */
+/** The program to start for a child, and the arguments before the child's own program. */
 export interface Launch {
   execPath: string;
   execArgv: string[];
 }
 
-/** The same with flags of Node, which go before the program. */
+/** The same with flags of Node, which come before the program. */
 export function withFlags(flags: readonly string[], { execPath, execArgv }: Launch): Launch {
   return { execPath, execArgv: [...execArgv, ...flags] };
 }
 
-/** server/native/confine.cpp. */
+/** Built from server/native/confine.cpp. */
 const built = fileURLToPath(new URL('../../native/build/confine', import.meta.url));
 
 const systemFolders = [
@@ -49,7 +49,7 @@ const systemFolders = [
   '/nix/store',
   '/gnu/store',
 ];
-/** Without them programs do not even start; what else lies in /etc is nobody's concern. */
+/** Programs do not even start without these; a child needs nothing else in /etc. */
 const systemFiles = [
   '/etc/ld.so.cache',
   '/etc/ld.so.conf',
@@ -59,7 +59,7 @@ const systemFiles = [
   '/etc/ssl/openssl.cnf',
   '/etc/pki/tls/openssl.cnf',
   '/etc/crypto-policies',
-  // Of other processes the kernel shows what `ps` does: their memory, environment and files are closed to whom it confines.
+  // Of other processes a confined child sees what `ps` shows; the kernel denies access to their memory, environment and files.
   '/proc',
   '/sys',
   '/dev/zero',
@@ -69,16 +69,16 @@ const systemFiles = [
 const devices = ['/dev/null'];
 
 /**
- * How children are held to what they need: their folders, their device, no network, no other process. By the kernel, in the process
- * itself and from before its first instruction, so that it needs neither root nor a container.
+ * Limits children to what they need: their folders and their device, but no network and no other processes. The kernel enforces it in the
+ * child itself, from before its first instruction, so it needs neither root nor a container.
  */
 export class Confinement {
-  /** What the kernel holds children to, such as `Landlock 7, seccomp`; null where it does not. */
+  /** How the kernel confines children, for example `Landlock 7, seccomp`; null if it does not. */
   readonly means: string | null;
-  /** Why it does not; empty where it does, or where it is not to. */
+  /** Why children are not confined; empty if they are, or if that is switched off. */
   readonly problem: string;
   private readonly program: string;
-  /** Why children are not confined where they compute on a card, as far as `auto` goes; null once one has computed so. */
+  /** Why children that compute on a card are not confined when the setting is `auto`; null once one has worked. */
   private problemOfCards: string | null = 'none was tried yet';
 
   constructor(
@@ -91,7 +91,7 @@ export class Confinement {
     this.program = 'program' in found ? found.program : '';
   }
 
-  /** Says in the log what holds. Throws ConfigInvalid where children must be confined and cannot be. */
+  /** Logs what is in force. Throws ConfigInvalid if children must be confined but cannot be. */
   report(log: Logger): void {
     const { means, problem, config } = this;
     if (means !== null) log.info({ sandbox: means }, `Children are confined by the kernel: ${means}`);
@@ -105,27 +105,27 @@ export class Confinement {
   }
 
   /**
-   * Drivers are programs of others, which change: with `auto` none of them may keep a job from its card. So a child that computes on
-   * every card that there is, and is confined, comes first.
+   * Drivers change and are not ours: with `auto`, confinement must not keep a job from its card. So first a confined child tries to compute
+   * on every card.
    */
   get mustTryCards(): boolean {
     return this.means !== null && this.config.sandbox === 'auto' && this.problemOfCards !== null;
   }
 
-  /** What came of the trial: null where the card worked. */
+  /** Records the result of the trial: null if the card worked. */
   triedCards(problem: string | null, log: Logger): void {
     this.problemOfCards = problem;
     if (problem === null) log.info('Trainers on a card are confined: a trial worked');
     else log.warn({ problem }, 'Trainers on a card are not confined: a trial failed');
   }
 
-  /** Why trainers on a card are not confined where others are; null where they are. */
+  /** Why trainers on a card are not confined although others are; null if they are. */
   get unconfinedCards(): string | null {
     return this.mustTryCards ? this.problemOfCards : null;
   }
 
   launch(entry: string, { isTrial = false, ...access }: ChildAccess & { isTrial?: boolean }): Launch {
-    // Confined is who reaches no network, and MPI finds its own on each machine.
+    // A confined child has no network, but MPI needs one to reach the other machines.
     const isFree =
       this.means === null || access.network === true || (access.cards && !isTrial && this.mustTryCards);
     if (isFree) return { execPath: process.execPath, execArgv: [] };
@@ -144,7 +144,7 @@ export class Confinement {
     };
   }
 
-  /** Where RELORA_NATIVE has native code, if that is a folder: what lies among the packages can be read already. */
+  /** The folder in RELORA_NATIVE, if it is one; native code in packages is readable already. */
   private nativeFolder(): string[] {
     return isAbsolute(this.config.native) ? [this.config.native] : [];
   }
@@ -168,7 +168,7 @@ export class Confinement {
   }
 }
 
-/** The program, by `path` or as RELORA_NATIVE says, and what it does here. */
+/** The confining program, at `path` or as RELORA_NATIVE says, and what it can do here. */
 function find(choice: string, path?: string): { means: string; program: string } | { problem: string } {
   if (process.platform !== 'linux') return { problem: 'Linux alone has what it needs' };
   let file: NativeFile;
@@ -193,7 +193,7 @@ function find(choice: string, path?: string): { means: string; program: string }
   }
 }
 
-/** Where a child's own program lies, and the packages that it imports. */
+/** Folders of a child's own program and of the packages that it imports. */
 function programFolders(entry: string): string[] {
   const require = createRequire(import.meta.url);
   const packages = [

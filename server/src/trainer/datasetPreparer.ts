@@ -14,12 +14,12 @@ import type { Leases } from '../store/leases.js';
 import { giveThen, type Stage } from '../store/stage.js';
 import { idIn, tenantOf } from '../store/tenantIds.js';
 
-/** Crashes of the child after which a data set fails: one may be bad luck, more are its content. */
+/** Crashes of the child after which a data set fails: one may be bad luck, more are caused by its content. */
 const crashesMax = 2;
 
 /**
- * Prepares data sets one after another in a child process. The child fills a temporary folder; the folder is renamed,
- * then the row says ready. After a crash of child or server the next try continues after what is on the disk.
+ * Prepares data sets one after another in a child process. The child fills a temporary folder; the folder is renamed, then the row becomes
+ * ready. After a crash of the child or the server the next attempt continues after what is on the disk.
  */
 export class DatasetPreparer {
   private readonly work: WaitingWork;
@@ -52,7 +52,7 @@ export class DatasetPreparer {
     });
   }
 
-  /** Takes up what is `preparing`, and from now on whatever becomes it. */
+  /** Begins with the data sets that are `preparing`; from now on new ones are taken as they come. */
   start(): void {
     this.stopListening = this.feed.listen((change) => {
       if (change === null || change.topic === 'dataset') this.work.wake();
@@ -60,7 +60,7 @@ export class DatasetPreparer {
     this.work.wake();
   }
 
-  /** Stops the present preparation; the next start continues it. */
+  /** Stops the current preparation; the next start continues it. */
   async stop(): Promise<void> {
     this.stopListening?.();
     await this.work.stop();
@@ -77,7 +77,7 @@ export class DatasetPreparer {
     } finally {
       for (const giveBack of taken) giveBack();
       release();
-      await this.store.release(dataset).catch(() => {}); // or it is free when the lease is over
+      await this.store.release(dataset).catch(() => {}); // if this fails, it is free once the lease has expired
     }
     return true;
   }
@@ -92,16 +92,16 @@ export class DatasetPreparer {
     const progressFolder = join(folder, '.progress');
     const prepared = this.store.preparedFolder(dataset.id);
     const log = this.log.child({ datasetId: dataset.id });
-    /** Where the last try began: one that begins further on made progress before it ended. */
+    /** Where the last attempt began: if the next one begins later, the last one made progress. */
     let begun = -1;
     for (let crashes = 0; ;) {
       try {
         await mkdir(folder, { recursive: true });
-        // A folder that was renamed before its row was stored is what a try continues with.
+        // An attempt continues with a folder that was renamed before its row was stored.
         if (!existsSync(temporary) && existsSync(prepared)) await rename(prepared, temporary);
         await rm(prepared, { recursive: true, force: true });
         let isFirst = true;
-        // Of several servers the one that took the call has copied what lay on its machine.
+        // If several servers share the store, the one that received the call has copied the files of its machine.
         const lies = ({ serverPath }: { serverPath: string | null }) =>
           this.stage.isShared ? null : serverPath;
         if (dataset.files.some((file) => lies(file) === null))
@@ -153,7 +153,7 @@ export class DatasetPreparer {
           async (name) =>
             await this.store.ready(dataset, result, async (trx) => {
               await name(trx);
-              // The tokens are kept, the text is not needed twice.
+              // The tokens are kept, so the text is not needed any more.
               await this.stage.forget(trx, `datasets/${dataset.id}/uploads`);
             }),
         );
@@ -174,7 +174,7 @@ export class DatasetPreparer {
     }
   }
 
-  /** What stays is a waste of space, and no harm. */
+  /** What remains wastes space, but does no harm. */
   private async remove(folder: string, log: Logger): Promise<void> {
     await rm(folder, { recursive: true, force: true }).catch((error: unknown) => {
       log.warn({ err: error }, 'Leftovers could not be removed');

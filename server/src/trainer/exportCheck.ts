@@ -1,7 +1,7 @@
 import type { Config } from '../config.js';
 import type { ExportCheckSettings } from './messages.js';
 
-/** How exports are compared with the weights of their run, as the settings have it. */
+/** The settings for comparing exports with the weights of their run. */
 export function exportCheckOf(
   config: Pick<
     Config,

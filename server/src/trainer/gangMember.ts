@@ -3,18 +3,18 @@ import { RankDoor } from './rankDoor.js';
 import { RankProcesses, type RankProcessesParts } from './rankProcesses.js';
 
 export interface GangMemberParts {
-  /** Of this machine. */
+  /** The ranks on this machine. */
   ranks: readonly number[];
-  /** What is needed to start them, by rank and the variables of MPI. */
+  /** Options for starting them, given the variables of MPI by rank. */
   processes(environments: ReadonlyMap<number, Record<string, string>>): RankProcessesParts['ranks'];
-  /** Everything is there: mpirun may start what `command` says. False where nobody waits for it any more. */
+  /** Called when everything is there and mpirun may start `command`. False if that is no longer wanted. */
   ready(command: string[]): Promise<boolean>;
   log: Logger;
 }
 
-/** Ranks of a job that another server leads. Whether they are needed still, the row of the job says. */
+/** Ranks of a job that another server leads. The row of the job decides how long they are needed. */
 export class GangMember {
-  /** Resolves when nothing of them is left, with whether they were started; never rejects. */
+  /** Resolves when they are all gone, with whether they were started; never rejects. */
   readonly done: Promise<boolean>;
   private processes: RankProcesses | undefined;
   private giveUp: () => void = () => {};
@@ -40,7 +40,7 @@ export class GangMember {
 
   private async run(): Promise<boolean> {
     const { ranks, log, ready, processes } = this.parts;
-    // A place that is gone was ended by mpirun, since another rank is gone.
+    // mpirun ends a rank's place when another rank is gone.
     const door = await RankDoor.open(ranks, () => this.end());
     try {
       if (!(await ready(door.command))) return false;
@@ -49,7 +49,7 @@ export class GangMember {
       this.processes = new RankProcesses({
         ranks: processes(environments),
         log,
-        onLine: () => {}, // the server's log has it
+        onLine: () => {}, // they are in the server's log
         onLost: () => this.end(),
         onGone: (rank, end) => door.leave(rank, end),
         byMpi: true,

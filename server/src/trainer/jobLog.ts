@@ -1,11 +1,11 @@
 import { appendFile, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
-/** Attempts of which the output is kept. */
+/** Number of attempts whose output is kept. */
 const attemptsKept = 10;
-/** Output that waits to be written; a flood beyond it is left out, and a line says so. */
+/** Output that waits to be written; above this, output is dropped and a line says so. */
 const waitingBytesMax = 256 * 1024;
-/** Bytes of a file that are read at once. */
+/** Bytes of a file that are read at a time. */
 const readBytes = 64 * 1024;
 
 export interface LogLine {
@@ -16,8 +16,8 @@ export interface LogLine {
 }
 
 /**
- * What a trainer printed, in the folder of its job: a file for each attempt, of which the newest part is kept. It is a help and no
- * record: it is not synced, and a disk that takes no more keeps no job from training.
+ * What a trainer printed, in the folder of its job: one file for each attempt, with the newest part of the output. It is an aid, not a
+ * record: it is not synced, and a full disk does not stop the training.
  */
 export class JobLog {
   private waiting: string[] = [];
@@ -29,7 +29,7 @@ export class JobLog {
   constructor(
     private readonly folder: string,
     private readonly attempt: number,
-    /** Of both halves of the attempt. */
+    /** For both halves of an attempt's output. */
     private readonly bytesMax: number,
   ) {}
 
@@ -49,7 +49,7 @@ export class JobLog {
     this.writing ??= this.writeWaiting().finally(() => (this.writing = undefined));
   }
 
-  /** Resolves when all that was printed is in the file. */
+  /** Resolves when everything that was printed is in the file. */
   async flush(): Promise<void> {
     while (this.writing !== undefined) await this.writing;
   }
@@ -88,7 +88,7 @@ export async function attemptsIn(folder: string): Promise<number[]> {
   return [...new Set(attempts.map(Number))].sort((a, b) => a - b);
 }
 
-/** Reads what an attempt printed, and, called again, what it has printed since. */
+/** Reads what an attempt printed; called again, reads what it has printed since. */
 export class LogReader {
   private inode: number | null = null;
   private offset = 0;
@@ -102,7 +102,7 @@ export class LogReader {
   async *read(): AsyncGenerator<LogLine[], void, undefined> {
     const path = logPath(this.folder, this.attempt);
     const old = await inodeOf(`${path}.old`);
-    // The first time the older half comes first; later it holds what was being read, if it was renamed meanwhile.
+    // The first time it reads the older half first; later that half is only of interest if the file being read was renamed to it.
     if (old !== null && (this.inode === null || old === this.inode)) {
       yield* this.readFile(`${path}.old`);
       this.offset = 0;
@@ -129,7 +129,7 @@ export class LogReader {
         const lines = (this.rest + buffer.toString('utf8', 0, end)).split('\n');
         this.rest = lines.pop()!;
         if (lines.length > 0) yield lines.map((line) => this.parse(line));
-        if (end < bytesRead && bytesRead < readBytes) return; // the last line is still being written
+        if (end < bytesRead && bytesRead < readBytes) return; // the last line is incomplete
       }
     } finally {
       await file.close();

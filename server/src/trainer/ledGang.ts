@@ -7,7 +7,7 @@ import { RankDoor } from './rankDoor.js';
 
 export interface LedGangParts {
   settings: MpiSettings;
-  /** By which mpirun reaches this machine. */
+  /** Name by which mpirun reaches this machine. */
   host: string;
   places: GangPlaces;
   leases: Leases;
@@ -18,20 +18,20 @@ export interface LedGangParts {
   isGivenUp(): boolean;
 }
 
-/** So long servers have to stage what their ranks read. */
+/** How long servers may take to copy what their ranks read. */
 const formingMsMax = 600_000;
-/** How often the rows of the others are read meanwhile. */
+/** How often the rows of the other servers are read meanwhile. */
 const lookMs = 200;
-/** mpirun of a run that is over ends by itself. */
+/** How long mpirun may take to end by itself after the run is over. */
 const endMs = 5000;
 
-/** The processes of an attempt on several servers, as the one that leads it sees them: it runs mpirun, and has the first rank. */
+/** The processes of an attempt on several servers, as seen by the server that leads it: it runs mpirun, and has the first rank. */
 export class LedGang {
   private onLost: (what: string) => void = (what) => (this.lost ??= what);
   private onLine: (line: string) => void = (line) => this.early.push(line);
   private lost: string | undefined;
   private readonly early: string[] = [];
-  /** What a rank elsewhere said of its end, which says more than that of mpirun. */
+  /** Why a rank on another server ended, in its own words, which say more than those of mpirun. */
   private said: string | undefined;
   private isEnding = false;
   private mpirun!: Mpirun;
@@ -43,13 +43,15 @@ export class LedGang {
     private readonly job: Job,
   ) {}
 
-  /** Resolves when the places of all ranks of this machine are there. Throws where they cannot be had; nothing is left then. */
+  /**
+   * Resolves when the places of all ranks on this machine have reported. Throws if they cannot be started; nothing is left running then.
+   */
   static async form(parts: LedGangParts, job: Job): Promise<{ gang: LedGang; environments: Environments }> {
     const { places, host } = parts;
     const own = (await places.of(job.id, job.attempt)).find(({ firstRank }) => firstRank === 0);
     if (own === undefined) throw new Error('its places on other servers are gone');
     const ranks = Array.from({ length: own.count }, (_, rank) => rank);
-    // mpirun ends the others where one is gone, and says so.
+    // If a place is gone, mpirun ends the others and reports it.
     const door = await RankDoor.open(ranks, () => {});
     try {
       await places.ready(job.id, job.attempt, { host, command: door.command });
@@ -57,7 +59,7 @@ export class LedGang {
       return { gang, environments: await gang.start() };
     } catch (error) {
       await door.close();
-      await places.leave(job.id, job.attempt).catch(() => {}); // the lease says the same soon
+      await places.leave(job.id, job.attempt).catch(() => {}); // if this fails, the lease expires soon
       throw error;
     }
   }
@@ -66,7 +68,7 @@ export class LedGang {
     return this.shares[0]!.size;
   }
 
-  /** Hears of what is lost, and what mpirun prints; also of what came before. */
+  /** Listens for losses and for the output of mpirun, including what came before this call. */
   listen(onLost: (what: string) => void, onLine: (line: string) => void): void {
     this.onLost = onLost;
     this.onLine = onLine;
@@ -88,7 +90,7 @@ export class LedGang {
     await this.parts.places.leave(this.job.id, this.job.attempt).catch(() => {});
   }
 
-  /** A machine that is gone says nothing, and its ranks wait for ever; its server's row shows it. */
+  /** A machine that failed reports nothing, and the other ranks would wait forever; but the row of its server shows it. */
   async check(): Promise<void> {
     const missing = await missingShare(this.parts, this.shares);
     if (missing === null || this.isEnding) return;
@@ -117,7 +119,7 @@ export class LedGang {
   }
 }
 
-/** Of each rank of a machine, the variables by which MPI knows it. */
+/** Variables by which MPI knows each rank of a machine. */
 export type Environments = ReadonlyMap<number, Readonly<Record<string, string>>>;
 
 async function allReady(parts: LedGangParts, job: Job): Promise<GangShare[]> {
@@ -135,7 +137,7 @@ async function allReady(parts: LedGangParts, job: Job): Promise<GangShare[]> {
   }
 }
 
-/** Says of whose share the server is gone, or has given it up, where its rows are known; null where none is. */
+/** Names the server that is gone or has given up its share; null if there is none or the rows cannot be read. */
 async function missingShare(
   { leases }: LedGangParts,
   shares: readonly GangShare[],

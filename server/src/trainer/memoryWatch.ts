@@ -1,14 +1,14 @@
 import { readFileSync } from 'node:fs';
 
-/** A hostile file makes a process grow by some 200 MB in this time. */
+/** A hostile file makes a process grow by about 200 MB in this time. */
 const lookMs = 100;
 const pageBytes = 4096;
 
 /**
- * Calls once when the memory of a process that is its own, without files that are mapped, is above a limit; answers the function that
- * ends the watch. It is watched from outside rather than limited by the kernel (RLIMIT_AS, RLIMIT_DATA): V8 and the engine reserve
- * far more addresses than they use, an allocation that the kernel refuses ends native code without a word, and a control group
- * needs rights. So a process may be above the limit for a moment. Where the system has no /proc there is no watch.
+ * Calls `onExceeded` once the private memory of a process, without mapped files, is above a limit; returns the function that ends the
+ * watch. It watches from outside rather than use a limit of the kernel (RLIMIT_AS, RLIMIT_DATA): V8 and the engine reserve far more address
+ * space than they use, native code that is refused an allocation ends without a message, and a control group needs permissions. So a
+ * process may exceed the limit for a moment. Without /proc there is no watch.
  */
 export function watchMemory(pid: number, bytesMax: number, onExceeded: (bytes: number) => void): () => void {
   const timer = setInterval(() => {
@@ -20,7 +20,7 @@ export function watchMemory(pid: number, bytesMax: number, onExceeded: (bytes: n
   return () => clearInterval(timer);
 }
 
-/** Null when the process is gone, or the system does not say. */
+/** Null if the process is gone or the system does not say. */
 function ownBytes(pid: number): number | null {
   try {
     const [, resident, shared] = readFileSync(`/proc/${pid}/statm`, 'latin1').split(' ').map(Number);

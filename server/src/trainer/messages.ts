@@ -15,10 +15,10 @@ import type { DeviceDescription } from '../jobs/jobDevices.js';
 import type { ModelEvaluation } from '../jobs/modelEvaluations.js';
 import type { WeightsReport } from '../weights/weights.js';
 
-/** What a child computes on; from the settings. */
+/** What a child computes on, from the settings. */
 export interface DeviceSettings {
   device: DeviceChoice;
-  /** `auto` or a name of the engine. */
+  /** `auto` or one of the engine's names. */
   instructionSet: string;
   /** 0 for all processors of the process. */
   threads: number;
@@ -27,15 +27,15 @@ export interface DeviceSettings {
 
 /** How a child opens an NVIDIA card. */
 export interface CardSettings {
-  /** As the driver names it; null for the first. */
+  /** The driver's name for it; null for the first. */
   uuid: string | null;
-  /** Null: libraries are looked for. */
+  /** Null: libraries are searched for. */
   libraryFolder: string | null;
-  /** Of compiled kernels; written by the tasks that look for devices alone. */
+  /** Folder of compiled kernels; only the tasks that look for devices write to it. */
   cacheFolder: string;
 }
 
-/** How exports are compared with the weights of their run; from the settings. */
+/** How exports are compared with the weights of their run, from the settings. */
 export type ExportCheckSettings = Omit<ExportCheck, 'sequenceLength'>;
 
 /** One execution of a job. */
@@ -44,37 +44,37 @@ export interface TrainOrder {
   attempt: number;
   spec: RunSpec;
   device: DeviceSettings;
-  /** Where the base weights lie now; null for new weights. */
+  /** Where the base weights are now; null for new weights. */
   baseWeightsFolder: string | null;
-  /** What they were when they were registered, and when an earlier attempt began. */
+  /** Their digests when they were registered and when an earlier attempt began. */
   baseWeightsBefore: BaseWeightsBefore;
-  /** The job's folder, or of a further rank its own in there; nothing is written outside of it. */
+  /** The job's folder, or for a further rank its own folder in there; nothing is written outside it. */
   jobFolder: string;
   /**
-   * Which of the run's processes this is; null where it is alone. They share the memory of the file `rankMemoryFile`, or reach each other
+   * Which of the run's processes this is; null if it is the only one. They share the memory of the file `rankMemoryFile`, or communicate
    * through MPI.
    */
   member: { rank: number; size: number; by: 'memory' | 'mpi' } | null;
   /** Prepared folders of all data sets that it reads, in the order of `readDatasetNames`. */
   datasetFolders: readonly string[];
-  /** Folders that base weights at a path must not lead out of; null for our own. */
+  /** Folders that base weights at a path must not lead out of; null for our own weights. */
   baseWeightsBeneath: readonly string[] | null;
   /** Acknowledged checkpoints, newest first. */
   checkpoints: { path: string; manifestSha256: string }[];
-  /** The checkpoint of another job that this one begins at while it has none of its own, and what that was trained with. */
+  /** The checkpoint of another job that this one begins at while it has none of its own, and the specification of that job. */
   origin: { path: string; manifestSha256: string; spec: RunSpec } | null;
-  /** What an earlier attempt sealed of the last step already. */
+  /** Formats of the final step that an earlier attempt has already sealed. */
   exportedFormats: ExportFormat[];
   exportCheck: ExportCheckSettings;
-  /** Messages the child may have sent without an acknowledgement. */
+  /** Messages that the child may have sent without an acknowledgement. */
   unacknowledgedMax: number;
-  /** Changes of the run; those with a step are repeated at it. */
+  /** Updates of the run; those with a step are repeated at that step. */
   updates: readonly RunUpdate[];
-  /** When the first attempt began: duties by time count from there while no checkpoint knows better. */
+  /** When the first attempt began: time-based cadences count from there if no checkpoint says otherwise. */
   startTimeMs: number;
-  /** That earlier attempts held the device. */
+  /** Seconds for which earlier attempts used the device. */
   deviceSeconds: number;
-  /** Where an earlier attempt ended the run before its last step; null where none did. */
+  /** Step at which an earlier attempt ended the run early; null if none did. */
   stopStep: number | null;
 }
 
@@ -93,31 +93,31 @@ export interface PrepareTask {
   baseFolder: string | null;
   /** Temporary folder to fill; the parent renames it. */
   outputFolder: string;
-  /** Beside it, what the next try continues with. */
+  /** Folder next to it with what the next attempt continues from. */
   progressFolder: string;
-  /** Threads that encode text, fewer where the memory does not hold them. */
+  /** Threads that encode text; fewer are used if the memory is too small. */
   threads: number;
   memoryBytesMax: number;
-  /** What one packed file may unpack to. */
+  /** Limit for the unpacked size of one packed file. */
   unpackedBytesMax: number;
   tokenizerCpuSeconds: number;
 }
 
-/** Where a model lies. */
+/** Where a model is. */
 export interface ModelPlace {
   /** `artifact`: folder of a model in Hugging Face layout. `checkpoint`: folder of a checkpoint. */
   source: { kind: 'artifact' | 'checkpoint'; folder: string };
-  /** Prepared folder of the data set that a checkpoint was trained on, for its tokenizer; an artifact has its own. */
+  /** Prepared folder of the data set that a checkpoint was trained on, for its tokenizer; an artifact contains its own. */
   datasetFolder: string | null;
 }
 
 /** Scores a model. */
 export interface EvaluateTask extends ModelPlace {
   kind: 'evaluateModel';
-  /** Those whose held-out part it is evaluated on. */
+  /** Data sets on whose held-out part it is evaluated. */
   datasets: { name: string; folder: string }[];
   sequenceLength: number;
-  /** Of each; 0 for all. */
+  /** Tokens of each; 0 for all. */
   tokenCount: number;
   questions: ChoiceQuestion[];
   device: DeviceSettings;
@@ -127,7 +127,7 @@ export interface GenerateTask extends ModelPlace {
   kind: 'generate';
   prompt: string;
   tokenCountMax: number;
-  /** 0 takes the likeliest token always. */
+  /** 0 always takes the most likely token. */
   temperature: number;
   /** 0 for all. */
   topK: number;
@@ -167,13 +167,13 @@ export interface ExportTask {
   device: DeviceSettings;
 }
 
-/** Fills the cache of kernels for the cards of this machine. */
+/** Fills the kernel cache for the cards of this machine. */
 export interface CompileTask {
   kind: 'compileKernels';
   device: DeviceSettings;
 }
 
-/** Reads what the cards say of themselves until it is ended. */
+/** Reads the cards' sensors until it is ended. */
 export interface WatchCardsTask {
   kind: 'watchCards';
   device: DeviceSettings;
@@ -185,11 +185,11 @@ export type { CardReading };
 export interface DescribeTask {
   kind: 'describeDevices';
   device: DeviceSettings;
-  /** Cards alone, by a process that is confined as trainers are: whether they work so. */
+  /** Measures only cards, in a process that is confined like a trainer, to see whether that works. */
   isTrial: boolean;
 }
 
-/** Reads a prepared folder as a run would, with every hash. */
+/** Reads a prepared folder as a run would, verifying every hash. */
 export interface CheckDatasetTask {
   kind: 'checkDataset';
   folder: string;
@@ -197,12 +197,12 @@ export interface CheckDatasetTask {
 
 export interface CheckWeightsTask {
   kind: 'checkWeights';
-  /** In Hugging Face layout. */
+  /** Folder in Hugging Face layout. */
   folder: string;
   /** Folders that its files must not lead out of; null for one of our own. */
   beneath: readonly string[] | null;
   tokenizerCpuSeconds: number;
-  /** Whether every tensor is read, or only config and headers. */
+  /** Whether to read every tensor, or only config and headers. */
   values: boolean;
 }
 
@@ -219,20 +219,20 @@ export type Task =
   | CheckWeightsTask
   | ExportTask;
 
-/** Why something that jobs could run on cannot be had. */
+/** Why a device is not available. */
 export interface DeviceProblem {
   backend: string;
   reason: string;
-  /** With what to do. */
+  /** Includes what to do about it. */
   message: string;
 }
 
 export interface FoundDevices {
-  /** Where the native code that was loaded comes from, for people. */
+  /** Where the loaded native code comes from, for people. */
   native: string;
-  /** Files of NVIDIA's libraries that were found by their paths. */
+  /** Files of NVIDIA's libraries that were found by path. */
   libraries: string[];
-  /** What `auto` takes comes first. */
+  /** The one that `auto` takes comes first. */
   devices: DeviceDescription[];
   problems: DeviceProblem[];
 }
@@ -254,7 +254,7 @@ export interface PreviewedToken {
   trained: boolean;
 }
 
-/** What a task reports on its way, and what it ends with. */
+/** The partial results that a task reports, and its final one. */
 export interface TaskTypes {
   prepareDataset: { part: number; result: PreparedDataset };
   generate: { part: GeneratedPiece; result: null };
@@ -275,7 +275,7 @@ export type ServerMessage =
   | { type: 'task'; task: Task }
   /** Stop within a micro-batch; `keep`: save a checkpoint first. */
   | { type: 'stop'; keep: boolean }
-  /** Save a checkpoint after the present step and continue. */
+  /** Save a checkpoint after the current step and continue. */
   | { type: 'save'; ticket: number }
   /** Change the run at the start of its next step. */
   | { type: 'update'; update: RunUpdate }

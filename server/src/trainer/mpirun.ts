@@ -9,17 +9,17 @@ import { inheritedEnvironment } from './trainerProcess.js';
 type Family = 'Open MPI' | 'MPICH';
 export type MpiSettings = Pick<Config, 'mpirun' | 'mpiFlags'>;
 
-/** By which mpirun reaches this machine; null where it takes no part in jobs over several servers. */
+/** Name by which mpirun reaches this machine; null if it takes no part in jobs on several servers. */
 export function mpiHostOf({ mpirun, mpiHost }: Pick<Config, 'mpirun' | 'mpiHost'>): string | null {
   return mpirun === '' ? null : mpiHost || hostname();
 }
 
-/** From SIGTERM, by which it ends what it started on other machines, to SIGKILL. */
+/** Time between SIGTERM, on which mpirun ends its processes on other machines, and SIGKILL. */
 const endMs = 5000;
-/** Of what it prints, for the reason of an end. */
+/** Lines of its output that are kept to explain why it ended. */
 const lastLinesMax = 5;
 
-/** Throws ConfigInvalid where the program of RELORA_MPIRUN cannot be run, or is none that is known. */
+/** Throws ConfigInvalid if the program of RELORA_MPIRUN cannot be run or is not a known one. */
 export async function requireMpi(settings: MpiSettings): Promise<void> {
   if (settings.mpirun !== '') await familyOf(settings);
 }
@@ -42,23 +42,23 @@ async function familyOf({ mpirun }: MpiSettings): Promise<Family> {
   ]);
 }
 
-/** A lost machine is noticed after about half a minute; by default the system takes two hours. */
+/** A lost machine is noticed after about half a minute; the system's default is two hours. */
 const keepalive = ['time', '10', 'intvl', '5', 'probes', '4'];
 
-/** The arguments of mpirun for the ranks of an attempt. Every share says what is to be started there. */
+/** The arguments of mpirun for the ranks of an attempt. Each share names the command for its server. */
 export function mpirunArguments(family: Family, flags: string, shares: readonly GangShare[]): string[] {
   const own = flags.split(' ').filter((flag) => flag !== '');
   const parts = shares.map(({ count, launch }) => ({ count: String(count), ...launch! }));
   const between = (groups: string[][]) =>
     groups.flatMap((group, index) => (index === 0 ? group : [':', ...group]));
   if (family === 'MPICH') {
-    // By a port, since the trainers are no children of what it starts.
+    // Over a port, because the trainers are not children of what it starts.
     const hosts = parts.map(({ host, count }) => `${host}:${count}`).join(',');
     const groups = parts.map(({ count, command }) => ['-n', count, ...command]);
     return ['-pmi-port', ...own, '-hosts', hosts, ...between(groups)];
   }
   const general = [
-    // Which processors a trainer uses is for its server to say.
+    // The server of each machine decides which processors a trainer uses.
     ...['--oversubscribe', '--bind-to', 'none'],
     ...(process.getuid?.() === 0 ? ['--allow-run-as-root'] : []),
     ...Array.from({ length: keepalive.length / 2 }, (_, index) => [
@@ -72,7 +72,7 @@ export function mpirunArguments(family: Family, flags: string, shares: readonly 
   return [...general, ...own, ...between(groups)];
 }
 
-/** mpirun of an attempt, which holds the places of its ranks on all machines. */
+/** The mpirun of an attempt, which has the places of its ranks on all machines. */
 export class Mpirun {
   /** How it ended, as a sentence; never rejects. */
   readonly ended: Promise<string>;
@@ -112,14 +112,14 @@ export class Mpirun {
     const child = spawn(mpirun, args, {
       cwd: folder,
       env: inheritedEnvironment(),
-      // As the trainers: Ctrl-C is for the server.
+      // As for trainers: Ctrl-C is meant for the server.
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     return new Mpirun(child, onLine);
   }
 
-  /** Ends it, and with it all places, on every machine. */
+  /** Ends mpirun, and with it all places on every machine. */
   end(): void {
     if (this.hasEnded || this.timer !== undefined || this.child.pid === undefined) return;
     this.child.kill('SIGTERM');

@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
 
 /**
- * How many processes the kernel has ended for want of memory since it started, those of containers among them; null where
- * the system does not say. A SIGKILL while it rises is the only evidence that a process has of its own death.
+ * How many processes the kernel has killed for lack of memory since it started, including those in containers; null if the system does not
+ * say. If this number rises when a child gets SIGKILL, that is the only sign of the cause.
  */
 export function readOomKills(file = '/proc/vmstat'): number | null {
   try {
@@ -13,7 +13,7 @@ export function readOomKills(file = '/proc/vmstat'): number | null {
   }
 }
 
-/** Ends the sentence about a process that SIGKILL ended, which we did not send. */
+/** Ends the sentence about a process that was killed by a SIGKILL that we did not send. */
 export function whyKilled(before: number | null, after: number | null): string {
   if (before === null || after === null) return ', often a sign that the system had no memory left';
   return after > before

@@ -7,22 +7,22 @@ import { fileURLToPath } from 'node:url';
 /** The program that mpirun starts for each rank. */
 export const rankPlaceEntry = fileURLToPath(new URL('./process/rankPlace.js', import.meta.url));
 
-/** What a rank's place says of itself: which rank it is, and the variables by which MPI knows it. */
+/** What the place of a rank reports: which rank it is, and the variables by which MPI knows it. */
 interface Arrival {
   rank: number;
   environment: Record<string, string>;
 }
 
-/** Variables of Open MPI and of MPICH, by which a process finds those that mpirun started with it: some have small letters. */
+/** Variables of Open MPI and MPICH by which a process finds the others that mpirun started; some have small letters. */
 const ofMpi = /^(OMPI|PMIX|PRTE|ORTE|PMI|MPI|MPIR|HYDI)_\w+$/;
 
 /**
- * Where the places that mpirun holds on this machine for the ranks of an attempt report to its server, which starts the trainers: a
- * trainer is the server's child, watched as all are, and takes the part of its place in MPI. A place ends as its rank does, and so shows
- * mpirun; one that is gone takes its rank with it.
+ * mpirun starts a placeholder process (a place) on this machine for each rank of an attempt. The places report to their server here, and
+ * the server starts the trainers: a trainer is a child of the server, watched like all others, and joins MPI in the name of its place. A
+ * place ends the way its rank does, which shows mpirun the outcome; if a place is gone, its rank is ended.
  */
 export class RankDoor {
-  /** The variables of each rank, once all are there. Never rejects. */
+  /** The variables of each rank, once all places have reported. Never rejects. */
   readonly arrived: Promise<ReadonlyMap<number, Record<string, string>>>;
   private readonly places = new Map<number, Socket>();
   private readonly environments = new Map<number, Record<string, string>>();
@@ -33,7 +33,7 @@ export class RankDoor {
     private readonly folder: string,
     private readonly server: Server,
     private readonly ranks: ReadonlySet<number>,
-    /** A place is gone whose rank had not ended. */
+    /** Called when a place is gone whose rank had not ended. */
     private readonly onGone: (rank: number) => void,
   ) {
     this.arrived = new Promise((resolve) => (this.onAll = resolve));
@@ -41,7 +41,7 @@ export class RankDoor {
   }
 
   static async open(ranks: readonly number[], onGone: (rank: number) => void): Promise<RankDoor> {
-    // Only the user of the server can reach it there, and the path is short enough for a socket.
+    // Only the user of the server can reach the socket there, and the path is short enough for one.
     const folder = await mkdtemp(join(tmpdir(), 'relora-ranks-'));
     const server = createServer();
     await new Promise<void>((resolve, reject) => {
@@ -51,12 +51,12 @@ export class RankDoor {
     return new RankDoor(folder, server, new Set(ranks), onGone);
   }
 
-  /** What mpirun is to start here for each rank. */
+  /** The command that mpirun starts here for each rank. */
   get command(): string[] {
     return [process.execPath, rankPlaceEntry, join(this.folder, 'door')];
   }
 
-  /** A rank has ended: so does its place, and mpirun ends the others unless it ended well. */
+  /** A rank has ended: so does its place, and mpirun ends the others unless the rank succeeded. */
   leave(rank: number, end: { isWell: boolean; what: string }): void {
     const place = this.places.get(rank);
     this.places.delete(rank);
@@ -95,7 +95,7 @@ export class RankDoor {
   }
 }
 
-/** Its own program wrote it; still it decides what a trainer's environment is. */
+/** Our own program wrote it, but it is checked because it determines a trainer's environment. */
 function readArrival(text: string): Arrival | undefined {
   try {
     const { rank, environment } = JSON.parse(text) as Partial<Arrival>;

@@ -4,22 +4,22 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { sharedMemoryBytes } from '@relora/engine/plan';
 
-/** Its place among the file descriptors of a rank, behind the heartbeat. */
+/** File descriptor of the shared memory in a rank, after that of the heartbeat. */
 export const rankMemoryFile = 5;
 
-/** Memory that has a place among files, where the system has it: what lies there is written to no disk. */
+/** Folder for files in memory, where the system has it: they are never written to a disk. */
 const memoryFolder = '/dev/shm';
 const blockBytes = 2 ** 20;
 
 /**
- * The memory that the ranks of a job share: an open file without a name, which is gone with the last process that has it. Written here, so
- * that a system without room for it says so now, where a rank that finds none would be killed.
+ * The memory that the ranks of a job share: an open file without a name, which disappears with the last process that has it open. It is
+ * written here, so that a lack of space is an error now; later, a rank that finds no space would be killed.
  */
 export async function openRankMemory(size: number, jobFolder: string): Promise<FileHandle> {
   try {
     if (existsSync(memoryFolder)) return await make(memoryFolder, size);
   } catch {
-    // Containers have little of it by default.
+    // By default, containers have little of it.
   }
   return await make(jobFolder, size);
 }

@@ -2,37 +2,37 @@ import { parseTrainerMessage } from './childMessages.js';
 import { TrainerProcess, type ProcessOptions } from './trainerProcess.js';
 import type { TrainOrder } from './messages.js';
 
-/** What a rank says of itself when another is gone. */
+/** Failure reason of a rank whose run ends because another rank is gone. */
 export const lostReason = 'RANK_LOST';
 
-/** Why a rank ended its part. */
+/** Why a rank failed. */
 export interface RankFailure {
   reason: string;
   message: string;
 }
 
 export interface RankProcessesParts {
-  /** Of each rank beside the first. */
+  /** Each rank other than the first. */
   ranks: readonly { order: TrainOrder; process: Omit<ProcessOptions, 'onMessage' | 'onLine' | 'log'> }[];
   log: ProcessOptions['log'];
-  /** What a rank prints, with the rank before it. */
+  /** A line that a rank prints, prefixed with its rank. */
   onLine(isError: boolean, line: string): void;
-  /** A rank is gone before the run was over; the first cannot continue. */
+  /** A rank ended before the run was over; the first cannot continue. */
   onLost(what: string): void;
-  /** One is gone, however. */
+  /** A rank is gone, for whatever reason. */
   onGone?(rank: number, end: { isWell: boolean; what: string }): void;
-  /** They reach each other through MPI, where none learns that another has left. */
+  /** They communicate through MPI, where no rank notices that another has left. */
   byMpi?: boolean;
 }
 
 /**
- * The ranks of a run beside the first, which alone speaks for it: processes like that one, with their own signs of life and their own
- * bounds. One that ends before its time ends the attempt.
+ * The ranks of a run other than the first, which reports for all. They are processes like the first, with heartbeats and limits of their
+ * own. If one ends early, the attempt ends.
  */
 export class RankProcesses {
   /** Resolves when all are gone. */
   readonly gone: Promise<void>;
-  /** The first failure that one of them named; what followed from it in others is not kept. */
+  /** The first failure that one of them reported; failures of others that follow from it are not kept. */
   failure: RankFailure | undefined;
   private readonly processes: TrainerProcess[];
   private isEnding = false;
@@ -62,7 +62,7 @@ export class RankProcesses {
         onGone?.(rank, { isWell, what: how });
         if (this.isEnding || isWell) return;
         if (failed === undefined || byMpi) return onLost(how);
-        // The first rank hears of it from the others' memory, unless this one came to it too early.
+        // The first rank notices it in the shared memory, unless this rank failed before using that.
         this.timer ??= setTimeout(() => onLost(failed!), options.graceMs);
       });
       return trainer;
@@ -74,7 +74,7 @@ export class RankProcesses {
     return this.processes.map(({ pid }) => pid);
   }
 
-  /** The run is over: what has not ended by itself is killed. */
+  /** The run is over: processes that do not end by themselves are killed. */
   end(): void {
     this.isEnding = true;
     clearTimeout(this.timer);

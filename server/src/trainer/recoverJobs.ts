@@ -18,12 +18,12 @@ interface RecoverParts {
 }
 
 /**
- * Puts jobs that a dead server left behind back into the queue and clears their leftovers. One that cannot be is left alone, and
- * so are those that this server runs.
+ * Queues jobs again that a dead server had, and removes unfinished files. A job for which that fails is left as it is, as are those that
+ * this server runs.
  */
 export async function recoverJobs(parts: RecoverParts): Promise<void> {
   const { store, attempts, leases, config, log } = parts;
-  // No delay: the server's own start was one. It still counts, so that a job that takes the machine down is given up.
+  // No delay: starting the server took time enough. It still counts, so that a job that crashes the machine is given up in the end.
   const rule = { attemptsWithoutProgressMax: config.attemptsWithoutProgressMax, retryDelayMs: 0 };
   for (const key of await store.freeAttempts(leases)) {
     if (leases.isHeld('jobs', key.jobId)) continue;
@@ -40,7 +40,7 @@ export async function recoverJobs(parts: RecoverParts): Promise<void> {
   }
 }
 
-/** What stays is a waste of space and no harm: what a new attempt writes has other names. */
+/** What remains wastes space but does no harm: a new attempt uses other names. */
 async function clearLeftovers({ checkpoints, artifacts, log }: RecoverParts, id: string): Promise<string[]> {
   try {
     return [...(await checkpoints.clearOrphans(id)), ...(await artifacts.clearOrphans(id))];

@@ -1,7 +1,7 @@
 import { findNativeAddon, NativeUnusable, thisPlatform, whyUnfit } from '@relora/engine/binaries';
 import { ConfigInvalid, type Config } from '../config.js';
 
-/** Throws ConfigInvalid where there is no native code for this system, with what to do: every job would fail by it. Loads nothing. */
+/** Throws ConfigInvalid, with what to do, if there is no native code for this system: every job would fail. Loads nothing. */
 export function requireNative({ native }: Pick<Config, 'native'>): void {
   try {
     const problem = whyUnfit(findNativeAddon(native), thisPlatform());

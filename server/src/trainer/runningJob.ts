@@ -27,48 +27,48 @@ export interface RunningJobParts {
   inputs: readonly string[];
   dataFolder: string;
   process: Omit<ProcessOptions, 'onMessage' | 'onLine' | 'log'>;
-  /** Those beside the trainer that train with it on this machine; empty for none. */
+  /** The other ranks that train with it on this machine; empty for none. */
   ranks: RankProcessesParts['ranks'];
-  /** What holds them together with those of other machines; null where there are none. */
+  /** The ranks on other machines, through mpirun; null if there are none. */
   gang: LedGang | null;
-  /** What the trainer of an attempt prints, at most so many bytes. */
+  /** Limit of the log of what the trainer of an attempt prints. */
   logBytesMax: number;
   retry: RetryRule;
   log: Logger;
-  /** The store failed in a way that is not a full disk: nothing can be promised any more. */
+  /** The store failed, and not because of a full disk: nothing can be promised any more. */
   onStoreFailure(error: unknown): void;
 }
 
 /** How a trainer process ended. */
 export type TrainerOutcome = 'succeeded' | 'stopped' | 'failed' | 'crashed';
 
-/** What of a trainer's output is shown with the failure of its job. */
+/** How much of a trainer's output is shown with the failure of its job. */
 const lastLinesMax = 40;
 const lastLineLengthMax = 500;
-/** Events wait this long for company, so that a fast run costs at most twenty syncs of the disk a second. */
+/** Events wait this long to be written together, so that a fast run costs at most twenty syncs of the disk per second. */
 const batchDelayMs = 50;
 const batchEventsMax = 256;
-/** Wait until a full disk is tried again. The trainer waits meanwhile, for want of acknowledgements. */
+/** Pause before retrying on a full disk. Meanwhile the trainer waits for acknowledgements. */
 const fullDiskRetryMs = 2000;
-/** How many times the wait after a crash a job waits whose trainer the machine could not start. */
+/** If the machine could not start its trainer, a job waits this many times the pause after a crash. */
 const notStartedDelays = 10;
-/** Faults that may be over at the next attempt: another program let the memory of a card go, the card or the disk is back. */
+/** Faults that may be gone at the next attempt: another program frees the memory of a card, or the card or disk is back. */
 const passingReasons: ReadonlySet<string> = new Set([
   'DEVICE_OUT_OF_MEMORY',
   'DEVICE_LOST',
   'STORAGE_BROKEN',
   lostReason,
 ]);
-/** What a trainer says of its inputs. */
+/** Failures of a trainer that are caused by its inputs. */
 const inputReasons: ReadonlySet<string> = new Set(['DATASET_CORRUPT', 'BASE_WEIGHTS_CHANGED']);
-/** Faults of the machine, for which the job is paused until somebody has mended it. */
+/** Faults of the machine, for which the job is paused until somebody fixes them. */
 const machineReasons: ReadonlySet<string> = new Set([
   'DEVICE_NOT_FOUND',
   'DEVICE_LIBRARY_MISSING',
   'DEVICE_DRIVER_TOO_OLD',
   'DEVICE_TOO_OLD',
 ]);
-/** Reasons of the engine for which the job is paused, and loses nothing: somebody has to mend the disk. */
+/** Failures of the engine for which the job is paused, without losing anything, until somebody fixes the disk. */
 const storageReasons: Readonly<Record<string, PausingFault>> = {
   CHECKPOINT_NO_SPACE: 'STORAGE_FULL',
   STORAGE_FULL: 'STORAGE_FULL',
@@ -79,8 +79,8 @@ const keepCountAfter = (before: number, { change }: RunUpdate): number =>
   change.checkpoint?.keepCount ?? before;
 
 /**
- * One execution of a job, seen from the server: a trainer process, its messages written to the journal in order, each
- * acknowledged once it is on the disk, and its end turned into the job's next state.
+ * One execution of a job, as the server sees it: it starts a trainer process, writes its messages to the journal in order, acknowledges
+ * each once it is on the disk, and turns the end of the process into the job's next state.
  */
 export class RunningJob {
   readonly key: AttemptKey;
@@ -88,7 +88,7 @@ export class RunningJob {
   readonly done: Promise<TrainerOutcome>;
   private readonly process: TrainerProcess;
   private readonly ranks: RankProcesses;
-  /** Which of its other ranks is gone, and how. */
+  /** Which of the other ranks is gone, and how it ended. */
   private lost: string | undefined;
   private readonly log: Logger;
   private readonly waiting: TrainerMessage[] = [];
@@ -97,9 +97,9 @@ export class RunningJob {
   private lastNumber = 0;
   private acknowledged = 0;
   private outcome: TrainerOutcome | undefined;
-  /** What it is making. */
+  /** The artifact that it is making. */
   private exporting: PlannedArtifact | undefined;
-  /** Why the process is killed by us. */
+  /** Why we kill the process. */
   private fault: { reason: ServerFailure; message: string } | undefined;
   private stopAsked: 'pause' | 'cancel' | 'shutdown' | undefined;
   private readonly output: JobLog;
@@ -107,13 +107,13 @@ export class RunningJob {
   private lastLines: string[] = [];
   private saveTicket = 0;
   private lastUpdate: number;
-  /** Checkpoints that are kept; an update may change it. */
+  /** Number of checkpoints that are kept; an update may change it. */
   private keepCount: number;
-  /** Who waits for which order to save. */
+  /** Callers that wait for a checkpoint, by ticket. */
   private readonly savers = new Map<number, (problem: string | null) => void>();
-  /** Messages could not be stored: nothing further is. */
+  /** Some messages could not be stored, so no later ones are. */
   private hasLost = false;
-  /** The server does not wait for this run any more, not even for space. */
+  /** The server no longer waits for this run, not even for disk space. */
   private isAbandoned = false;
 
   constructor(
@@ -154,7 +154,7 @@ export class RunningJob {
     this.done = this.process.exited.then(async (exit) => {
       gang?.leave(0, { isWell: exit.code === 0 && this.lost === undefined, what: exit.what });
       this.ranks.end();
-      await this.ranks.gone; // the next attempt begins when nothing is left of this one
+      await this.ranks.gone; // the next attempt begins only after this one is completely gone
       await gang?.end();
       return await this.conclude(exit);
     });
@@ -169,9 +169,9 @@ export class RunningJob {
   }
 
   /**
-   * Has the trainer stop within a micro-batch. For a pause and for a shutdown of the server it saves a checkpoint first, so
-   * its grace time begins when the micro-batch is over; what has not stopped in it is killed, and the job resumes from its
-   * last checkpoint. A cancel overrides, and has nothing to wait for.
+   * Has the trainer stop within a micro-batch. For a pause or a shutdown of the server it saves a checkpoint first, so its grace time
+   * begins after the micro-batch. A trainer that does not stop within its grace time is killed, and the job resumes from its last
+   * checkpoint. A cancel takes precedence, and waits for nothing.
    */
   stop(why: 'pause' | 'cancel' | 'shutdown'): void {
     if (this.stopAsked === why || this.stopAsked === 'cancel') return;
@@ -182,8 +182,8 @@ export class RunningJob {
   }
 
   /**
-   * Has the trainer save a checkpoint after the present step and continue. Resolves when its row is stored, or when the run is
-   * over, which then has its newest already; with a problem where it cannot be saved.
+   * Has the trainer save a checkpoint after the current step and continue. Resolves when the row of the checkpoint is stored, or when the
+   * run is over, whose newest checkpoint exists then; with a problem if it cannot be saved.
    */
   async saveCheckpoint(): Promise<string | null> {
     const ticket = ++this.saveTicket;
@@ -192,12 +192,12 @@ export class RunningJob {
     return await Promise.race([saved, this.done.then(() => null)]);
   }
 
-  /** Number of the last change of the run that its trainer has. */
+  /** Number of the last update that the trainer was sent. */
   get updateNumber(): number {
     return this.lastUpdate;
   }
 
-  /** Sends the trainer the changes that it does not have; it takes them at the start of its next step. */
+  /** Sends the trainer the updates that it does not have; it applies them at the start of its next step. */
   update(updates: readonly RunUpdate[]): void {
     for (const update of updates) {
       if (update.number <= this.lastUpdate) continue;
@@ -207,7 +207,7 @@ export class RunningJob {
     }
   }
 
-  /** Ends it at once, for a server that has no time left: what cannot be stored now is put right at the next start. */
+  /** Ends it at once, because the server has no time left: what cannot be stored now is repaired at the next start. */
   abandon(): void {
     this.isAbandoned = true;
     this.process.kill();
@@ -236,7 +236,7 @@ export class RunningJob {
       return this.refuse('stopped unasked');
 
     this.waiting.push(message);
-    // Steps may wait a moment; what changes what a client can do is written at once.
+    // Steps may wait a moment; everything that affects what clients can do is written at once.
     if (message.type !== 'event' || message.body.kind !== 'step') this.write();
     else this.batchTimer ??= setTimeout(() => this.write(), batchDelayMs);
   }
@@ -245,7 +245,7 @@ export class RunningJob {
     return checkpointName(this.parts.dataFolder, this.job.id, path) !== undefined;
   }
 
-  /** Its messages cannot be trusted any more: nothing further is written, and the job fails with what it did. */
+  /** The trainer's messages cannot be trusted any more: no more are written, and the job fails with `what`. */
   private refuse(what: string): void {
     this.fault = { reason: 'TRAINER_PROTOCOL', message: `The trainer ${what}` };
     this.log.error(this.fault.message);
@@ -255,17 +255,17 @@ export class RunningJob {
   private write(): void {
     clearTimeout(this.batchTimer);
     this.batchTimer = undefined;
-    // One writer at a time keeps the order; it takes along whatever arrives while it works.
+    // A single writer keeps the order; it also writes what arrives while it works.
     this.writing ??= this.writeWaiting()
       .catch((error: unknown) => {
-        // Of files that it left, which are given to the others: the next attempt makes them again.
+        // These may concern files of the trainer that are copied to other servers: the next attempt makes them again.
         const isOfMachine = isPassing(error) || isOfFiles(error) || error instanceof BlobDamaged;
-        // What the store or the table of states refuses is a wrong message, however well it is written.
+        // A message that the store or the table of states refuses is wrong, even if it is well-formed.
         if (!isStoreBroken(error) && !isOfMachine) {
           this.log.error({ err: error }, 'A message of the trainer was refused');
           return this.refuse('sent a message that does not fit its job');
         }
-        // What comes after them would leave a gap.
+        // Later messages would leave a gap in the journal.
         this.hasLost = true;
         this.waiting.length = 0;
         this.process.kill();
@@ -384,9 +384,9 @@ export class RunningJob {
     reported: { reason: string; message: string },
   ): Promise<Job | 'stale'> {
     const { attempts, retry, stage, inputs } = this.parts;
-    // What it says of another rank's end that one has said better.
+    // If it only reports that another rank is gone, that rank's own failure says more.
     const { reason, message } = (reported.reason === lostReason && this.ranks.failure) || reported;
-    // Of several servers this one has a copy, and the next attempt gets it as it was.
+    // With a shared store this server has only a copy, and the next attempt fetches it again.
     if (inputReasons.has(reason) && inputs.map((folder) => stage.distrust(folder)).includes(true))
       return await attempts.crashed(key, message, retry, { reason });
     const storageReason = storageReasons[reason];
@@ -396,7 +396,7 @@ export class RunningJob {
     return await attempts.failed(key, this.failureOf({ reason, message }));
   }
 
-  /** Tries again while the disk is full; the store undid what it could not finish. */
+  /** Tries again while the disk is full; the store rolls back what it could not finish. */
   private async untilSpace<T>(write: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
@@ -459,7 +459,7 @@ export class RunningJob {
       );
       return 'stopped';
     }
-    // Through MPI the first rank does not learn why another has failed, and is ended.
+    // With MPI the first rank does not learn why another has failed, and is ended.
     if (this.lost !== undefined && this.parts.gang !== null && this.ranks.failure !== undefined) {
       await this.storeFailure(this.key, this.ranks.failure);
       return 'failed';

@@ -5,18 +5,18 @@ import { pinOf, type DeviceDescription, type DeviceName, type FreeDevices } from
 import { lockCard, type Unlock } from './cardLock.js';
 import type { DeviceProblem } from './messages.js';
 
-/** A place for a job: on the processors, or on a card. */
+/** A place for a job: on the processors or on a card. */
 export interface Slot {
   device: DeviceName;
-  /** Null on the processors. */
+  /** Null for the processors. */
   uuid: string | null;
-  /** So many places at once, each for a process. */
+  /** Number of places, one for each process. */
   count: number;
 }
 
-/** What is known of the devices of this machine. */
+/** What is known about the devices of this machine. */
 export interface KnownDevices {
-  /** Processors and cards; null until they were looked for, as the next. */
+  /** `devices` and `cards` are null until they were measured; devices include the processors. */
   devices(): readonly DeviceDescription[] | null;
   cards(): readonly DeviceDescription[] | null;
   problems(): readonly DeviceProblem[];
@@ -26,10 +26,10 @@ export type SlotSettings = Pick<Config, 'slots' | 'gpuSlots' | 'device' | 'cudaF
 
 const processorDevices: readonly DeviceName[] = ['native', 'tensorflow', 'reference'];
 
-/** What the machine has for jobs: RELORA_SLOTS on its processors, and RELORA_GPU_SLOTS on each card that no other server holds. */
+/** The places for jobs: RELORA_SLOTS on the processors, and RELORA_GPU_SLOTS on each card that no other server uses. */
 export class Slots {
   private processorCount = 0;
-  /** Cards that this server holds, with how many jobs are on each. */
+  /** Cards that this server has locked, with the number of jobs on each. */
   private readonly held = new Map<string, { unlock: Unlock; count: number }>();
 
   constructor(
@@ -38,7 +38,7 @@ export class Slots {
     private readonly lock: (uuid: string) => Promise<Unlock | null> = lockCard,
   ) {}
 
-  /** Of processors and cards together. */
+  /** Total of processors and cards. */
   get count(): number {
     return this.settings.slots + this.cardSlotCount;
   }
@@ -56,36 +56,35 @@ export class Slots {
     return [...this.held.values()].reduce((sum, { count }) => sum + count, this.processorCount);
   }
 
-  /** Of processes on the processors: those that are free now, and all. */
+  /** Places for processes on the processors: free ones and all. */
   get places(): { free: number; count: number } {
     const { slots } = this.settings;
     return { free: Math.max(0, slots - this.processorCount), count: slots };
   }
 
-  /** On what a job could be started now. A card with a place is held from here on, until `giveUnused`. */
+  /** Devices that a job could be started on now. A card with a free place is locked until `giveUnused`. */
   async free(besides = 0): Promise<DeviceName[]> {
     const processors = this.processorCount - besides < this.settings.slots ? processorDevices : [];
     return (await this.holdCard()) === null ? [...processors] : ['cuda', ...processors];
   }
 
   /**
-   * What of several servers this one takes jobs for: the rest is left to those that have the device, and with the same instructions as
-   * a job began with.
-   * @param besides places of the processors that are taken, and count as free
+   * What this server takes jobs for; other jobs are left to servers with the right device and the instructions that the job began with.
+   * @param besides places on the processors that are taken but count as free
    */
   async ofFleet(besides = 0): Promise<FreeDevices> {
     const free = await this.free(besides);
     const resolve = (spec: RunSpec) => this.resolve(spec);
     const places = { ...this.places, free: this.places.free + besides };
     const devices = this.known.devices();
-    // Until they were looked for: what has not begun anywhere begins here.
+    // Until the devices are known, only jobs that have not begun anywhere are taken.
     if (devices === null) return { free, places, pins: [], resolve };
     const here = new Set(devices.map(({ backend }) => backend));
     const pins = [...new Set(devices.map(pinOf))];
     return { free: free.filter((name) => here.has(name)), places, pins, resolve };
   }
 
-  /** Why a job that waits for nothing but a card does; null when one is free, or busy with jobs of this server alone. */
+  /** Why a job that can only run on a card waits; null if a card is free, or if all that is in the way are jobs of this server. */
   async whyNoCard(): Promise<string | null> {
     const cards = this.known.cards();
     if (this.settings.gpuSlots === 0) return 'Waits for a card: RELORA_GPU_SLOTS is 0 here';
@@ -98,7 +97,7 @@ export class Slots {
     return `Waits for a card: another server on this machine uses ${model} ${uuid}${more}`;
   }
 
-  /** Takes a place that `free` named, or several of the processors. */
+  /** Takes a place on a device that `free` returned, or several places on the processors. */
   take(device: DeviceName, count = 1): Slot {
     if (device !== 'cuda') {
       this.processorCount += count;
@@ -115,7 +114,7 @@ export class Slots {
     this.giveUnused();
   }
 
-  /** Lets other servers have the cards on which nothing of this one runs. */
+  /** Releases the cards on which no job of this server runs, for other servers. */
   giveUnused(): void {
     for (const [uuid, { unlock, count }] of this.held) {
       if (count > 0) continue;
@@ -124,7 +123,7 @@ export class Slots {
     }
   }
 
-  /** Which device `auto` is for a job, by a fixed rule; null until the cards were looked for. */
+  /** What `auto` means for a job, by a fixed rule; null until the cards are known. */
   resolve(spec: RunSpec): DeviceName | null {
     const { device, gpuSlots } = this.settings;
     if (device !== 'auto') return device;
@@ -133,7 +132,7 @@ export class Slots {
     return resolveAuto(spec, gpuSlots > 0 ? (cards ?? []) : [], gpuSlots);
   }
 
-  /** A held card with a place; where there is none, one more is taken if no other server has it. */
+  /** A locked card with a free place; if there is none, locks another card that no other server uses. */
   private async holdCard(): Promise<string | null> {
     const least = this.leastUsed();
     if (least !== undefined) return least[0];
@@ -156,7 +155,7 @@ export class Slots {
 
 const noCard = 'Waits for a card: the driver of NVIDIA is not loaded on this machine';
 
-/** Without a device of the driver there is no card, and nobody has to wait until a child has found that out. */
+/** Without a device file of the driver there is no card, so nobody has to wait for a child to find that out. */
 export function mayHaveCards({ cudaFolder }: Pick<Config, 'cudaFolder'>): boolean {
   return cudaFolder !== null || ['/dev/nvidiactl', '/dev/dxg'].some((path) => existsSync(path));
 }

@@ -51,11 +51,11 @@ export interface SupervisorParts {
   weights: WeightsStore;
   slots: Slots;
   log: Logger;
-  /** The store failed: nothing can be promised any more, the process should end and be started again. */
+  /** The store failed: nothing can be promised any more; the process should end and be started again. */
   onStoreFailure(error: unknown): void;
-  /** Program of the children; by default the trainer. */
+  /** Program of the children; default: the trainer. */
   entry?: string;
-  /** By default by the settings. */
+  /** Default: from the settings. */
   confinement?: Confinement;
 }
 
@@ -66,40 +66,40 @@ export interface TrainerExit {
   outcome: TrainerOutcome;
 }
 
-/** Messages a trainer may be ahead of the journal. */
+/** Messages that a trainer may be ahead of the journal. */
 const unacknowledgedMax = 64;
-/** Wait until a job that could not start for want of disk space is tried again. */
+/** Pause before retrying a job that could not start for lack of disk space. */
 const lowDiskRetryMs = 5000;
 
-/** Wait until it is looked again whether a card can be had. */
+/** Pause before checking again whether a card is available. */
 const cardRetryMs = 5000;
 
 /**
- * A trainer leaves little to collect: with Node's default its heap grows by some 15 MB or does not, as it happens, which is a
- * twentieth of a small model's memory.
+ * A trainer creates little garbage. With Node's default its heap grows by about 15 MB, or does not, by chance: a twentieth of a small
+ * model's memory.
  */
 const trainerFlags = ['--max-semi-space-size=2'];
 
-/** Keeps the slots busy: one trainer process for each running job, watched, fenced by its attempt, and replaced after a crash. */
+/** Keeps the slots busy: one trainer process per running job, watched, fenced by its attempt, and replaced after a crash. */
 export class Supervisor {
   private readonly running = new Map<string, RunningJob>();
   private begun = 0;
-  /** Jobs over several servers that this one leads, until their trainers are there. */
+  /** Jobs on several servers that this one leads, until their trainers are started. */
   private readonly forming = new Map<string, Promise<void>>();
   private readonly led = new Map<string, LedGang>();
-  /** What this server has of jobs that others lead, until their attempt is over. */
+  /** The ranks on this server of jobs that others lead, until their attempt is over. */
   private readonly memberships = new Map<string, Membership>();
-  /** Slots that are kept for a job which waits for those of other servers, too. */
+  /** Slots that are kept for a job which also needs slots of other servers. */
   private offer: { jobId: string; slot: Slot } | null = null;
   private watching: Promise<void> | undefined;
-  /** Jobs that were claimed and could not be launched; they go back to the queue before anything else is claimed. */
+  /** Claimed jobs that could not be launched; they return to the queue before anything else is claimed. */
   private readonly unlaunched: { job: Job; what: string; release: () => void }[] = [];
   private readonly exitListeners = new Set<(exit: TrainerExit) => void>();
   private filling: Promise<void> | undefined;
   private isFillWanted = false;
   private isStarted = false;
   private isStopping = false;
-  /** Whether what the server before left was put right. */
+  /** Whether the jobs of the previous server were recovered. */
   private isRecovered = false;
   private retryTimer: NodeJS.Timeout | undefined;
   private stopListening: (() => void) | undefined;
@@ -110,9 +110,9 @@ export class Supervisor {
     this.confinement = parts.confinement ?? new Confinement(parts.config);
   }
 
-  /** Puts jobs that a dead server left behind back into the queue, clears their leftovers, and begins to fill the slots. */
+  /** Queues jobs again that a dead server had, removes unfinished files, and begins to fill the slots. */
   async start(): Promise<void> {
-    // A full disk keeps nobody from being answered: what cannot be put right yet is, before anything is claimed.
+    // A full disk must not keep the server from answering: what cannot be recovered yet is recovered before anything is claimed.
     await this.recover().catch((error: unknown) => {
       if (!isPassing(error)) throw error;
     });
@@ -122,7 +122,7 @@ export class Supervisor {
       if (change.topic !== 'job') return;
       if (change.stopRequest !== null) this.running.get(change.id)?.stop(change.stopRequest);
       this.steer(change.id, change.updateNumber);
-      // A job that ended elsewhere may have been one too many of its owner.
+      // When a job ends elsewhere, its owner may be below the limit again.
       if (change.state !== 'starting' && change.state !== 'running') this.fill();
       if (this.memberships.has(change.id) || this.offer?.jobId === change.id) this.watchGangs();
     });
@@ -142,17 +142,17 @@ export class Supervisor {
     return this.running.size;
   }
 
-  /** Executions so far. */
+  /** Number of executions so far. */
   get begunCount(): number {
     return this.begun;
   }
 
-  /** Process of a running job's trainer. */
+  /** Process id of a running job's trainer. */
   trainerPid(jobId: string): number | undefined {
     return this.running.get(jobId)?.pid;
   }
 
-  /** Of all ranks of a running job, the first before the others. */
+  /** Process ids of all ranks of a running job, the first rank first. */
   rankPids(jobId: string): number[] {
     const pids = [
       ...(this.running.get(jobId)?.pids ?? []),
@@ -161,7 +161,7 @@ export class Supervisor {
     return pids.filter((pid) => pid !== undefined);
   }
 
-  /** See RunningJob; at once where the job has no trainer. */
+  /** See RunningJob; resolves at once if the job has no trainer. */
   async saveCheckpoint(jobId: string): Promise<string | null> {
     return (await this.running.get(jobId)?.saveCheckpoint()) ?? null;
   }
@@ -172,14 +172,17 @@ export class Supervisor {
     return () => this.exitListeners.delete(listener);
   }
 
-  /** Claims no more, has every trainer save a checkpoint and stop, and kills what has not stopped within the time. Their jobs are queued. */
+  /**
+   * Claims no more jobs, has every trainer save a checkpoint and stop, and kills those that have not stopped in time. Their jobs are queued
+   * again.
+   */
   async stop(timeoutMs: number): Promise<void> {
     this.isStopping = true;
     this.stopListening?.();
     clearTimeout(this.retryTimer);
     await this.filling;
     await this.watching;
-    // Their jobs continue from their last checkpoints.
+    // Their jobs resume from their last checkpoints.
     for (const { member } of this.memberships.values()) member.end();
     await Promise.all(this.forming.values());
     const runs = [...this.running.values()];
@@ -194,25 +197,25 @@ export class Supervisor {
 
   private async recover(): Promise<void> {
     const { leases } = this.parts;
-    // Of several servers one may die at any time; of one alone it was the one before.
+    // With several servers, one may die at any time; otherwise only the previous server can have left jobs.
     if (leases.isShared ? !leases.mayTakeOver : this.isRecovered) return;
     await recoverJobs(this.parts);
     this.isRecovered = true;
   }
 
-  /** Finds what was not heard of: wishes for running jobs, and new jobs. */
+  /** Catches up on missed notifications: requests for running jobs, and new jobs. */
   private async lookAgain(): Promise<void> {
     this.fill();
     this.watchGangs();
     for (const [jobId, run] of this.running) {
-      // What cannot be read now is looked for the next time.
+      // If the store cannot be read now, the next round checks again.
       const job = await this.parts.store.find(jobId).catch(() => undefined);
       if (job !== undefined && job.stopRequest !== null) run.stop(job.stopRequest);
       if (job !== undefined) this.steer(jobId, job.updateNumber);
     }
   }
 
-  /** Fills the slots; a call while it works has it look again, so that nothing that was queued meanwhile is missed. */
+  /** Fills the slots. A call while it works makes it look again, so that no job queued meanwhile is missed. */
   fill(): void {
     if (!this.isStarted || this.isStopping) return;
     this.isFillWanted = true;
@@ -276,7 +279,7 @@ export class Supervisor {
     return this.parts.leases.hold('jobs', id, attempt, () => this.running.get(id)?.abandon());
   }
 
-  /** Keeps free slots for the first job where it takes those of several servers, and starts it once there are enough. */
+  /** Keeps free slots for a first job that needs those of several servers, and starts it once there are enough. */
   private async gatherGangs(): Promise<void> {
     const { config, slots, queue } = this.parts;
     if (config.mpirun === '') return;
@@ -290,7 +293,7 @@ export class Supervisor {
       if ('job' in gathered) {
         const { job, device, count } = gathered;
         const slot = slots.take(device, count);
-        // Other servers may take minutes until they have what it reads.
+        // Other servers may take minutes to copy what the job reads.
         const forming = this.launch(job, slot, true).finally(() => {
           this.forming.delete(job.id);
           if (!this.isStopping) this.fill();
@@ -310,7 +313,7 @@ export class Supervisor {
     this.offer = null;
   }
 
-  /** Looks whether places were taken up, and whether the attempts at which this server has a part continue. */
+  /** Checks whether offers were accepted, and whether the attempts with ranks on this server continue. */
   private watchGangs(): void {
     if (this.parts.config.mpirun === '' || !this.isStarted || this.isStopping) return;
     this.watching ??= this.watchOnce()
@@ -322,7 +325,7 @@ export class Supervisor {
 
   private async watchOnce(): Promise<void> {
     const { store, gangPlaces } = this.parts;
-    if (this.offer !== null) this.fill(); // it joins what it is needed for
+    if (this.offer !== null) this.fill(); // this joins the attempt if the offer was accepted
     for (const gang of this.led.values()) await gang.check();
     for (const [jobId, { attempt, member }] of this.memberships) {
       const job = await store.find(jobId);
@@ -334,7 +337,7 @@ export class Supervisor {
     }
   }
 
-  /** Starts the ranks that this server has in attempts that others lead. */
+  /** Starts the ranks on this server of attempts that others lead. */
   private async joinGangs(): Promise<void> {
     for (const [jobId, share] of await this.parts.gangPlaces.ofOwn()) {
       const { attempt, count, device } = share;
@@ -344,7 +347,7 @@ export class Supervisor {
       earlier?.member.end();
       await earlier?.member.done;
       const job = await this.parts.store.find(jobId);
-      // Of an attempt that is over, or of a server that was here before.
+      // A share of an attempt that is over, or from before this server was started.
       if (job?.attempt !== attempt || !hasTrainer(job.state) || this.offer?.jobId !== jobId) {
         await this.parts.gangPlaces.leave(jobId, attempt);
         continue;
@@ -381,17 +384,17 @@ export class Supervisor {
       if (prepared !== undefined && 'taken' in prepared) for (const give of prepared.taken) give();
       slots.give(slot);
       if (!this.isStopping) this.fill();
-      // The server that leads it need not wait.
+      // Done at once, so that the leading server does not wait.
       if (!wasStarted) await gangPlaces.leave(job.id, job.attempt).catch(() => {});
     });
     return member;
   }
 
   private get mpiHost(): string {
-    return mpiHostOf(this.parts.config)!; // who has none takes no part
+    return mpiHostOf(this.parts.config)!; // a server without a name takes no part
   }
 
-  /** No event says when another server gives a card up, or when somebody mends one. */
+  /** Polled: there is no event when another server releases a card or when somebody repairs one. */
   private async explainNoCard(): Promise<void> {
     const { slots, queue } = this.parts;
     const why = await slots.whyNoCard();
@@ -414,7 +417,7 @@ export class Supervisor {
     this.retryTimer = setTimeout(() => this.fill(), delayMs);
   }
 
-  /** Never rejects: what cannot be started goes back to the queue. */
+  /** Never rejects: a job that cannot be started returns to the queue. */
   private async launch(job: Job, slot: Slot, isGang: boolean): Promise<void> {
     const release = this.hold(job);
     try {
@@ -430,7 +433,7 @@ export class Supervisor {
     }
   }
 
-  /** What a trainer of a job reads, brought to this machine, and its order; or why it cannot run. */
+  /** Copies what a trainer of a job reads to this machine, and makes its order; or says why the job cannot run. */
   private async prepare(job: Job, slot: Slot, member: TrainOrder['member']): Promise<PreparedRun> {
     const { config, artifacts, datasets, stage, log } = this.parts;
     const names = readDatasetNames(job.spec);
@@ -449,7 +452,7 @@ export class Supervisor {
     });
     const taken: (() => void)[] = [stage.keep(`jobs/${job.id}`)];
     const inputs = datasetIds.map((datasetId) => `datasets/${datasetId}/prepared`);
-    // Wherever the data folder was when the job was created.
+    // The folder is computed: the data folder may have moved since the job was created.
     const base = namedWeights(tenantOf(job.id), job.spec.baseWeightsName);
     if (base !== null) inputs.push(base);
     try {
@@ -485,7 +488,7 @@ export class Supervisor {
   private async launchOn(job: Job, slot: Slot, release: () => void, isGang: boolean): Promise<void> {
     const { config, attempts, checkpoints, store, stage, log, gangPlaces, leases } = this.parts;
     const key = { jobId: job.id, attempt: job.attempt };
-    // How many there are in all is known once the others have theirs.
+    // For several servers, the total number of ranks is known later, when all have their places.
     const by = isGang ? 'mpi' : 'memory';
     const isOne = slot.count === 1 && !isGang;
     const prepared = await this.prepare(job, slot, isOne ? null : { rank: 0, size: slot.count, by });
@@ -544,7 +547,7 @@ export class Supervisor {
       job,
       order,
     );
-    await memory?.close(); // the processes have it
+    await memory?.close(); // the processes have it open
     this.running.set(job.id, run);
     this.begun++;
     void run.done.then((outcome) => {
@@ -555,25 +558,24 @@ export class Supervisor {
       for (const listener of this.exitListeners) listener({ ...key, outcome });
       if (!this.isStopping) this.fill();
     });
-    // A wish that came between the claim and this line found no trainer to hear it.
-    // Where it cannot be read now it is looked for again.
+    // A request that came between the claim and this line found no trainer. If the store cannot be read now, a later round checks again.
     const { stopRequest, updateNumber } = (await store.find(job.id).catch(() => undefined)) ?? job;
     if (stopRequest !== null) run.stop(stopRequest);
     this.steer(job.id, updateNumber);
   }
 
-  /** Sends a running job's trainer the changes that it has not heard of. */
+  /** Sends a running job's trainer the updates that it does not have. */
   private steer(jobId: string, updateNumber: number): void {
     const run = this.running.get(jobId);
     if (run === undefined || run.updateNumber >= updateNumber) return;
     this.parts.store.updatesOf(jobId).then(
       (updates) => run.update(updates),
-      // It is in the store: the next change, or the next attempt, brings it.
+      // It is stored: the next update, or the next attempt, delivers it.
       (error: unknown) => this.parts.log.error({ jobId, err: error }, 'A change of a job could not be read'),
     );
   }
 
-  /** What the trainer is to do, and from where. */
+  /** What the trainer should do, and from which state. */
   private async orderOf(
     job: Job,
     { datasetFolders, base }: { datasetFolders: readonly string[]; base: string | null },
@@ -593,7 +595,7 @@ export class Supervisor {
       baseWeightsFolder: base === null ? job.spec.baseWeightsFolder : join(config.dataFolder, base),
       baseWeightsBefore: {
         files: await this.baseWeightsFiles(job),
-        // Of the weights as the device holds them.
+        // The digest depends on how the device stores the weights.
         sha256: job.execution?.backend === device ? job.execution.baseWeightsSha256 : null,
       },
       jobFolder: folders.job(config.dataFolder, job.id),
@@ -617,7 +619,7 @@ export class Supervisor {
     };
   }
 
-  /** The files of named base weights as they were sealed; none of a path. */
+  /** The files of named base weights as they were sealed; none for weights at a path. */
   private async baseWeightsFiles({ id, spec }: Job): Promise<BaseWeightsBefore['files']> {
     const { artifacts, weights } = this.parts;
     const name = namedWeights(tenantOf(id), spec.baseWeightsName);
@@ -633,7 +635,7 @@ export class Supervisor {
     }));
   }
 
-  /** The checkpoints of a job, each on this machine. One that the store does not give back as it was is not used again. */
+  /** Copies the checkpoints of a job to this machine. One that is damaged in the store is not used again. */
   private async takeCheckpoints(job: Job, taken: (() => void)[]): Promise<Checkpoint[]> {
     const { attempts, checkpoints, stage } = this.parts;
     const kept: Checkpoint[] = [];
@@ -654,7 +656,7 @@ export class Supervisor {
   private async originOf({ origin }: Job): Promise<TrainOrder['origin']> {
     if (origin === null) return null;
     const { jobId, folder, manifestSha256 } = origin;
-    const { spec } = (await this.parts.store.find(jobId))!; // jobs are not deleted
+    const { spec } = (await this.parts.store.find(jobId))!; // a job that others begin at cannot be deleted
     return {
       path: join(folders.checkpoints(this.parts.config.dataFolder, jobId), folder),
       manifestSha256,
@@ -663,7 +665,7 @@ export class Supervisor {
   }
 }
 
-/** What a trainer of a job reads, on this machine; `problem`: why it cannot run. */
+/** The order of a trainer, whose inputs are on this machine; `problem`: why it cannot run. */
 type PreparedRun =
   { order: TrainOrder; inputs: readonly string[]; taken: readonly (() => void)[] } | { problem: string };
 
@@ -672,7 +674,7 @@ interface Membership {
   member: GangMember;
 }
 
-/** Of ranks of a run on this machine. Those beside the first of all write into folders of their own. */
+/** The orders for the ranks of a run on this machine. All but the first rank of the run write to folders of their own. */
 function ordersOf(order: TrainOrder, ranks: readonly number[]): TrainOrder[] {
   return ranks.map((rank) => {
     if (rank === 0) return order;
@@ -681,7 +683,7 @@ function ordersOf(order: TrainOrder, ranks: readonly number[]): TrainOrder[] {
   });
 }
 
-/** With several cards a trainer sees its own alone. Where there is one, it is named as the operator did. */
+/** If there are several cards, a trainer sees only its own. A single card keeps the operator's setting. */
 function environmentOf({ uuid }: Slot, { cardCount }: Slots): Record<string, string> {
   return uuid === null || cardCount < 2 ? {} : { CUDA_VISIBLE_DEVICES: uuid };
 }

@@ -2,7 +2,7 @@ import { parseTaskMessage } from './childMessages.js';
 import type { TaskFailure } from '../jobs/jobFailures.js';
 import type { TaskTypes } from './messages.js';
 
-/** A task that ended badly: `reason` is in UPPER_SNAKE_CASE, from the engine or from taskFailures. */
+/** A failed task: `reason` is in UPPER_SNAKE_CASE, from the engine or from taskFailures. */
 export class TaskFailed extends Error {
   override name = 'TaskFailed';
   constructor(
@@ -13,13 +13,13 @@ export class TaskFailed extends Error {
   }
 }
 
-/** What comes of a task: the first that its child, or whoever gives it up, says. */
+/** The outcome of a task: the first that its child, or whoever gives it up, reports. */
 export class TaskAnswer<K extends keyof TaskTypes> {
   given: { result: TaskTypes[K]['result'] } | { failed: TaskFailed } | undefined;
 
   constructor(private readonly onPart: ((part: TaskTypes[K]['part']) => void) | undefined) {}
 
-  /** Takes what a child sent, and says what is to become of the child. */
+  /** Takes a message of the child, and returns what should happen with the child. */
   take(raw: unknown): 'going' | 'answered' | 'unreadable' {
     if (this.given !== undefined) return 'going';
     const message = parseTaskMessage(raw);
@@ -42,7 +42,7 @@ export class TaskAnswer<K extends keyof TaskTypes> {
     this.given ??= { failed: new TaskFailed(reason, message) };
   }
 
-  /** Throws where it failed. */
+  /** Throws if the task failed. */
   result(): TaskTypes[K]['result'] {
     if (this.given === undefined) throw new Error('The task has not answered');
     if ('failed' in this.given) throw this.given.failed;
@@ -50,7 +50,7 @@ export class TaskAnswer<K extends keyof TaskTypes> {
   }
 }
 
-/** Gives a task up when its caller does, or when its time is over; what is returned ends that. */
+/** Gives a task up when its caller does or its time is over. Returns the function that ends this. */
 export function givingUp(
   { signal, timeoutMs }: { signal: AbortSignal; timeoutMs: number | null },
   giveUp: (reason: TaskFailure, message: string) => void,

@@ -5,8 +5,8 @@ import { storageCures, storageFault } from '../store/storageFault.js';
 import { TaskFailed } from './taskRunner.js';
 
 /**
- * Why one piece of work failed, which harms nothing else: what its process said, a fault of its folder with the cure, or a
- * fault of ours. An error of the store says nothing about the piece, and is thrown on.
+ * Why a single piece of work failed: the error that its process reported, a fault of its folder with advice, or a fault of ours. An error
+ * of the store says nothing about the work, and is thrown again.
  */
 export function failureOf(error: unknown, afterwards: string): JobFailure {
   if (error instanceof TaskFailed) return { reason: error.reason, message: error.message };

@@ -38,13 +38,13 @@ export { TaskFailed };
 export interface TaskOptions<K extends keyof TaskTypes> {
   /** Ends the child; the task then fails with TASK_ABORTED. */
   signal: AbortSignal;
-  /** Null: as long as it is not silent. */
+  /** Null: no limit, as long as it has a heartbeat. */
   timeoutMs: number | null;
   onPart?: (part: TaskTypes[K]['part']) => void;
   log?: Logger;
 }
 
-/** Whose memory follows from what a client sent, rather than from a model that was admitted. */
+/** Tasks whose memory depends on what a client sent, rather than on a model that was admitted. */
 const readsFilesOfClients: ReadonlySet<Task['kind']> = new Set([
   'prepareDataset',
   'previewDataset',
@@ -54,10 +54,10 @@ const readsFilesOfClients: ReadonlySet<Task['kind']> = new Set([
   'checkWeights',
 ]);
 
-/** Tasks that may wait for a child; more are refused with TASKS_BUSY. */
+/** Number of tasks that may wait for a child; more are refused with TASKS_BUSY. */
 const waitingMax = 32;
 
-/** Runs short work that needs the engine in child processes, a few at once; a crash there is a TaskFailed here. */
+/** Runs short work that needs the engine in child processes, a few at the same time; a crash there becomes a TaskFailed here. */
 export class TaskRunner {
   private readonly processes = new Set<TrainerProcess>();
   private readonly waiting: (() => void)[] = [];
@@ -67,7 +67,7 @@ export class TaskRunner {
   constructor(
     private readonly config: Config,
     private readonly log: Logger,
-    /** Program of the children; by default the trainer. */
+    /** Program of the children; default: the trainer. */
     private readonly entry: string = trainerEntry,
     private readonly confinement = new Confinement(config),
   ) {}
@@ -85,7 +85,7 @@ export class TaskRunner {
     return found;
   }
 
-  /** Whether the same cards work for a process that is confined; null, or why not. */
+  /** Whether the same cards work in a confined process: null, or why not. */
   private async tryCards(
     cards: readonly DeviceDescription[],
     task: DescribeTask,
@@ -101,7 +101,7 @@ export class TaskRunner {
     }
   }
 
-  /** Runs until it is ended, and takes no place of others. */
+  /** Runs until it is ended, and does not count as one of the concurrent tasks. */
   async watchCards(
     task: Pick<WatchCardsTask, 'intervalMs'>,
     signal: AbortSignal,
@@ -113,7 +113,7 @@ export class TaskRunner {
     );
   }
 
-  /** For the cards of this machine; minutes where all are new. */
+  /** For the cards of this machine; takes minutes if all are new. */
   async compileKernels(signal: AbortSignal): Promise<null> {
     return await this.run(
       { kind: 'compileKernels', device: childDevice(this.config, 'cuda') },
@@ -140,7 +140,7 @@ export class TaskRunner {
     );
   }
 
-  /** Takes as long as it takes. */
+  /** Has no time limit. */
   async evaluateModel(
     task: Omit<EvaluateTask, 'kind' | 'device'>,
     signal: AbortSignal,
@@ -151,7 +151,7 @@ export class TaskRunner {
     );
   }
 
-  /** Fills a new folder with the weights of a checkpoint; takes as long as it takes. */
+  /** Fills a new folder with the weights of a checkpoint; has no time limit. */
   async exportWeights(
     { sequenceLength, ...task }: Omit<ExportTask, 'kind' | 'device' | 'check'> & { sequenceLength: number },
     options: { signal: AbortSignal; log: Logger },
@@ -167,7 +167,7 @@ export class TaskRunner {
     return checked;
   }
 
-  /** Takes as long as its files take to be read. */
+  /** Has no time limit. */
   async checkDataset(folder: string, signal: AbortSignal): Promise<PreparedDataset> {
     return await this.run({ kind: 'checkDataset', folder }, { signal, timeoutMs: null });
   }
@@ -188,7 +188,7 @@ export class TaskRunner {
     signal: AbortSignal,
   ): AsyncGenerator<GeneratedPiece> {
     const ended = new AbortController();
-    // Bounded by tokenCountMax, at most a few bytes each: no back-pressure is needed.
+    // Bounded by tokenCountMax, a few bytes each: no back-pressure is needed.
     const pieces: GeneratedPiece[] = [];
     let wake = (): void => {};
     const result = this.run(
@@ -256,7 +256,7 @@ export class TaskRunner {
   ): Promise<TaskTypes[K]['result']> {
     const log = (options.log ?? this.log).child({ task: task.kind });
     const access = accessOfTask(task, this.config);
-    // What is not there cannot be allowed.
+    // Paths must exist to be allowed.
     for (const path of [this.config.dataFolder, ...(access?.write ?? [])])
       await mkdir(path, { recursive: true });
     const answer = new TaskAnswer<K>(options.onPart);
@@ -295,7 +295,7 @@ export class TaskRunner {
       entry: this.entry,
       ...(access && { launch: this.confinement.launch(this.entry, { ...access, isTrial }) }),
       folder: config.dataFolder,
-      // Threads of a library of tokenizers wait for those of Node, of which there are four otherwise.
+      // The threads of a tokenizer library share a pool with those of Node, which has four by default.
       ...('threads' in task && { environment: { UV_THREADPOOL_SIZE: String(task.threads + 4) } }),
       niceValue: config.trainerNice,
       silenceMs: config.trainerSilenceSeconds * 1000,
@@ -315,7 +315,7 @@ export class TaskRunner {
     timeoutMs: number | null;
   }): Promise<void> {
     if (this.runningCount < this.config.tasksMax) this.runningCount++;
-    // What may take as long as it likes can also wait: a data set does not fail because others generate text.
+    // A task without a time limit can also wait: a data set does not fail because others generate text.
     else if (this.waiting.length >= waitingMax && timeoutMs !== null)
       throw new TaskFailed('TASKS_BUSY', 'Too many tasks wait for a process; try again later');
     else await this.waitForPlace(signal);
@@ -324,7 +324,7 @@ export class TaskRunner {
     throw new TaskFailed('TASK_ABORTED', 'The task was given up');
   }
 
-  /** Resolves with a place that a task gave up; the place stays counted, so nobody slips in between. */
+  /** Resolves with the place of a finished task; it stays counted as taken, so that no other task gets it in between. */
   private async waitForPlace(signal: AbortSignal): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       const take = (): void => {

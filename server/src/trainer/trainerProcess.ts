@@ -16,26 +16,26 @@ export const trainerEntry = fileURLToPath(new URL('./process/main.js', import.me
 
 export interface ProcessOptions {
   entry: string;
-  /** What is started before that program; by default Node alone. See confinement.ts. */
+  /** What is started in front of that program; default: only Node. See confinement.ts. */
   launch?: Launch;
-  /** Working folder, so that a core file or a stray relative path stays there. */
+  /** Working folder, so that a core file or a file with a relative path ends up there. */
   folder: string;
   niceValue: number;
-  /** Open file that it gets as `rankMemoryFile`. */
+  /** Open file that the child gets as `rankMemoryFile`. */
   sharedFile?: number | undefined;
-  /** Variables beside those that it inherits. */
+  /** Variables in addition to the inherited ones. */
   environment?: Readonly<Record<string, string>>;
   /** Silence after which the child counts as hung. */
   silenceMs: number;
-  /** Time without a turn of its event loop after which a child that computes counts as hung too. */
+  /** Time without a turn of its event loop after which even a computing child counts as hung. */
   busyMs: number;
-  /** Memory of its own above which the child is ended; `name` is the setting or limit that says so. */
+  /** Private memory above which the child is ended; `name` is the setting that limits it. */
   memory: { bytesMax: number; name: string };
-  /** From SIGTERM to SIGKILL. */
+  /** Time from SIGTERM to SIGKILL. */
   graceMs: number;
   log: Logger;
   onMessage(message: unknown): void;
-  /** What it prints, line by line; absent where the server's log is enough. */
+  /** Called for each line that it prints; absent if the server's log is enough. */
   onLine?(isError: boolean, line: string): void;
 }
 
@@ -44,12 +44,12 @@ export interface ProcessExit {
   code: number | null;
   signal: NodeJS.Signals | null;
   wasOutOfMemory: boolean;
-  /** False when the machine refused to start a process at all. */
+  /** False if the machine refused to start a process at all. */
   wasStarted: boolean;
   what: string;
 }
 
-/** All that a child gets of our environment: what Node, a GPU library and temporary files need, and no credentials. */
+/** The only variables of our environment that a child gets: those that Node, a GPU library and temporary files need, and no credentials. */
 const inheritedVariables =
   /^(PATH|HOME|TZ|TMPDIR|LANG|LC_[A-Z]+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|RELORA_NATIVE|CUDA_[A-Z_]+|NVIDIA_[A-Z_]+|TF_[A-Z_]+)$/;
 export function inheritedEnvironment(): NodeJS.ProcessEnv {
@@ -57,8 +57,8 @@ export function inheritedEnvironment(): NodeJS.ProcessEnv {
 }
 
 /**
- * A child process: started with little of our environment, its output in our log, ended by SIGTERM and then SIGKILL, and
- * given up when its heartbeat is silent for too long. It ends by itself when its channel to us closes, so it never outlives us.
+ * A child process. It gets little of our environment, its output goes to our log, it is ended by SIGTERM and then SIGKILL, and it is given
+ * up when its heartbeat is silent for too long. It ends by itself when its channel to us closes, so it never outlives us.
  */
 export class TrainerProcess {
   /** Resolves when the child is gone and its output was read; never rejects. */
@@ -67,14 +67,14 @@ export class TrainerProcess {
   private silenceTimer: NodeJS.Timeout | undefined;
   private busyTimer: NodeJS.Timeout | undefined;
   private killTimer: NodeJS.Timeout | undefined;
-  /** Turns of its event loop until it has surely heard what was sent; null when nobody waits for that. */
+  /** Turns of its event loop until it has certainly received what was sent; null if nobody waits for that. */
   private turnsUntilHeard: number | null = null;
   /** Why it was given up. */
   private fault: string | undefined;
   private isGone = false;
   private errorTail = '';
   private endMemoryWatch = (): void => {};
-  /** What it took when it was ended for it. */
+  /** The memory that it used when it was ended for that. */
   private excess: string | undefined;
   private wasKilled = false;
   private readonly oomKillsBefore = readOomKills();
@@ -91,7 +91,7 @@ export class TrainerProcess {
         },
         execArgv: [],
         ...launch,
-        // A session of its own: Ctrl-C in the server's terminal is for the server, which then stops its children in order.
+        // A session of its own: Ctrl-C in the server's terminal is meant for the server, which then stops its children in order.
         detached: true,
         serialization: 'advanced',
         stdio: [
@@ -107,7 +107,7 @@ export class TrainerProcess {
     this.child = child;
     this.exited = new Promise((resolve) => {
       child.once('error', (error) => {
-        // Also emitted when a message cannot be sent; then the exit follows and says more.
+        // Also emitted if a message cannot be sent; then the exit follows and says more.
         if (child.pid === undefined) resolve(this.gone(notStarted(error)));
       });
       child.once('close', (code, signal) => resolve(this.gone(this.describe(code, signal))));
@@ -146,16 +146,16 @@ export class TrainerProcess {
   }
 
   send(message: ServerMessage): void {
-    // A child that is going away closes its channel first; what it would have heard no longer matters.
+    // A child that is ending closes its channel first; it does not need the message any more.
     if (this.child?.connected === true) this.child.send(message, () => {});
   }
 
-  /** Ends the child at last after the grace time, whatever it does. */
+  /** Kills the child after the grace time, whatever it does. */
   killAfterGrace(): void {
     this.killTimer ??= setTimeout(() => this.kill(), this.options.graceMs);
   }
 
-  /** The same, but the grace time begins when the child has come out of what it computes and heard what it was sent. */
+  /** The same, but the grace time begins when the child has finished its computation and received what it was sent. */
   killAfterGraceOnceHeard(): void {
     // The next beat may report a turn from before the message.
     this.turnsUntilHeard ??= 2;
@@ -172,12 +172,12 @@ export class TrainerProcess {
   }
 
   private signal(signal: NodeJS.Signals): void {
-    // A child that could not be started has the pid 0 inside of Node until its error is reported: to the kernel that is our
-    // whole group.
+    // Until its error is reported, a child that could not be started has the pid 0 in Node, which to the kernel means our whole process
+    // group.
     if (this.child?.pid !== undefined) this.child.kill(signal);
   }
 
-  /** At once, without a grace time: what grows like this leaves nobody else any memory. */
+  /** Kills the child at once, without a grace time: growing like this, it would soon leave no memory for others. */
   private watchMemory(pid: number): () => void {
     const { bytesMax, name } = this.options.memory;
     return watchMemory(pid, bytesMax, (bytes) => {
@@ -203,14 +203,14 @@ export class TrainerProcess {
     clearTimeout(this[timer]);
     if (this.isGone) return;
     this[timer] = setTimeout(() => {
-      // When we ourselves were stopped for a while, the timer fires before waiting beats are read: look again first.
+      // If we ourselves were stopped for a while, the timer fires before waiting beats are read: so wait once more.
       this[timer] = setTimeout(() => this.giveUp(fault), Math.min(heartbeat.intervalMs, afterMs));
     }, afterMs);
   }
 
   private giveUp(fault: string): void {
     this.fault ??= fault;
-    // Not `pid`: that key is the server's own, and a line with it twice is none that can be read.
+    // Not `pid`: that is the server's own key, and a line with a duplicate key is invalid.
     this.options.log.error({ trainerPid: this.pid }, `The child will be ended ${fault}`);
     this.terminate();
   }

@@ -1,22 +1,22 @@
 import type { Logger } from 'pino';
 import { isPassing, isStoreBroken } from '../store/storeError.js';
 
-/** Wait until it is tried again after an error: a full disk, a database that is away, or a fault of ours. */
+/** Pause before retrying after an error: a full disk, an unreachable database, or a fault of ours. */
 const retryMs = 5000;
 
 export interface WaitingWorkParts {
-  /** Does the next piece that waits in the store; false when there is none. */
+  /** Does the next piece of work in the store; false if there is none. */
   doNext(): Promise<boolean>;
   log: Logger;
-  /** For the log: what waits. */
+  /** For the log: what kind of work it is. */
   name: string;
   /** The store failed: see Supervisor. */
   onStoreFailure(error: unknown): void;
 }
 
 /**
- * Does work that waits in the store one piece after another, when it is woken. A piece that fails says so in its own row; what
- * comes out here is of the store, or a fault of ours, and is tried again: only a store that is broken ends the server.
+ * Does work from the store, one piece after another, when it is woken. A piece that fails records that in its own row. Other errors come
+ * from the store, or are faults of ours, and are retried: only a broken store ends the server.
  */
 export class WaitingWork {
   private readonly stopping = new AbortController();
@@ -26,7 +26,7 @@ export class WaitingWork {
 
   constructor(private readonly parts: WaitingWorkParts) {}
 
-  /** Aborted when the work is to stop: a piece under way begins again at the next start. */
+  /** Aborted when the work should stop: the current piece begins again at the next start. */
   get signal(): AbortSignal {
     return this.stopping.signal;
   }

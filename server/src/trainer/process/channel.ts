@@ -7,15 +7,15 @@ type Unnumbered<M> = M extends { number: number } ? Omit<M, 'number'> : never;
 export type StopOrder = { keep: boolean };
 
 /**
- * This process's side of the channel to the server. When the channel closes the server is gone, and with it whoever
- * could use what we do: the process ends at once, so it writes nothing that a successor does not expect.
+ * This process's side of the channel to the server. When the channel closes, the server is gone, and nobody can use our results: the
+ * process ends at once, so that it writes nothing that a successor does not expect.
  */
 export class ServerChannel {
   /** Aborted by the server's order to stop; the reason is a StopOrder. */
   readonly stop: AbortSignal;
   /** Ticket of the newest order to save a checkpoint and continue; 0 for none. */
   saveTicket = 0;
-  /** Changes of the run that came before it was there. */
+  /** Updates that came before the run was ready. */
   private readonly early: RunUpdate[] = [];
   private onUpdate = (update: RunUpdate): void => void this.early.push(update);
   private readonly stopping = new AbortController();
@@ -30,13 +30,16 @@ export class ServerChannel {
     process.on('message', (message: ServerMessage) => this.hear(message));
   }
 
-  /** Hands on changes of the run, those that came before too. */
+  /** Passes updates of the run on, including those that came before. */
   listenForUpdates(listener: (update: RunUpdate) => void): void {
     this.early.splice(0).forEach(listener);
     this.onUpdate = listener;
   }
 
-  /** Sends a numbered message of a trainer, then waits while too many are not acknowledged: a slow journal slows the run, and nothing piles up. */
+  /**
+   * Sends a numbered message of a trainer, then waits while too many are not acknowledged: a slow journal slows the run down instead of
+   * messages piling up.
+   */
   async report(message: Unnumbered<TrainerMessage>): Promise<void> {
     this.send({ ...message, number: ++this.number } as TrainerMessage);
     await this.untilUnacknowledged(this.unacknowledgedMax - 1);
@@ -47,7 +50,7 @@ export class ServerChannel {
     await this.untilUnacknowledged(0);
   }
 
-  /** Sends a message of a task and resolves when it left this process. */
+  /** Sends a message of a task and resolves when it has left this process. */
   async answer<K extends keyof TaskTypes>(message: TaskMessage<K>): Promise<void> {
     await new Promise<void>((resolve) => process.send!(message, undefined, {}, () => resolve()));
   }

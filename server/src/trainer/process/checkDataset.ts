@@ -1,7 +1,7 @@
 import { Dataset, idleSequencesText, unknownTextOf, type DatasetManifest } from '@relora/engine/data';
 import type { PreparedDataset } from '../../datasets/dataset.js';
 
-/** Opens a prepared data set as a run would, checks every hash, and says what it has. */
+/** Opens a prepared data set as a run would, verifies every hash, and returns its description. */
 export async function checkDataset(folder: string): Promise<PreparedDataset> {
   const dataset = await Dataset.open(folder, { verify: true });
   try {

@@ -8,20 +8,20 @@ import type { DeviceDescription } from '../../jobs/jobDevices.js';
 import type { DescribeTask, DeviceSettings, FoundDevices } from '../messages.js';
 import { deviceFor } from './device.js';
 
-/** Devices that can be had on this machine, the one that `auto` takes first, each with its measured speed where it can be. */
+/** The available devices of this machine, the one that `auto` takes first, with measured speeds if possible. */
 export async function describeDevices({ device, isTrial }: DescribeTask): Promise<FoundDevices> {
   const found: FoundDevices = {
     ...{ native: findNativeAddon().origin, devices: [], problems: [], libraries: [] },
   };
   await describeCards(device, found, isTrial);
   if (isTrial) return found;
-  // Throws for instructions that are forced and not there.
+  // Throws if the settings force instructions that do not exist.
   found.devices.push(await describe(await deviceFor({ ...device, device: 'native' }, 'auto')));
   for (const backend of ['tensorflow', 'reference'] as const) {
     try {
       found.devices.push(await describe(await openDevice({ device: backend, precision: 'auto' })));
     } catch (error) {
-      // What is not installed or does not fit this machine is not a device.
+      // A backend that is not installed or does not fit this machine is not a device.
       found.problems.push(problemOf(backend, error));
     }
   }
@@ -32,7 +32,7 @@ export async function describeDevices({ device, isTrial }: DescribeTask): Promis
   return found;
 }
 
-/** One device a card. */
+/** One device per card. */
 async function describeCards(device: DeviceSettings, found: FoundDevices, isTrial: boolean): Promise<void> {
   const { devices, problems } = found;
   const folder = device.card.libraryFolder;
@@ -70,7 +70,7 @@ function problemOf(backend: string, error: unknown): FoundDevices['problems'][nu
   return { backend, reason, message: (error as Error).message };
 }
 
-/** Measures the device unless another server computes on it, and closes it. */
+/** Measures the device, unless another server uses it, and closes it. */
 async function describe(device: Device, uuid = ''): Promise<DeviceDescription> {
   const { model, instructionSet, isOnUnknownCard = false } = device.description;
   const unlock = uuid === '' ? () => {} : await lockWhereAllowed(uuid);
@@ -87,7 +87,7 @@ async function describe(device: Device, uuid = ''): Promise<DeviceDescription> {
   };
 }
 
-/** A confined child makes no sockets, so it cannot see whether another server uses the card: then it measures beside it. */
+/** A confined child cannot create sockets, so it cannot check whether another server uses the card, and measures anyway. */
 async function lockWhereAllowed(uuid: string): ReturnType<typeof lockCard> {
   try {
     return await lockCard(uuid);

@@ -2,8 +2,8 @@ import type { ServerFailure } from '../../jobs/jobFailures.js';
 import { storageFault } from '../../store/storageFault.js';
 
 /**
- * An error as the client sees it: the engine's own reasons as they are, for anything else a general one and the stack in
- * the log. `folder` is what the process writes into: the advice to make it writable is not given for what it may only read.
+ * An error as the client sees it: reasons of the engine unchanged; for anything else a general reason, with the stack in the log. `folder`
+ * is what the process writes to: the advice to make a path writable is only given for that.
  */
 export function describeError(
   error: unknown,

@@ -4,7 +4,7 @@ import type { ExportResult } from '../../artifacts/artifact.js';
 import type { ExportTask } from '../messages.js';
 import { deviceFor } from './device.js';
 
-/** Writes the weights of a checkpoint into a new folder, one tensor in memory at a time, and compares what can be read from there. */
+/** Writes the weights of a checkpoint into a new folder, with one tensor in memory at a time, and compares the result with them. */
 export async function exportWeights(task: ExportTask): Promise<ExportResult> {
   const device = await deviceFor(task.device, 'float32');
   const tokenizer = await openTokenizer(task.datasetFolder);
@@ -23,7 +23,7 @@ export async function exportWeights(task: ExportTask): Promise<ExportResult> {
   }
 }
 
-/** Null where nothing but the tokenizer is left of a data set that was deleted. */
+/** Null if the data set was deleted except for its tokenizer. */
 async function datasetOf(folder: string): Promise<Dataset | null> {
   try {
     return await Dataset.open(folder, { verify: false });

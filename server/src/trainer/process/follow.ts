@@ -19,12 +19,12 @@ import type { ServerChannel } from './channel.js';
 import { describeError } from './describeError.js';
 import { openDatasets, runOptions } from './openRun.js';
 
-/** By what a process of a run reaches the others. */
+/** How a process of a run communicates with the others. */
 export function collectiveOf({ member }: TrainOrder, device: Device): Collective {
   if (member === null) return alone;
   const { rank, size, by } = member;
   const exchange = by === 'mpi' ? new Mpi() : new SharedMemory(rankMemoryFile, rank, size);
-  // A process that MPI does not know as one of several is alone to it, and would train the whole job by itself.
+  // A process that MPI does not know as one of several would train the whole job alone.
   if (exchange.rank !== rank || exchange.size !== size)
     throw new Error(
       `MPI has it as rank ${exchange.rank} of ${exchange.size}, and the server as rank ${rank} of ${size}: it has not found the others`,
@@ -34,13 +34,13 @@ export function collectiveOf({ member }: TrainOrder, device: Device): Collective
 
 /** What the first rank sends the others before the first step. */
 export interface Beginning {
-  /** Digest of the checkpoint that it begins at; each machine has it at a path of its own. Null for none. */
+  /** Digest of the checkpoint that it begins at, which has a different path on each machine. Null for none. */
   manifestSha256: string | null;
-  /** What has to be equal for equal bits. */
+  /** What must be equal for equal bits. */
   kind: string;
 }
 
-/** A rank computes unlike the first: its part of a batch would have other bits. */
+/** A rank computes differently from the first: its part of a batch would have other bits. */
 class RanksDiffer extends Error {
   override name = 'RanksDiffer';
   readonly reason = 'RANKS_DIFFER' satisfies ServerFailure;
@@ -52,8 +52,8 @@ export function kindOf({ description }: Device): string {
 }
 
 /**
- * A rank beside the first: it computes its part of every batch, and does as the first decides, from whose checkpoint it begins. It reports
- * nothing but why it cannot continue, and that before the others learn that it leaves.
+ * Any rank but the first: it computes its part of every batch, follows the decisions of the first rank, and begins at the same checkpoint.
+ * It only reports why it cannot continue, before the other ranks learn that it leaves.
  */
 export async function follow(
   order: TrainOrder,
@@ -73,7 +73,7 @@ export async function follow(
       ...runOptions(order, device, collective, datasets),
       ...beginningAt(order, beginning),
     });
-    // The first reports what happens.
+    // The first rank reports the events.
     for await (const event of trainLoop(run, new AbortController().signal)) void event;
     isOver = true;
   } catch (error) {

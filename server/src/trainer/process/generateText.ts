@@ -5,14 +5,14 @@ import { deviceFor } from './device.js';
 import type { ServerChannel } from './channel.js';
 import { loadModel } from './loadModel.js';
 
-/** Continues a text piece by piece; pieces are whole characters, though a token may be a part of one. */
+/** Continues a text piece by piece; pieces are whole characters, although a token may be only a part of one. */
 export async function generateText(task: GenerateTask, channel: ServerChannel): Promise<null> {
   const device = await deviceFor(task.device, 'float32');
   const { model, tokenizer } = await loadModel(device, task);
   const stopId = tokenizer.endOfTextId;
   const { tokenCountMax, temperature, topK, topP, seed } = task;
 
-  // A text begins after an end of text, as it does in the training data.
+  // A text begins after an end of text, as in the training data.
   const prompt = [stopId, ...Array.from(await tokenizer.encode(task.prompt))];
   const text = new TextStream(tokenizer);
   let tokenCount = 0;

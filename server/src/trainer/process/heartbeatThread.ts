@@ -2,7 +2,7 @@ import { writeSync } from 'node:fs';
 import { workerData } from 'node:worker_threads';
 import { heartbeat } from '../heartbeat.js';
 
-/** Processor time in an interval above which the process computes; this thread itself takes a hundredth of it. */
+/** Processor time per interval above which the process counts as computing; this thread itself uses a hundredth of that. */
 const computingMicroseconds = 0.01 * heartbeat.intervalMs * 1000;
 
 const turns = workerData as Int32Array;
@@ -22,7 +22,7 @@ function send(beat: string): void {
   try {
     writeSync(heartbeat.fileDescriptor, beat);
   } catch (error) {
-    // The server is gone, and whoever could use what we compute; the event loop, which gets the same news, may not turn for long.
+    // The server is gone, and nobody can use our results. The event loop gets the same news, but may be blocked for a long time.
     if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.kill(process.pid, 'SIGKILL');
   }
 }

@@ -2,7 +2,7 @@ import { loadModelFolder, loadModelFromCheckpoint, type Device, type Llama } fro
 import { openTokenizer, type Tokenizer } from '@relora/engine/data';
 import type { ModelPlace } from '../messages.js';
 
-/** A model with its tokenizer: of an artifact its own, of a checkpoint that of the data set it was trained on. */
+/** A model with its tokenizer: that of an artifact, or for a checkpoint that of the data set it was trained on. */
 export async function loadModel(
   device: Device,
   { source, datasetFolder }: ModelPlace,

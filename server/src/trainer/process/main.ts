@@ -18,18 +18,18 @@ import { train } from './train.js';
 import { watchCards } from './watchCards.js';
 
 /**
- * The program of every child process of the server: one order, then the end. Only here does the engine run, so that what
- * native code or a stranger's file does wrong ends this process and not the service.
+ * The program of every child process of the server: it carries out one order, then ends. The engine runs only here, so that a fault in
+ * native code or in a stranger's file ends this process and not the service.
  */
 process.umask(0o077);
 try {
-  // When memory runs out the kernel shall end this process, which can be started again, and never the service.
+  // If memory runs out, the kernel should end this process, which can be started again, and never the service.
   writeFileSync('/proc/self/oom_score_adj', '500');
 } catch {
-  // Not Linux, or not allowed: then the kernel chooses by size, which mostly is this process anyway.
+  // Not Linux, or not allowed: then the kernel chooses by size, which is mostly this process anyway.
 }
-// A service manager signals all processes of a service at once. A run is stopped by its server, which then has it save a
-// checkpoint; one that no longer listens is killed.
+// A service manager sends a signal to all processes of a service at once. But the server stops its runs, and has them save a checkpoint; a
+// process that no longer listens is killed.
 process.on('SIGINT', () => {});
 let endsOnSignal = false;
 process.on('SIGTERM', () => {

@@ -4,7 +4,7 @@ import { CheckedShards, Dataset } from '@relora/engine/data';
 import { datasetNames, readDatasetNames } from '@relora/engine/plan';
 import type { TrainOrder } from '../messages.js';
 
-/** The data sets of a run. Lengths are checked now, hashes before a file is read for the first time: once for the job. */
+/** The data sets of a run. Lengths are checked now, hashes before each file's first use, once per job. */
 export async function openDatasets({ datasetFolders, jobFolder }: TrainOrder): Promise<Dataset[]> {
   const checked = new CheckedShards(join(jobFolder, 'checked-held-out.json'));
   return await Promise.all(
@@ -12,7 +12,7 @@ export async function openDatasets({ datasetFolders, jobFolder }: TrainOrder): P
   );
 }
 
-/** What every process of a run begins with. */
+/** The options that are the same in every process of a run. */
 export function runOptions(
   order: TrainOrder,
   device: Device,

@@ -6,11 +6,11 @@ import type { PrepareTask } from '../messages.js';
 import type { ServerChannel } from './channel.js';
 import { checkDataset } from './checkDataset.js';
 
-/** Fills a new folder with the tokens of a data set, then opens it as a run would, which checks every hash. */
+/** Fills a new folder with the tokens of a data set, then opens it as a run would, which verifies every hash. */
 export async function prepare(task: PrepareTask, channel: ServerChannel): Promise<PreparedDataset> {
   const { tokenizer, textField, pairFields, chat, heldOutShare, seed, skipInvalid } = task.spec;
   const isAppended = task.baseFolder !== null;
-  // What is appended is prepared beside the whole, which is then made of it and the base as often as it takes.
+  // Appended files are prepared in a separate folder, from which, with the base, the whole is made, again if that is interrupted.
   const addedFolder = isAppended ? join(task.progressFolder, 'added') : task.outputFolder;
   const { formats } = await prepareDataset(
     {

@@ -2,7 +2,7 @@ import { rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { syncFolder } from '../../store/folders.js';
 
-/** Gives a folder whose files are synced its final name, durably. */
+/** Durably gives a folder with synced files its final name. */
 export async function publish(temporary: string, folder: string): Promise<void> {
   await syncFolder(temporary);
   await rename(temporary, folder);

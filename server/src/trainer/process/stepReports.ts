@@ -2,29 +2,29 @@ import { joinSteps, type TrainingEvent } from '@relora/engine/plan';
 
 type StepEvent = TrainingEvent & { kind: 'step' };
 
-/** Ten step events a second show all that an eye can follow, and what each stands for is in its span. */
+/** Ten step events per second are as many as the eye can follow; each has a span with all the steps that it stands for. */
 const intervalMs = 100;
 
 /**
- * Sums up the steps of a fast run, so that it reports at most ten times a second. Spans end at multiples of a power of two, so
- * that the same steps are reported by themselves in a run that is repeated: their losses can be compared.
+ * Sums the steps of a fast run, so that it reports at most ten times per second. Spans end at multiples of a power of two, so that a
+ * repeated run reports the same steps, whose losses can be compared.
  */
 export class StepReports {
   private waiting: StepEvent | null = null;
   private count = 0;
   private reportedMs = -Infinity;
-  /** What the last step of the span has to be a multiple of; null until the time has come. */
+  /** The last step of the span must be a multiple of this; null until it is time to report. */
   private multiple: number | null = null;
 
   constructor(private readonly everyStep: boolean) {}
 
   /** The events to report now; none while steps are gathered. */
   take(event: StepEvent, nowMs: number): StepEvent[] {
-    // Steps that were omitted are reported apart from others.
+    // Omitted steps are reported separately from others.
     const before = this.waiting !== null && !this.waiting.omitted !== !event.omitted ? this.rest(nowMs) : [];
     this.waiting = this.waiting === null ? event : joinSteps(this.waiting, event);
     this.count++;
-    // What is not as it should be is reported at once.
+    // A skipped step is reported at once.
     if (this.everyStep || event.skipped) return [...before, ...this.rest(nowMs)];
     if (this.multiple === null && nowMs - this.reportedMs >= intervalMs)
       this.multiple = 2 ** Math.floor(Math.log2(this.count));
@@ -32,7 +32,7 @@ export class StepReports {
     return isDue ? [...before, ...this.rest(nowMs)] : before;
   }
 
-  /** What was gathered, before anything else is reported. */
+  /** Returns the gathered steps. Call it before anything else is reported. */
   rest(nowMs: number): StepEvent[] {
     const { waiting } = this;
     if (waiting === null) return [];

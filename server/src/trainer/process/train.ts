@@ -36,8 +36,8 @@ import { StepReports } from './stepReports.js';
 import { nameOf } from '../../store/tenantIds.js';
 
 /**
- * Trains one attempt of a job: from its newest good checkpoint, or from the beginning, to the exported artifact or the
- * server's order to stop. Whatever it reports is true on the disk by then.
+ * Trains one attempt of a job: from its newest good checkpoint, or from the beginning, to the exported artifacts or the server's order to
+ * stop. Whatever it reports is already on the disk.
  */
 export async function train(order: TrainOrder, channel: ServerChannel): Promise<void> {
   const device = await deviceFor(order.device, order.spec.precision);
@@ -50,7 +50,7 @@ export async function train(order: TrainOrder, channel: ServerChannel): Promise<
   }
 }
 
-/** The run as the server knows it: of several ranks the first. */
+/** Runs the first of several ranks, or the only one: it reports the run to the server. */
 async function lead(
   order: TrainOrder,
   device: Device,
@@ -62,7 +62,7 @@ async function lead(
   const beginning = { manifestSha256: run.lastSaved?.manifestSha256 ?? null, kind: kindOf(device) };
   await collective.broadcast<Beginning>(beginning);
   channel.listenForUpdates((update) => run.steering.add(update));
-  /** Checkpoints that the server has a row for, by their path: one that a stop finds already saved is not reported again. */
+  /** Checkpoints that the server has a row for, by path: if the run stops at one of them, it is not reported again. */
   const known = new Map(order.checkpoints.map((checkpoint) => [checkpoint.path, checkpoint]));
   if (order.origin !== null) known.set(order.origin.path, order.origin);
   const steps = new StepReports(order.spec.everyStepEvent);
@@ -78,7 +78,9 @@ async function lead(
     await send([...steps.rest(performance.now()), body]);
   };
   let saved = 0;
-  /** For an export of the present state: the run is whole at every event, and its bits do not change by a checkpoint. */
+  /**
+   * For an export of the current state: the state of the run is complete at every event, and saving a checkpoint does not change its bits.
+   */
   const saveWhenAsked = async (): Promise<void> => {
     const ticket = channel.saveTicket;
     if (ticket === saved || channel.stop.aborted) return;
@@ -91,7 +93,7 @@ async function lead(
     try {
       await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
     } catch (error) {
-      // Nobody needs this checkpoint to continue: the run does.
+      // The run continues without this checkpoint.
       if (!(error instanceof CheckpointNoSpace)) throw error;
       problem = error.message;
     }
@@ -108,23 +110,23 @@ async function lead(
       await saveWhenAsked();
     }
 
-    // All came to the same end. What follows takes time, in which those that MPI has would wait for this one.
+    // All ranks have ended the loop. What follows takes time, and with MPI the others would wait for this rank.
     if (order.member?.by === 'mpi') collective.leave(true);
     await send(steps.rest(performance.now()));
     if (channel.stop.aborted) {
-      // Of members that train a cycle by themselves the last checkpoint is where they had the same weights.
+      // While ranks train a cycle separately, the last usable checkpoint is from when they had the same weights.
       if ((channel.stop.reason as StopOrder).keep && !run.isApart)
         await reportEvent({ kind: 'checkpoint', ...(await saveCheckpoint(run)) });
       return await channel.report({ type: 'finished', outcome: 'stopped' });
     }
-    // Exports hold merged weights and logits: they begin without the buffers of steps, so that they need no more than those did.
+    // Exports need memory for merged weights and logits: the buffers of steps are freed first, so that exports need no more than steps did.
     device.trim();
     for (const format of order.spec.export.formats)
       if (!order.exportedFormats.includes(format))
         await exportArtifact(order, run, format, channel, bestOf(run, [...known.values()]));
     await channel.report({ type: 'finished', outcome: 'succeeded' });
   } catch (error) {
-    await send(steps.rest(performance.now())); // what was taken before it
+    await send(steps.rest(performance.now())); // steps from before the error
     throw error;
   } finally {
     disposeRun(run);
@@ -133,15 +135,15 @@ async function lead(
   }
 }
 
-/** A checkpoint whose bytes are known. */
+/** A checkpoint whose digest is known. */
 interface KnownCheckpoint {
   path: string;
   manifestSha256: string;
 }
 
 /**
- * The checkpoint of the lowest held-out loss where its weights are to be exported; null where those of the run are, which is also where
- * no evaluation said which is best.
+ * The checkpoint with the lowest held-out loss, if its weights are to be exported; null if those of the run are, or if no evaluation has
+ * determined a best one.
  */
 function bestOf({ spec, progress }: TrainingRun, known: readonly KnownCheckpoint[]): BestCheckpoint | null {
   const { best } = progress.heldOut;
@@ -152,14 +154,11 @@ function bestOf({ spec, progress }: TrainingRun, known: readonly KnownCheckpoint
 
 interface BestCheckpoint {
   step: number;
-  /** Undefined where it could not be read. */
+  /** Undefined if it could not be read. */
   checkpoint: KnownCheckpoint | undefined;
 }
 
-/**
- * The run as the newest checkpoint left it whose bytes are those that were saved; without any as the job it was forked from
- * left it, or from its beginning.
- */
+/** The run as its newest intact checkpoint left it; without one, as the job that it was forked from left it, or from its beginning. */
 async function begin(
   order: TrainOrder,
   device: Device,
@@ -181,7 +180,7 @@ async function begin(
   return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec });
 }
 
-/** What has to be equal for the same bits, and the threads. */
+/** What must be equal for the same bits, and the number of threads. */
 function executionOf({ spec, device, collective, data, graphs, baseWeightsSha256 }: TrainingRun): Execution {
   const { name, model, uuid, instructionSet, threadCount, precision, basePrecision, libraries } =
     device.description;
@@ -211,10 +210,9 @@ function executionOf({ spec, device, collective, data, graphs, baseWeightsSha256
 }
 
 /**
- * Seals the model in a format: files complete, synced and hashed under a temporary name, the folder renamed, then it is
- * reported to the server. The training is done and in a checkpoint: what cannot be exported fails as an artifact alone. A
- * full disk is another
- * matter, since the job can be resumed when there is room.
+ * Seals the model in a format: the files are complete, synced and hashed under a temporary name, then the folder is renamed and reported to
+ * the server. The training is done and in a checkpoint, so an export that fails is only a failed artifact. A full disk is different,
+ * because the job can resume when there is space.
  */
 async function exportArtifact(
   order: TrainOrder,
@@ -249,13 +247,16 @@ async function exportArtifact(
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
     const failure = describeError(error, 'TASK_ERROR', order.jobFolder);
-    // The disk is to blame, and not the format: the run is continued when it can be.
+    // The disk is the cause, and not the format: the run resumes when possible.
     if (failure.reason === 'STORAGE_FULL' || failure.reason === 'STORAGE_BROKEN') throw error;
     await channel.report({ type: 'exportFailed', artifact, failure });
   }
 }
 
-/** What the written files compute against the weights that they were made of; on a processor, where a card's memory is the run's. */
+/**
+ * Compares the results of the written files with those of the weights that they were made from; on a processor, because a card's memory is
+ * used by the run.
+ */
 async function measure(
   order: TrainOrder,
   run: TrainingRun,
@@ -275,7 +276,7 @@ async function measure(
   }
 }
 
-/** Hands `use` the weights to export: those of the run, or of its best checkpoint. */
+/** Calls `use` with the weights to export: those of the run, or of its best checkpoint. */
 async function withWeights<T>(
   run: TrainingRun,
   best: BestCheckpoint | null,

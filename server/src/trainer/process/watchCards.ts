@@ -3,7 +3,7 @@ import { findManagement, loadCudaAddon } from '@relora/engine/cuda';
 import type { WatchCardsTask } from '../messages.js';
 import type { ServerChannel } from './channel.js';
 
-/** Reads what the cards say of themselves, again and again, until it is ended; fails where the library is not there. */
+/** Reads the cards' sensors again and again until it is ended; fails if the library is not installed. */
 export async function watchCards(
   { device: { card }, intervalMs }: WatchCardsTask,
   channel: ServerChannel,
