@@ -17,10 +17,10 @@ import { defaultTenant } from '../store/tenantIds.js';
 import { tokenPrefix } from './tokenFile.js';
 import { TokenList } from './tokenList.js';
 
-/** The ways in which this server finds out who calls. */
+/** How this server authenticates callers. */
 export interface Access {
   authenticate: Authenticate;
-  /** The tokens of a file, where the settings name one. */
+  /** The tokens of a file, if the settings name one. */
   tokens: TokenList | undefined;
   close(): void;
 }
@@ -41,7 +41,7 @@ function asksWhoCalls({ tokenFile, oidcIssuer, tlsClientCa }: AccessConfig): boo
   return tokenFile !== '' || oidcIssuer !== '' || tlsClientCa !== '';
 }
 
-/** Reads what the settings name. Throws TokenFileInvalid. */
+/** Opens what the settings name. Throws TokenFileInvalid. */
 export async function openAccess(config: AccessConfig, log: Logger): Promise<Access> {
   if (!asksWhoCalls(config)) return { authenticate: openToAll, tokens: undefined, close: () => {} };
   const tokens = config.tokenFile === '' ? undefined : await TokenList.open(config.tokenFile, log);

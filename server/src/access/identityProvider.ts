@@ -16,27 +16,27 @@ import { roles, type Role } from '../roles.js';
 export interface IdentityProviderOptions {
   issuer: string;
   audience: string;
-  /** https:// address or path of the provider's keys; empty: found by the issuer's discovery document. */
+  /** https:// address or path of the provider's keys; empty: found through the issuer's discovery document. */
   jwks: string;
   tenantClaim: string;
   roleClaim: string;
-  /** Which values of the role claim give which role. */
+  /** The values of the role claim that give each role. */
   roleValues: Readonly<Record<Role, readonly string[]>>;
 }
 
-/** Signatures by keys that the provider alone has; a shared secret, or none at all, is no proof. */
+/** Only signatures by private keys of the provider: a shared secret, or no signature, is no proof. */
 const algorithms = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA'];
-/** Clocks of two machines are never the same. */
+/** Tolerance for the clocks of two machines. */
 const clockSkewSeconds = 30;
 const discoveryMs = 5000;
 
-/** Reads JWTs of one OpenID Connect provider: issuer, audience, time and signature are checked, claims give tenant and role. */
+/** Reads JWTs of one OpenID Connect provider: it checks issuer, audience, time and signature, and takes tenant and role from claims. */
 export class IdentityProvider {
   private keys: JWTVerifyGetKey | undefined;
 
   constructor(private readonly options: IdentityProviderOptions) {}
 
-  /** Throws NOT_AUTHENTICATED with what is wrong, IDENTITY_PROVIDER_AWAY when its keys cannot be had. */
+  /** Throws NOT_AUTHENTICATED with what is wrong, IDENTITY_PROVIDER_AWAY if its keys cannot be fetched. */
   async read(jwt: string): Promise<Principal> {
     const { issuer, audience } = this.options;
     try {
@@ -51,7 +51,7 @@ export class IdentityProvider {
       return this.toPrincipal(payload);
     } catch (error) {
       if (error instanceof ServiceError) throw error;
-      // What is wrong with the token; its text is nowhere in these messages.
+      // Only for errors of the token itself; their messages do not contain its text.
       if (error instanceof errors.JOSEError && !(error instanceof errors.JWKSTimeout) && isAboutToken(error))
         throw new ServiceError('NOT_AUTHENTICATED', { cause: `its JWT is refused: ${error.message}` });
       throw new ServiceError('IDENTITY_PROVIDER_AWAY', { issuer });
@@ -72,7 +72,7 @@ export class IdentityProvider {
       .reverse()
       .find((known) => roleValues[known].some((value) => values.includes(value)));
     const claimed = claimOf(payload, tenantClaim);
-    // Operators are of no tenant in particular.
+    // Operators do not need a tenant.
     const tenant = claimed === undefined && role === 'operator' ? 'default' : claimed;
     if (typeof tenant !== 'string' || !isTenant(tenant))
       throw new ServiceError('NOT_AUTHENTICATED', {
@@ -110,7 +110,7 @@ function isAboutToken(error: errors.JOSEError): boolean {
   );
 }
 
-/** A claim by its name, or by a path with dots where no claim has that name: `realm_access.roles`. */
+/** A claim by name or, if no claim has that name, by a path with dots: `realm_access.roles`. */
 function claimOf(payload: JWTPayload, name: string): unknown {
   if (Object.hasOwn(payload, name)) return payload[name];
   return name.split('.').reduce<unknown>((value, key) => {
@@ -128,7 +128,7 @@ async function discover(issuer: string): Promise<string> {
   const found = (await answer.json()) as { issuer?: unknown; jwks_uri?: unknown };
   if (found.issuer !== issuer || typeof found.jwks_uri !== 'string')
     throw new Error(`The discovery document of ${issuer} is of another issuer, or names no keys`);
-  // Keys that come in plain text may be anybody's.
+  // Keys that come over an unencrypted connection may be anybody's.
   if (!isSafeAddress(found.jwks_uri))
     throw new Error(`The discovery document of ${issuer} names keys that are not at an https:// address`);
   return found.jwks_uri;

@@ -2,30 +2,30 @@ import { ServiceError } from '../errors.js';
 import { roles, type Role } from '../roles.js';
 import { defaultTenant } from '../store/tenantIds.js';
 
-/** Who makes a call. */
+/** The caller. */
 export interface Principal {
   /** For the audit log: the name of a token, the subject of a JWT. */
   readonly name: string;
-  /** Whose jobs, data sets and weights the call sees. */
+  /** The tenant whose jobs, data sets and weights the call sees. */
   readonly tenant: string;
-  /** `none`: nobody has said who it is. */
+  /** `none`: not authenticated. */
   readonly role: Role | 'none';
-  /** When it must prove again who it is; an open stream ends then. */
+  /** When its credentials expire; open streams end then. */
   readonly expireTimeMs?: number | null;
-  /** Aborted when it may nothing any more. */
+  /** Aborted when its access is revoked. */
   readonly revoked?: AbortSignal;
 }
 
-/** A caller that has not said who it is. */
+/** A caller that is not authenticated. */
 export const nobody: Principal = { name: '', tenant: '', role: 'none' };
 
-/** What a request says of its caller, over gRPC and over HTTP alike. */
+/** The credentials in a request, over gRPC or HTTP. */
 export interface Credentials {
   /** Header `authorization`. */
   readonly authorization?: string | undefined;
-  /** Header `relora-tenant`: whom an operator acts for. */
+  /** Header `relora-tenant`: the tenant that an operator acts for. */
   readonly tenant?: string | undefined;
-  /** Of a client that the authority of the settings has signed. */
+  /** From a client certificate that the authority of the settings has signed. */
   readonly certificate?: CertificateNames | undefined;
 }
 
@@ -36,10 +36,10 @@ export interface CertificateNames {
   readonly unit: string;
 }
 
-/** Finds out who calls. Rejects with NOT_AUTHENTICATED. */
+/** Authenticates a caller. Rejects with NOT_AUTHENTICATED. */
 export type Authenticate = (credentials: Credentials) => Promise<Principal>;
 
-/** A server that asks nobody: whoever reaches it is an operator. */
+/** A server without a login: everybody who reaches it is an operator. */
 export const openToAll: Authenticate = async ({ tenant }) =>
   actingFor({ name: 'anyone', tenant: defaultTenant, role: 'operator' }, tenant);
 
@@ -49,12 +49,14 @@ export function isTenant(text: string): boolean {
   return tenantPattern.test(text);
 }
 
-/** A name of a caller as others give it: it goes into the audit log, onto terminals and into rows, none of which takes any character. */
+/**
+ * The name of a caller comes from outside, and goes into the audit log, onto terminals and into rows, which do not accept every character.
+ */
 export function isCallerName(value: unknown): value is string {
   return typeof value === 'string' && /^[^\p{Cc}\p{Cs}\u2028\u2029]{1,255}$/u.test(value);
 }
 
-/** The caller in the tenant that its request names; only operators may name another than their own. Throws ROLE_TOO_LOW. */
+/** The caller in the tenant that its request names; only operators may name another tenant. Throws ROLE_TOO_LOW. */
 export function actingFor(principal: Principal, tenant: string | undefined): Principal {
   if (tenant === undefined || tenant === '' || tenant === principal.tenant) return principal;
   requireRole(principal, 'operator', 'naming another tenant');
@@ -67,7 +69,7 @@ export function actingFor(principal: Principal, tenant: string | undefined): Pri
   return { ...principal, tenant };
 }
 
-/** Throws NOT_AUTHENTICATED for nobody, ROLE_TOO_LOW for a role below. */
+/** Throws NOT_AUTHENTICATED for an unauthenticated caller, ROLE_TOO_LOW for a lower role. */
 export function requireRole({ role }: Principal, needed: Role, action: string): void {
   if (role === 'none') throw new ServiceError('NOT_AUTHENTICATED', { cause: 'no token came with it' });
   if (roles.indexOf(role) < roles.indexOf(needed))

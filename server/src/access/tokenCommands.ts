@@ -18,7 +18,7 @@ export const tokenUsage = `relora-server token add NAME [--role viewer|trainer|o
 relora-server token list
 relora-server token revoke NAME`;
 
-/** Adds, lists or revokes tokens: asks the server that runs on the data folder, or changes the file where none does. */
+/** Adds, lists or revokes tokens: through the server that runs on the data folder, or in the file if none runs. */
 export async function tokenCommand(
   config: Pick<Config, 'tokenFile' | 'dataFolder'>,
   args: readonly string[],
@@ -44,7 +44,7 @@ export async function tokenCommand(
   } else throw new TokenRefused(`Expected:\n${tokenUsage}`);
 }
 
-/** What the running server does for these commands; what it changes holds at once. */
+/** The handlers of these commands in the running server; changes take effect at once. */
 export function tokenHandlers(path: string, list: TokenList, audit: Pick<AuditLog, 'note'>): AdminHandlers {
   const note = async (method: string, name: string, tenant: string): Promise<void> =>
     await audit.note({

@@ -6,19 +6,19 @@ import { syncFolder } from '../store/folders.js';
 import { isTenant } from './principal.js';
 import { roles, type Role } from '../roles.js';
 
-/** A token as the file keeps it: without the token. */
+/** A token in the file, which contains only its hash. */
 export interface StoredToken {
-  /** What it is called in lists, in the audit log and when it is revoked; unique. */
+  /** Its name in lists, in the audit log and for revoking it; unique. */
   name: string;
   tenant: string;
   role: Role;
   /**
-   * Of the token. Plain SHA-256 and not scrypt: a token has 256 random bits, which nobody can try out, so a slow hash would protect
-   * nothing, and would let a stranger make every call cost the server tens of milliseconds.
+   * Hash of the token. Plain SHA-256 and not scrypt: a token has 256 random bits, which nobody can guess, so a slow hash would protect
+   * nothing, but would allow strangers to make each call cost the server tens of milliseconds.
    */
   sha256: string;
   createTimeMs: number;
-  /** Null: holds until it is revoked. */
+  /** Null: valid until it is revoked. */
   expireTimeMs: number | null;
 }
 
@@ -27,7 +27,7 @@ export class TokenFileInvalid extends Error {
   override name = 'TokenFileInvalid';
 }
 
-/** What every token begins with, so that scanners of secrets find one that was committed. */
+/** Prefix of every token, so that secret scanners find one that was committed. */
 export const tokenPrefix = 'relora_';
 
 export function newToken(): string {
@@ -46,12 +46,12 @@ export function isTokenName(name: string): boolean {
   return namePattern.test(name);
 }
 
-/** The tokens in a file; none where there is no file. Throws TokenFileInvalid. */
+/** The tokens in a file; none if it does not exist. Throws TokenFileInvalid. */
 export async function readTokenFile(path: string): Promise<StoredToken[]> {
   let text: string;
   try {
     const { mode } = await stat(path);
-    // Whoever may write it may let anybody in. To read it does no harm: it has hashes.
+    // Whoever can write the file can let anybody in. Reading it does no harm: it contains hashes.
     if ((mode & 0o022) !== 0)
       throw new TokenFileInvalid(`${path} can be written by others than its owner: chmod go-w ${path}`);
     text = await readFile(path, 'utf8');
@@ -63,7 +63,7 @@ export async function readTokenFile(path: string): Promise<StoredToken[]> {
   return parseTokens(path, text);
 }
 
-/** Changes the file as a whole; one change at a time, whoever makes it. */
+/** Replaces the whole file; one change at a time, across processes. */
 export async function changeTokenFile<Result>(
   path: string,
   change: (tokens: StoredToken[]) => { tokens: StoredToken[]; result: Result },

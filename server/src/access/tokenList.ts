@@ -9,7 +9,7 @@ interface Held extends StoredToken {
   readonly revoked: AbortController;
 }
 
-/** The tokens that hold now: what the file says, read again whenever it changes. */
+/** The valid tokens: the content of the file, read again whenever it changes. */
 export class TokenList {
   private byHash = new Map<string, Held>();
   private file: WatchedFile | undefined;
@@ -23,7 +23,7 @@ export class TokenList {
       list.put(await readTokenFile(path));
       log.info({ tokenFile: path, tokens: list.byHash.size }, 'Tokens were read');
     };
-    // One that cannot be used changes nothing: who is in stays in, who is out stays out.
+    // An unusable file changes nothing: the previous tokens stay valid, and no others.
     list.file = await WatchedFile.open(path, read, (error) =>
       log.error({ err: error }, 'The token file cannot be used; the previous tokens stay valid'),
     );
@@ -36,9 +36,9 @@ export class TokenList {
     this.file?.close();
   }
 
-  /** Whose token it is. Throws NOT_AUTHENTICATED. */
+  /** The caller that a token belongs to. Throws NOT_AUTHENTICATED. */
   find(token: string): Principal {
-    // Looked up by its hash: how long that takes says nothing about a token.
+    // Looked up by its hash, so that the duration reveals nothing about a token.
     const held = this.byHash.get(hashOf(token));
     if (held === undefined)
       throw new ServiceError('NOT_AUTHENTICATED', { cause: 'its token is not known, or was revoked' });
@@ -60,7 +60,7 @@ export class TokenList {
     this.byHash = new Map(
       tokens.map((token) => {
         const known = before.get(token.sha256);
-        // Another role or tenant is another token to calls that are open.
+        // For open calls, a token with another role or tenant is another token.
         const isSame = known !== undefined && known.tenant === token.tenant && known.role === token.role;
         return [token.sha256, { ...token, revoked: isSame ? known.revoked : new AbortController() }];
       }),

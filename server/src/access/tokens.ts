@@ -10,7 +10,7 @@ import {
   type StoredToken,
 } from './tokenFile.js';
 
-/** What a command asks for that cannot be. */
+/** A command asks for something impossible. */
 export class TokenRefused extends Error {
   override name = 'TokenRefused';
 }
@@ -25,7 +25,7 @@ export interface TokenWish {
 
 export type TokenSummary = Omit<StoredToken, 'sha256'>;
 
-/** Adds a token and returns it: the only time that it is seen. */
+/** Adds a token and returns it: it cannot be shown again later. */
 export async function addToken(path: string, wish: TokenWish): Promise<string> {
   const { name, tenant, role, expireTimeMs } = wish;
   if (!isTokenName(name))
@@ -49,7 +49,7 @@ export async function listTokens(path: string): Promise<TokenSummary[]> {
 
 export async function revokeToken(path: string, name: string): Promise<TokenSummary> {
   return await changeTokenFile(path, (tokens) => {
-    // What is found is revoked, and returned for the audit log.
+    // Removes the tokens of this name and returns them for the audit log.
     const left = tokens.filter((token) => token.name !== name);
     if (left.length === tokens.length)
       throw new TokenRefused(

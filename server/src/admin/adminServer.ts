@@ -4,12 +4,12 @@ import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { withAdminSocket } from './adminSocket.js';
 
-/** What a command asks of a running server, by name: JSON in, JSON out. What it throws becomes the message of the command. */
+/** Handlers of the commands to a running server, by name: JSON in, JSON out. The message of an error becomes that of the command. */
 export type AdminHandlers = Readonly<Record<string, (input: never) => Promise<unknown>>>;
 
 const bodyBytesMax = 1 << 20;
 
-/** Serves commands on the same machine over a socket in the data folder, of which this server is the only one. */
+/** Serves commands on the same machine over a socket in the data folder; no other server uses the folder. */
 export class AdminServer {
   private constructor(
     private readonly server: Server,
@@ -25,7 +25,7 @@ export class AdminServer {
     });
     const path = join(dataFolder, 'admin.sock');
     try {
-      // Of a server that was killed: the store, which we hold, has no other one.
+      // Left by a server that was killed: as we have locked the store, no other server uses it.
       rmSync(path, { force: true });
       await withAdminSocket(dataFolder, async (reached) => {
         await new Promise<void>((resolve, reject) => {
@@ -38,7 +38,7 @@ export class AdminServer {
         chmodSync(reached, 0o600);
       });
     } catch (error) {
-      // A full or foreign file system must keep no server from its jobs.
+      // A full or unsuitable file system must not keep a server from its jobs.
       log.warn({ err: error, path }, 'Commands on this machine cannot reach the server: it has no socket');
     }
     return new AdminServer(server, path);

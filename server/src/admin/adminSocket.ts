@@ -1,12 +1,12 @@
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** What the kernel takes in an address of a socket, with room to spare. */
+/** The kernel's limit for a socket address, with room to spare. */
 const pathBytesMax = 100;
 
 /**
- * Calls with a path of the socket by which commands on the same machine speak to the server of a data folder. Only the user of the
- * server may connect. A long path is reached by a descriptor of its folder, where the system has such paths.
+ * Calls `use` with a path of the socket through which commands on the same machine reach the server of a data folder. Only the user of the
+ * server may connect. A path that is too long is replaced by one through a descriptor of its folder, if the system has such paths.
  */
 export async function withAdminSocket<Result>(
   dataFolder: string,

@@ -1,12 +1,12 @@
 import { request } from 'node:http';
 import { withAdminSocket } from './adminSocket.js';
 
-/** The server said no; its message. */
+/** The server refused; with its message. */
 export class AdminRefused extends Error {
   override name = 'AdminRefused';
 }
 
-/** Asks the server that runs on a data folder; undefined when none does. Throws AdminRefused. */
+/** Asks the server that runs on a data folder; undefined if none runs. Throws AdminRefused. */
 export async function askServer<Result>(
   dataFolder: string,
   command: string,

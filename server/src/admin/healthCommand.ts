@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import { askServer } from './askServer.js';
 
-/** Ends the process with 0 when the server of the data folder answers and 1 when it does not, whatever its ports need. */
+/** Ends the process with 0 if the server of the data folder answers and 1 if not, however its ports are configured. */
 export async function healthCommand(): Promise<never> {
   const timer = setTimeout(() => process.exit(1), answerMs);
   const answer = await askServer(resolve(process.env.RELORA_DATA_FOLDER || '.relora'), 'health', {}).catch(

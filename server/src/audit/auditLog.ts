@@ -12,10 +12,10 @@ export interface AuditCursor {
   id: string;
 }
 
-/** More than any name that there can be. */
+/** Longer than any valid name. */
 const textLengthMax = 256;
 
-/** Who changed what, from where and with what result: rows of the store, and lines of a file where the settings name one. */
+/** Who changed what, from where and with what result: rows of the store, and lines of a file if the settings name one. */
 export class AuditLog {
   constructor(
     private readonly db: Database,
@@ -23,10 +23,10 @@ export class AuditLog {
     private readonly file: string,
   ) {}
 
-  /** Resolves when it is stored. What was done stands even where this fails: the log has the entry then. */
+  /** Resolves when it is stored. If this fails, the change still stands, and the entry goes to the server's log. */
   async note(asked: AuditEntry): Promise<void> {
     const timeMs = Date.now();
-    // What a refused call named can be anything: it must not fill the disk, nor keep a row out of the store.
+    // A refused call may contain anything: it must not fill the disk or make the row fail.
     const entry = Object.fromEntries(
       Object.entries(asked).map(([column, text]) => [column, fit(text)]),
     ) as unknown as AuditEntry;
@@ -75,7 +75,7 @@ export class AuditLog {
   }
 }
 
-/** PostgreSQL has no text with a zero in it. */
+/** PostgreSQL's text has no NUL character. */
 function fit(text: string): string {
   return cutText(text, textLengthMax).replaceAll('\0', '\ufffd');
 }

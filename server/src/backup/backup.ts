@@ -1,30 +1,30 @@
 import type { Database } from '../store/database.js';
 
-/** `backup.json` of a backup, written last: a folder without it is none. */
+/** `backup.json` of a backup, written last: a folder without it is not a backup. */
 export interface Backup {
   formatVersion: 1;
-  /** Number of the schema's last migration. */
+  /** Number of the last schema migration. */
   schema: number;
   createTimeMs: number;
   incarnation: string;
   tables: { name: string; rowCount: number; sha256: string }[];
-  /** Below `files`, laid out as a data folder is. */
+  /** Paths below `files`, which is laid out like a data folder. */
   files: { path: string; sizeBytes: number; sha256: string }[];
-  /** Checkpoints that were thrown away while they were copied; each has a successor here. */
+  /** Checkpoints that were deleted while they were copied; the backup has a newer one of each of these jobs. */
   dropped: { jobId: string; folder: string }[];
 }
 
 export const manifestName = 'backup.json';
 
-/** The backup, or what was to be backed up, is not as it should be; the message says how. */
+/** The backup, or its source, is faulty; the message says how. */
 export class BackupFailed extends Error {
   override name = 'BackupFailed';
 }
 
-/** Made again elsewhere, or of no meaning there. */
+/** Tables that are made again elsewhere, or have no meaning there. */
 const leftOut = new Set(['servers', 'gang_places', 'purges', 'blob_chunks', 'blob_files', 'schema_version']);
 
-/** What others refer to comes first. */
+/** Tables that others refer to come first. */
 const parents = [
   'store_info',
   'jobs',
@@ -36,7 +36,7 @@ const parents = [
   'webhooks',
 ];
 
-/** Names of the tables that are kept, in the order in which they can be filled. */
+/** Names of the tables in a backup, in the order in which they can be filled. */
 export async function keptTables(db: Database): Promise<string[]> {
   const tables = (await db.introspection.getTables()).map(({ name }) => name);
   const place = (name: string): number => (parents.indexOf(name) + parents.length + 1) % (parents.length + 1);
@@ -45,7 +45,7 @@ export async function keptTables(db: Database): Promise<string[]> {
     .sort((a, b) => place(a) - place(b) || (a < b ? -1 : 1));
 }
 
-/** Folders of the data folder that rows of a table stand for. */
+/** Folders of the data folder that belong to a row of a table. */
 export function folderOf(table: string, row: Readonly<Record<string, unknown>>): string[] {
   const text = (column: string): string => String(row[column]);
   switch (table) {

@@ -14,7 +14,7 @@ relora-server restore FOLDER`;
 
 export const backupCommands: ReadonlySet<string> = new Set(['migrate', 'backup', 'restore']);
 
-/** How the settings say that a store is opened. */
+/** The settings for opening a store. */
 export function storeOptions(config: Config): StoreOptions {
   return {
     leaseMs: config.leaseSeconds * 1000,
@@ -26,12 +26,12 @@ export function storeOptions(config: Config): StoreOptions {
   };
 }
 
-/** A command with other arguments than it takes. */
+/** A command with wrong arguments. */
 export class BackupUsage extends Error {
   override name = 'BackupUsage';
 }
 
-/** Runs one of the commands; `note` gets what was done. */
+/** Runs one of the commands; `note` gets a message about what was done. */
 export async function backupCommand(
   config: Config,
   command: string,
@@ -41,7 +41,7 @@ export async function backupCommand(
   const [folder] = args.map((path) => resolve(path));
   if (args.length !== (command === 'migrate' ? 0 : 1)) throw new BackupUsage(`Expected:\n${backupUsage}`);
   if (command === 'backup') {
-    // The server that runs has the store of a file; the others of a fleet do not mind.
+    // If the store is a file, only the running server can use it; with PostgreSQL it makes no difference.
     const asked = await askServer<Backup>(config.dataFolder, 'backup', { folder });
     const made =
       asked?.result ??
@@ -54,7 +54,7 @@ export async function backupCommand(
   });
 }
 
-/** What the running server does for these commands. */
+/** The handlers of these commands in the running server. */
 export function backupHandlers(config: Config, store: Store): AdminHandlers {
   return {
     backup: async ({ folder }: { folder: string }) => await writeBackup(sourceOf(config, store), folder),

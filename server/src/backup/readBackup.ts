@@ -15,8 +15,8 @@ import { BackupFailed, manifestName, type Backup } from './backup.js';
 const rowsPerInsert = 200;
 
 /**
- * Puts a backup into an empty store, whatever it was made from: a file or PostgreSQL, a folder or S3. Every byte is compared with
- * its digest first. The store gets another incarnation: who watched the old one is not served events that it never had.
+ * Restores a backup into an empty store of any kind, whatever it was made from: a file or PostgreSQL, a folder or S3. Every byte is first
+ * compared with its digest. The store gets a new incarnation: clients that watched the old one do not get events of another history.
  */
 export async function readBackup(store: Store, dataFolder: string, folder: string): Promise<Backup> {
   const backup = await readManifest(folder);
@@ -91,7 +91,7 @@ async function requireDigest(path: string, sha256: string): Promise<void> {
   if (found !== sha256) throw new BackupFailed(`${path} has SHA-256 ${found}, not ${sha256}`);
 }
 
-/** Copies, and links what is there twice, as checkpoints share frozen weights. */
+/** Copies a folder, and links identical files, such as the frozen weights that checkpoints share. */
 async function putFolder(
   dataFolder: string,
   backupFolder: string,
@@ -155,7 +155,7 @@ function readValue(value: unknown): unknown {
   return typeof base64 === 'string' ? Buffer.from(base64, 'base64') : value;
 }
 
-/** `jobs/…/checkpoints/…`, `jobs/…/artifacts/…`, `datasets/…/prepared`, `datasets/…/uploads` or `weights/…`. */
+/** For example `jobs/…/checkpoints/…`, `jobs/…/artifacts/…`, `datasets/…/prepared`, `datasets/…/uploads` or `weights/…`. */
 function folderNameOf(path: string): string {
   const words = path.split('/');
   return words.slice(0, { jobs: 4, datasets: 3, weights: 2 }[words[0]!] ?? 0).join('/');

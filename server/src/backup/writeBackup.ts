@@ -19,12 +19,12 @@ export interface BackupSource {
 }
 
 const rowsPerRead = 2000;
-/** How often rows are read again because what they name was thrown away before it was copied. */
+/** How often rows are read again because their files were deleted before they were copied. */
 const triesMax = 5;
 
 /**
- * Writes all that a store holds into a new folder, while servers work on it: the rows as they are at one moment, then the files
- * that they name. What is still being uploaded is not there yet.
+ * Writes everything in a store into a new folder, while servers use it: the rows as of one moment, then the files that they name.
+ * Unfinished uploads are left out.
  */
 export async function writeBackup(source: BackupSource, folder: string): Promise<Backup> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
@@ -53,7 +53,7 @@ export async function writeBackup(source: BackupSource, folder: string): Promise
   }
 }
 
-/** All rows as of one moment, one file of JSON lines for each table. */
+/** All rows as of one moment, one file of JSON lines per table. */
 async function writeRows(
   db: Database,
   folder: string,
@@ -103,7 +103,7 @@ async function isOnPostgres(db: Database): Promise<boolean> {
   );
 }
 
-/** Undefined when a job lost its newest checkpoint meanwhile: then its rows are too old. */
+/** Undefined if a job's newest checkpoint was deleted meanwhile: then the rows are too old. */
 async function copyFolders(
   { db, stage, dataFolder }: BackupSource,
   folders: ReadonlySet<string>,
@@ -132,7 +132,7 @@ async function copyFolders(
           files.push({ ...twin, path: to });
         } else {
           const copied = await copyFile(path, join(target, to)).catch((error: NodeJS.ErrnoException) => {
-            if (error.code === 'ENOENT') return undefined; // thrown away under our hands
+            if (error.code === 'ENOENT') return undefined; // deleted while it was being copied
             throw error;
           });
           if (copied === undefined) {
@@ -200,7 +200,7 @@ async function writeWhole(path: string, text: string): Promise<void> {
   }
 }
 
-/** JSON has no bytes. */
+/** JSON cannot contain bytes. */
 function bytesAsText(_key: string, value: unknown): unknown {
   const data = (value as { type?: unknown; data?: unknown } | null)?.data;
   const isBuffer = (value as { type?: unknown } | null)?.type === 'Buffer' && Array.isArray(data);

@@ -7,7 +7,7 @@ import { fault, ok, warning, type Finding } from './finding.js';
 
 type CardSettings = Pick<Config, 'device' | 'cudaFolder' | 'gpuSlots'>;
 
-/** Processor and cards. Without a card and without a wish for one nothing is wrong. */
+/** Findings about the processor and cards. It is not a fault to have no card if the settings do not ask for one. */
 export function findingsOfDevices(
   { native, devices, problems }: FoundDevices,
   settings: CardSettings,
@@ -40,7 +40,7 @@ export function findingsOfDevices(
   return findings;
 }
 
-/** Why devices could not be looked for. */
+/** Why the search for devices failed. */
 export function faultOfDevices(error: Error): Finding {
   if (error instanceof TaskFailed && error.reason === ('NATIVE_UNUSABLE' satisfies ServerFailure))
     return fault('native code', ...splitCure(error.message));
@@ -49,7 +49,7 @@ export function faultOfDevices(error: Error): Finding {
   return fault('devices', error.message, cure);
 }
 
-/** Faults of devices end with their cure, behind a colon. */
+/** Messages about devices end with a colon and advice. */
 function splitCure(message: string): [what: string, cure: string] {
   const at = message.lastIndexOf(': ');
   return at < 0

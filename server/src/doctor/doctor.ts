@@ -21,23 +21,23 @@ import {
   sandboxFinding,
 } from './machine.js';
 
-/** What a running server says of itself to the doctor. */
+/** What a running server reports to the doctor. */
 export interface ServerHealth extends FoundDevices {
   problem: string | null;
-  /** Why trainers on a card are not confined; null where they are, or where there is no card. */
+  /** Why trainers on a card are not confined; null if they are, or if there is no card. */
   unconfinedCards: string | null;
 }
 
 export interface Diagnosis {
   version: string;
-  /** Whether there is no fault. */
+  /** True if there are no faults. */
   ok: boolean;
-  /** Whether a server runs on the data folder; it was asked then. */
+  /** Whether a server runs on the data folder; if so, its answers are included. */
   isRunning: boolean;
   findings: Finding[];
 }
 
-/** Looks at everything that a server stands on, with the settings that it would have. Changes nothing. */
+/** Checks everything that a server needs, with the settings that it would have. Changes nothing. */
 export async function diagnose(config: Config): Promise<Diagnosis> {
   let findings: Finding[] = [];
   const health = (
@@ -77,7 +77,7 @@ export async function diagnose(config: Config): Promise<Diagnosis> {
   return { version, ok: findings.every(({ state }) => state !== 'fault'), isRunning, findings };
 }
 
-/** In a child, as the server does: what native code or a driver does wrong ends the child. */
+/** Runs in a child, as in the server: a fault in native code or a driver ends only the child. */
 async function lookForDevices(config: Config, confinement: Confinement): Promise<FoundDevices | Error> {
   const folder = await mkdtemp(join(tmpdir(), 'relora-doctor-'));
   const log = pino({ level: 'silent' });
@@ -92,7 +92,7 @@ async function lookForDevices(config: Config, confinement: Confinement): Promise
   }
 }
 
-/** For people: a line a finding, and below it what to do. */
+/** For people: one line per finding, and below it what to do. */
 export function textOf({ findings, isRunning, version, ok }: Diagnosis): string {
   const width = Math.max(...findings.map(({ name }) => name.length));
   const lines = findings.flatMap(({ name, state, message, cure }) => [

@@ -1,9 +1,9 @@
-/** What one look found. A fault keeps the server from its work; a warning does not, but somebody should know. */
+/** The result of one check. A fault keeps the server from working; a warning does not, but somebody should know. */
 export interface Finding {
   name: string;
   state: 'ok' | 'warning' | 'fault';
   message: string;
-  /** What to do; null where nothing is to be done. */
+  /** What to do; null for nothing. */
   cure: string | null;
 }
 

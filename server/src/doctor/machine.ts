@@ -11,7 +11,7 @@ import { fault, ok, warning, type Finding } from './finding.js';
 
 const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 
-/** With less even a small model does not train. */
+/** With less memory not even a small model can train. */
 const jobBytesMin = 2 ** 29;
 
 export function memoryFinding({ slots, jobMemoryBytesMax }: Config): Finding {
@@ -53,7 +53,7 @@ export function openFilesFinding(config: Config): Finding {
   }
 }
 
-/** Whether the kernel holds children to what they need. */
+/** Whether the kernel can confine children. */
 export function sandboxFinding(
   config: Config,
   { means, problem } = new Confinement(config),
@@ -73,7 +73,7 @@ export function sandboxFinding(
   return config.sandbox === 'required' ? fault('sandbox', text, cure) : warning('sandbox', text, cure);
 }
 
-/** Whether the port could be had now. */
+/** Whether the port is available now. */
 export async function portFinding(config: Config, name: 'grpcAddress' | 'httpAddress'): Promise<Finding> {
   const { host, port } = config[name];
   const { variable } = settings[name];
@@ -98,10 +98,10 @@ export async function portFinding(config: Config, name: 'grpcAddress' | 'httpAdd
   }
 }
 
-/** A clock that runs a little apart does no harm. */
+/** A small difference between clocks does no harm. */
 const clockToleranceMs = 60_000;
 
-/** Events, leases and certificates go by the clock: it must not be before what was written already. */
+/** Events, leases and certificates depend on the clock: it must not be earlier than files that exist already. */
 export async function clockFinding({ dataFolder }: Config): Promise<Finding> {
   const own = fileURLToPath(import.meta.url);
   const written = await Promise.all(
@@ -119,7 +119,7 @@ export async function clockFinding({ dataFolder }: Config): Promise<Finding> {
   );
 }
 
-/** Of SQLite's header: the version that the application gives the file, and whose it is. */
+/** Offsets in SQLite's header: the application's version of the file, and the id of the application. */
 const [versionAt, applicationAt, headerBytes] = [60, 68, 100];
 
 export async function dataFolderFinding({ dataFolder }: Config, isRunning: boolean): Promise<Finding> {
@@ -173,7 +173,7 @@ async function storeVersion(path: string): Promise<number | 'foreign' | null> {
     const header = Buffer.alloc(headerBytes);
     const { bytesRead } = await file.read(header, 0, headerBytes, 0);
     if (bytesRead === 0) return null;
-    // A file that was just made has its header in the log beside it.
+    // The header of a new file may still be in the write-ahead log next to it.
     const application = header.readUInt32BE(applicationAt);
     return bytesRead < headerBytes || (application !== applicationId && application !== 0)
       ? 'foreign'
@@ -190,7 +190,7 @@ async function isWritable(folder: string): Promise<boolean> {
   );
 }
 
-/** The folder itself, or what is there of the path to it. */
+/** The folder itself, or its nearest existing parent. */
 async function nearestFolder(path: string): Promise<string> {
   for (let folder = path; ; folder = dirname(folder))
     if ((await stat(folder).catch(() => null)) !== null || dirname(folder) === folder) return folder;

@@ -1,2 +1,2 @@
-/** Apart from the doctor, so that a start of the server loads nothing of it. */
+/** In a file of its own, so that a start of the server does not load the doctor. */
 export const doctorUsage = 'relora-server doctor [--json]';

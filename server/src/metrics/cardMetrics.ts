@@ -4,21 +4,21 @@ import type { CardReading } from '../trainer/messages.js';
 import type { TaskRunner } from '../trainer/taskRunner.js';
 import type { Metrics } from './metrics.js';
 
-/** Time between two readings, and after which a reading that nothing followed is not served any more. */
+/** Time between two readings, and the time after which an old reading is no longer served. */
 const [intervalMs, staleMs] = [5000, 30_000];
-/** Wait until a child that ended is replaced. */
+/** Pause before a child that ended is replaced. */
 const retryMs = 60_000;
 
-/** Bits of NVML's reasons for a clock below the wanted one, by what somebody would look at. */
+/** Bits of NVML's reasons for a reduced clock, grouped by cause. */
 const causes = {
-  power: 0x4 | 0x80, // the limit of the card, or the supply's brake
+  power: 0x4 | 0x80, // the card's limit, or the power brake of its supply
   thermal: 0x20 | 0x40,
   hardware: 0x8,
 } as const;
 
 /**
- * What the cards of this server say of themselves, by a child that reads the management library. What a card does not answer has no
- * series: absent, not zero.
+ * Readings of this server's cards, from a child that uses the management library. A value that a card does not report has no series: it is
+ * absent, not zero.
  */
 export class CardMetrics {
   private staleTimer: NodeJS.Timeout | undefined;
@@ -31,7 +31,7 @@ export class CardMetrics {
     private readonly stopping: AbortSignal,
   ) {}
 
-  /** Of these cards, from the first call with any on. */
+  /** Watches these cards; only the first call with any cards has an effect. */
   watch(cards: readonly DeviceDescription[]): void {
     if (cards.length === 0 || this.watching !== undefined) return;
     const models = new Map(cards.map(({ uuid, model }) => [uuid, model]));

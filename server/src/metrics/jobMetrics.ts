@@ -11,24 +11,24 @@ import type { JobJournal } from '../jobs/jobJournal.js';
 import type { Supervisor } from '../trainer/supervisor.js';
 import type { Metrics } from './metrics.js';
 
-/** How long the last values of a job that stopped can still be scraped. */
+/** How long the last values of a stopped job can still be scraped. */
 const keptMs = 5 * 60_000;
-/** Jobs with series, however short their lives are: the oldest lose theirs. */
+/** Maximum number of jobs with series, even if jobs are short: the oldest lose theirs. */
 const seriesMax = 64;
 /** Weight of a new loss in the smoothed one. */
 const smoothing = 0.02;
 
-/** Feeds metrics from the events of the journal: what Prometheus shows and what watchers see has one source. */
+/** Updates metrics from the events of the journal, so that Prometheus and watchers see the same values. */
 export class JobMetrics {
   private readonly perJob: Gauge<string>[];
   private readonly perModule: Gauge<string>[];
   private readonly perEvaluation: Gauge<string>[];
-  /** When the series of a job go, by job id; null while it runs. In order of last beginning. */
+  /** When the series of a job are dropped, by job id; null while it runs. In the order in which jobs last began. */
   private readonly expiry = new Map<string, number | null>();
   private readonly smoothed = new Map<string, number>();
   /** What each job was evaluated on. */
   private readonly datasets = new Map<string, readonly DatasetEvaluation[]>();
-  /** Names that each job was scored under: as many as its specification has. */
+  /** Names of each job's evaluations: as many as in its specification. */
   private readonly named = new Map<string, Set<string>>();
   private readonly queuedSince = new Map<string, number>();
 
@@ -59,7 +59,7 @@ export class JobMetrics {
     return () => ends.forEach((end) => end());
   }
 
-  /** Drops series of jobs that stopped some minutes ago; called before a scrape. */
+  /** Drops the series of jobs that stopped some minutes ago; called before a scrape. */
   forgetOld(nowMs = Date.now()): void {
     for (const [jobId, expiresMs] of this.expiry) {
       if (expiresMs !== null && (expiresMs <= nowMs || this.expiry.size > seriesMax)) this.forget(jobId);
@@ -144,7 +144,7 @@ export class JobMetrics {
     }
     if (body.to === 'starting') {
       metrics.attempts.inc();
-      this.expiry.delete(job.id); // so that it stands last: the order is that of beginning
+      this.expiry.delete(job.id); // so that it comes last: the map is in the order of beginning
       this.expiry.set(job.id, null);
       metrics.jobAttemptTime.set({ job_id: job.id }, event.timeMs / 1000);
       metrics.jobStepsSkipped.set({ job_id: job.id }, 0);
@@ -196,7 +196,7 @@ export class JobMetrics {
     }
   }
 
-  /** One step, or those of a span. */
+  /** Counts one step, or those of a span. */
   private countSteps(series: { job_id: string }, body: JobEventBody & { kind: 'step' }): void {
     const { metrics } = this;
     const { firstStep, omittedCount, skippedCount, tokenCount, seconds, loss } = spanOf(body);

@@ -1,4 +1,4 @@
-/** A metric as it is served. docs/metrics.md is checked against these, both ways. */
+/** A served metric. docs/metrics.md is checked against these, both ways. */
 export interface MetricEntry {
   name: `relora_${string}`;
   type: 'counter' | 'gauge' | 'histogram';
@@ -15,8 +15,8 @@ const saveSeconds = [0.05, 0.2, 1, 5, 20, 60, 300];
 const waitSeconds = [0.1, 1, 10, 60, 600, 3600, 21_600, 86_400];
 
 /**
- * Every metric of the server. Labels come from closed sets, but for `job_id`: its series live while the job runs and some
- * minutes longer, so the slots bound their number. (`job` would be overwritten by Prometheus with the scraped target.)
+ * Every metric of the server. Labels have a fixed set of values, except `job_id`: its series exist while the job runs and some minutes
+ * longer, so their number is limited by the slots. (`job` would be overwritten by Prometheus with the scraped target.)
  */
 export const metricTable = {
   buildInfo: gauge('relora_build_info', 'Always 1; its labels say what runs.', ['version', 'node_version']),

@@ -4,12 +4,15 @@ import { metricTable } from './metricTable.js';
 type Instruments = { counter: Counter<string>; gauge: Gauge<string>; histogram: Histogram<string> };
 type Table = typeof metricTable;
 
-/** The instruments of the table, and the registry that serves them. Passed along; there is no global registry. */
+/** The instruments of the table, and the registry that serves them. Passed as an argument; there is no global registry. */
 export type Metrics = { readonly registry: Registry } & {
   readonly [Name in keyof Table]: Instruments[Table[Name]['type']];
 };
 
-/** Makes every metric of the table, beside `process_*` and `nodejs_*` as every program of Node has them. Those without labels read 0 from the start, so that rates see the first event. */
+/**
+ * Creates every metric of the table, and the usual `process_*` and `nodejs_*` of Node programs. Metrics without labels begin with 0, so
+ * that rates include the first event.
+ */
 export function createMetrics(): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });

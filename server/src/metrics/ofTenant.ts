@@ -1,15 +1,15 @@
 import { tenantOf } from '../store/tenantIds.js';
 
 /**
- * Of a text in Prometheus's format the series that are about the jobs of one tenant, by the label `job_id`. What is about the server as
- * a whole, and what others have, is left out, and so are metrics of which nothing stays.
+ * The series of one tenant's jobs in a text in Prometheus's format, selected by the label `job_id`. Series about the server as a whole and
+ * of other tenants are left out, as are metrics without remaining series.
  */
 export function metricsOfTenant(text: string, tenant: string): string {
   const kept: string[] = [];
   let head: string[] = [];
   for (const line of text.split('\n')) {
     if (line.startsWith('#')) {
-      // A metric begins with its help.
+      // A metric begins with its HELP line.
       head = line.startsWith('# HELP') ? [line] : [...head, line];
       continue;
     }

@@ -17,10 +17,10 @@ export interface ScrapeParts {
   startTimeMs: number;
 }
 
-/** Scrapes closer together than this get the same text, so that a busy scraper costs the store nothing. */
+/** Scrapes within this time get the same text, so that frequent scrapes do not load the store. */
 const cacheMs = 1000;
 
-/** Reads what has to be asked for rather than counted, and renders all metrics as text. */
+/** Reads the metrics that are queried rather than counted, and renders all metrics as text. */
 export class ServerMetrics {
   private readonly delay: IntervalHistogram;
   private cached: { text: Promise<string>; timeMs: number } | undefined;
@@ -44,7 +44,7 @@ export class ServerMetrics {
     if (this.cached === undefined || nowMs - this.cached.timeMs > cacheMs) {
       const text = this.collect();
       this.cached = { text, timeMs: nowMs };
-      // A failed scrape is not kept: the next one asks again.
+      // A failed result is not cached: the next scrape tries again.
       text.catch(() => (this.cached = undefined));
     }
     return await this.cached.text;
@@ -65,7 +65,7 @@ export class ServerMetrics {
     const { bavail, bsize } = await statfs(config.dataFolder);
     metrics.diskFree.set(bavail * bsize);
     metrics.serverMemory.set(process.memoryUsage.rss());
-    // The histogram counts whole delays; its resolution is what an idle loop shows.
+    // The histogram contains whole delays; an idle loop shows its resolution of 20 ms.
     metrics.eventLoopLag.set(Math.max(0, this.delay.percentile(99) / 1e9 - 0.02));
     this.delay.reset();
     return await metrics.registry.metrics();

@@ -1,15 +1,15 @@
 import { readFile, stat } from 'node:fs/promises';
 import { isTenant } from '../access/principal.js';
 
-/** What a tenant may have at once; null for no limit. */
+/** The limits of a tenant; null for no limit. */
 export interface Quota {
-  /** Jobs that run; more wait. */
+  /** Running jobs; further ones wait. */
   runningJobs: number | null;
-  /** Jobs that wait; more are refused. */
+  /** Waiting jobs; further ones are refused. */
   queuedJobs: number | null;
-  /** Of checkpoints, artifacts, data sets and weights; what would be more is refused. */
+  /** Bytes of checkpoints, artifacts, data sets and weights; more are refused. */
   bytes: number | null;
-  /** In the last windowDays; jobs wait while so many are used. */
+  /** Device hours in the last windowDays; when they are used up, jobs wait. */
   deviceHours: number | null;
   windowDays: number;
 }
@@ -19,7 +19,7 @@ export interface QuotaTable {
   tenants: ReadonlyMap<string, Quota>;
 }
 
-/** A file of quotas that cannot be used. The message names the file and what is wrong. */
+/** A quota file that cannot be used. The message names the file and what is wrong. */
 export class QuotaFileInvalid extends Error {
   override name = 'QuotaFileInvalid';
 }
@@ -34,7 +34,7 @@ export const noQuota: Quota = {
 
 export const noQuotas: QuotaTable = { default: noQuota, tenants: new Map() };
 
-/** What each field may be. */
+/** The allowed values of each field. */
 const fields: Record<keyof Quota, { max: number; isWhole: boolean }> = {
   runningJobs: { max: 100_000, isWhole: true },
   queuedJobs: { max: 100_000, isWhole: true },
@@ -43,12 +43,15 @@ const fields: Record<keyof Quota, { max: number; isWhole: boolean }> = {
   windowDays: { max: 366, isWhole: false },
 };
 
-/** Reads `{"default": {…}, "tenants": {"acme": {…}}}`; what a tenant's entry does not name is as in the default. Throws QuotaFileInvalid. */
+/**
+ * Reads `{"default": {…}, "tenants": {"acme": {…}}}`; fields missing in a tenant's entry are taken from the default. Throws
+ * QuotaFileInvalid.
+ */
 export async function readQuotaFile(path: string): Promise<QuotaTable> {
   let text: string;
   try {
     const { mode } = await stat(path);
-    // Whoever may write it may give a tenant everything.
+    // Whoever can write the file can give a tenant everything.
     if ((mode & 0o022) !== 0)
       throw new QuotaFileInvalid(`${path} can be written by others than its owner: chmod go-w ${path}`);
     text = await readFile(path, 'utf8');
@@ -105,7 +108,7 @@ function parseQuota(place: string, entry: unknown, base: Quota, problems: string
   return quota as unknown as Quota;
 }
 
-/** The names and values of an object of JSON; `__proto__` is a name as any other. */
+/** The names and values of a JSON object; `__proto__` is an ordinary name. */
 function entriesOf(value: unknown, place: string, problems: string[]): Map<string, unknown> {
   if (typeof value === 'object' && value !== null && !Array.isArray(value))
     return new Map(Object.entries(value));

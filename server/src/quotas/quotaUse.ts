@@ -10,7 +10,7 @@ export async function queuedJobsOf(db: Database, tenant: string): Promise<number
   return await countJobs(db, tenant, ['queued']);
 }
 
-/** Hours in which processes of a tenant held a device, in the last days. */
+/** Hours for which processes of a tenant used a device in the last `windowDays`. */
 export async function deviceHoursOf(
   db: Database,
   tenant: string,
@@ -31,8 +31,8 @@ export async function deviceHoursOf(
 }
 
 /**
- * When the tenant's device hours of the window fall below a limit, if nothing more runs; null while something does. The oldest leave
- * the window first.
+ * When the tenant's device hours in the window fall below the limit, if nothing more runs; null while something runs. The oldest hours
+ * leave the window first.
  */
 export async function deviceHoursFreeMs(
   db: Database,
@@ -60,7 +60,8 @@ export async function deviceHoursFreeMs(
     0,
   );
   let surplusMs = usedMs - deviceHours * 3_600_000;
-  // Attempts that ran side by side leave side by side: this is then later than it need be, never too early.
+  // Attempts that ran in parallel also leave the window in parallel, but are counted one after the other: so the result may be too late,
+  // never too early.
   for (const { fromMs, untilMs, processes } of parts) {
     const partMs = (untilMs - fromMs) * processes;
     if (surplusMs < partMs) return Math.ceil(fromMs + Math.max(0, surplusMs) / processes + windowMs);
@@ -70,9 +71,9 @@ export async function deviceHoursFreeMs(
 }
 
 /**
- * Bytes that the rows of a tenant stand for: checkpoints and artifacts of its jobs, files and tokens of its data sets, weights, deleted
- * ones until they are purged. What is still being uploaded counts whole. Files that several checkpoints share count for each, so
- * that this is the same on every server, whatever its disk shares.
+ * Bytes that belong to the rows of a tenant: checkpoints and artifacts of its jobs, files and tokens of its data sets, and weights; deleted
+ * ones count until they are purged. Unfinished uploads count with their full size. Files that several checkpoints share count for each, so
+ * that the result is the same on every server, whatever its disk shares.
  */
 export async function bytesOf(db: Database, tenant: string): Promise<number> {
   const ofJobs = async (table: 'checkpoints' | 'artifacts'): Promise<number> => {
@@ -114,7 +115,7 @@ export async function bytesOf(db: Database, tenant: string): Promise<number> {
   );
 }
 
-/** Of the tokens of a prepared data set: two bytes each where the vocabulary allows it. */
+/** Bytes of the tokens of a prepared data set: two each if the vocabulary is small enough, else four. */
 function tokenBytesOf(prepared: string): number {
   const { tokenizer, train, heldOut } = JSON.parse(prepared) as {
     tokenizer: { vocabularySize: number };

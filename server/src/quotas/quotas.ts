@@ -11,23 +11,23 @@ type Trx = Transaction<Schema>;
 /** Tenants of which no job starts now. */
 export interface ClosedTenants {
   tenants: readonly string[];
-  /** Those of them that have used their device hours: the end of a job opens none. */
+  /** Those that have used up their device hours: the end of a job does not change that. */
   usedUp: readonly string[];
-  /** When to look again, where time alone may open one of them; null where another job has to end. */
+  /** When to check again because time alone may change it; null if another job has to end. */
   lookAgainMs: number | null;
 }
 
-/** A window of device hours moves on by itself: how soon a job that waits for that is noticed. */
+/** How soon a waiting job notices that its tenant's window of device hours has moved. */
 const lookAgainMs = 30_000;
 
-/** What tenants may have: as a file says, read again whenever it changes. Without one there is no limit. */
+/** The limits of tenants, from a file that is read again whenever it changes. Without a file there are no limits. */
 export class Quotas {
   private readonly listeners = new Set<() => void>();
   private file: WatchedFile | undefined;
 
   constructor(private table: QuotaTable = noQuotas) {}
 
-  /** Throws QuotaFileInvalid. A later file that cannot be used changes nothing, and the log says so. */
+  /** Throws QuotaFileInvalid. Later, an unusable file changes nothing and is logged. */
   static async open(path: string, log: Logger): Promise<Quotas> {
     const quotas = new Quotas();
     if (path === '') return quotas;
@@ -50,19 +50,19 @@ export class Quotas {
     return this.table.tenants.get(tenant) ?? this.table.default;
   }
 
-  /** Called when what the file says has changed. */
+  /** Called when the limits have changed. */
   onChange(listener: () => void): void {
     this.listeners.add(listener);
   }
 
-  /** Whether any tenant's jobs may have to wait for a quota, so that claims must take turns. */
+  /** Whether quotas may make any tenant's jobs wait, so that claims must take turns. */
   get mayClose(): boolean {
     return [this.table.default, ...this.table.tenants.values()].some(
       ({ runningJobs, deviceHours }) => runningJobs !== null || deviceHours !== null,
     );
   }
 
-  /** Of the tenants that have jobs in the queue. */
+  /** Among the tenants that have jobs in the queue. */
   async closedTenants(trx: Trx, nowMs: number): Promise<ClosedTenants> {
     const tenants: string[] = [];
     const usedUp: string[] = [];
@@ -86,7 +86,7 @@ export class Quotas {
     return { tenants, usedUp, lookAgainMs: usedUp.length > 0 ? nowMs + lookAgainMs : null };
   }
 
-  /** Throws QUOTA_EXCEEDED where the tenant has as many jobs in the queue as it may. */
+  /** Throws QUOTA_EXCEEDED if the tenant has as many jobs in the queue as it may. */
   async requireQueuePlace(trx: Trx, tenant: string): Promise<void> {
     const { queuedJobs: max } = this.of(tenant);
     if (max === null) return;
@@ -95,12 +95,12 @@ export class Quotas {
     if (used >= max) throw new ServiceError('QUOTA_EXCEEDED', { quota: 'queued_jobs', tenant, max, used });
   }
 
-  /** Waits until nobody else asks for bytes; first of all in a transaction that locks rows before it does. */
+  /** Waits until no other transaction requests bytes. In a transaction that locks rows, call it before that. */
   async takeTurn(trx: Trx, tenant: string): Promise<void> {
     if (this.of(tenant).bytes !== null) await takeTurn(trx);
   }
 
-  /** Throws QUOTA_EXCEEDED where the tenant has no room for so many bytes more; 0 asks for any room at all. */
+  /** Throws QUOTA_EXCEEDED if the tenant may not have this many bytes more; 0 checks whether it may have any more. */
   async requireBytes(trx: Trx, tenant: string, bytes: number): Promise<void> {
     const { bytes: max } = this.of(tenant);
     if (max === null) return;
@@ -111,7 +111,7 @@ export class Quotas {
   }
 }
 
-/** One at a time, or two that count together would both take what is left. */
+/** One at a time: two transactions that count at the same time would both take what is left. */
 async function takeTurn(trx: Trx): Promise<void> {
   await trx.selectFrom('store_info').select('key').where('key', '=', 'incarnation').forUpdate().execute();
 }

@@ -7,7 +7,7 @@ export interface DiskEntry {
   /** jobs/…, datasets/… or weights/… */
   name: string;
   bytes: number;
-  /** Of what is deleted. */
+  /** Null if not deleted. */
   purgeTimeMs: number | null;
 }
 
@@ -16,7 +16,7 @@ export interface DiskUse {
   datasetBytes: number;
   weightsBytes: number;
   storeBytes: number;
-  /** Of what is deleted and not purged yet. */
+  /** Of what is deleted but not purged yet. */
   deletedBytes: number;
   /** The largest first. */
   entries: DiskEntry[];
@@ -24,7 +24,7 @@ export interface DiskUse {
 
 const kinds = ['jobs', 'datasets', 'weights'] as const;
 
-/** What the disk holds of a store. Folders are walked: two who ask at once get the answer to one walk. */
+/** Disk use of a store. It walks the folders; concurrent requests share the result of one walk. */
 export class DiskReader {
   private present: Promise<DiskUse> | undefined;
 
@@ -44,13 +44,13 @@ export class DiskReader {
     return bavail * bsize;
   }
 
-  /** Bytes that are free again when a job or data set is gone: what others share with it stays. */
+  /** Bytes that deleting a job or data set frees, without those that it shares with others. */
   async freedBytes(kind: 'jobs' | 'datasets', id: string): Promise<number> {
     return await freedBytes(join(this.dataFolder, kind, id));
   }
 }
 
-/** Looks at every file of a data folder. What several names share, as checkpoints do, counts once. */
+/** Looks at every file of a data folder. Files with several names, as checkpoints share them, count once. */
 async function readDiskUse(db: Database, dataFolder: string): Promise<DiskUse> {
   const purgeTimes = await readPurgeTimes(db);
   const counted = new Set<string>();
@@ -96,7 +96,7 @@ async function readPurgeTimes(db: Database): Promise<Map<string, number>> {
   const times = new Map<string, number>();
   for (const kind of kinds) {
     const due = db.selectFrom(kind).select(['id', 'purge_time_ms']).where('purge_time_ms', 'is not', null);
-    // What is left of a data set after its purge, the tokenizer, belongs to the jobs that used it, and stays with them.
+    // After the purge of a data set only its tokenizer is left, which stays as long as jobs that used it.
     const rows = await (kind === 'datasets' ? due.where('datasets.purged', '=', 0) : due).execute();
     for (const { id, purge_time_ms } of rows) times.set(`${kind}/${id}`, purge_time_ms!);
   }

@@ -27,26 +27,26 @@ export interface JanitorParts {
   disk: DiskReader;
   blobs: BlobStore;
   stage: Stage;
-  /** Whether somebody sends bytes of it at this moment. */
+  /** Whether somebody is sending bytes of it now. */
   isUploading(name: string): boolean;
   log: Logger;
-  /** Called with what the last look found. */
+  /** Called with the disk use that the last round found. */
   onDiskUse(use: DiskUse): void;
   onPurged(kind: 'job' | 'dataset' | 'checkpoint' | 'upload'): void;
   /** The store is broken: see Supervisor. */
   onStoreFailure(error: unknown): void;
 }
 
-/** How often the blobs of several servers are looked through. */
+/** How often the shared blobs are checked for strays. */
 const straysMs = 3_600_000;
 
-/** Of a prepared data set what exports of jobs that were trained on it need. */
+/** Files of a prepared data set that exports of jobs trained on it need. */
 const tokenizerFiles = new Set(['manifest.json', 'tokenizer.json']);
 
 /**
- * Throws away what was deleted once its time has come, and what the retention settings do not keep: never a job that has not
- * durably ended, never the newest good checkpoint of a job, nothing that somebody needs. Every step can be repeated, so a
- * crash costs nothing; one that fails is tried again at the next round.
+ * Removes deleted things whose purge time has come, and what the retention settings do not keep: but never a job that has not durably
+ * ended, the newest good checkpoint of a job, or anything in use. Every step can be repeated, so a crash does no harm; a failed step is
+ * tried again in the next round.
  */
 export class Janitor {
   private timer: NodeJS.Timeout | undefined;
@@ -103,7 +103,7 @@ export class Janitor {
     await db.deleteFrom('attempts').where('end_time_ms', '<', beforeMs).execute();
   }
 
-  /** Ended jobs that the settings do not keep are deleted, and can be undeleted as long as any. */
+  /** Deletes ended jobs that the settings do not keep; they can be undeleted like any other. */
   private async expireJobs(): Promise<void> {
     const { db, config, jobs, disk, log } = this.parts;
     const rule = ruleOf(config, 'job');
@@ -137,7 +137,7 @@ export class Janitor {
       .where('delete_time_ms', 'is', null)
       .execute();
     for (const { id } of rows) {
-      // Newest first, as they are listed; corrupt ones are not among them.
+      // Newest first, without corrupt ones.
       const items = (await checkpoints.list(id)).map((checkpoint) => ({
         checkpoint,
         timeMs: checkpoint.createTimeMs,
@@ -148,7 +148,7 @@ export class Janitor {
     }
   }
 
-  /** Abandoned uploads, and data sets that failed: what was acknowledged of them is that bytes arrived. */
+  /** Removes abandoned uploads and failed data sets: all that was acknowledged about them is that bytes arrived. */
   private async expireUploads(): Promise<void> {
     const { db, config, datasets, weights, isUploading, onPurged, log } = this.parts;
     const rule = ruleOf(config, 'upload');
@@ -175,14 +175,14 @@ export class Janitor {
     for (const { id, update_time_ms } of models)
       await add(`weights/${id}`, update_time_ms, async () => await weights.remove(id));
     for (const { name, remove } of surplusOf(found, rule, Date.now())) {
-      if (isUploading(name)) continue; // taken up again while others were looked at
+      if (isUploading(name)) continue; // resumed while the others were checked
       await remove();
       onPurged('upload');
       log.info({ name }, 'An abandoned upload was deleted by the retention settings');
     }
   }
 
-  /** Blobs of servers that lost a lease, or ended, before they could name them. */
+  /** Removes blobs of servers that lost a lease, or ended, before they could name them. */
   private async removeStrays(): Promise<void> {
     const { db, config, blobs, log } = this.parts;
     if (config.storeUrl === null || performance.now() - this.straysTimeMs < straysMs) return;
@@ -218,7 +218,7 @@ export class Janitor {
     }
   }
 
-  /** Sizes are looked up only where a rule asks for them. */
+  /** Sizes are determined only if a rule needs them. */
   private async withBytes<Row, Item extends { id: string; timeMs: number; bytes: () => Promise<number> }>(
     rows: readonly Row[],
     rule: RetentionRule,
@@ -254,7 +254,7 @@ function isEmpty({ days, count, bytes }: RetentionRule): boolean {
   return days === 0 && count === 0 && bytes === 0;
 }
 
-/** When something was last written below a folder, and how much there is. */
+/** When a file below a folder was last written, and the total size. */
 async function newestFile(folder: string): Promise<{ timeMs: number; bytes: number }> {
   let timeMs = 0;
   let bytes = 0;

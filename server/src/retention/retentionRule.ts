@@ -1,10 +1,10 @@
-/** What is kept of something; 0 is no limit. */
+/** What is kept of something; 0 means no limit. */
 export interface RetentionRule {
-  /** Older ones go. */
+  /** Older ones are removed. */
   days: number;
-  /** Only so many of the newest stay. */
+  /** Number of the newest that are kept. */
   count: number;
-  /** The newest stay that have together at most so many bytes. */
+  /** The newest are kept as long as their total size is within this. */
   bytes: number;
 }
 
@@ -15,7 +15,7 @@ export interface Keepable {
 
 const dayMs = 86_400_000;
 
-/** What a rule throws away; the newest `spared` stay whatever it says. */
+/** What a rule removes; the newest `spared` are always kept. */
 export function surplusOf<Item extends Keepable>(
   items: readonly Item[],
   rule: RetentionRule,
@@ -28,7 +28,7 @@ export function surplusOf<Item extends Keepable>(
     .sort((a, b) => b.timeMs - a.timeMs)
     .filter((item, index) => {
       keptBytes += item.bytes;
-      // From the first that does not fit on all go: a small old one does not outlive a large new one.
+      // The first that does not fit and all older ones are removed: a small old one does not outlive a large new one.
       isFull ||= rule.bytes > 0 && keptBytes > rule.bytes;
       const isOld = rule.days > 0 && item.timeMs < nowMs - rule.days * dayMs;
       const isBeyond = rule.count > 0 && index >= rule.count;

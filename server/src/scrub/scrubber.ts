@@ -5,25 +5,25 @@ import type { Database } from '../store/database.js';
 import type { Stage } from '../store/stage.js';
 import { sealedOf, type Sealed, type SealedFile, type Subject } from './sealed.js';
 
-/** Hashed between two turns of the event loop: about a millisecond. */
+/** Bytes hashed between two turns of the event loop: about a millisecond. */
 const pieceBytes = 2 ** 20;
 
-/** Of manifests: those of large data sets have some megabytes. */
+/** Limit of manifests: those of large data sets have some megabytes. */
 const manifestBytesMax = 256 * 2 ** 20;
 
-/** A file that was read again. */
+/** A file that was read and verified. */
 export interface ScrubbedFile {
   /** `jobs/…/artifacts/…`, `jobs/…/checkpoints/…`, `datasets/…` or `weights/…`. */
   name: string;
   fileName: string;
   sizeBytes: number;
-  /** Empty for a file that is as it was sealed. */
+  /** Empty if the file is as it was sealed. */
   problem: string;
 }
 
 type Outcome = Omit<ScrubbedFile, 'name'>;
 
-/** Reads what was sealed again and compares it with the digests of then. */
+/** Reads sealed files again and compares them with their digests. */
 export class Scrubber {
   private readonly digests: ChunkDigests;
 
@@ -34,12 +34,12 @@ export class Scrubber {
     this.digests = new ChunkDigests(db);
   }
 
-  /** Every file of a subject. `checkGoing` is called between pieces and throws to end it. */
+  /** Checks every file of a subject. `checkGoing` is called between pieces and throws to end it. */
   async *scrub(subject: Subject, checkGoing: () => void): AsyncGenerator<ScrubbedFile> {
     for await (const sealed of sealedOf(this.db, subject)) {
       for await (const outcome of this.filesOf(sealed, checkGoing)) {
         checkGoing();
-        if (outcome.problem !== '' && !(await sealed.isThere())) break; // it was deleted while it was read
+        if (outcome.problem !== '' && !(await sealed.isThere())) break; // deleted while it was read
         yield { name: sealed.name, ...outcome };
       }
     }
@@ -52,7 +52,7 @@ export class Scrubber {
     }
     const { outcome, text } = await this.readManifest(folder, content.manifestSha256);
     yield outcome;
-    if (outcome.problem !== '') return; // nothing that it says can be relied on
+    if (outcome.problem !== '') return; // its content cannot be trusted
     for (const file of content.filesOf(JSON.parse(text))) yield await this.look(folder, file, checkGoing);
   }
 
@@ -92,7 +92,7 @@ export class Scrubber {
         const chunk = before?.findIndex((crc, index) => crc !== crcs[index]) ?? -1;
         return { fileName, sizeBytes, problem: differs(sha256, file.sha256) + placeOf(chunk, sizeBytes) };
       }
-      // Downloads check each chunk by its sum, and the next look can say where a change is.
+      // Stored so that downloads can verify each chunk, and the next scrub can say where a change is.
       if (before === undefined && folder.includes('/artifacts/')) await this.digests.write(blob.name, crcs);
       return { fileName, sizeBytes, problem: '' };
     } finally {

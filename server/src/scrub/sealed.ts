@@ -4,10 +4,10 @@ import type { PreparedDataset } from '../datasets/dataset.js';
 import type { Database } from '../store/database.js';
 import { defaultTenant } from '../store/tenantIds.js';
 
-/** A file whose bytes were digested when it was whole. */
+/** A file whose digest was computed when it was complete. */
 export interface SealedFile {
   fileName: string;
-  /** Null where the digest alone was kept. */
+  /** Null if only the digest was stored. */
   sizeBytes: number | null;
   /** Hexadecimal. */
   sha256: string;
@@ -15,16 +15,19 @@ export interface SealedFile {
 
 /** Files that were sealed together, in one folder. */
 export interface Sealed {
-  /** For people, as clients call it where they can. */
+  /** For people: the name that clients use, if there is one. */
   name: string;
   folder: string;
   /** Its files, or the manifest that names them. */
   content: { files: SealedFile[] } | { manifestSha256: string; filesOf(manifest: unknown): SealedFile[] };
-  /** False once it has been deleted: what is missing then is not damaged. */
+  /** False once it has been deleted: missing files are then no damage. */
   isThere(): Promise<boolean>;
 }
 
-/** What is looked through: one job with all that is kept of it, one data set, one upload of weights, or all that a tenant has of a kind. */
+/**
+ * What to check: one job with everything that is kept of it, one data set, one upload of weights, or everything of one kind that a tenant
+ * has.
+ */
 export interface Subject {
   kind: 'jobs' | 'datasets' | 'weights';
   /** Default: `default`. */
@@ -32,7 +35,7 @@ export interface Subject {
   id: string | null;
 }
 
-/** Rows read at once. */
+/** Rows per query. */
 const pageRows = 100;
 
 export async function* sealedOf(
@@ -84,7 +87,7 @@ async function* artifacts(db: Database, tenant: string, jobId: string | null): A
   }
 }
 
-/** Those that a job can resume from; one that was found corrupt is no news. */
+/** Checkpoints that a job can resume from, without those already known to be corrupt. */
 async function* checkpoints(db: Database, tenant: string, jobId: string | null): AsyncGenerator<Sealed> {
   const read = (after: { job_id: string; folder: string }) => {
     const query = db
@@ -190,7 +193,7 @@ async function* weights(db: Database, tenant: string, weightsId: string | null):
   }
 }
 
-/** Page by page: what is added or deleted meanwhile makes none of the others appear twice, or not at all. */
+/** Page by page: rows that are added or deleted meanwhile do not make others appear twice or not at all. */
 async function* allRows<Row extends After, After>(
   read: (after: After) => Promise<Row[]>,
   first: After,

@@ -3,14 +3,14 @@ import { crc32c } from '@node-rs/crc32';
 import type { Point } from './points.js';
 
 /**
- * Records of a TensorBoard event file: a length, the data, and a masked CRC32C of each; the data is the message `tensorflow.Event`.
- * They follow from the events alone, so that what is written again after a crash has the same bytes.
+ * Records of a TensorBoard event file: a length and the data, each with a masked CRC32C; the data is the message `tensorflow.Event`. They
+ * depend only on the events, so that writing them again after a crash gives the same bytes.
  */
 export function fileHeader(timeMs: number): Buffer {
   return record(event(timeMs, 0).uint32(tag(3, 2)).string('brain.Event:2').finish());
 }
 
-/** One record for the values of one event. */
+/** One record with the values of one event. */
 export function pointsRecord(points: readonly Point[]): Buffer {
   const summary = new BinaryWriter();
   for (const { key, value } of points) {
@@ -43,7 +43,7 @@ function record(data: Uint8Array): Buffer {
   return bytes;
 }
 
-/** Turned and shifted, as its readers expect: a CRC of data that holds CRCs would be weak. */
+/** Rotated and offset, as readers expect: a CRC over data that contains CRCs would be weak. */
 function masked(bytes: Buffer): number {
   const crc = crc32c(bytes);
   return (((crc >>> 15) | (crc << 17)) + 0xa282ead8) >>> 0;

@@ -7,11 +7,11 @@ import type { Tracker } from './tracker.js';
 
 export interface MlflowOptions {
   url: URL;
-  /** Experiment of jobs that name none by the label `mlflow.experiment`. */
+  /** Experiment of jobs without the label `mlflow.experiment`. */
   experiment: string;
-  /** File of a token; empty for none. It is read for each call, so that a new one holds at once. */
+  /** File with a token; empty for none. It is read for each call, so that a new token is used at once. */
   tokenFile: string;
-  /** The specification of a job as clients read it. */
+  /** The specification of a job as clients see it. */
   specOf: (job: Job) => JobSpec;
 }
 
@@ -20,25 +20,25 @@ interface State {
   reached: Reached;
 }
 
-/** What MLflow answers where something is not there. */
+/** Error code of MLflow for something that does not exist. */
 const absent = 'RESOURCE_DOES_NOT_EXIST';
 const exists = 'RESOURCE_ALREADY_EXISTS';
-/** MLflow takes a thousand values and a hundred parameters in a call. */
+/** MLflow's limits for values and parameters per call. */
 const pointsPerCall = 1000;
 const paramsMax = 100;
 const paramLengthMax = 500;
 const callMs = 30_000;
-/** Tags by which a run is found again, and that say up to which event it has the values. */
+/** Tags that identify a run, and record up to which event it has the values. */
 const [jobTag, createdTag, sequenceTag] = ['relora.job', 'relora.created', 'relora.sequence'];
 
 /**
- * Runs of MLflow, by its HTTP API. The number of the last event is a tag that is sent in the same call as the values; after a crash, or
- * a call without an answer, it says what has arrived. Times are those of the journal, so that a value that is sent again is the same
- * value to MLflow.
+ * Writes to runs of MLflow through its HTTP API. The number of the last event is a tag that is sent in the same call as the values; after a
+ * crash, or a call without an answer, it shows what has arrived. Times are those of the journal, so that MLflow recognizes a value that is
+ * sent again.
  */
 export class Mlflow implements Tracker {
   readonly name = 'mlflow';
-  /** Jobs whose last call was answered: of the others MLflow is asked what it has. */
+  /** Jobs whose last call was answered; for others MLflow is asked what it has. */
   private readonly known = new Set<string>();
 
   constructor(private readonly options: MlflowOptions) {}
@@ -80,7 +80,7 @@ export class Mlflow implements Tracker {
     return JSON.stringify({ runId, reached } satisfies State);
   }
 
-  /** The job's run, which a call without an answer may have made already. */
+  /** The job's run; a call without an answer may have created it already. */
   private async runOf(job: Job, signal: AbortSignal): Promise<string> {
     const experiment = await this.experimentOf(
       job.labels['mlflow.experiment'] ?? this.options.experiment,
@@ -137,7 +137,7 @@ export class Mlflow implements Tracker {
     return Number(run.data.tags?.find(({ key }) => key === sequenceTag)?.value ?? 0);
   }
 
-  /** Rejects with what MLflow says, unless that is one of `tolerated`. */
+  /** Rejects with MLflow's error, unless its code is in `tolerated`. */
   private async call(
     method: 'GET' | 'POST',
     path: string,
@@ -170,7 +170,7 @@ function statusOf({ state }: Job): string {
   return state === 'succeeded' ? 'FINISHED' : state === 'failed' ? 'FAILED' : 'KILLED';
 }
 
-/** The settings of a job, one parameter each, by their names in a run file. */
+/** The settings of a job, one parameter each, with their names in a run file. */
 function paramsOf(spec: JobSpec): { key: string; value: string }[] {
   const params: { key: string; value: string }[] = [];
   const add = (value: unknown, key: string): void => {

@@ -9,15 +9,15 @@ export interface Point {
   timeMs: number;
 }
 
-/** The last step of each kind of which a tracker has the values; evaluations that a job names have one each. */
+/** The last step of each kind whose values a tracker has; named evaluations have one each. */
 export type Reached = Partial<Record<Kind | `namedEvaluation ${string}`, number>>;
 type Kind = (typeof kinds)[number];
 const kinds = ['step', 'evaluation', 'namedEvaluation', 'restart'] as const;
 type Valued = JobEvent['body'] & { kind: Kind };
 
 /**
- * The values of an event that a tracker has not got yet, and what it has then. After a crash a run repeats the steps since its last
- * checkpoint, with the same values to the bit: they are not logged twice.
+ * The values of an event that a tracker does not have yet, and the updated `reached`. After a crash a run repeats the steps since its last
+ * checkpoint, with bit-identical values: these are not logged twice.
  */
 export function pointsOf(
   { body, timeMs }: JobEvent,
@@ -40,7 +40,7 @@ function hasValues(body: JobEvent['body']): body is Valued {
 function valuesOf(body: Valued): Record<string, number> {
   switch (body.kind) {
     case 'step': {
-      // Of a step without an update there is nothing to draw.
+      // A step without an update has no values.
       if (body.skipped || body.omitted) return {};
       const { seconds, tokenCount } = spanOf(body);
       return {

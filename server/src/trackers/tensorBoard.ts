@@ -10,14 +10,14 @@ import { pointsOf, type Reached } from './points.js';
 import type { Tracker } from './tracker.js';
 
 interface State {
-  /** Length of the file up to which it holds what was read of the journal. */
+  /** Length of the file that has the values of what was read from the journal. */
   bytes: number;
   reached: Reached;
 }
 
 /**
- * Event files for TensorBoard, one folder for each job. The length of a file is stored with the place in the journal: what a crash left
- * behind it is cut and written again.
+ * Event files for TensorBoard, one folder per job. The length of a file is stored with the position in the journal: anything that a crash
+ * left after it is cut and written again.
  */
 export class TensorBoard implements Tracker {
   readonly name = 'tensorboard';
@@ -46,11 +46,11 @@ export class TensorBoard implements Tracker {
     const folder = join(this.folder, ...(tenant === defaultTenant ? [] : [tenant]), nameOf(job.id));
     await mkdir(folder, { recursive: true });
     const name = `events.out.tfevents.${Math.floor(job.createTimeMs / 1000)}.relora`;
-    // Not 'a': what a crash left at the end is written over.
+    // Not 'a': what a crash left at the end is overwritten.
     const file = await open(join(folder, name), constants.O_RDWR | constants.O_CREAT, 0o644);
     try {
       const { size } = await file.stat();
-      // Somebody threw it away, and with it the past of the job: what comes stands in a new one.
+      // Somebody deleted it, and with it the past of the job: further values go into a new file.
       if (size < length)
         this.log.warn(
           { folder },

@@ -12,10 +12,10 @@ export interface TrackerParts extends FollowerParts {
   specOf: MlflowOptions['specOf'];
 }
 
-/** Small changes become one call. */
+/** Many small changes become one call. */
 const pauseMs = 1000;
 
-/** Feeds the trackers that the settings name from the journals of all jobs, each on the one server that has its lease. */
+/** Feeds the trackers in the settings from the journals of all jobs, each on the one server that has its lease. */
 export class Trackers {
   private readonly followers: JournalFollower[] = [];
   private readonly stopping = new AbortController();
@@ -36,7 +36,7 @@ export class Trackers {
         }),
       );
     for (const tracker of trackers) {
-      // Curves are whole where the job is still under way.
+      // From the start, so that the curves of unfinished jobs are complete.
       await readers.register(tracker.name, { tenant: null, fromStart: true });
       const follower = new JournalFollower(this.parts, {
         id: tracker.name,
@@ -70,7 +70,7 @@ export class Trackers {
   }
 }
 
-/** The label `trackers` of a job names those that it is shown in, or `none`; without it all that the server has. */
+/** The label `trackers` of a job names the trackers that show it, or `none`; without it, all of them do. */
 function isTracked({ labels }: Job, name: Tracker['name']): boolean {
   const chosen = Object.hasOwn(labels, 'trackers') ? labels.trackers! : name;
   return chosen.split(',').includes(name);

@@ -9,7 +9,7 @@ import {
 } from './receivedFiles.js';
 import type { UploadParts } from './uploadParts.js';
 
-/** One client's upload of one thing. Must be closed, also after an error. */
+/** One client's upload. Must be closed, also after an error. */
 export interface Upload {
   readonly receivedBytes: readonly number[];
   write(fileIndex: number, offset: number, data: Uint8Array): Promise<WriteResult>;
@@ -17,17 +17,20 @@ export interface Upload {
   close(): Promise<void>;
 }
 
-/** Uploads under way: of one thing by one client at a time. What arrived stays: one that broke resumes at the length of its file. */
+/**
+ * Uploads in progress: each may only be sent by one client at a time. What arrived is kept: an interrupted upload resumes at the length of
+ * its file.
+ */
 export class OpenUploads {
   private readonly ids = new Set<string>();
 
-  /** @param options `touch` notes that somebody sends bytes: other servers have none of them to look at */
+  /** @param options `touch` records that bytes are arriving, because other servers do not see the files */
   constructor(
     private readonly options: {
       freeDiskBytesMin: number;
-      /** Null where no other server shares the store. */
+      /** Null if no other server shares the store. */
       parts: UploadParts | null;
-      /** As `datasets/…`. */
+      /** For example `datasets/…`. */
       ownerOf(id: string): string;
       touch(id: string): Promise<void>;
     },
@@ -38,9 +41,8 @@ export class OpenUploads {
   }
 
   /**
-   * `busy`: another client uploads it. `find` says which files are expected, and in which folder, or why there are none; it
-   * is asked
-   * when no other upload can end any more.
+   * `busy`: another client uploads it. `find` returns the expected files and their folder, or why there are none; it is called when no
+   * other upload of the same id can be open.
    */
   async open<Refusal extends string>(
     id: string,
@@ -71,7 +73,7 @@ export class OpenUploads {
         complete: async () => await received.complete(),
         close: async () => {
           await received.close().finally(release);
-          await this.options.touch(id).catch(() => {}); // or it counts from its begin
+          await this.options.touch(id).catch(() => {}); // if this fails, the time since its beginning counts
         },
       };
     } catch (error) {

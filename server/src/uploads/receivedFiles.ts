@@ -5,12 +5,12 @@ import { dirname } from 'node:path';
 import { syncFolder } from '../store/folders.js';
 
 /**
- * `noFile`: no uploaded file has this index. `wrongOffset`: bytes must continue at receivedBytes. `tooLong`: more than the
- * declared size. `noSpace`: the disk floor is reached, or the disk is full. `busy`: another server receives it, too.
+ * `noFile`: no uploaded file has this index. `wrongOffset`: bytes must continue at receivedBytes. `tooLong`: more than the declared size.
+ * `noSpace`: the minimum of free space is reached, or the disk is full. `busy`: another server is receiving it, too.
  */
 export type WriteResult = 'written' | 'noFile' | 'wrongOffset' | 'tooLong' | 'noSpace' | 'busy';
 
-/** `incomplete`: bytes are missing and the upload can be resumed. `wrongHash`: the named file was dropped and must be sent again. */
+/** `incomplete`: bytes are missing and the upload can be resumed. `wrongHash`: the named file was deleted and must be sent again. */
 export type ReceiveResult =
   | { outcome: 'done' }
   | { outcome: 'incomplete' }
@@ -24,19 +24,19 @@ export interface ExpectedFile {
   receivedBytes: number;
   /** Null: not checked. */
   sha256: string | null;
-  /** It lies on the server already: nothing is received. */
+  /** It is already on the server: nothing is received. */
   isOnServer: boolean;
 }
 
-/** Where what is received is written. */
+/** Folders that received files are written to. */
 export function foldersOf(files: readonly ExpectedFile[]): string[] {
   return files.filter(({ isOnServer }) => !isOnServer).map(({ path }) => dirname(path));
 }
 
-/** Space is asked for once in so many bytes: a look for every chunk would cost more than it is worth. */
+/** Free space is checked once per this many bytes: checking it for every chunk would be too expensive. */
 const spaceCheckBytes = 64 * 2 ** 20;
 
-/** Keeps what arrives of an upload where other servers find it. */
+/** Stores received bytes where other servers find them. */
 export interface KeptParts {
   partBytes: number;
   bring(fileIndex: number, path: string): Promise<Hash>;
@@ -47,9 +47,9 @@ export interface KeptParts {
 interface Target {
   file: ExpectedFile;
   handle: FileHandle | undefined;
-  /** Of all bytes so far; null when some came in an earlier upload, so that the file must be read again. */
+  /** Hash of all bytes so far; null if some came in an earlier upload, so that the file must be read again. */
   hash: Hash | null;
-  /** Bytes of which other servers know. */
+  /** Bytes that other servers can find. */
   keptBytes: number;
 }
 
@@ -66,7 +66,7 @@ export class ReceivedFiles {
     files: readonly ExpectedFile[],
     private readonly folder: string,
     private readonly freeDiskBytesMin: number,
-    /** Null where no other server could continue it. */
+    /** Null if no other server can continue it. */
     private readonly parts: KeptParts | null = null,
   ) {
     this.receivedBytes = files.map(({ receivedBytes }) => receivedBytes);
@@ -78,14 +78,14 @@ export class ReceivedFiles {
     }));
   }
 
-  /** Has on this machine what arrived at others; before anything is written. */
+  /** Copies what other servers received to this machine; call it before writing. */
   async bring(): Promise<void> {
     if (this.parts === null) return;
     for (const [index, target] of this.targets.entries())
       if (target.file.receivedBytes > 0) target.hash = await this.parts.bring(index, target.file.path);
   }
 
-  /** Appends bytes; they are in the file, but only safe against a power cut after `complete`. */
+  /** Appends bytes; they are in the file, but survive a power cut only after `complete`. */
   async write(fileIndex: number, offset: number, data: Uint8Array): Promise<WriteResult> {
     const target = this.targets[fileIndex];
     const received = this.receivedBytes[fileIndex];
@@ -94,10 +94,10 @@ export class ReceivedFiles {
     if (received + data.length > target.file.sizeBytes) return 'tooLong';
     if (!(await this.hasSpaceFor(data.length))) return 'noSpace';
 
-    // One file at a time is open: an upload of a thousand files must not take the descriptors of the store.
+    // Only one file is open at a time: an upload of a thousand files must not use up the descriptors of the store.
     if (this.openTarget !== target) await this.closeOpen();
     this.openTarget = target;
-    // Ours alone: not through a link that somebody laid, and never another file than the one we made.
+    // Follows no link that somebody else created, so it never opens another file than the one we made.
     target.handle ??= await open(
       target.file.path,
       constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW,
@@ -121,7 +121,7 @@ export class ReceivedFiles {
     return 'written';
   }
 
-  /** False where another server got ahead: whoever sends has to look where it is. */
+  /** False if another server received more: the client must ask for the offset again. */
   private async keep(target: Target, fileIndex: number): Promise<boolean> {
     const end = this.receivedBytes[fileIndex]!;
     if (this.parts === null || end === target.keptBytes) return true;
@@ -130,7 +130,7 @@ export class ReceivedFiles {
     return true;
   }
 
-  /** Syncs and checks every file; all is safe when it resolves with `done`. */
+  /** Syncs and verifies every file; everything is durable when it resolves with `done`. */
   async complete(): Promise<ReceiveResult> {
     if (this.targets.some(({ file }, index) => this.receivedBytes[index] !== file.sizeBytes))
       return { outcome: 'incomplete' };
@@ -166,7 +166,7 @@ export class ReceivedFiles {
     return { outcome: 'done' };
   }
 
-  /** What arrived since the last part is kept, too; where that fails it is sent again. */
+  /** Also stores what arrived since the last part; if that fails, the client sends it again. */
   async close(): Promise<void> {
     await this.closeOpen();
     if (this.isComplete || this.parts === null) return;
@@ -174,7 +174,7 @@ export class ReceivedFiles {
       if (!target.file.isOnServer) await this.keep(target, index).catch(() => false);
   }
 
-  /** What was written is synced by `complete`, through whichever descriptor. */
+  /** `complete` syncs what was written, whichever descriptor it was written through. */
   private async closeOpen(): Promise<void> {
     const handle = this.openTarget?.handle;
     if (this.openTarget !== undefined) this.openTarget.handle = undefined;

@@ -9,24 +9,24 @@ import { BlobDamaged } from '../store/stage.js';
 
 const pieceBytes = 1 << 20;
 
-/** The folder of a data set or of weights whose files are parts of an upload under way. */
+/** The folder of a data set or of weights that has the parts of an unfinished upload. */
 export function partsFolder(owner: string): string {
   return `${owner}/parts`;
 }
 
 /**
- * What arrived of uploads under way, where every server of the store finds it: a client may send the rest to another one. A part is a
- * blob with a row, which says where in its file it begins; each begins where one before it ends.
+ * What arrived of unfinished uploads, where every server of the store finds it: a client may send the rest to another server. A part is a
+ * blob with a row that says where it begins in its file; each part begins where the previous one ends.
  */
 export class UploadParts {
   constructor(
     private readonly db: Database,
     private readonly blobs: BlobStore,
-    /** Bytes of one part; the last of a file may be shorter. */
+    /** Bytes per part; the last of a file may be shorter. */
     readonly partBytes: number,
   ) {}
 
-  /** By the index of a file: how many of its bytes arrived, from its begin on. */
+  /** Received bytes by file index, counted from the start of the file. */
   async received(owner: string): Promise<ReadonlyMap<number, number>> {
     const rows = await this.db
       .selectFrom('blob_files')
@@ -43,7 +43,7 @@ export class UploadParts {
     return received;
   }
 
-  /** Has what arrived of a file on this machine, checked; answers its digest so far. Throws BlobDamaged. */
+  /** Copies what arrived of a file to this machine and verifies it; returns its hash so far. Throws BlobDamaged. */
   async bring(owner: string, fileIndex: number, path: string): Promise<Hash> {
     const rows = await this.db
       .selectFrom('blob_files')
@@ -58,7 +58,7 @@ export class UploadParts {
       let end = 0;
       for (const row of rows) {
         if (placeOf(row.file_name).offset !== end) break;
-        // What this machine has may be of an earlier try that was dropped.
+        // The bytes on this machine may come from an earlier attempt that was dropped.
         if ((await digestOf(file, end, row.size_bytes)) !== row.sha256) await this.fetch(row, file, end);
         await digestInto(whole, file, end, row.size_bytes);
         end += row.size_bytes;
@@ -70,7 +70,7 @@ export class UploadParts {
     return whole;
   }
 
-  /** Stores bytes of a file of this machine as its next part; false where another server stored some from there on. */
+  /** Stores bytes of a file on this machine as its next part; false if another server has already stored a part there. */
   async add(owner: string, fileIndex: number, path: string, start: number, end: number): Promise<boolean> {
     const blob = `${owner}/uploads/part-0-${randomBytes(8).toString('hex')}`;
     const source = createReadStream(path, { start, end: end - 1, highWaterMark: pieceBytes });
@@ -90,7 +90,7 @@ export class UploadParts {
     return added !== undefined;
   }
 
-  /** What arrived of a file is not what was announced. */
+  /** The received file does not have the announced digest. */
   async drop(owner: string, fileIndex: number): Promise<void> {
     await this.db.transaction().execute(async (trx) => {
       const deleted = await trx
@@ -122,7 +122,7 @@ export class UploadParts {
   }
 }
 
-/** In the order of the offsets. */
+/** Names sort by offset. */
 function nameAt(fileIndex: number, offset: number): string {
   return `${fileIndex}-${String(offset).padStart(16, '0')}`;
 }
@@ -138,7 +138,7 @@ async function digestOf(file: FileHandle, start: number, sizeBytes: number): Pro
   return hash.digest('hex');
 }
 
-/** Of a file that is shorter as much as there is. */
+/** If the file is shorter, as much as there is. */
 async function digestInto(hash: Hash, file: FileHandle, start: number, sizeBytes: number): Promise<void> {
   const piece = Buffer.allocUnsafe(Math.min(pieceBytes, sizeBytes));
   for (let done = 0; done < sizeBytes;) {

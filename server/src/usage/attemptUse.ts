@@ -3,14 +3,14 @@ import type { AttemptRow, JobRow, Schema } from '../store/schema.js';
 
 type Trx = Transaction<Schema>;
 
-/** What steps took: at which time, how long, how many tokens. */
+/** What steps used: when, how long, and how many tokens. */
 export interface StepUse {
   timeMs: number;
   seconds: number;
   tokens: number;
 }
 
-/** An attempt at a job begins; what it takes is added up until it ends, and kept when the job is gone. */
+/** Records that an attempt at a job begins. What it uses is summed until it ends, and outlives the job. */
 export async function beginAttempt(
   trx: Trx,
   row: Pick<JobRow, 'id' | 'create_time_ms' | 'attempt' | 'tenant' | 'labels'>,
@@ -27,7 +27,7 @@ export async function beginAttempt(
     .execute();
 }
 
-/** Adds what its steps took. Until when it held its device is known by this, too, should nobody see it end. */
+/** Adds what its steps used. This also records how long it held its device, in case nobody sees its end. */
 export async function addSteps(
   trx: Trx,
   row: AttemptOf,
@@ -41,7 +41,7 @@ export async function addSteps(
   if (attempt !== undefined) await addToMonths(trx, row, attempt, nowMs, steps);
 }
 
-/** An attempt that has ended already stays as it is. */
+/** An attempt that has already ended stays as it is. */
 export async function endAttempt(trx: Trx, row: AttemptOf, endTimeMs: number): Promise<void> {
   const { job_id, job_create_time_ms, attempt } = keyOf(row);
   const ended = await trx
@@ -56,7 +56,7 @@ export async function endAttempt(trx: Trx, row: AttemptOf, endTimeMs: number): P
   if (ended !== undefined) await addToMonths(trx, row, ended, endTimeMs, []);
 }
 
-/** The labels by which its use is looked at are those that the job has at last. */
+/** Use is reported by the latest labels of a job. */
 export async function relabelAttempts(
   trx: Trx,
   row: Pick<JobRow, 'id' | 'create_time_ms'>,
@@ -85,7 +85,7 @@ function ofAttempt(trx: Trx, row: AttemptOf) {
     .where('attempt', '=', attempt);
 }
 
-/** A run of many months has a row for each; all but the last are whole by then. */
+/** A run of many months has a row for each; all but the last are complete. */
 async function addToMonths(
   trx: Trx,
   row: AttemptOf,
@@ -117,12 +117,12 @@ async function addToMonths(
   }
 }
 
-/** 2026-11, of UTC. */
+/** For example 2026-11, in UTC. */
 export function monthOf(timeMs: number): string {
   return new Date(timeMs).toISOString().slice(0, 7);
 }
 
-/** The parts of a time in each of its months. */
+/** Divides a period by months. */
 export function monthsBetween(
   startTimeMs: number,
   endTimeMs: number,
@@ -131,7 +131,7 @@ export function monthsBetween(
   for (let fromMs = startTimeMs; ;) {
     const date = new Date(fromMs);
     const nextMs = Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1);
-    // A clock that was set back makes no time negative.
+    // Even if the clock was set back, no duration is negative.
     const untilMs = Math.max(fromMs, Math.min(nextMs, endTimeMs));
     parts.push({ month: monthOf(fromMs), fromMs, untilMs });
     if (nextMs > endTimeMs) return parts;

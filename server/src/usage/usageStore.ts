@@ -8,17 +8,17 @@ export const usageDimensions = ['job', 'tenant', 'month'] as const;
 export type UsageDimension = (typeof usageDimensions)[number];
 
 export interface UsageQuestion {
-  /** Null: all of them. */
+  /** Null: all tenants. */
   tenant: string | null;
   by: readonly UsageDimension[];
-  /** Null: not by a label. */
+  /** Null: not by label. */
   label: string | null;
-  /** 2026-11; null: from the beginning. */
+  /** For example 2026-11; null: from the beginning. */
   firstMonth: string | null;
   lastMonth: string | null;
 }
 
-/** What jobs took together. Fields that it is not added up by are null. */
+/** The total use of some jobs. Fields that it is not grouped by are null. */
 export interface UsageRow {
   tenant: string | null;
   jobId: string | null;
@@ -32,14 +32,14 @@ export interface UsageRow {
   deviceMs: number;
 }
 
-/** Adds up what attempts took, in the store: the rows of a page are all that is read, unless a label has to be looked into. */
+/** Sums the use of attempts in the store: only the rows of a page are read, unless it is grouped by a label. */
 export class UsageStore {
   constructor(
     private readonly db: Database,
     private readonly leases: Pick<Leases, 'now'>,
   ) {}
 
-  /** What a tenant has now of what quotas limit. */
+  /** What a tenant currently uses of its quotas. */
   async held(
     tenant: string,
     windowDays: number,
@@ -93,7 +93,7 @@ export class UsageStore {
     if (tenant !== null) query = query.where('attempts.tenant', '=', tenant);
     if (firstMonth !== null) query = query.where('part.month', '>=', firstMonth);
     if (lastMonth !== null) query = query.where('part.month', '<=', lastMonth);
-    // In the order in which rows come.
+    // In the order of the rows.
     const columns = [
       ...(by.includes('tenant') ? (['attempts.tenant'] as const) : []),
       ...(by.includes('month') ? (['part.month'] as const) : []),
@@ -103,7 +103,7 @@ export class UsageStore {
     for (const column of columns) query = query.select(column).groupBy(column).orderBy(column);
     if (page !== null) query = query.limit(page.rowsMax).offset(page.skip);
     const rows = await query.execute();
-    // Sums over nothing are a row of nothing.
+    // A sum over nothing still returns a row.
     return rows
       .filter(({ attemptCount }) => Number(attemptCount) > 0)
       .map((row) => ({

@@ -21,14 +21,14 @@ export interface WebApiParts {
   readerSilenceSeconds: number;
 }
 
-/** Headers that a call takes over as metadata. */
+/** Headers that become metadata of the call. */
 const passedHeaders = /^(user-agent|x-request-id|relora-[0-9a-z_.-]+(?<!-bin))$/;
-/** What a value of metadata may hold. */
+/** Characters that metadata may have. */
 const printable = /^[ -~]*$/;
 
 /**
- * The API for a page: every method that takes one request by `POST /api/SERVICE/METHOD`, the events of a job as Server-Sent Events
- * and the files of artifacts by GET. All of them are calls of the same methods as over gRPC.
+ * The API for a page: every method with a single request as `POST /api/SERVICE/METHOD`, the events of a job as Server-Sent Events, and the
+ * files of artifacts by GET. They all call the same methods as over gRPC.
  */
 export class WebApi {
   constructor(private readonly parts: WebApiParts) {}
@@ -62,7 +62,7 @@ export class WebApi {
       const name = `jobs/${decode(jobId)}/artifacts/${decode(artifact)}`;
       await this.sendFile(request, response, { name, fileName: decode(fileName!) }, context);
     } catch (error) {
-      // A call that is ended from within, by a token that was revoked, says why.
+      // A call that was ended from inside, for example by a revoked token, has the reason.
       const cause: unknown = over.signal.aborted ? over.signal.reason : error;
       if (!(cause instanceof ServiceError)) throw error;
       const { status, json } = errorAnswer(cause);
@@ -86,7 +86,7 @@ export class WebApi {
       sendWhole(request, response, { status: 200, json: method.write(answer) });
   }
 
-  /** `id` is the sequence number: a client that comes back with Last-Event-ID misses nothing and gets nothing twice. */
+  /** `id` is the sequence number: a client that reconnects with Last-Event-ID gets every event exactly once. */
   private async sendEvents(
     request: IncomingMessage,
     response: ServerResponse,
@@ -108,12 +108,12 @@ export class WebApi {
         'content-type': 'text/event-stream',
         'cache-control': 'no-store',
         'x-content-type-options': 'nosniff',
-        // Proxies would hold the events back.
+        // Otherwise proxies would buffer the events.
         'x-accel-buffering': 'no',
       });
       response.flushHeaders();
     };
-    // A job without news has begun all the same; what is refused is refused within this time.
+    // Even without news the response begins after this time; refusals come sooner.
     const answers = this.parts.call(path, message, context);
     const begun = setTimeout(begin, 200);
     try {
@@ -127,7 +127,7 @@ export class WebApi {
         );
       }
     } catch (error) {
-      // A stream that has begun ends, as with the server that stops; the client asks again and then hears why it may not.
+      // A stream that has begun just ends, as when the server stops; the client reconnects, and then gets the error.
       if (!response.headersSent || context.signal.aborted) throw error;
     } finally {
       clearTimeout(begun);
@@ -169,7 +169,7 @@ export class WebApi {
     response.end();
   }
 
-  /** Waits for a client that does not take what it is sent, and cuts it after a while: it would keep a connection from others. */
+  /** Waits for a client that does not read, and disconnects it after a while, because it would take a connection from others. */
   private async write(
     response: ServerResponse,
     data: string | Uint8Array,
@@ -191,7 +191,10 @@ function refuseMethod(request: IncomingMessage, response: ServerResponse, allow:
   sendWhole(request, response, { status: 405, text: `Only ${allow}\n`, headers: { allow } });
 }
 
-/** Throws NOT_AUTHENTICATED and REQUEST_INVALID for what HTTP takes and metadata does not; what is for the log alone is left out then. */
+/**
+ * Throws NOT_AUTHENTICATED and REQUEST_INVALID for headers that HTTP allows and metadata does not; headers that are only for the log are
+ * left out instead.
+ */
 function enterMetadata(metadata: Metadata, request: IncomingMessage): void {
   const { authorization } = credentialsOf(request);
   if (authorization !== undefined) {

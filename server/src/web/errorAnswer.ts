@@ -10,7 +10,7 @@ import {
 import type { ServiceError } from '../errors.js';
 import { encodeStatusDetails } from '../grpc/statusDetails.js';
 
-/** As Google's APIs map the codes of gRPC. */
+/** The mapping of gRPC codes in Google's APIs. */
 const httpStatuses: Readonly<Partial<Record<Status, number>>> = {
   [Status.CANCELLED]: 499,
   [Status.INVALID_ARGUMENT]: 400,
@@ -29,7 +29,7 @@ const httpStatuses: Readonly<Partial<Record<Status, number>>> = {
 
 const detailTypes = { BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo, RetryInfo };
 
-/** An error in the JSON form that Google's APIs have: the same code, message and details as over gRPC. */
+/** An error in the JSON form of Google's APIs: the same code, message and details as over gRPC. */
 export function errorAnswer(error: ServiceError): { status: number; json: unknown } {
   const { code, message, details } = RpcStatus.decode(encodeStatusDetails(error));
   const status = httpStatuses[error.code] ?? 500;

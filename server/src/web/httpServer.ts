@@ -17,19 +17,19 @@ export type Readiness = { ready: true } | { ready: false; problem: string };
 
 export interface WebParts {
   authenticate: Authenticate;
-  /** Undefined: plain text. */
+  /** Undefined: unencrypted. */
   certificates?: Certificates | undefined;
   withoutToken: Config['withoutToken'];
   /** All metrics as text. */
   render(): Promise<string>;
   contentType: string;
   readiness(): Promise<Readiness>;
-  /** The page and its API, where they are served. */
+  /** The page and its API, if they are served. */
   page?: WebRoute;
   log: Logger;
 }
 
-/** Answers what is neither metrics nor health; whether it did. */
+/** Answers requests other than metrics and health; returns whether it did. */
 export type WebRoute = (request: IncomingMessage, response: ServerResponse, url: URL) => Promise<boolean>;
 
 export interface HttpLimits {
@@ -40,17 +40,17 @@ export interface HttpLimits {
   httpHeaderBytesMax?: number;
 }
 
-/** How often Node looks for connections that are late with their headers; 30 s by default. */
+/** How often Node checks for connections whose headers are late; its default is 30 s. */
 const lookMs = 500;
 
-/** Serves /metrics, /healthz and /readyz, and the page where it is wanted. */
+/** Serves /metrics, /healthz and /readyz, and the page if it is enabled. */
 export class HttpServer {
   private constructor(
     private readonly server: Server,
     readonly port: number,
   ) {}
 
-  /** Rejects when the address cannot be had. */
+  /** Rejects if the address cannot be bound. */
   static async listen(address: Address, parts: WebParts, limits: HttpLimits): Promise<HttpServer> {
     const { httpConnectionsMax: connectionsMax, headerSeconds } = limits;
     const { spareConnectionsMax, addressConnectionsMax } = limits;
@@ -135,7 +135,7 @@ async function answer(
   if (!parts.withoutToken.includes(part)) {
     const caller = await parts.authenticate(credentialsOf(request));
     requireRole(caller, 'viewer', path);
-    // An operator sees all, unless it acts for another tenant than its own.
+    // An operator sees everything, unless it acts for another tenant.
     if (caller.role !== 'operator') ({ tenant } = caller);
   }
   if (path === '/metrics') {
@@ -146,7 +146,7 @@ async function answer(
       text: tenant === null ? text : metricsOfTenant(text, tenant),
     });
   }
-  // Alive is who can answer: the event loop turns. The store is of no concern, since a restart would not mend it.
+  // Alive means that the event loop turns. The store does not matter, because starting the server again would not repair it.
   if (path === '/healthz') return send({ status: 200, text: 'ok\n' });
   const readiness = await parts.readiness();
   return send(

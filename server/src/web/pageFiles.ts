@@ -20,7 +20,7 @@ const contentTypes: Readonly<Record<string, string>> = {
   '.svg': 'image/svg+xml',
 };
 
-/** Nothing is loaded from elsewhere, nothing is written into the page as text, and no other page may frame it. */
+/** Nothing is loaded from other sites, scripts cannot insert text as HTML (trusted types), and no other page may frame it. */
 const securityHeaders = {
   'content-security-policy': [
     "default-src 'none'",
@@ -39,7 +39,7 @@ const securityHeaders = {
   'permissions-policy': 'camera=(), geolocation=(), microphone=()',
 };
 
-/** Paths of the page itself, which reads the rest of the address: all are answered with its one document. */
+/** Paths of the page, which interprets them itself: all are answered with its single document. */
 const pagePaths = /^\/(?:jobs(?:\/[^/]+)?|compare|queue|datasets(?:\/[^/]+)?|server)?$/;
 
 /** The files of the page, read once: its own, and the library that draws plots. */
@@ -57,7 +57,7 @@ export class PageFiles {
     this.add('/page/uPlot.css', join(plots, 'uPlot.min.css'));
   }
 
-  /** Answers with a file; whether there is one at this path. */
+  /** Answers with a file; returns whether there is one at this path. */
   answer(request: IncomingMessage, response: ServerResponse, path: string): boolean {
     const file = this.files.get(pagePaths.test(path) ? '/page/index.html' : path);
     if (file === undefined) return false;
@@ -73,7 +73,7 @@ export class PageFiles {
     const isPacked = /\bgzip\b/.test(String(request.headers['accept-encoding'] ?? ''));
     const headers = {
       'content-type': contentType,
-      // Asked again each time, so that an upgrade is seen at once; 304 costs next to nothing.
+      // Revalidated each time, so that an upgrade is seen at once; a 304 costs almost nothing.
       'cache-control': 'no-cache',
       vary: 'accept-encoding',
       etag,

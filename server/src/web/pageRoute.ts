@@ -5,12 +5,12 @@ import { PageFiles } from './pageFiles.js';
 import { foreignPart } from './requestGuard.js';
 import { sendWhole } from './send.js';
 
-/** Whether the page is served: by default only where this machine alone reaches it. */
+/** Whether the page is served: by default only if no other machine can reach the port. */
 export function hasPage({ page, httpAddress }: Pick<Config, 'page' | 'httpAddress'>): boolean {
   return page === 'auto' ? isLoopback(httpAddress.host) : page === 'on';
 }
 
-/** The page and its API at the HTTP port. */
+/** The page and its API on the HTTP port. */
 export function pageRoute(parts: WebApiParts, hosts: readonly string[]): WebRoute {
   const files = new PageFiles();
   const api = new WebApi(parts);

@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import type { JsonValue } from '@bufbuild/protobuf';
 import { ServiceError } from '../errors.js';
 
-/** A form of another site can send text, but not this type without being asked about first. */
+/** A form on another site can send text, but it cannot send this type without a CORS preflight. */
 export function isJson({ headers }: IncomingMessage): boolean {
   return /^application\/json(;|$)/.test(headers['content-type'] ?? '');
 }

@@ -2,14 +2,14 @@ import type { IncomingMessage } from 'node:http';
 import { isIP } from 'node:net';
 
 export interface GuardOptions {
-  /** Names under which the page is reached, beside addresses and localhost. */
+  /** Names under which the page is reached, in addition to addresses and localhost. */
   hosts: readonly string[];
 }
 
 /**
- * What is wrong with a request that another site's page may have sent from somebody's browser, else undefined. Such a page can name
- * this server by an address, but then its `Origin` gives it away; or it can let a name of its own point to this server, but then
- * `Host` does. Programs send neither.
+ * What is wrong with a request that another site's page may have sent from a user's browser; undefined if nothing. Such a page can address
+ * this server by IP address, but then `Origin` shows it; or it can point a host name of its own to this server, but then `Host` shows it.
+ * Programs send neither.
  */
 export function foreignPart(
   { headers }: Pick<IncomingMessage, 'headers'>,
@@ -33,7 +33,7 @@ function hostOf(text: string | undefined): { host: string; hostname: string } | 
   return username === '' && pathname === '/' ? { host, hostname } : undefined;
 }
 
-/** An address belongs to nobody's site, and `localhost` is never looked up elsewhere. */
+/** No site owns an address, and `localhost` is never resolved to another machine. */
 function isKnown(name: string, hosts: readonly string[]): boolean {
   const bare = name.replace(/^\[(.*)\]$/, '$1');
   return isIP(bare) !== 0 || name === 'localhost' || name.endsWith('.localhost') || hosts.includes(name);

@@ -8,10 +8,10 @@ export interface Answer {
   json?: unknown;
 }
 
-/** From the first byte of a whole answer to the last: who takes longer does not read. */
+/** Time from the first byte of an answer to the last: a slower client does not read. */
 export const answerMs = 10_000;
 
-/** Sends an answer that is there whole. */
+/** Sends a complete answer. */
 export function sendWhole(
   request: IncomingMessage,
   response: ServerResponse,

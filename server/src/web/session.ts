@@ -8,7 +8,7 @@ import { sendWhole } from './send.js';
 const cookieName = 'relora-token';
 const tokenBytesMax = 16_384;
 
-/** What a request says of its caller; `authenticate` makes a Principal of it. A browser has its token in a cookie. */
+/** The credentials in a request, for `authenticate`. A browser has its token in a cookie. */
 export function credentialsOf({ headers, socket }: IncomingMessage): Credentials {
   const { authorization, 'relora-tenant': tenant } = headers;
   const token = authorization === undefined ? cookieOf(headers.cookie) : undefined;
@@ -26,13 +26,13 @@ function cookieOf(cookies: string | undefined): string | undefined {
   try {
     return decodeURIComponent(value);
   } catch {
-    return value; // no token of ours, which the caller then hears
+    return value; // not one of our tokens: the caller gets an error for it
   }
 }
 
 /**
- * Login of a browser at /api/session: GET says who one is, POST takes a token, DELETE forgets it. The token itself is the session, in
- * a cookie that scripts cannot read and that goes with no request of another site.
+ * Login of a browser at /api/session: GET returns the caller, POST takes a token, DELETE forgets it. The token itself is the session, in a
+ * cookie that scripts cannot read and that requests from other sites do not include.
  */
 export async function answerSession(
   request: IncomingMessage,
@@ -41,7 +41,7 @@ export async function answerSession(
 ): Promise<void> {
   const { method } = request;
   const cookie = (value: string, seconds: number): string => {
-    // Behind a proxy the connection that counts is the browser's.
+    // Behind a proxy, what counts is the browser's connection.
     const isSecure = request.socket instanceof TLSSocket || request.headers['x-forwarded-proto'] === 'https';
     return `${cookieName}=${value}; Path=/api; HttpOnly; SameSite=Strict; Max-Age=${seconds}${isSecure ? '; Secure' : ''}`;
   };

@@ -3,10 +3,10 @@ import type { Job, JobEvent } from '../jobs/job.js';
 import { nameOf } from '../store/tenantIds.js';
 import { fieldOf } from './webhook.js';
 
-/** An event in protobuf's JSON form, as every client reads it. */
+/** An event in protobuf's JSON form, as every client gets it. */
 export type EventJson = (jobId: string, event: JobEvent) => JsonValue;
 
-/** The body of a message about an event. One that would be too long comes without the event, which WatchJob has by its number. */
+/** The body of a message about an event. If it would be too long, the event is left out: WatchJob returns it by its number. */
 export function eventMessage(job: Job, event: JobEvent, toJson: EventJson, bytesMax: number): string {
   const message = (content: object): string =>
     JSON.stringify({
@@ -24,7 +24,7 @@ export function eventMessage(job: Job, event: JobEvent, toJson: EventJson, bytes
   return Buffer.byteLength(whole) <= bytesMax ? whole : message({ truncated: true });
 }
 
-/** What TestWebhook sends. */
+/** The message of TestWebhook. */
 export function testMessage(nowMs: number): string {
   const timestamp = new Date(nowMs).toISOString();
   return JSON.stringify({ type: 'relora.test', timestamp, data: {} });

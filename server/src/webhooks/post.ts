@@ -5,26 +5,27 @@ import { isIP } from 'node:net';
 
 export interface PostOptions {
   reachable: Reachable;
-  /** For everything: the name, the connection, the answer. */
+  /** For everything: name lookup, connection and answer. */
   timeoutMs: number;
-  /** Authorities of receivers in PEM, beside the usual ones. */
+  /** Certificate authorities of receivers in PEM, in addition to the usual ones. */
   ca: string[] | undefined;
   signal: AbortSignal;
 }
 
 export interface PostResult {
-  /** 0 where no answer came. */
+  /** 0 if there was no answer. */
   statusCode: number;
-  /** Empty where the message was taken. */
+  /** Empty if the message was accepted. */
   failure: string;
 }
 
-/** What is read of an answer; nobody looks at it. */
+/** Limit of what is read of an answer, which is ignored. */
 const answerBytesMax = 65_536;
 
 /**
- * Posts a message once. Any status of 200 to 299 says that it was taken; a redirect is not followed, as it would lead past the checks
- * of the address. What a receiver writes is not passed on: the tenant could read answers of a network that only the server reaches.
+ * Posts a message once. Any status from 200 to 299 means that it was accepted. Redirects are not followed, because they would bypass the
+ * checks of the address. The receiver's answer is not passed on: otherwise a tenant could read answers from a network that only the server
+ * reaches.
  */
 export async function post(
   url: URL,
@@ -45,7 +46,7 @@ export async function post(
           'content-type': 'application/json',
           'content-length': Buffer.byteLength(body),
         },
-        // A connection of its own: one that is kept could have been made before a name led elsewhere.
+        // A new connection: one from a pool could have been made before the name was looked up and checked.
         agent: false,
         lookup: reachable.lookup,
         signal: AbortSignal.any([timeout, signal]),
@@ -61,7 +62,7 @@ export async function post(
         });
         response.on('error', () => {});
         response.on('close', () =>
-          // An answer that drips on is cut by the time limit; its status counts all the same.
+          // An endless answer is cut by the time limit; its status still counts.
           resolve(response.statusCode ?? 0),
         );
       });
@@ -77,7 +78,7 @@ export async function post(
   }
 }
 
-/** Without the address that a name led to, which Node puts into its messages. */
+/** Without the resolved address, which Node puts into its messages. */
 function failureOf(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === 'ADDRESS_REFUSED') return `The address is refused: ${message}`;

@@ -1,11 +1,14 @@
 import { lookup as systemLookup, type LookupAddress, type LookupOptions } from 'node:dns';
 import { BlockList, isIP, isIPv4 } from 'node:net';
 
-/** Of 2000::/3, beyond which no address is anybody's on the internet: those that stand for others, or are not routed. */
+/**
+ * Ranges within 2000::/3 that are refused: they stand for other addresses, or are not routed. Outside 2000::/3 there are no public
+ * addresses.
+ */
 const closedIpv6: [string, number][] = [
-  ['2001::', 23], // Teredo, which holds an IPv4 address, and other protocols
+  ['2001::', 23], // Teredo, which contains an IPv4 address, and other protocols
   ['2001:db8::', 32],
-  ['2002::', 16], // 6to4, which holds an IPv4 address
+  ['2002::', 16], // 6to4, which contains an IPv4 address
   ['3fff::', 20],
 ];
 const closedIpv4: [string, number][] = [
@@ -13,7 +16,7 @@ const closedIpv4: [string, number][] = [
   ['10.0.0.0', 8],
   ['100.64.0.0', 10],
   ['127.0.0.0', 8],
-  ['169.254.0.0', 16], // link-local: where clouds answer with credentials
+  ['169.254.0.0', 16], // link-local: clouds serve credentials there
   ['172.16.0.0', 12],
   ['192.0.0.0', 24],
   ['192.0.2.0', 24],
@@ -37,7 +40,7 @@ const loopback = new BlockList();
 loopback.addSubnet('127.0.0.0', 8, 'ipv4');
 loopback.addAddress('::1', 'ipv6');
 
-/** An address that a message must not be sent to. The text is for the tenant, and names no address that a name led to. */
+/** An address that messages must not be sent to. The text is for the tenant, and does not contain resolved addresses. */
 export class AddressRefused extends Error {
   override name = 'AddressRefused';
   readonly code = 'ADDRESS_REFUSED';
@@ -67,13 +70,13 @@ export class Reachable {
   isAllowed(address: string): boolean {
     if (isIP(address) === 0 || address.includes('%')) return false;
     const family = isIPv4(address) ? 'ipv4' : 'ipv6';
-    // A BlockList takes an IPv4 address that is written as IPv6 for what it is.
+    // A BlockList recognizes an IPv4 address that is written as IPv6.
     if (this.allowed.check(address, family)) return true;
     if (closed.check(address, family)) return false;
     return family === 'ipv4' || mappedIpv4.check(address, 'ipv6') || routedIpv6.check(address, 'ipv6');
   }
 
-  /** Why an address cannot be one of a webhook, as far as it says itself; names are looked up when a message is sent. */
+  /** Why a URL cannot be that of a webhook, as far as the URL itself shows; names are looked up when a message is sent. */
   problemOf(url: URL): string | undefined {
     const host = hostOf(url);
     const isPlain = url.protocol === 'http:';
@@ -87,8 +90,8 @@ export class Reachable {
   }
 
   /**
-   * The lookup of a connection: it gives the addresses that were checked, and the connection is made to one of them. So a name that
-   * leads elsewhere a moment later changes nothing. One address that is refused refuses them all.
+   * The lookup of a connection: it checks the addresses, and the connection is made to one of these. So it has no effect if the name
+   * resolves to another address a moment later. If one address is refused, all are.
    */
   readonly lookup = (
     hostname: string,

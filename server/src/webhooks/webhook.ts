@@ -20,12 +20,12 @@ export const eventKinds = [
 ] as const satisfies readonly JobEventBody['kind'][];
 export type EventKind = (typeof eventKinds)[number];
 
-/** As the contract names the field of JobEvent: named_evaluation. */
+/** The name of the field in JobEvent, for example named_evaluation. */
 export function fieldOf(kind: JobEventBody['kind']): string {
   return kind.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
-/** Those of a webhook that names none: steps and documents come by the hundred, and a receiver asks for them. */
+/** Kinds for a webhook that names none: steps and documents come by the hundred, so a receiver has to ask for them. */
 export const defaultEventKinds: readonly EventKind[] = eventKinds.filter(
   (kind) => kind !== 'step' && kind !== 'documents',
 );
@@ -66,7 +66,7 @@ export function newSecret(): string {
   return secretPrefix + randomBytes(32).toString('base64');
 }
 
-/** The bytes of a key as Standard Webhooks writes it; undefined for what is none. */
+/** The bytes of a key in the format of Standard Webhooks; undefined if it is invalid. */
 export function readSecret(text: string): Buffer | undefined {
   if (!text.startsWith(secretPrefix)) return undefined;
   const base64 = text.slice(secretPrefix.length);
@@ -75,7 +75,7 @@ export function readSecret(text: string): Buffer | undefined {
   return isWhole && bytes.length >= 24 && bytes.length <= 64 ? bytes : undefined;
 }
 
-/** Headers by which a receiver knows who sent a message, and that it is no older one again (Standard Webhooks 1.0). */
+/** Headers that prove to a receiver who sent a message and that it is not a replay (Standard Webhooks 1.0). */
 export function signedHeaders(
   secret: string,
   { id, body }: { id: string; body: string },

@@ -23,13 +23,13 @@ export interface SenderParts extends FollowerParts {
   toJson: EventJson;
 }
 
-/** Waits between attempts grow by this, up to the longest. */
+/** Pauses between attempts grow by this factor, up to the longest. */
 const retryFactor = 4;
 const retryMsMax = 6 * 3_600_000;
-/** A receiver that fails rests so long at most between two messages, whatever waits for it. */
+/** Longest pause between two messages to a failing receiver, whatever waits for it. */
 const restMsMax = 300_000;
 
-/** Sends the events of all webhooks of the store: of each on the one server that has its lease. */
+/** Sends the events of all webhooks of the store, those of each on the one server that has its lease. */
 export class WebhookSender {
   private readonly lines = new Map<string, DeliveryLine>();
   private readonly stopping = new AbortController();
@@ -53,7 +53,7 @@ export class WebhookSender {
     await Promise.all([...this.lines.values()].map(async (line) => await line.stop()));
   }
 
-  /** Sends a message that is no event, once. */
+  /** Sends a message that is not an event, once. */
   async test(webhook: Webhook, signal: AbortSignal): Promise<PostResult & { id: string; seconds: number }> {
     const id = timedId('msg', Date.now());
     const begunMs = performance.now();
@@ -61,7 +61,7 @@ export class WebhookSender {
     return { ...result, id, seconds: (performance.now() - begunMs) / 1000 };
   }
 
-  /** Begins lines for new webhooks, ends those of deleted ones. */
+  /** Begins lines for new webhooks, and ends those of deleted ones. */
   private look(changed?: string): void {
     if (changed !== undefined) this.lines.get(changed)?.wake();
     this.isLookWanted = true;
@@ -74,7 +74,7 @@ export class WebhookSender {
       try {
         const all = await this.parts.webhooks.all();
         if (this.stopping.signal.aborted) return;
-        // One that was deleted and made again under its name is another one.
+        // A webhook that was deleted and created again under its name is another one.
         const keys = new Map(all.map((webhook) => [webhook.id, webhook]));
         for (const [id, line] of this.lines) {
           if (keys.get(id)?.createTimeMs === line.webhook.createTimeMs) continue;
@@ -95,7 +95,10 @@ export class WebhookSender {
   }
 }
 
-/** One webhook: events become deliveries with the position in the journal, and deliveries are sent until they are taken. */
+/**
+ * One webhook: events become deliveries in the transaction that stores the position in the journal, and deliveries are sent until they are
+ * accepted.
+ */
 class DeliveryLine {
   private readonly follower: JournalFollower;
   private readonly stopping = new AbortController();
@@ -133,7 +136,7 @@ class DeliveryLine {
     await this.held;
   }
 
-  /** There may be something to send. */
+  /** Call this when there may be something to send. */
   wake(): void {
     this.isWoken = true;
     this.wakeUp();
@@ -149,7 +152,7 @@ class DeliveryLine {
       ? events.filter(({ body }) => (eventKinds as readonly string[]).includes(body.kind))
       : [];
     if (wanted.length === 0) return 'nothing';
-    // What a receiver that is away is owed does not fill the disk: the journal keeps it.
+    // Messages for an unreachable receiver do not fill the disk: the journal keeps the events.
     if ((await webhooks.pendingCount(id)) >= config.webhookPendingMax) return 'later';
     const nowMs = Date.now();
     const deliveries = wanted.map((event) => ({
@@ -192,7 +195,7 @@ class DeliveryLine {
     }
   }
 
-  /** Whether it was taken. */
+  /** Returns whether it was accepted. */
   private async deliver(delivery: WebhookDeliveryRow): Promise<boolean> {
     const { webhooks, metrics, config, log } = this.parts;
     const { signal } = this.stopping;
@@ -205,7 +208,7 @@ class DeliveryLine {
     const attempts = delivery.attempts + 1;
     const isDead = attempts >= config.webhookAttemptsMax;
     const delayMs = Math.min(retryMsMax, config.webhookRetrySeconds * 1000 * retryFactor ** (attempts - 1));
-    // Not all at once when a receiver is back.
+    // Randomized, so that not all are sent at once when a receiver is back.
     const nextTimeMs = Date.now() + delayMs * (1 + Math.random() / 10);
     await webhooks.failed(delivery, failure, isDead ? null : Math.round(nextTimeMs), config.webhookDeadMax);
     if (isDead) metrics.webhookDead.inc();
@@ -214,7 +217,7 @@ class DeliveryLine {
     return false;
   }
 
-  /** Until there may be something to send. */
+  /** Waits until there may be something to send. */
   private async wait(ms: number): Promise<void> {
     if (this.isWoken || this.stopping.signal.aborted) return;
     let timer: NodeJS.Timeout | undefined;
@@ -225,7 +228,7 @@ class DeliveryLine {
     clearTimeout(timer);
   }
 
-  /** However much there is to send. */
+  /** Pauses, however much there is to send. */
   private async rest(ms: number): Promise<void> {
     await sleep(ms, undefined, { signal: this.stopping.signal }).catch(() => {});
   }

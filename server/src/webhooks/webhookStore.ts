@@ -11,7 +11,7 @@ export type NewWebhook = Pick<
   'tenant' | 'name' | 'owner' | 'url' | 'secret' | 'eventKinds' | 'labels'
 >;
 
-/** A webhook with what there is still to send for it. */
+/** A webhook with the number of messages that are still to be sent. */
 export interface WebhookSummary {
   webhook: Webhook;
   pendingCount: number;
@@ -27,7 +27,7 @@ export function readerOf(webhookId: string): string {
   return `webhooks/${webhookId}`;
 }
 
-/** Webhooks and what is on its way to their receivers. */
+/** Webhooks, and messages to their receivers. */
 export class WebhookStore {
   constructor(
     private readonly db: Database,
@@ -36,7 +36,7 @@ export class WebhookStore {
     private readonly now: () => number,
   ) {}
 
-  /** `conflict`: another one has the name. The same one again is answered as the first was. */
+  /** `conflict`: another one has the name. Creating the same one again returns the first. */
   async create(wanted: NewWebhook, countMax: number): Promise<Webhook | 'conflict' | 'tooMany'> {
     const id = idIn(wanted.tenant, wanted.name);
     const created = await this.db.transaction().execute(async (trx) => {
@@ -84,7 +84,7 @@ export class WebhookStore {
     return (await this.db.selectFrom('webhooks').selectAll().execute()).map(toWebhook);
   }
 
-  /** One page by name; `next` is null at the end. */
+  /** One page, ordered by name; `next` is null at the end. */
   async list(page: {
     tenant: string;
     after: string | null;
@@ -119,7 +119,7 @@ export class WebhookStore {
     };
   }
 
-  /** Whether there was one. What it had still to send goes with it. */
+  /** Returns whether it existed. Its unsent messages are deleted, too. */
   async delete(id: string): Promise<boolean> {
     const isDeleted = await this.db.transaction().execute(async (trx) => {
       await trx.deleteFrom('journal_readers').where('id', '=', readerOf(id)).execute();
@@ -148,7 +148,7 @@ export class WebhookStore {
         .execute();
   }
 
-  /** The delivery whose turn it is, whether that has come or not. */
+  /** The delivery that is next, even if its time has not come. */
   async nextOf(webhookId: string): Promise<WebhookDeliveryRow | undefined> {
     return await this.db
       .selectFrom('webhook_deliveries')
@@ -174,7 +174,7 @@ export class WebhookStore {
     });
   }
 
-  /** An attempt failed: it is sent again at that time, or never (null), and of those never so many are kept, the newest. */
+  /** Records a failed attempt: it is repeated at `nextTimeMs`, or never (null); of those, only the newest `deadMax` are kept. */
   async failed(
     { id, webhook_id, attempts }: WebhookDeliveryRow,
     failure: string,
@@ -211,7 +211,7 @@ export class WebhookStore {
     });
   }
 
-  /** Sends dead letters once more; how many there were. Empty: all of them. */
+  /** Sends dead letters again; returns how many. An empty list means all. */
   async resend(webhookId: string, ids: readonly string[]): Promise<number> {
     let query = this.db
       .updateTable('webhook_deliveries')

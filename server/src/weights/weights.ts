@@ -5,7 +5,7 @@ export interface Weights {
   id: string;
   displayName: string;
   labels: Record<string, string>;
-  /** Who uploaded them; empty before there were owners. */
+  /** Who uploaded them; empty for those from before there were owners. */
   owner: string;
   state: 'uploading' | 'ready';
   files: WeightsFile[];
@@ -23,12 +23,12 @@ export interface WeightsFile {
   receivedBytes: number;
 }
 
-/** What was found when they were checked. */
+/** The result of checking them. */
 export interface WeightsReport {
   config: LlamaConfig;
   parameterCount: number;
   /** Null without a tokenizer.json. */
   tokenizerVocabularySize: number | null;
-  /** What can be read and was probably not meant; absent before it was looked for. */
+  /** What is readable but probably not intended; absent in weights from before this was checked. */
   warnings?: { reason: string; message: string }[];
 }

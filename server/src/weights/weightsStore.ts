@@ -17,7 +17,7 @@ export interface WeightsCursor {
 }
 
 export interface NewWeights {
-  /** Of the store, see tenantIds.ts; null: the store makes one of the tenant that sorts by time. */
+  /** Id in the store, see tenantIds.ts; null: the store makes one for the tenant that sorts by time. */
   weightsId: string | null;
   /** Default: `default`. */
   tenant?: string;
@@ -28,18 +28,18 @@ export interface NewWeights {
   files: Omit<WeightsFile, 'receivedBytes'>[];
 }
 
-/** Uploaded models: rows, and a folder weights/{id} of the data folder for each. */
+/** Uploaded models: rows, and for each a folder weights/{id} in the data folder. */
 export class WeightsStore {
   constructor(
     private readonly db: Database,
     private readonly dataFolder: string,
     private readonly stage: Stage,
     private readonly quotas = new Quotas(),
-    /** Null where no other server shares the store. */
+    /** Null if no other server shares the store. */
     private readonly parts: UploadParts | null = null,
   ) {}
 
-  /** Where the files lie: what the engine opens. */
+  /** The folder of the files, which the engine opens. */
   folder(weightsId: string): string {
     return folders.weights(this.dataFolder, weightsId);
   }
@@ -58,7 +58,7 @@ export class WeightsStore {
     tenant?: string;
     after: WeightsCursor | null;
     weightsMax: number;
-    /** All of these. */
+    /** All of these labels. */
     labels?: Record<string, string>;
     /** Empty for any. */
     owner?: string;
@@ -93,14 +93,17 @@ export class WeightsStore {
     return { weights, next: last === undefined ? null : { createTimeMs: last.createTimeMs, id: last.id } };
   }
 
-  /** Stores new weights, or finds those with the same id and files for an upload that resumes. `conflict`: other files. Throws QUOTA_EXCEEDED. */
+  /**
+   * Stores new weights, or finds those with the same id and files for an upload that resumes. `conflict`: other files. Throws
+   * QUOTA_EXCEEDED.
+   */
   async register(weights: NewWeights): Promise<Weights | 'conflict'> {
     const nowMs = Date.now();
     const { tenant = defaultTenant, displayName, labels = {}, owner = '', files } = weights;
     const id = weights.weightsId ?? idIn(tenant, timedId('weights', nowMs));
     const known = await this.find(id);
     if (known !== undefined) return filesText(known.files) === filesText(files) ? known : 'conflict';
-    // What a deletion left that a crash cut short.
+    // Left by a deletion that a crash interrupted.
     await rm(this.folder(id), { recursive: true, force: true });
     const rows = files.map((file, index) => ({
       weights_id: id,
@@ -132,7 +135,7 @@ export class WeightsStore {
       await this.quotas.requireBytes(trx, tenant, newBytes);
       const pairs = Object.entries(labels).map(([key, value]) => ({ weights_id: id, key, value }));
       if (pairs.length > 0) await trx.insertInto('weights_labels').values(pairs).execute();
-      // A statement takes only so many values.
+      // A statement has a limit of parameters.
       for (let first = 0; first < rows.length; first += filesInStatement)
         await trx
           .insertInto('weights_files')
@@ -143,7 +146,7 @@ export class WeightsStore {
     return isNew ? (await this.find(id))! : await this.register({ ...weights, weightsId: id });
   }
 
-  /** Somebody sends bytes of it: other servers, which have none of them, see by it that it is not abandoned. */
+  /** Records that bytes are arriving: other servers, which do not have them, see that the upload is not abandoned. */
   async touch(id: string): Promise<void> {
     await this.db.updateTable('weights').set({ update_time_ms: Date.now() }).where('id', '=', id).execute();
   }
@@ -162,10 +165,10 @@ export class WeightsStore {
     return (await this.find(weightsId))!;
   }
 
-  /** The row goes first: a folder without one is nobody's. Answers the name of a job that needs them, and deletes nothing then. */
+  /** Deletes the row first: a folder without a row belongs to nobody. If a job needs the weights, deletes nothing and returns its name. */
   async remove(weightsId: string): Promise<{ usedBy: string } | 'removed'> {
     const user = await this.db.transaction().execute(async (trx) => {
-      // Whoever submits a job at them waits for this row, too.
+      // Submitting a job that begins at them locks this row, too.
       await trx.selectFrom('weights').select('id').where('id', '=', weightsId).forUpdate().execute();
       const job = await jobAtWeights(trx, `weights/${weightsId}`);
       if (job !== undefined) return job;

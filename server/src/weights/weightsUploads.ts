@@ -24,7 +24,7 @@ export class WeightsUploads {
   /** `busy`: another client uploads these weights. `closed`: they are no longer uploading. */
   async open({ id }: Weights): Promise<Upload | 'busy' | 'closed'> {
     return await this.uploads.open<'closed'>(id, async () => {
-      // Looked at again: another upload may have ended since the caller did.
+      // Read again: another upload may have ended since the caller read them.
       const weights = await this.store.find(id);
       if (weights?.state !== 'uploading') return 'closed';
       const folder = this.store.folder(id);
