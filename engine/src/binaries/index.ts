@@ -1,4 +1,4 @@
-// Where native code is found, without loading any.
+// Locates native code without loading any.
 export {
   findNativeAddon,
   findNativeFile,

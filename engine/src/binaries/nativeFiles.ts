@@ -14,16 +14,16 @@ import {
 } from './platform.js';
 import { compareVersions, glibcNeeded, readBinary } from './readBinary.js';
 
-/** The files of native code: the engine for processors, the one for cards, and the program that confines children. */
+/** Files of native code: the engine for CPUs, the one for cards, and the program that sandboxes child processes. */
 export type NativeFileName = 'relora.node' | 'relora_cuda.node' | 'confine';
 
 export interface NativeFile {
   path: string;
-  /** Where it comes from, for people. */
+  /** Where the file comes from, for people. */
   origin: string;
 }
 
-/** Native code that is missing, damaged, or for something else than this process; the message ends with what to do, behind a colon. */
+/** Native code that is missing, damaged, or made for another platform; the message ends with a colon and what to do. */
 export class NativeUnusable extends Error {
   override name = 'NativeUnusable';
   readonly reason = 'NATIVE_UNUSABLE';
@@ -32,17 +32,17 @@ export class NativeUnusable extends Error {
 export interface NativeSearch {
   /** RELORA_NATIVE: `auto`, `build`, `prebuilt`, or the path of a folder with the files. */
   choice?: string;
-  /** What a compiler made of it here, whether it is there or not. */
+  /** Path of the locally compiled file, whether it exists or not. */
   built: string;
   platform?: ThisPlatform;
-  /** A file from which packages are looked for; by default this one. */
+  /** A file from which packages are resolved; default: this one. */
   from?: string;
 }
 
-/** What `RELORA_NATIVE` says; `auto` takes what was compiled here, else the package of binaries for this platform. */
+/** The value of `RELORA_NATIVE`; `auto` takes locally compiled code, else the package of binaries for this platform. */
 export const nativeChoice = (): string => process.env.RELORA_NATIVE || 'auto';
 
-/** Finds a file of native code, or throws NativeUnusable. Files of a package are compared with what it says of them. */
+/** Finds a file of native code, or throws NativeUnusable. Files of a package are checked against the package's description. */
 export function findNativeFile(
   name: NativeFileName,
   { choice = nativeChoice(), built, platform, from = import.meta.url }: NativeSearch,
@@ -73,7 +73,7 @@ export function findNativeFile(
 const compiling =
   'compile it, by `npm run build` in a checkout or `npx relora-server build` elsewhere (g++ >= 11 or clang >= 14 is needed)';
 
-/** A package says of each file how long it is and its SHA-256. */
+/** A package lists length and SHA-256 of each file. */
 interface PackageOfBinaries {
   version: string;
   relora: { files: Record<string, { sizeBytes: number; sha256: string }> };
@@ -125,7 +125,7 @@ function resolveFile(specifier: string, from: string): string | undefined {
 export const findNativeAddon = (choice = nativeChoice()): NativeFile =>
   findNativeFile('relora.node', { choice, built: engineFile('native/build/relora.node') });
 
-/** Loads an addon; throws NativeUnusable with why it cannot be. */
+/** Loads an addon; throws NativeUnusable with the reason if that fails. */
 export function loadNativeFile(file: NativeFile): unknown {
   try {
     return createRequire(import.meta.url)(file.path);
@@ -138,7 +138,7 @@ export function loadNativeFile(file: NativeFile): unknown {
   }
 }
 
-/** Why the file cannot serve here, by its headers; null where they show nothing. */
+/** The reason, from its headers, why the file cannot be used here; null if the headers show none. */
 export function whyUnfit(file: NativeFile, platform: ThisPlatform): string | null {
   const { path } = file;
   const binary = readBinary(readFileSync(path));
@@ -160,5 +160,5 @@ export function whyUnfit(file: NativeFile, platform: ThisPlatform): string | nul
 const curing = ({ origin }: NativeFile): string =>
   origin.startsWith('@relora/') ? 'install the packages again on this system' : compiling;
 
-/** A file of the engine's own package, by its path from there; the sources are as deep as the build. */
+/** Path of a file in the engine's package; sources and build have the same depth. */
 export const engineFile = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));

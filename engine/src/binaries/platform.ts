@@ -1,20 +1,20 @@
 import { cpus } from 'node:os';
 
-/** What a binary was made for, or what this process runs on. */
+/** The platform of a binary, or of this process. */
 export interface Platform {
   /** As `process.platform` names it. */
   os: string;
   /** As `process.arch` names it. */
   arch: string;
-  /** Of Linux; null elsewhere. */
+  /** On Linux; null elsewhere. */
   libc: 'glibc' | 'musl' | null;
 }
 
-/** What this process runs on. */
+/** The platform of this process. */
 export interface ThisPlatform extends Platform {
-  /** Version of glibc; null without it. */
+  /** Version of glibc; null if it is not used. */
   glibc: string | null;
-  /** Whether Apple's Rosetta translates this process, which is for Intel's processors, for Apple's. */
+  /** Whether Apple's Rosetta translates this process from Intel's instructions. */
   isTranslated: boolean;
 }
 
@@ -25,17 +25,17 @@ export function thisPlatform(): ThisPlatform {
   return { os, arch, libc, glibc, isTranslated: isTranslated(os, arch, cpus()[0]?.model ?? '') };
 }
 
-/** Node.js knows the version of the glibc that it runs on; with musl it has none to report. */
+/** Node.js reports the version of its glibc; with musl it reports none. */
 function glibcVersion(): string | null {
   const report = process.report as NodeJS.ProcessReport & { excludeNetwork: boolean };
   const { excludeNetwork } = report;
-  report.excludeNetwork = true; // else it looks up names of addresses
+  report.excludeNetwork = true; // otherwise it does reverse DNS lookups
   const { header } = report.getReport() as { header: { glibcVersionRuntime?: string } };
   report.excludeNetwork = excludeNetwork;
   return header.glibcVersionRuntime ?? null;
 }
 
-/** Rosetta gives a processor the name `VirtualApple`; no processor of Intel's has Apple in its name. */
+/** Under Rosetta the processor is named `VirtualApple`; no Intel processor has Apple in its name. */
 export function isTranslated(os: string, arch: string, cpuModel: string): boolean {
   return os === 'darwin' && arch === 'x64' && cpuModel.includes('Apple');
 }
@@ -45,7 +45,7 @@ export function platformText({ os, arch, libc }: Platform): string {
   return `${os} ${arch}${libc === null ? '' : ` with ${libc}`}`;
 }
 
-/** Platforms that binaries are published for, by the end of the package's name, which begins with `@relora/native-`. */
+/** Platforms with published binaries, by the suffix of the package's name, which begins with `@relora/native-`. */
 export const platformsWithBinaries: Readonly<Record<string, Platform>> = {
   'linux-x64': { os: 'linux', arch: 'x64', libc: 'glibc' },
   'linux-arm64': { os: 'linux', arch: 'arm64', libc: 'glibc' },
@@ -55,7 +55,7 @@ export const platformsWithBinaries: Readonly<Record<string, Platform>> = {
   'darwin-x64': { os: 'darwin', arch: 'x64', libc: null },
 };
 
-/** The package of binaries for a platform; undefined where none is published. */
+/** The package of binaries for a platform; undefined if none is published. */
 export function packageFor({ os, arch, libc }: Platform): string | undefined {
   const found = Object.entries(platformsWithBinaries).find(
     ([, platform]) => platform.os === os && platform.arch === arch && platform.libc === libc,

@@ -1,16 +1,16 @@
 import type { Platform } from './platform.js';
 
-/** What the headers of a program or library say of what it needs. */
+/** Requirements of a program or library, from its headers. */
 export interface Binary extends Platform {
   /** Libraries that it is linked to. */
   libraries: string[];
-  /** Versions of symbols that it needs of them, such as `GLIBC_2.28`. */
+  /** Symbol versions that it needs from these libraries, such as `GLIBC_2.28`. */
   versions: string[];
   /** Oldest macOS; null elsewhere. */
   macosMin: string | null;
 }
 
-/** Reads the headers of an ELF or Mach-O file, or of the beginning of a PE file; null for anything else, and for what is cut short. */
+/** Reads the headers of an ELF or Mach-O file, or of the beginning of a PE file; null for anything else and for truncated files. */
 export function readBinary(bytes: Buffer): Binary | null {
   try {
     const magic = bytes.readUInt32LE(0);
@@ -34,7 +34,7 @@ const elfMachines: Readonly<Record<number, string>> = {
   243: 'riscv64',
   258: 'loong64',
 };
-// Of the ELF specification: kinds of segments, and entries of the dynamic section.
+// From the ELF specification: kinds of segments, and entries of the dynamic section.
 const [PT_LOAD, PT_DYNAMIC, PT_INTERP] = [1, 2, 3];
 const [DT_NULL, DT_NEEDED, DT_STRTAB, DT_VERNEED, DT_VERNEEDNUM] = [0, 1, 5, 0x6ffffffe, 0x6fffffff];
 
@@ -43,7 +43,7 @@ function readElf(bytes: Buffer): Binary {
   const arch = elfMachines[machine] ?? `machine ${machine}`;
   const [isWide, isLittle] = [bytes[4] === 2, bytes[5] === 1];
   const base = { os: 'linux', arch, macosMin: null };
-  // Nothing is published for other processors: which it is for is all that has to be known.
+  // No binaries are published for such processors, so the platform is all that matters.
   if (!isWide || !isLittle) return { ...base, libc: null, libraries: [], versions: [] };
   const segments = Array.from({ length: bytes.readUInt16LE(56) }, (_, index) => {
     const at = number(bytes, 32) + index * bytes.readUInt16LE(54);
@@ -91,7 +91,7 @@ function readElf(bytes: Buffer): Binary {
   return { ...base, libc: libcOf([...libraries, loader]), libraries, versions };
 }
 
-/** musl is one library with several names, `libc.so` when Zig links it. */
+/** musl is a single library with several names; Zig links it as `libc.so`. */
 function libcOf(names: readonly string[]): Platform['libc'] {
   if (names.some((name) => /^libc\.so\.6$|\/ld-linux/.test(name))) return 'glibc';
   return names.some((name) => /^libc\.(musl-.*)?so|\/ld-musl/.test(name)) ? 'musl' : null;
@@ -119,7 +119,7 @@ function readMachO(bytes: Buffer): Binary {
   return { os: 'darwin', arch, libc: null, libraries, versions: [], macosMin };
 }
 
-/** Sizes and offsets: all of them are below 2^53 in a file that is not damaged. */
+/** Sizes and offsets: in an undamaged file they are below 2^53. */
 const number = (bytes: Buffer, at: number): number => Number(bytes.readBigUInt64LE(at));
 
 function textAt(bytes: Buffer, at: number): string {
@@ -128,13 +128,13 @@ function textAt(bytes: Buffer, at: number): string {
   return bytes.toString('latin1', at, end);
 }
 
-/** The newest version of glibc among the symbols that are needed; null where it needs none of it. */
+/** The newest glibc version among the needed symbols; null if none is needed. */
 export function glibcNeeded({ versions }: Pick<Binary, 'versions'>): string | null {
   const found = versions.flatMap((version) => /^GLIBC_(\d+(?:\.\d+)+)$/.exec(version)?.[1] ?? []);
   return found.sort(compareVersions).at(-1) ?? null;
 }
 
-/** Below 0 where the first is older; 2.9 is older than 2.28. */
+/** Negative if the first is older; 2.9 is older than 2.28. */
 export function compareVersions(one: string, other: string): number {
   const [first, second] = [one, other].map((version) => version.split('.').map(Number));
   for (let index = 0; index < Math.max(first!.length, second!.length); index++) {

@@ -1,7 +1,7 @@
 import type { Device, DeviceBuffer, Documents } from '../device/device.js';
 import { seeded } from './seeded.js';
 
-/** Makes and reads the buffers of one case on one device, and gives them back. */
+/** Creates and reads the buffers of one case on one device, and releases them. */
 export class Bench {
   private readonly held: DeviceBuffer[] = [];
   private readonly documents: Documents[] = [];
@@ -9,16 +9,16 @@ export class Bench {
 
   constructor(
     readonly device: Device,
-    /** Changes an input before it is used: for finite differences. */
+    /** Changes an input before use, for finite differences. */
     private readonly changed: (name: string, values: Float32Array) => Float32Array = (_, values) => values,
   ) {}
 
-  /** Normal numbers of that name. */
+  /** Normally distributed numbers, seeded by name. */
   input(name: string, length: number, std = 1): DeviceBuffer {
     return this.given(name, seeded(length, name, std));
   }
 
-  /** An activation of such numbers. */
+  /** The same as an activation. */
   stream(name: string, length: number): DeviceBuffer {
     return this.converted(this.input(name, length));
   }
@@ -29,7 +29,7 @@ export class Bench {
     return buffer;
   }
 
-  /** What a call writes, to be found under that name in the results; it holds NaN until then. */
+  /** An output of a call, which appears under this name in the results; initially NaN. */
   output(name: string, length: number): DeviceBuffer {
     const buffer = this.hold(this.device.alloc(length));
     this.device.upload(buffer, new Float32Array(length).fill(NaN));
@@ -50,7 +50,7 @@ export class Bench {
     return documents;
   }
 
-  /** Counts an input that a call changes among the results. */
+  /** Adds an input that a call modifies to the results. */
   changes(name: string, buffer: DeviceBuffer): DeviceBuffer {
     this.outputs.set(name, buffer);
     return buffer;

@@ -4,14 +4,14 @@ import { seeded } from './seeded.js';
 import type { Bench } from './bench.js';
 import { attentionCase, attentionVariants, mlpCase, modeCases, variants } from './halfCases.js';
 
-/** One call of a device, or a forward call and its backward one, at one set of shapes. */
+/** One call of a device, or a forward call with its backward call, at one set of shapes. */
 export interface Case {
   /** Row of the table. */
   call: string;
   name: string;
-  /** Ways of computing it that a device may have kernels of its own for (devices.ts). */
+  /** Variants of the computation for which a device may have separate kernels (devices.ts). */
   ways: string[];
-  /** Whether it computes in float32 whatever the device's precision. */
+  /** Whether it is computed in float32 whatever the device's precision. */
   isExact?: boolean;
   /** Everything that the calls wrote, by name. */
   run(bench: Bench): Promise<Map<string, Float32Array>>;
@@ -36,7 +36,7 @@ export function casesOf(size: Size): Case[] {
   ];
 }
 
-/** Halves at the sizes of a preset, for devices that compute them in seconds. */
+/** Halves in the sizes of a preset, for devices that compute them within seconds. */
 export function wideCases(): Case[] {
   const wanted = ['trained', 'separate', 'merged', 'weightGradient'];
   return (['preset', 'long'] as const).flatMap((size) =>
@@ -161,7 +161,7 @@ function layerCase(size: Size): Case {
       const weight = bench.input('weight', inFeatures * outFeatures, 1 / Math.sqrt(inFeatures));
       const base = bench.device.packBase(weight, inFeatures, outFeatures);
       const adapter = adapterOf(bench, inFeatures, outFeatures, rank);
-      // Packed with the adapter in it, which a probe must not see twice.
+      // Packed with the adapter merged in, which a probe must not count twice.
       bench.device.packMerged(base, weight, adapter);
       const layer = { name: 'layer', index: 0, inFeatures, outFeatures, weight, base, adapter, bias: null };
       const x = bench.input('x', rows * inFeatures);
@@ -214,7 +214,7 @@ const adamWOptions: Omit<AdamWOptions, 'clip'> = {
   correction2: 1 - 0.99 ** 3,
 };
 
-/** Two parameters with moments of which some were there before; clipped to a third of the norm. */
+/** Two parameters, of which one already has moments; gradients are clipped to a third of their norm. */
 function adamWCase(kind: 'float32' | 'coded'): Case {
   const shape = [37, 19];
   const length = 37 * 19;
@@ -268,7 +268,7 @@ function momentOf(
   };
 }
 
-/** A gradient that is not finite leaves everything as it is; no bound clips nothing. */
+/** With a gradient that is not finite nothing changes; without a limit nothing is clipped. */
 function clippedCase(poison: number): Case {
   return {
     call: 'adamW',
@@ -307,7 +307,7 @@ function sumsCase(): Case {
       const result = device.newResult(0);
       device.clearResult(result);
       device.sumSquares(result, parts);
-      device.sumSquares(result, [whole]); // zeros between the parts
+      device.sumSquares(result, [whole]); // includes the zeros between the parts
       const other = bench.input('other', whole.length);
       device.addInPlace(whole, other);
       device.scaleInPlace(whole, 0.5);
@@ -345,7 +345,7 @@ function mergeCase(isFinite: boolean): Case {
   };
 }
 
-/** A base that is packed again, parked and packed once more gives the products of what it holds. */
+/** After repacking, parking and packing again, products match the current weight. */
 function repackCase(): Case {
   const [inFeatures, outFeatures, rows] = [24, 40, 9];
   return {

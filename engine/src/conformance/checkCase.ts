@@ -5,20 +5,20 @@ import type { Case } from './cases.js';
 export interface CaseResult {
   /** Kernels that ran for the case. */
   ran: string[];
-  /** Of the results that differ too much: by how much, as a share of the largest value. Empty where all is well. */
+  /** Results that differ too much, with the difference relative to the largest value. Empty if all are correct. */
   wrong: { result: string; difference: number }[];
-  /** The largest difference among those that are compared, and what it may be. */
+  /** The largest difference, and its limit. */
   worst: number;
   limit: number;
-  /** Results whose bits were others when the case was run again, in buffers that the first run had used. */
+  /** Results whose bits changed when the case was run again, in buffers used by the first run. */
   changed: string[];
-  /** Buffers that the two runs have not given back. */
+  /** Buffers that the two runs did not release. */
   lostCount: number;
 }
 
 /**
- * Runs a case on a device and compares everything that it wrote with what the definitions give. `tolerance`: of the device's
- * precision; a case that is exact has a smaller one.
+ * Runs a case on a device and compares everything that it wrote with the results of the definitions. `tolerance` is that of the device's
+ * precision; an exact case has a smaller one.
  */
 export async function checkCase(
   device: Device,
@@ -31,7 +31,7 @@ export async function checkCase(
   const found = await one.run(new Bench(device));
   const ran = [...device.kernelCounts()].filter(([name, calls]) => calls > (before.get(name) ?? 0));
   const limit = one.isExact ? Math.min(tolerance, 2e-5) : tolerance;
-  // Its terms are about as large as those of the other sums of the case, of which not all cancel.
+  // Its terms are about as large as those of the case's other sums, and not all of these cancel.
   const largestSum = Math.max(
     0,
     ...[...definitions.values()].map((sum) => (sum.length === 1 ? Math.abs(sum[0]!) : 0)),
@@ -40,7 +40,7 @@ export async function checkCase(
   let worst = 0;
   for (const name of new Set([...found.keys(), ...definitions.keys()])) {
     const [values, wanted] = [found.get(name), definitions.get(name)];
-    // A single number is a sum of terms that cancel: rounding of its terms has no measure in the sum.
+    // A single number is a sum whose terms may cancel, so its value is no measure for the rounding of its terms.
     const isSum = values?.length === 1 && wanted?.length === 1;
     if (isSum && limit > 1e-3) continue;
     const difference =
@@ -59,7 +59,7 @@ export async function checkCase(
   };
 }
 
-/** As a share of the largest value, or of `least` where that is larger; infinite where one is NaN and the other is not. */
+/** Relative to the largest value, or to `least` if that is larger; infinite if only one of two values is NaN. */
 export function largestDifference(actual: ArrayLike<number>, wanted: ArrayLike<number>, least = 0): number {
   if (actual.length !== wanted.length) return Infinity;
   let largest = Math.max(1e-30, least);

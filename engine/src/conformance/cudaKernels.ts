@@ -1,6 +1,6 @@
 import type { Case } from './cases.js';
 
-/** Kernels of the device `cuda` that a case must have run. Probes, caches and runs in float32 have plain ones; the others are made of tiles. */
+/** Kernels of the device `cuda` that a case must have run. Probes, caches and float32 runs use plain ones; the others use tiled ones. */
 export function cudaKernels(
   { call, ways, isExact }: Case,
   precision: 'float32' | 'bfloat16',
@@ -32,7 +32,7 @@ export function cudaKernels(
     ...['matrix_squares', 'inverse_norms', 'begin_sign_step', 'sign_polynomial', 'step_along'],
     precision === 'float32' ? 'squares_float' : 'product_squares',
   ];
-  if (ways.includes('nothing')) return ['adamw']; // which decides on the card that there is nothing to do
+  if (ways.includes('nothing')) return ['adamw']; // it decides on the card that there is nothing to do
   const kernels: Record<string, string[]> = {
     embedding: ['embedding_forward', 'embedding_backward'],
     rmsNorm: ['rms_norm_forward', 'rms_norm_backward', 'rms_norm_gain'],
@@ -53,7 +53,7 @@ export function cudaKernels(
     'sums in place': ['sum_squares', 'add_partials', 'add_in_place', 'scale_in_place'],
     mergeAdapter: ['merge_adapter'],
     'frozen base': ['swiglu_forward'],
-    singularValues: [], // of the host
+    singularValues: [], // computed on the host
   };
   return kernels[call]!;
 }

@@ -15,7 +15,7 @@ import type { Case } from './cases.js';
 const epsilon = 1e-6;
 const constantScale = 0.75;
 
-/** How the layers of a half are held and trained. */
+/** How the layers of a half are stored and trained. */
 export interface Variant {
   name: string;
   layers: 'trained' | 'watched' | 'adapted';
@@ -25,7 +25,7 @@ export interface Variant {
   dropout?: 1 | 2;
   isBiased?: boolean;
   recomputes?: boolean;
-  /** Of attention alone. */
+  /** Attention only. */
   hasHeadNorms?: boolean;
   isNotTurned?: boolean;
   masksDocuments?: boolean;
@@ -56,7 +56,7 @@ export const variants: Variant[] = [
   },
 ];
 
-/** What attention alone has, beside each way of computing a half: plain, with a merged base, layer by layer. */
+/** Options of attention, each combined with every way of computing a half: plain, with a merged base, layer by layer. */
 export const attentionVariants: Variant[] = [
   { name: 'trained, documents masked', layers: 'trained', masksDocuments: true },
   {
@@ -97,7 +97,7 @@ export const attentionVariants: Variant[] = [
   },
 ];
 
-/** 'preset': as in llama-60m, and of its width; 'long': what fills no tile, with grouped queries. */
+/** 'preset': shape and width of llama-60m; 'long': fills no tile completely, with grouped queries. */
 export type Size = 'small' | 'larger' | 'preset' | 'long';
 
 export const mlpShapes: Record<Size, { shape: MlpShape; rank: number }> = {
@@ -127,7 +127,7 @@ export function mlpCase(size: Size, variant: Variant): Case {
   const { shape, rank } = mlpShapes[size];
   const { hidden, intermediate } = shape;
   const rows = shape.batch * shape.time;
-  const plain = { ...variant, isBiased: false }; // these layers have none
+  const plain = { ...variant, isBiased: false }; // these layers have no bias
   return {
     call: 'mlpHalf',
     name: `mlpHalf ${variant.name} ${size}`,
@@ -192,7 +192,7 @@ export function attentionCase(size: Size, variant: Variant): Case {
   };
 }
 
-/** Forward passes of a half in the other modes: float32 from the float32 weights, and behind a cache. */
+/** Forward passes of a half in the other modes: float32 from the float32 weights, and with a cache. */
 export function modeCases(size: Size): Case[] {
   const { shape, rank } = attentionShapes[size];
   const one = { ...shape, batch: 1 };
@@ -314,7 +314,7 @@ function layerOf(
 ): Layer {
   const { device } = bench;
   const { layers, graph = 'separate', hasTrainedScale, dropout } = variant;
-  // Of the size that keeps what a layer gives near what it gets.
+  // Scaled so that a layer's outputs are about as large as its inputs.
   const weight = bench.input(`${name} weight`, inFeatures * outFeatures, 1 / Math.sqrt(inFeatures));
   const bias = variant.isBiased ? bench.input(`${name} bias`, outFeatures, 0.3) : null;
   const layer = { name, index, inFeatures, outFeatures, weight, bias };
@@ -333,7 +333,7 @@ function layerOf(
   return { ...layer, base, adapter };
 }
 
-/** Documents of one position and of more than a tile, others in each sequence. */
+/** Documents of one position and of more than a tile, different in each sequence. */
 function documentsOf({ batch, time }: AttentionShape): Int32Array {
   let begin = 0;
   return Int32Array.from({ length: batch * time }, (_, row) => {
@@ -358,12 +358,12 @@ function gradientsOf(bench: Bench, layer: Layer, variant: Variant): LayerGradien
     a: of('a', variant.trainsA !== false && adapter?.a),
     b: of('b', adapter?.b),
     scale: of('scale', variant.hasTrainedScale && (adapter?.scale as DeviceBuffer)),
-    // Beside a weight that is only looked at nobody wants it.
+    // Not needed if the weight's gradient is only observed.
     bias: of('bias', variant.layers !== 'watched' && bias),
   };
 }
 
-/** Which of a device's ways of computing a half the variant takes. */
+/** The device's ways of computing a half that the variant uses. */
 function waysOf(variant: Variant): string[] {
   const { hasHeadNorms, isNotTurned } = variant;
   return [

@@ -6,12 +6,12 @@ import { seeded } from './seeded.js';
 
 type Kind = 'float32' | 'coded';
 
-/** Updates by the optimizers that take matrices. */
+/** Updates by matrix optimizers. */
 export const optimizerCases: Case[] = [
   muonCase('small', 7, 5, 'float32'),
   muonCase('wide', 37, 70, 'float32'),
   muonCase('tall', 150, 40, 'coded'),
-  // More than a thread computes alone, and more rows than one task of a symmetric product has.
+  // Too large for a single thread, and more rows than one task of a symmetric product handles.
   muonCase('shared', 260, 300, 'float32'),
   loraMuonCase('small', [9, 6, 3], 'float32', 'both'),
   loraMuonCase('larger', [40, 70, 8], 'float32', 'both'),
@@ -40,7 +40,7 @@ function muonCase(name: string, rows: number, columns: number, kind: Kind): Case
   };
 }
 
-/** 'zero': as after a restart, where B and its gradient's effect on A are nothing. */
+/** 'zero': as after a restart, where B and A's gradient are zero. */
 function loraMuonCase(
   name: string,
   [inFeatures, outFeatures, rank]: [number, number, number],
@@ -76,7 +76,7 @@ function loraMuonCase(
   };
 }
 
-/** Twice, so that the limit of the growth has a step to go by. */
+/** Two updates, so that the limit on the step's growth has a previous step to refer to. */
 function apolloMiniCase(name: string, rows: number, columns: number): Case {
   return {
     call: 'apolloMini',

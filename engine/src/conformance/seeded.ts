@@ -1,6 +1,6 @@
 import { Random } from '../random.js';
 
-/** Normal numbers of their own for every name. */
+/** Normally distributed numbers, seeded by name. */
 export function seeded(length: number, name: string, std = 1): Float32Array {
   const values = new Float32Array(length);
   Random.forStream(7, name).fillNormal(values, std);

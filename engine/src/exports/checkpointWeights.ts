@@ -10,15 +10,15 @@ import { openSafetensors, type SafetensorsFile } from '../io/safetensors.js';
 import { mergeFactors } from './mergeFactors.js';
 import { scaleOf, type AdapterFactors, type WeightSource } from './weightSource.js';
 
-/** Tokenizer of the data set that a checkpoint was trained on, and the folder that has its file. */
+/** Tokenizer of the data set that a checkpoint was trained on, and the folder with its file. */
 export interface TokenizerFolder {
   folder: string;
   tokenizer: Tokenizer;
 }
 
 /**
- * Hands `use` the weights of a checkpoint, read from its files one tensor at a time: no model is held. The checkpoint is
- * verified first; throws CheckpointCorrupt.
+ * Calls `use` with the weights of a checkpoint, read from its files one tensor at a time, so that no whole model is in memory. The
+ * checkpoint is verified first; throws CheckpointCorrupt.
  */
 export async function withCheckpointWeights<T>(
   device: Device,

@@ -4,14 +4,14 @@ import type { WeightSource } from './weightSource.js';
 
 type Source = Pick<WeightSource, 'tokenizerJson' | 'endOfTextId' | 'modelFiles' | 'config'>;
 
-/** Ids of config.json. */
+/** Token ids for config.json. */
 export interface TokenIds {
   bos_token_id: unknown;
   eos_token_id: unknown;
   pad_token_id?: unknown;
 }
 
-/** As the model that the job began at has them; else a text begins and ends with the same token, as in training. */
+/** Those of the model that the job started from; without one a text begins and ends with the same token, as in training. */
 export function tokenIdsOf({ modelFiles, endOfTextId }: Source): TokenIds {
   const before = objectOf(modelFiles['config.json']);
   if (modelFiles['config.json'] === undefined)
@@ -23,7 +23,7 @@ export function tokenIdsOf({ modelFiles, endOfTextId }: Source): TokenIds {
   };
 }
 
-/** What an export has beside weights, config.json and tokenizer.json, by name. Files that need no change keep their bytes. */
+/** Further files of an export besides weights, config.json and tokenizer.json, by name. Files that need no change keep their bytes. */
 export function companionFiles(source: Source): [name: string, text: string][] {
   const { modelFiles, endOfTextId } = source;
   const endOfText = tokenText(source.tokenizerJson, endOfTextId);
@@ -53,27 +53,27 @@ export function companionFiles(source: Source): [name: string, text: string][] {
   return files;
 }
 
-/** The template that makes text of a chat; null without, or where there are several. */
+/** The template that converts a chat to text; null if there is none, or several. */
 export function chatTemplateOf({ modelFiles }: Pick<Source, 'modelFiles'>): string | null {
   const file = modelFiles['chat_template.jinja'];
   const inConfig = objectOf(modelFiles['tokenizer_config.json']).chat_template;
   return file ?? (typeof inConfig === 'string' ? inConfig : null);
 }
 
-/** Other tokens that end a text beside the one of the training data. */
+/** End tokens other than that of the training data. */
 export function otherEndIds(source: Source): number[] {
   const inConfig = idsOf(tokenIdsOf(source).eos_token_id);
   const inGeneration = idsOf(objectOf(source.modelFiles['generation_config.json']).eos_token_id);
   return [...new Set([...inConfig, ...inGeneration])].filter((id) => id !== source.endOfTextId);
 }
 
-/** Ids that end a text, as they were where the one of the training data is among them; a list keeps its others behind it. */
+/** The original end ids if they include that of the training data; otherwise this id replaces a single one, or precedes those of a list. */
 function withEnd(before: unknown, endOfTextId: number): unknown {
   if (idsOf(before).includes(endOfTextId)) return before;
   return Array.isArray(before) ? [endOfTextId, ...idsOf(before)] : endOfTextId;
 }
 
-/** The same bytes where no value changes. */
+/** Returns the same text if no value changes. */
 function changed(
   text: string,
   change: (before: Readonly<Record<string, unknown>>) => Record<string, unknown>,
@@ -93,7 +93,7 @@ function tokenizerConfig({ config }: Source, endOfText: string): string {
   });
 }
 
-/** A token that only the vocabulary has is one as well: under another name the library would add a new one. */
+/** Also finds a token that is only in the vocabulary: under another name the library would add a new one. */
 function tokenText(tokenizerJson: string, id: number): string {
   const { added_tokens: added = [], model } = JSON.parse(tokenizerJson) as {
     added_tokens?: { id: number; content: string }[] | null;
@@ -103,7 +103,7 @@ function tokenText(tokenizerJson: string, id: number): string {
   if (inAdded !== undefined) return inAdded;
   if (Array.isArray(model.vocab)) return model.vocab[id]![0];
   for (const token of Object.keys(model.vocab)) if (model.vocab[token] === id) return token;
-  throw new Error(`The tokenizer has no token ${id}`); // it was found there when the data set was prepared
+  throw new Error(`The tokenizer has no token ${id}`); // its existence was checked when the data set was prepared
 }
 
 function json(value: object): string {

@@ -1,6 +1,6 @@
 import { EngineError } from '../engineError.js';
 
-/** The files of an export, read back, are not the model that was exported. */
+/** The files of an export, read back, differ from the model that was exported. */
 export class ExportDiffers extends EngineError {
   constructor(
     readonly subject: string,

@@ -1,6 +1,6 @@
 import { EngineError } from '../engineError.js';
 
-/** A format cannot say what the model is; nothing usable was written. */
+/** A format cannot represent the model; nothing usable was written. */
 export class ExportImpossible extends EngineError {
   constructor(
     readonly format: string,

@@ -3,29 +3,29 @@ import type { ExportFormat, GgufType } from '../plan/runSpec.js';
 import type { FileDigest } from '../io/durableFile.js';
 import type { Lineage } from './weightSource.js';
 
-/** A file of an export; its name may stand in folders, `base/config.json`. */
+/** A file of an export; its name may contain folders, `base/config.json`. */
 export interface ExportedFile extends FileDigest {
-  /** Type of the tensors in it, in the words of its format; absent for files without tensors. */
+  /** Type of its tensors, in the terms of its format; absent for files without tensors. */
   dtype?: string;
 }
 
-/** `relora_manifest.json` of an export: what is in the folder and where it comes from (docs/interchange.md). */
+/** `relora_manifest.json` of an export: the folder's files and where they come from (docs/interchange.md). */
 export interface ExportManifest {
   formatVersion: 2;
   engineVersion: string;
   format: ExportFormat;
   weightType: GgufType;
-  /** Largest absolute difference between a weight as trained and as stored. */
+  /** Largest absolute difference between a trained weight and its stored value. */
   castErrorMax: number;
   lineage: Lineage;
-  /** Weights, not norms and biases, that the chosen type cannot hold, and what they are stored in instead. */
+  /** Weights (not norms or biases) that the chosen type cannot represent, and the type used instead. */
   exceptions: { tensor: string; dtype: string; reason: string }[];
-  /** Of GGUF: the rule that llama.cpp cuts words by, and whether it is that of the tokenizer or the nearest one. */
+  /** For GGUF: the rule by which llama.cpp splits words, and whether it equals that of the tokenizer or is the nearest one. */
   tokenizer: { preTokenizer: string; isExact: boolean } | null;
   files: ExportedFile[];
 }
 
-/** What a format wrote. */
+/** Result of writing a format. */
 export interface WrittenExport {
   files: ExportedFile[];
   castErrorMax: number;

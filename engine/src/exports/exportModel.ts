@@ -11,24 +11,24 @@ import type { WeightSource } from './weightSource.js';
 
 export interface ExportOptions {
   format: ExportFormat;
-  /** q8_0 in GGUF alone. */
+  /** q8_0 only for GGUF. */
   weightType: GgufType;
-  /** Largest file of weights in Hugging Face layout; a tensor above it has a file of its own. */
+  /** Largest weights file in Hugging Face layout, in bytes; a larger tensor gets a file of its own. */
   shardBytesMax: number;
   /** Resource name of the job, for the manifest. */
   job: string | null;
 }
 
 export interface ExportedModel {
-  /** The manifest is the last. */
+  /** The manifest comes last. */
   files: ExportedFile[];
   castErrorMax: number;
 }
 
 /**
- * Writes a model into a new folder, every file synced, with a manifest of size, SHA-256 and origin. One layer's weights are in
- * memory at a time. Throws ExportImpossible where the format cannot say what the model is, MergeNotFinite, or
- * SafetensorsInvalid where a weight does not fit the type.
+ * Writes a model into a new folder, every file synced, with a manifest of size, SHA-256 and origin. One layer's weights are in memory at a
+ * time. Throws ExportImpossible if the format cannot represent the model, MergeNotFinite, or SafetensorsInvalid if a weight does not fit
+ * the type.
  */
 export async function exportModel(
   source: WeightSource,

@@ -13,12 +13,12 @@ import { mergeFactors } from './mergeFactors.js';
 import { GgufInvalid, openGguf, type OpenGguf } from './readGguf.js';
 import { moduleOf } from './weightSource.js';
 
-/** Reads a weight as whoever loads the export computes with it; linear ones [in, out]. */
+/** Reads a weight with the values that users of the export compute with; linear ones [in, out]. */
 export type WeightReader = (weight: WeightShape) => Promise<Float32Array>;
 
 /**
- * Hands `use` the weights of an export as they stand in its files, one at a time. Throws ExportDiffers where the files say another
- * shape of the model than it has, and what reading them throws.
+ * Calls `use` with the weights stored in an export's files, one at a time. Throws ExportDiffers if the files give the model another shape,
+ * and the errors of reading them.
  */
 export async function withExportedWeights<T>(
   device: Device,
@@ -35,7 +35,7 @@ export async function withExportedWeights<T>(
   });
 }
 
-/** PEFT computes with the base and, beside it, B A by the scale of the module: the same sum. */
+/** PEFT computes with the base plus B A times the scale of the module, which gives the same sum. */
 async function withPeft<T>(
   device: Device,
   folder: string,
@@ -99,11 +99,11 @@ async function withGguf<T>(
   }
 }
 
-/** What a file says of its model, beside the weights, is what is computed with. */
+/** A GGUF file's metadata must describe this model, since users compute with it. */
 async function requireModel(file: OpenGguf, weightType: GgufType, config: LlamaConfig): Promise<void> {
   for (const [key, { value }] of modelMetadata(config, tensorTypes[weightType])) {
     const found = file.metadata.get(key);
-    // Reals are stored in float32.
+    // GGUF stores real numbers in float32.
     const isAlike = typeof value === 'number' ? found === Math.fround(value) : found === value;
     if (!isAlike) throw new ExportDiffers(`${key} of the file`, String(value), String(found));
   }
@@ -128,7 +128,7 @@ function requireConfig(expected: LlamaConfig, found: LlamaConfig): void {
       );
 }
 
-/** Rows of queries and keys as Hugging Face has them: the way back from `inLlamaOrder` of gguf.ts. */
+/** Rows of queries and keys in Hugging Face's order: the inverse of `inLlamaOrder` of gguf.ts. */
 function inOurOrder(config: LlamaConfig, name: string, rows: Float32Array): Float32Array {
   const module = moduleOf(name.replace(/\.(weight|bias)$/, ''));
   if (module !== 'q_proj' && module !== 'k_proj') return rows;

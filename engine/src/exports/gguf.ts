@@ -28,10 +28,10 @@ export const tensorTypes: Record<GgufType, GgufTensorType> = {
   bfloat16: 'BF16',
   q8_0: 'Q8_0',
 };
-/** Numbers of `general.file_type`. */
+/** Values of `general.file_type`. */
 const fileTypes: Record<GgufTensorType, number> = { F32: 0, F16: 1, Q8_0: 7, BF16: 32 };
 
-/** Writes the merged model with its tokenizer as one GGUF file, which llama.cpp and what is built on it load. */
+/** Writes the merged model with its tokenizer as one GGUF file for llama.cpp and software based on it. */
 export async function writeGguf(
   source: WeightSource,
   folder: string,
@@ -78,7 +78,7 @@ export function modelMetadata(config: LlamaConfig, type: GgufTensorType): [strin
     [`${architecture}.attention.head_count`, whole(config.numAttentionHeads)],
     [`${architecture}.attention.head_count_kv`, whole(config.numKeyValueHeads)],
     [`${architecture}.attention.layer_norm_rms_epsilon`, real(config.rmsNormEps)],
-    // Left out where a reader works it out, as in files of 0.1.0, so that a job of it is exported to the same bytes.
+    // Omitted if readers can derive it, as in files of 0.1.0, so that jobs of that version are exported to the same bytes.
     ...(headSize(config) === config.hiddenSize / config.numAttentionHeads
       ? []
       : ['key', 'value'].map((part): [string, GgufValue] => [
@@ -91,8 +91,8 @@ export function modelMetadata(config: LlamaConfig, type: GgufTensorType): [strin
 }
 
 /**
- * What llama.cpp computes the model as. `qwen2` is made for biases on queries, keys and values; its `llama` takes them too, and alone
- * reads factors of frequencies, so a model with both is one of these.
+ * The model class in llama.cpp. `qwen2` is for biases on queries, keys and values; `llama` supports these too, and only `llama` reads
+ * frequency factors, so a model with both uses that.
  */
 export function formOf(config: LlamaConfig): GgufForm {
   const { attentionBias, ropeScaling, noRopeInterval } = config;
@@ -111,7 +111,7 @@ export function formOf(config: LlamaConfig): GgufForm {
   return gguf;
 }
 
-/** What Llama 3.1 divides each frequency of the rotary embedding by, as llama.cpp reads it. */
+/** Llama 3.1's divisors of each rotary frequency, in llama.cpp's form. */
 export function ropeFactors(config: LlamaConfig): GgufTensor[] {
   const { ropeScaling, ropeTheta } = config;
   if (ropeScaling === null) return [];
@@ -128,7 +128,7 @@ export function ropeFactors(config: LlamaConfig): GgufTensor[] {
   return [{ name, shape: [factors.length], type: 'F32', read: async () => bytesOf(factors) }];
 }
 
-/** Makes the tensors of one file and gathers what became of their values. */
+/** Converts the tensors of one file and collects statistics of the conversion. */
 class TensorWriter {
   castErrorMax = 0;
   readonly exceptions: ExportManifest['exceptions'] = [];
@@ -140,7 +140,7 @@ class TensorWriter {
 
   tensor({ name, role, shape }: WeightShape): GgufTensor {
     const given = ggufName(name);
-    // ggml computes with norms and biases in float32 alone.
+    // ggml supports norms and biases in float32 only.
     if (shape.length === 1) {
       const read = async () => bytesOf(this.inLlamaOrder(name, await this.source.weight(name), 1));
       return { name: given, shape, type: 'F32', read };
@@ -163,7 +163,7 @@ class TensorWriter {
     return { name: given, shape: [outFeatures, inFeatures], type, read };
   }
 
-  /** A block of q8_0 lies within a row; shorter rows stay float16, as llama.cpp's own converter does. */
+  /** A q8_0 block lies within a row; tensors with shorter rows stay float16, as in llama.cpp's own converter. */
   private typeFor(tensor: string, rowLength: number): GgufTensorType {
     if (this.type !== 'Q8_0' || rowLength % q8BlockValues === 0) return this.type;
     const reason = `rows of ${rowLength} values are no multiple of ${q8BlockValues}`;
@@ -172,8 +172,8 @@ class TensorWriter {
   }
 
   /**
-   * Hugging Face rotates value i of a head with value i + half of it, llama.cpp's `llama` neighbors 2i and 2i + 1: the rows of
-   * queries and keys change places, and the scores stay what they are.
+   * Hugging Face rotates value i of a head with value i + half the head, llama.cpp's `llama` rotates neighbors 2i and 2i + 1: the rows of
+   * queries and keys are permuted, and the scores stay the same.
    */
   private inLlamaOrder(name: string, rows: Float32Array, rowLength: number): Float32Array {
     const module = moduleOf(name.replace(/\.(weight|bias)$/, ''));
@@ -199,7 +199,7 @@ class TensorWriter {
   }
 }
 
-/** Of each head [2, half, row] -> [half, 2, row]. */
+/** Within each head [2, half, row] -> [half, 2, row]. */
 function interleaveHeads(rows: Float32Array, rowLength: number, size: number): Float32Array {
   const half = size / 2;
   const result = new Float32Array(rows.length);
@@ -225,7 +225,7 @@ const partNames: Record<string, string> = {
   'mlp.down_proj': 'ffn_down',
 };
 
-/** GGUF's name of a weight. */
+/** A weight's name in GGUF. */
 export function ggufName(name: string): string {
   const whole: Record<string, string> = {
     [embeddingName]: 'token_embd.weight',

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 
-/** Types of tensors in GGUF that we write: their number there, and bytes of a block of so many values. */
+/** GGUF tensor types that we write: type number, values per block and bytes per block. */
 export const ggufTypes = {
   F32: { id: 0, blockValues: 1, blockBytes: 4 },
   F16: { id: 1, blockValues: 1, blockBytes: 2 },
@@ -10,7 +10,7 @@ export const ggufTypes = {
 } as const;
 export type GgufTensorType = keyof typeof ggufTypes;
 
-/** A value of the metadata, with its type in GGUF. */
+/** A metadata value with its GGUF type. */
 export type GgufValue =
   | { type: 'uint32' | 'float32'; value: number }
   | { type: 'bool'; value: boolean }
@@ -18,24 +18,24 @@ export type GgufValue =
   | { type: 'int32s'; value: readonly number[] }
   | { type: 'strings'; value: readonly string[] };
 
-/** A tensor to write; its bytes are asked for when its turn comes. */
+/** A tensor to write; its bytes are requested when its turn comes. */
 export interface GgufTensor {
   name: string;
-  /** Rows first, as everywhere here; GGUF counts the other way round. */
+  /** Rows first, as everywhere here; GGUF uses the reverse order. */
   shape: readonly number[];
   type: GgufTensorType;
   read(): Promise<Uint8Array>;
 }
 
-/** Numbers of the types of values in GGUF. */
+/** Type numbers of metadata values in GGUF. */
 const valueTypes = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8, array: 9 } as const;
 
-/** Where tensors may begin: the default of `general.alignment`. */
+/** Alignment of tensors: the default of `general.alignment`. */
 const alignment = 32;
 
 /**
- * Writes a new GGUF file of version 3 tensor by tensor, hashed as written and synced. Throws EEXIST rather than overwrite.
- * Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+ * Writes a new GGUF file of version 3, one tensor at a time, hashed while writing, and synced. Throws EEXIST rather than overwrite. Format:
+ * https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
 export async function writeGgufFile(
   path: string,
@@ -49,7 +49,7 @@ export async function writeGgufFile(
   const write = async (bytes: Uint8Array): Promise<void> => {
     hash.update(bytes);
     sizeBytes += bytes.byteLength;
-    await handle.writeFile(bytes); // at the present position
+    await handle.writeFile(bytes); // at the current position
   };
   const align = async (): Promise<void> => await write(new Uint8Array(aligned(sizeBytes) - sizeBytes));
   try {

@@ -3,19 +3,19 @@ import { checkTokenizerJson, isObject, type TokenizerJson } from '../data/tokeni
 import { ExportImpossible } from './exportImpossible.js';
 import type { GgufValue } from './ggufFile.js';
 
-/** Numbers of `tokenizer.ggml.token_type`. */
+/** Values of `tokenizer.ggml.token_type`. */
 const tokenTypes = { normal: 1, control: 3, userDefined: 4, unused: 5 } as const;
 
 export interface GgufTokenizer {
   metadata: [key: string, value: GgufValue][];
   preTokenizer: string;
-  /** False where llama.cpp has no rule that cuts words as this tokenizer does, and the nearest was taken. */
+  /** False if llama.cpp has no rule that splits words like this tokenizer, and the nearest was taken. */
   isExact: boolean;
 }
 
 /**
- * A tokenizer.json in the words of GGUF: byte-level BPE, which llama.cpp calls `gpt2`. A text begins with the end of a
- * text, as in training and in our own generation. Throws ExportImpossible for another kind of tokenizer.
+ * Converts a tokenizer.json to GGUF's form: byte-level BPE, which llama.cpp calls `gpt2`. A text begins with the end-of-text token, as in
+ * training and in our own generation. Throws ExportImpossible for another kind of tokenizer.
  */
 export function ggufTokenizer(
   tokenizerJson: string,
@@ -48,7 +48,7 @@ export function ggufTokenizer(
       ['tokenizer.ggml.eos_token_id', uint32(endOfTextId)],
       ['tokenizer.ggml.add_bos_token', bool(true)],
       ['tokenizer.ggml.add_eos_token', bool(false)],
-      // It has room for one more, which instruction-tuned models end a turn with.
+      // GGUF has a field for one more: the token with which instruction-tuned models end a turn.
       ...optional('tokenizer.ggml.eot_token_id', otherEndIds[0], uint32),
       ...optional('tokenizer.chat_template', chatTemplate, (value): GgufValue => ({ type: 'string', value })),
     ],
@@ -63,7 +63,7 @@ function optional<T>(
   return value === null || value === undefined ? [] : [[key, make(value)]];
 }
 
-/** One entry for each row of the embedding; rows without a token are filled up. */
+/** One entry per row of the embedding; rows without a token get a filler. */
 function tokensOf(
   { vocabulary, addedTokens, specialIds }: TokenizerJson,
   vocabularySize: number,
@@ -81,12 +81,12 @@ function tokensOf(
   return { tokens, types };
 }
 
-/** How well-known families cut words, as their tokenizer.json writes it, and llama.cpp's names of them. */
+/** How well-known model families split words, as written in their tokenizer.json, and llama.cpp's names for it. */
 const splitPatterns: { pattern: string; merging: string; ignoring: string | null }[] = [
   {
     pattern:
       "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-    // Llama 3 takes a word that is a token as it is; `dbrx` cuts alike and merges.
+    // Llama 3 keeps a word that is a token; `dbrx` splits in the same way but merges.
     merging: 'dbrx',
     ignoring: 'llama-bpe',
   },
@@ -98,11 +98,11 @@ const splitPatterns: { pattern: string; merging: string; ignoring: string | null
   },
 ];
 
-/** llama.cpp knows rules by name alone; what it does not know gets GPT-2's, the one most others come from. */
+/** llama.cpp identifies rules only by name; unknown ones use GPT-2's, from which most others derive. */
 function preTokenizerOf({ json }: TokenizerJson): { preTokenizer: string; isExact: boolean } {
   const steps = stepsOf(json.pre_tokenizer);
   const ignoresMerges = json.model.ignore_merges === true;
-  // llama.cpp normalizes nothing, and puts no space before a text.
+  // llama.cpp does not normalize, and puts no space before a text.
   const isPlain = (json.normalizer ?? null) === null && !steps.some((step) => step.add_prefix_space === true);
   const kinds = steps.map(({ type }) => type).join(' ');
   const cutsAsGpt2 = steps.at(-1)?.use_regex !== false;

@@ -13,7 +13,7 @@ import type { WeightSource } from './weightSource.js';
 export interface HuggingFaceOptions {
   weightType: WeightType;
   shardBytesMax: number;
-  /** With the adapters in the weights, or the base of the present cycle without them. */
+  /** With adapters merged into the weights, or the base of the present cycle without them. */
   isMerged: boolean;
 }
 
@@ -23,7 +23,7 @@ export const storedTypes: Record<WeightType, StoredType> = {
   bfloat16: 'BF16',
 };
 
-/** Writes the layout that Hugging Face and everything after it loads into an existing folder. */
+/** Writes the model into an existing folder in Hugging Face layout. */
 export async function writeHuggingFace(
   source: WeightSource,
   folder: string,
@@ -81,7 +81,7 @@ async function writeWeights(
   return { files, castErrorMax };
 }
 
-/** The model's weights as the files have them; merged ones or those without their adapters. */
+/** The model's weights in the files' layout; merged, or without their adapters. */
 export function tensorsOf(
   source: Pick<WeightSource, 'config' | 'weight' | 'merged'>,
   dtype: StoredType,
@@ -97,7 +97,7 @@ export function tensorsOf(
   });
 }
 
-/** In order; a shard is closed before the tensor that would make it larger than allowed. */
+/** In order; a new shard begins if the next tensor would make the current one too large. */
 function inShards(tensors: readonly TensorSource[], bytesMax: number): TensorSource[][] {
   const shards: TensorSource[][] = [[]];
   let bytes = 0;

@@ -2,8 +2,8 @@ import type { ExportDifference } from '../plan/exportDifference.js';
 import type { LogitPart } from './streamedLogits.js';
 
 /**
- * Compares logits of some tokens, a part of the vocabulary at a time, in float64. Those of a token are known but for a constant, so each
- * is compared about the mean of its token.
+ * Compares logits of some tokens, a part of the vocabulary at a time, in float64. Adding a constant to all logits of a token changes
+ * nothing, so the mean difference of each token is subtracted.
  */
 export class LogitComparison {
   private readonly rows: RowSums[];
@@ -34,7 +34,7 @@ export class LogitComparison {
         squares += one[id]! * one[id]!;
         difference += d;
         differenceSquares += d * d;
-        // Not Math.min and Math.max: they must not lose what is not a number.
+        // The next value overwrites a NaN here; the sums above keep it.
         if (!(d >= least)) least = d;
         if (!(d <= most)) most = d;
       }
@@ -54,7 +54,7 @@ export class LogitComparison {
       const mean = sums.difference / this.vocabSize;
       const furthest = Math.max(sums.most - mean, mean - sums.least);
       if (!(furthest <= largest)) largest = furthest;
-      // Never below zero by rounding, nor lost where it is not a number.
+      // Never negative by rounding, but NaN stays NaN.
       const squares = sums.differenceSquares - mean * sums.difference;
       differences += squares < 0 ? 0 : squares;
       spread += sums.squares - sums.value ** 2 / this.vocabSize;
@@ -72,7 +72,7 @@ export class LogitComparison {
   }
 }
 
-/** Of the logits of one token, and of how far those of the export are from them. */
+/** Sums over one token's logits, and over their differences from those of the export. */
 interface RowSums {
   value: number;
   squares: number;
@@ -84,14 +84,14 @@ interface RowSums {
   found: LogLoss;
 }
 
-/** -log of a target's probability, from logits that come in parts. */
+/** -log of a target's probability, from logits that arrive in parts. */
 class LogLoss {
   private highest = -Infinity;
-  /** Of the exponentials, each divided by that of the highest so far. */
+  /** Sum of the exponentials, relative to that of the largest logit so far. */
   private sum = 0;
   private ofTarget = NaN;
 
-  /** @param target index in these logits, where it is one of them */
+  /** @param target index within these logits, if it is among them */
   add(logits: Float32Array, target: number): void {
     let highest = this.highest;
     for (let i = 0; i < logits.length; i++) if (logits[i]! > highest) highest = logits[i]!;

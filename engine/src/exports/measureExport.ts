@@ -11,19 +11,19 @@ import { Random } from '../random.js';
 import type { WeightSource } from './weightSource.js';
 
 export interface ExportCheck {
-  /** Most tokens; 0 for no check. */
+  /** Most tokens to compare; 0: no check. */
   tokenCount: number;
   sequenceLength: number;
-  /** Largest `logitDifferenceRatio` by the type of the weights. */
+  /** Largest accepted `logitDifferenceRatio` by type of weights. */
   ratioMax: Readonly<Record<GgufType, number>>;
 }
 
-/** So many logits are held at once, those of the run; fewer tokens are taken of a large vocabulary. */
+/** Most logits of the run in memory at a time; with a large vocabulary fewer tokens are compared. */
 const logitsMax = 2 ** 24;
 
 /**
- * Reads an export back and computes with it, one block of weights in memory at a time. Throws ExportDiffers with the figures where it is
- * not the model that it was made of; null where nothing is to be checked.
+ * Reads an export back and computes with it, one block of weights in memory at a time. Throws ExportDiffers with the figures if it differs
+ * from the original model; null if no check is wanted.
  */
 export async function measureExport(
   device: Device,
@@ -63,7 +63,7 @@ export async function measureExport(
 
 const shown = (value: number): string => String(Number(value.toPrecision(4)));
 
-/** The first tokens of the held-out part, or of the training part where nothing is held out; drawn where the data set is gone. */
+/** The first tokens of the held-out part, or of the training part if nothing is held out; random tokens if the data set was deleted. */
 function sampleOf(
   { vocabSize, maxPositionEmbeddings }: LlamaConfig,
   dataset: Dataset | null,

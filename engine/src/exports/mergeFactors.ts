@@ -3,7 +3,7 @@ import { MergeNotFinite } from '../model/adapterSet.js';
 import { valuesOf } from '../model/parameter.js';
 import type { AdapterFactors } from './weightSource.js';
 
-/** W + scale A B [in, out], by the call that runs merge with: so that an export from a checkpoint has the bits of one from the run. */
+/** W + scale A B [in, out], by the same call as a run's merges, so that exports from a checkpoint and from the run have the same bits. */
 export async function mergeFactors(
   device: Device,
   layer: string,

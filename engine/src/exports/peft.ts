@@ -9,13 +9,12 @@ import type { WrittenExport } from './exportManifest.js';
 import { storedTypes, writeHuggingFace } from './huggingFace.js';
 import { moduleOf, type AdapterFactors, type WeightSource } from './weightSource.js';
 
-/** Folder of the base inside the export. */
+/** Folder of the base within the export. */
 const baseFolder = 'base';
 
 /**
- * Writes the adapters of the present cycle as PEFT loads them, and beside them, in Hugging Face layout, the base they belong
- * to: the frozen weights with every merge of earlier cycles, and embedding, norms and head as they are now. Throws
- * ExportImpossible for a model without adapters.
+ * Writes the adapters of the present cycle for PEFT, and the base they belong to in Hugging Face layout: the frozen weights including all
+ * merges of earlier cycles, and embedding, norms and head as they are now. Throws ExportImpossible for a model without adapters.
  */
 export async function writePeft(
   source: WeightSource,
@@ -51,7 +50,7 @@ export async function writePeft(
   };
 }
 
-/** The tensors of all adapters, which are read when their turn comes, and rank and scale of each module. */
+/** The tensors of all adapters, each read when its turn comes, and rank and scale of each module. */
 async function adapterTensors(
   source: WeightSource,
   settings: AdapterSettings,
@@ -80,7 +79,7 @@ async function adapterTensors(
         shape: [outFeatures, rank],
         async read() {
           const { b } = (await source.factors(layer))!;
-          // PEFT knows no scale per layer: a trainable one goes into B, and the constant one becomes 1.
+          // PEFT has no scale per layer: a trainable one is multiplied into B, and the constant one becomes 1.
           const scaled = settings.trainableScale ? b.map((value) => value * scale) : b;
           return transpose(scaled, rank, outFeatures);
         },
@@ -90,14 +89,14 @@ async function adapterTensors(
   return { tensors, ranks };
 }
 
-/** PEFT scales a module by lora_alpha / r, of its own patterns where it has some. */
+/** PEFT scales a module by lora_alpha / r; both can be set per module by patterns. */
 function adapterConfig(
   settings: AdapterSettings,
   ranks: ReadonlyMap<TargetModule, Pick<AdapterFactors, 'rank' | 'scale'>>,
 ): string {
   const alphaOf = ({ rank, scale }: Pick<AdapterFactors, 'rank' | 'scale'>): number => {
     if (settings.trainableScale) return rank;
-    // As it was set where it can be: scale * rank may round.
+    // The configured alpha if possible, since scale * rank may round.
     return scale === settings.alpha / rank ? settings.alpha : scale * rank;
   };
   const [first] = ranks.values();

@@ -1,12 +1,12 @@
 import { fromFloat16, toFloat16 } from '../io/halfFloats.js';
 
-/** Values of a block with one scale. */
+/** Values in a block with one scale. */
 export const q8BlockValues = 32;
 
 /**
- * ggml's q8_0: of every 32 values a float16 scale d = max|x| / 127, then 32 int8 q = round(x / d), each x stored as d q. The
- * bits are those of ggml's own quantizer: float32 arithmetic, halves rounded away from zero. `errorMax` is the largest
- * |x - d q|. Null where a scale does not fit float16.
+ * ggml's q8_0: for every 32 values a float16 scale d = max|x| / 127, then 32 int8 q = round(x / d); x is stored as d q. The bits are those
+ * of ggml's own quantizer: float32 arithmetic, halves rounded away from zero. `errorMax` is the largest |x - d q|. Null if a scale does not
+ * fit float16.
  */
 export function quantizeQ8(values: Float32Array): { bytes: Uint8Array; errorMax: number } | null {
   const blockCount = values.length / q8BlockValues;

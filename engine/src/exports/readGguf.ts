@@ -3,7 +3,7 @@ import { fromBfloat16, fromFloat16 } from '../io/halfFloats.js';
 import { ggufTypes, type GgufTensorType } from './ggufFile.js';
 import { q8BlockValues } from './quantizeQ8.js';
 
-/** A value of the metadata as JavaScript has it. */
+/** A metadata value in JavaScript's types. */
 export type GgufMetadata = number | bigint | boolean | string | GgufMetadata[];
 
 /** A GGUF file, open for reading one tensor at a time. */
@@ -11,21 +11,21 @@ export interface OpenGguf {
   metadata: ReadonlyMap<string, GgufMetadata>;
   /** Shapes with rows first, as everywhere here. */
   tensors: ReadonlyMap<string, { shape: readonly number[]; type: GgufTensorType }>;
-  /** Values of a tensor as whoever loads the file computes with them. */
+  /** A tensor's values as users of the file compute with them. */
   readFloat32(name: string): Promise<Float32Array>;
   close(): Promise<void>;
 }
 
-/** A file that is no GGUF of ours. */
+/** The file is not a GGUF file of the kind that we write. */
 export class GgufInvalid extends Error {
   override name = 'GgufInvalid';
 }
 
 const alignment = 32;
-/** Larger than any header that we write: a vocabulary with its merges. */
+/** Larger than any header that we write, with a vocabulary and its merges. */
 const headerBytesMax = 512 * 2 ** 20;
 
-/** Opens a file of GGUF version 3 with tensors of the types that we write; throws GgufInvalid. */
+/** Opens a GGUF file of version 3 with tensors of the types that we write; throws GgufInvalid. */
 export async function openGguf(path: string): Promise<OpenGguf> {
   const handle = await open(path, 'r');
   try {
@@ -71,7 +71,7 @@ export async function openGguf(path: string): Promise<OpenGguf> {
 
 const typeNames = Object.keys(ggufTypes) as GgufTensorType[];
 
-/** Reads one thing after the other, the file by pieces. */
+/** Reads values sequentially, loading the file in pieces. */
 class HeaderReader {
   position = 0;
   private piece: Buffer = Buffer.alloc(0);
@@ -146,7 +146,7 @@ function widen(bytes: Buffer, type: GgufTensorType): Float32Array {
   return values;
 }
 
-/** Blocks of a float16 scale and int8 codes, as ggml has them: each value is scale times code. */
+/** Blocks of a float16 scale and int8 codes, as in ggml: each value is scale times code. */
 function dequantizeQ8(bytes: Buffer): Float32Array {
   const blockBytes = 2 + q8BlockValues;
   const values = new Float32Array((bytes.length / blockBytes) * q8BlockValues);
@@ -160,7 +160,7 @@ function dequantizeQ8(bytes: Buffer): Float32Array {
 }
 
 async function readExactly(handle: FileHandle, position: number, length: number): Promise<Buffer> {
-  // Not from the shared pool: tensors are looked at as float32, which must begin at a multiple of 4.
+  // Not from the shared pool: tensors are viewed as float32, which must begin at a multiple of 4.
   const bytes = Buffer.allocUnsafeSlow(length);
   for (let done = 0; done < length;) {
     const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, 1 << 30), position + done);

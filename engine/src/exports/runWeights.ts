@@ -6,7 +6,7 @@ import type { TrainingRun } from '../training/trainingRun.js';
 import { specHash } from '../plan/specHash.js';
 import { scaleOf, type WeightSource } from './weightSource.js';
 
-/** The weights of a run as they are now. The run is not disturbed, and must not continue until the export is done. */
+/** The current weights of a run. They are not copied, so the run must not continue until the export is done. */
 export async function runWeights(run: TrainingRun): Promise<WeightSource> {
   const { model, dataset, progress } = run;
   const layers = new Map(model.layers.map((layer) => [layer.name, layer]));

@@ -10,10 +10,10 @@ import { headSize } from '../plan/parameters.js';
 import type { LlamaConfig } from '../plan/runSpec.js';
 import type { WeightReader } from './exportedWeights.js';
 
-/** Rows of the head that are computed with at once. */
+/** Rows of the head that are computed at a time. */
 const headRows = 4096;
 
-/** Logits of some tokens of the vocabulary: [rows, count], of those from `first` on. */
+/** Logits of a part of the vocabulary: [rows, count], starting with token `first`. */
 export interface LogitPart {
   first: number;
   count: number;
@@ -21,8 +21,8 @@ export interface LogitPart {
 }
 
 /**
- * Logits in float32 arithmetic, a part of the vocabulary after the other, from weights that are read when their turn comes: those of
- * one block, or one table, are in memory at a time. As `Llama.logits` gives them.
+ * Logits in float32 arithmetic, one part of the vocabulary after another, from weights that are read when needed: only those of one block,
+ * or one table, are in memory at a time. The same values as `Llama.logits`.
  */
 export async function* streamedLogits(
   device: Device,
@@ -66,7 +66,7 @@ export async function* streamedLogits(
           x,
           pass,
         );
-        await nextTurn(); // the process answers its parent meanwhile
+        await nextTurn(); // lets the process answer its parent meanwhile
       } finally {
         for (const { buffer } of held.values()) device.release(buffer);
       }
@@ -80,7 +80,7 @@ export async function* streamedLogits(
   }
 }
 
-/** The rows of a table that ids name, on the host: a device needs no more of it. */
+/** The rows of a table named by ids, on the host: the device needs no others. */
 function rowsOf(table: Float32Array, ids: Int32Array, hidden: number): Float32Array {
   const rows = new Float32Array(ids.length * hidden);
   for (const [row, id] of ids.entries())
@@ -88,7 +88,7 @@ function rowsOf(table: Float32Array, ids: Int32Array, hidden: number): Float32Ar
   return rows;
 }
 
-/** Gives back x. */
+/** Releases x. */
 function normed(device: Device, config: LlamaConfig, x: DeviceBuffer, gain: Float32Array): DeviceBuffer {
   const [buffer, hidden] = [device.alloc(gain.length), device.alloc(x.length, 'activation')];
   device.upload(buffer, gain);
@@ -99,7 +99,7 @@ function normed(device: Device, config: LlamaConfig, x: DeviceBuffer, gain: Floa
   return hidden;
 }
 
-/** By some rows of the head at a time. */
+/** For some rows of the head at a time. */
 async function* headLogits(
   device: Device,
   config: LlamaConfig,

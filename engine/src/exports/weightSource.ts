@@ -12,23 +12,23 @@ export interface AdapterFactors {
   scale: number;
 }
 
-/** Where exported weights come from, for the manifest. */
+/** Origin of exported weights, for the manifest. */
 export interface Lineage {
-  /** Resource name of the job; null where there is none. */
+  /** Resource name of the job; null if there is none. */
   job: string | null;
   specSha256: string;
   datasetSha256: string;
   /** Steps taken. */
   step: number;
-  /** Number of the present adapters, from 1; null while the model has none. */
+  /** Number of the present adapters' cycle, from 1; null while the model has no adapters. */
   cycle: number | null;
   restartCount: number;
   trainedTokens: number;
 }
 
 /**
- * A model to export, one tensor at a time: a run as it is now, or a checkpoint on the disk. Names are those of
- * Hugging Face's files, linear weights are laid out as we hold them, [in, out].
+ * A model to export, one tensor at a time: the current state of a run, or a checkpoint on disk. Names are those of Hugging Face's files;
+ * linear weights have our layout, [in, out].
  */
 export interface WeightSource {
   readonly config: LlamaConfig;
@@ -37,17 +37,17 @@ export interface WeightSource {
   readonly lineage: Omit<Lineage, 'job'>;
   readonly tokenizerJson: string;
   readonly endOfTextId: number;
-  /** Of the weights that the run began at. */
+  /** Files of the model that the run started from. */
   readonly modelFiles: ModelFiles;
   /** A weight without its adapter. */
   weight(name: string): Promise<Float32Array>;
   /** W + scale A B of a linear weight; throws MergeNotFinite. */
   merged(name: string): Promise<Float32Array>;
-  /** Of a layer by its name without `.weight`; null for one without an adapter. */
+  /** The adapter of a layer, by its name without `.weight`; null if it has none. */
   factors(layer: string): Promise<AdapterFactors | null>;
 }
 
-/** The constant scale of a layer's adapter, or what its trainable one is at present: tanh(g). */
+/** The constant scale of a layer's adapter, or the current value of a trainable one: tanh(g). */
 export function scaleOf(settings: AdapterSettings, layer: string, g: number | null): number {
   return g === null ? layerMethod(settings, moduleOf(layer)).scale : Math.tanh(g);
 }

@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 
-/** A file as a manifest names it. */
+/** A file as described in a manifest. */
 export interface FileDigest {
   fileName: string;
   sizeBytes: number;
@@ -27,7 +27,7 @@ export async function writeNewFile(path: string, content: string | Uint8Array): 
   };
 }
 
-/** Makes the names in a folder durable: without it a crash can lose a file whose content was synced. */
+/** Makes the names in a folder durable: otherwise a crash can lose a file whose content was synced. */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {
@@ -37,13 +37,13 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-/** Gives a complete and synced file or folder its final name, durably. */
+/** Durably renames a complete and synced file or folder to its final name. */
 export async function publish(temporaryPath: string, path: string): Promise<void> {
   await rename(temporaryPath, path);
   await syncFolder(dirname(path));
 }
 
-/** Size and SHA-256 of a file as it is on disk. */
+/** Size and SHA-256 of a file on disk. */
 export async function digestFile(path: string): Promise<FileDigest> {
   const hash = createHash('sha256');
   let sizeBytes = 0;

@@ -1,4 +1,4 @@
-/** Stored types of safetensors that we read and write, in bytes; the last two hold codes, not numbers. */
+/** Safetensors types that we read and write, with their size in bytes; the last two contain codes, not numbers. */
 export const storedTypes = { F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1 } as const;
 export type StoredType = keyof typeof storedTypes;
 
@@ -14,7 +14,7 @@ function bitsToFloat(bits: number): number {
   return scratch.getFloat32(0);
 }
 
-/** Rounds to nearest, ties to even; NaN stays NaN, too large becomes infinite. */
+/** Rounds to nearest, ties to even; NaN stays NaN, overflow gives infinity. */
 export function toBfloat16(value: number): number {
   const bits = floatBits(value);
   if (Number.isNaN(value)) return (bits >>> 16) | 0x40;
@@ -25,7 +25,7 @@ export function fromBfloat16(half: number): number {
   return bitsToFloat((half << 16) >>> 0);
 }
 
-/** IEEE 754 binary16, rounded to nearest, ties to even; NaN stays NaN, too large becomes infinite. */
+/** IEEE 754 binary16, rounded to nearest, ties to even; NaN stays NaN, overflow gives infinity. */
 export function toFloat16(value: number): number {
   const bits = floatBits(value);
   const sign = (bits >>> 16) & 0x8000;

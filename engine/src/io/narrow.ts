@@ -1,8 +1,8 @@
 import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from './halfFloats.js';
 
 /**
- * Float32 values in a stored type, and the largest absolute difference that rounding to it made. A finite value that the type
- * cannot hold is refused with the error of `refuse`, so a narrowing cast never makes an infinity.
+ * Converts float32 values to a stored type; also returns the largest absolute rounding difference. A finite value that the type cannot
+ * represent throws the error of `refuse`, so a narrowing cast never produces an infinity.
  */
 export function narrow(
   values: Float32Array,

@@ -4,13 +4,13 @@ import { isAbsolute, sep } from 'node:path';
 
 const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants;
 
-/** Linux alone has it; a folder need not be readable to be passed through. */
+/** Linux only; lets a folder be traversed without permission to read it. */
 const O_PATH = 0o10000000;
 
-/** Ways that changed while they were walked are walked again so often, then given up. */
+/** Attempts for paths that change while they are walked. */
 const triesMax = 20;
 
-/** A path that leads out of the folders that were allowed, or to nothing: one answer for both, so that nobody learns which. */
+/** The path leads out of the allowed folders, or does not exist: one error for both, so that it does not reveal which. */
 export class NotBeneath extends Error {
   override name = 'NotBeneath';
   readonly code = 'ENOENT';
@@ -18,15 +18,15 @@ export class NotBeneath extends Error {
 
 export interface OpenedBeneath {
   handle: FileHandle;
-  /** With every link resolved. */
+  /** With all links resolved. */
   path: string;
 }
 
 /**
- * Opens a file or folder whose real path, links resolved, lies in one of the folders `roots`, and keeps it so whatever changes
- * meanwhile: from a held folder one name after another is opened, none of them through a link. Links may lead anywhere
- * within the folders, as in the caches of Hugging Face. Throws NotBeneath, or the system's error for what is there and cannot be
- * opened. Pipes and devices are opened too, without waiting: the caller looks at what it got.
+ * Opens a file or folder whose real path, with links resolved, is in one of the folders `roots`, safe against concurrent changes: starting
+ * from an open root, each name is opened relative to the folder before it, never through a link. Links may lead anywhere within the roots,
+ * as in the caches of Hugging Face. Throws NotBeneath, or the system's error for an existing file that cannot be opened. Pipes and devices
+ * are opened too, without blocking: the caller must check what it got.
  */
 export async function openBeneath(
   roots: readonly string[],
@@ -43,8 +43,8 @@ export async function openBeneath(
 }
 
 /**
- * Opens a file by names of our own below a folder. A link among them is not ours, wherever it leads: it is refused, also one that is
- * put there meanwhile. The folder itself may be reached through links. Throws as openBeneath does.
+ * Opens a file by names that we chose, below a folder. We create no links, so a link among these names is refused, wherever it leads, even
+ * if it is created during the call. The folder itself may be reached through links. Throws as openBeneath does.
  */
 export async function openWithoutLinks(
   folder: string,
@@ -59,7 +59,7 @@ export async function openWithoutLinks(
   return handle;
 }
 
-/** The root that a path lies in, and the names below it. */
+/** The root that contains a path, and the names below it. */
 async function locate(roots: readonly string[], path: string): Promise<{ root: string; names: string[] }> {
   const real = await realpath(path).catch(() => undefined);
   for (const folder of real === undefined ? [] : roots) {
@@ -72,7 +72,7 @@ async function locate(roots: readonly string[], path: string): Promise<{ root: s
   throw new NotBeneath(`${path} is not there, or not inside of an allowed folder`);
 }
 
-/** Each name is looked up in the folder that is held open: what is put in the place of one above it does not matter. */
+/** Each name is looked up relative to the open folder before it, so replacing a parent folder has no effect. */
 async function walkHeld(root: string, names: readonly string[]): Promise<FileHandle | 'changed'> {
   const pass = O_PATH | O_DIRECTORY | O_NOFOLLOW;
   let held = await open(root, names.length === 0 ? O_RDONLY | O_DIRECTORY : pass).catch(changedOr);
@@ -82,15 +82,15 @@ async function walkHeld(root: string, names: readonly string[]): Promise<FileHan
     const folder = held;
     const next: FileHandle | 'changed' = await open(`/proc/self/fd/${folder.fd}/${name}`, flags)
       .catch(changedOr)
-      .finally(() => folder.close()); // also where it throws: no descriptor is left to the collector
+      .finally(() => folder.close()); // also if it throws: no descriptor is left to the garbage collector
     held = next;
   }
   return held;
 }
 
 /**
- * Where the system has no such folders: the file is opened by its real path, and then it is looked whether that path is still
- * one without links and leads to the file that was opened. Whoever swaps a folder twice in between is not noticed.
+ * For systems without such lookups: opens the file by its real path, and then checks that this path is still free of links and leads to the
+ * opened file. Swapping a folder twice in between goes unnoticed.
  */
 async function walkLooking(root: string, names: readonly string[]): Promise<FileHandle | 'changed'> {
   const path = [root === sep ? '' : root, ...names].join(sep) || sep;
@@ -107,7 +107,7 @@ async function walkLooking(root: string, names: readonly string[]): Promise<File
   return 'changed';
 }
 
-/** A name that is a link, gone or no folder any more was none of these when its path was resolved. */
+/** The path had only folders when it was resolved; a name that is now a link, missing or not a folder has changed. */
 function changedOr(error: unknown): 'changed' {
   if (['ELOOP', 'ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return 'changed';
   throw error;

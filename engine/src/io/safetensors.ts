@@ -12,21 +12,21 @@ export type StoredValues = Float32Array | Int8Array | Uint8Array;
 /** A safetensors file, open for reading one tensor at a time. */
 export interface SafetensorsFile {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** Values of a tensor, widened to float32. Codes are refused. */
+  /** Values of a tensor, widened to float32. Tensors of codes are refused. */
   readFloat32(name: string): Promise<Float32Array>;
-  /** The same, but codes as they are. */
+  /** The same, but codes are returned unchanged. */
   read(name: string): Promise<StoredValues>;
   close(): Promise<void>;
 }
 
-/** Opens and checks a safetensors file; throws SafetensorsInvalid, or the system's error where it cannot be opened. */
+/** Opens and checks a safetensors file; throws SafetensorsInvalid, or the system's error if it cannot be opened. */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  // Not blocking: the open of a pipe would wait for its writer.
+  // Non-blocking: opening a pipe would otherwise wait for its writer.
   const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   return await readSafetensors(handle, basename(path));
 }
 
-/** The same of a file that is open, which it closes: at once where it throws. */
+/** The same for an open file. Takes ownership of the handle, and closes it at once if it throws. */
 export async function readSafetensors(handle: FileHandle, file: string): Promise<SafetensorsFile> {
   try {
     const stats = await handle.stat();
@@ -71,7 +71,7 @@ export async function readSafetensors(handle: FileHandle, file: string): Promise
   }
 }
 
-/** A tensor to write; its values are asked for when its turn comes. */
+/** A tensor to write; its values are requested when its turn comes. */
 export interface TensorSource {
   name: string;
   shape: readonly number[];
@@ -82,13 +82,13 @@ export interface TensorSource {
 export interface WrittenSafetensors {
   sizeBytes: number;
   sha256: string;
-  /** Largest absolute difference that rounding to the stored type made. */
+  /** Largest absolute difference from rounding to the stored type. */
   castErrorMax: number;
 }
 
 /**
- * Writes a new safetensors file tensor by tensor, hashed as written and synced. A finite value that the stored type cannot hold
- * is refused, so a narrowing cast never makes an infinity. Throws EEXIST rather than overwrite.
+ * Writes a new safetensors file, one tensor at a time, hashed while writing, and synced. A finite value that the stored type cannot
+ * represent is refused, so a narrowing cast never produces an infinity. Throws EEXIST rather than overwrite.
  */
 export async function writeSafetensors(
   path: string,
@@ -102,7 +102,7 @@ export async function writeSafetensors(
   const write = async (bytes: Uint8Array) => {
     hash.update(bytes);
     sizeBytes += bytes.byteLength;
-    await handle.writeFile(bytes); // at the present position
+    await handle.writeFile(bytes); // at the current position
   };
   try {
     await write(header);
@@ -131,7 +131,7 @@ function headerOf(sources: readonly TensorSource[]): Buffer {
     position += bytes;
   }
   const text = Buffer.from(JSON.stringify(Object.fromEntries(entries)));
-  // Spaces fill the header up, so that the data begin at a multiple of 8.
+  // The header is padded with spaces, so that the data begin at a multiple of 8.
   const padded = Buffer.alloc(8 + Math.ceil(text.length / 8) * 8, ' ');
   padded.writeBigUInt64LE(BigInt(padded.length - 8));
   text.copy(padded, 8);
@@ -149,12 +149,12 @@ function valuesOf(bytes: Buffer, dtype: StoredType): StoredValues {
   const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
   const from = dtype === 'BF16' ? fromBfloat16 : fromFloat16;
   const values = new Float32Array(halves.length);
-  // Not Float32Array.from: over an iterator it takes 17 times as long, minutes for billions of weights.
+  // Not Float32Array.from: with an iterator it takes 17 times as long, minutes for billions of weights.
   for (let i = 0; i < values.length; i++) values[i] = from(halves[i]!);
   return values;
 }
 
-/** Codes go as they are. */
+/** Codes are stored unchanged. */
 function storedBytes(
   values: StoredValues,
   { name, dtype }: TensorSource,
@@ -175,7 +175,7 @@ async function readExactly(
   length: number,
   file: string,
 ): Promise<Buffer> {
-  // Not from the shared pool: tensors are looked at as float32, which must begin at a multiple of 4.
+  // Not from the shared pool: tensors are viewed as float32, which must begin at a multiple of 4.
   const bytes = Buffer.allocUnsafeSlow(length);
   for (let done = 0; done < length;) {
     const { bytesRead } = await handle.read(bytes, done, Math.min(length - done, 1 << 30), position + done);

@@ -1,7 +1,7 @@
 import { EngineError } from '../engineError.js';
 import { storedTypes, type StoredType } from './halfFloats.js';
 
-/** A safetensors file that is not sound; the message names file, tensor, what was expected and what came. */
+/** An invalid safetensors file; the message names file, tensor, what was expected and what was found. */
 export class SafetensorsInvalid extends EngineError {
   constructor(file: string, problem: string) {
     super('SAFETENSORS_INVALID', `${file} ${problem}`);
@@ -21,9 +21,8 @@ export interface StoredTensor {
 }
 
 /**
- * Parses a header and checks everything that the format promises, and more: known types, whole shapes whose product is the
- * length, tensors side by side without hole, overlap or rest, no name twice. Nothing is allocated by a number that was
- * not checked.
+ * Parses a header and checks everything that the format requires, and more: known types, integer shapes that match the length, tensors
+ * contiguous without gap, overlap or rest, no duplicate name. No unchecked number determines an allocation.
  */
 export function parseHeader(text: string, dataBytes: number, file: string): Map<string, StoredTensor> {
   const invalid = (problem: string) => new SafetensorsInvalid(file, problem);
@@ -90,7 +89,7 @@ function parseEntry(name: string, entry: unknown, invalid: (problem: string) => 
   return { dtype: dtype as StoredType, shape, begin, end };
 }
 
-/** Short enough for a message, whatever the file holds. */
+/** Shortened for a message. */
 function shown(value: unknown): string {
   return (JSON.stringify(value) ?? 'nothing').slice(0, 100);
 }
@@ -103,7 +102,7 @@ function isSize(value: unknown): value is number {
   return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 && !Object.is(value, -0);
 }
 
-/** JSON.parse keeps the last of equal keys without a word; the format forbids them. `text` is known to be JSON. */
+/** JSON.parse silently keeps the last of equal keys; the format forbids duplicates. `text` must be valid JSON. */
 function duplicateKey(text: string): string | null {
   /** Keys of each open object; null for an open list. */
   const open: (Set<string> | null)[] = [];
@@ -117,7 +116,7 @@ function duplicateKey(text: string): string | null {
     else if (character === ':') mayBeKey = false;
     else if (character === ',') mayBeKey = open.at(-1) !== null;
     else if (character === '"') {
-      // Not by a regular expression: a text of megabytes would overflow its stack.
+      // Not a regular expression: a string of megabytes would overflow its stack.
       const start = i;
       for (i++; text[i] !== '"'; i++) if (text[i] === '\\') i++;
       const keys = open.at(-1);

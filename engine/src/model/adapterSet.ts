@@ -14,12 +14,12 @@ import { drawA, newAdapter, restartAdapter } from './adapters.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
 import { valuesOf, type Parameter } from './parameter.js';
 
-/** How the layers of the adapter phase are computed and held; nothing of it changes the function. */
+/** How the layers of the adapter phase are computed and stored; the computed function does not depend on it. */
 export interface AdapterPlan {
   graphs: LayerGraphs;
   /**
-   * Folder whose disk may hold the float32 weights that merges are added to, so that only their packed form takes memory; null keeps
-   * them in memory.
+   * Folder in which the float32 weights that merges add to may be kept on disk, so that only their packed form takes memory; null: they
+   * stay in memory.
    */
   masterFolder: string | null;
 }
@@ -29,12 +29,12 @@ export const plainPlan: AdapterPlan = {
   masterFolder: null,
 };
 
-/** Merged graphs read the float32 weights at every step of a CPU: then they stay in memory. */
+/** On a CPU merged graphs read the float32 weights at every step, so they stay in memory. */
 export function adapterPlan(graphs: LayerGraphs, folder: string): AdapterPlan {
   return { graphs, masterFolder: arePackedOnce(graphs) ? folder : null };
 }
 
-/** Where the A of a layer begins in a new cycle, when it is not drawn. */
+/** The initial A of layers in a new cycle, if it is not random. */
 export type Directions = ReadonlyMap<LinearLayer, Float32Array>;
 
 /** A layer's change by a merge: Frobenius norm of s A B. */
@@ -54,12 +54,12 @@ export class MergeNotFinite extends EngineError {
 }
 
 /**
- * The adapter phase of a model: all its linear weights frozen and packed, adapters on those of the target modules. It
- * sets `adapter` of the layers it adapts, until `dispose`.
+ * The adapter phase of a model: all its linear weights are frozen and packed, those of the target modules have adapters. It sets `adapter`
+ * of the adapted layers, until `dispose`.
  */
 export class AdapterSet {
   private readonly bases = new Map<LinearLayer, FrozenBase>();
-  /** Versions of A and B that are in a base of a merged graph. */
+  /** Versions of A and B that were merged into the packed base of a merged graph. */
   private readonly mergedVersions = new Map<LinearLayer, number>();
 
   constructor(
@@ -70,7 +70,7 @@ export class AdapterSet {
     restart: number,
     private plan: AdapterPlan,
   ) {
-    device.trim(); // gradients of the base, as large as the base, are over
+    device.trim(); // frees the gradients of the base, which are as large as the base
     for (const layer of layers) {
       const { weight, inFeatures, outFeatures } = layer;
       this.bases.set(layer, device.packBase(weight.buffer, inFeatures, outFeatures));
@@ -90,7 +90,7 @@ export class AdapterSet {
     }
   }
 
-  /** A from the directions, or drawn again, B = 0, trainable scales back to where they began. */
+  /** Resets A to the directions, or to new random values, B to 0, and trainable scales to their initial value. */
   restart(seed: number, restart: number, directions: Directions | null): void {
     for (const { layer, adapter } of this.adapted()) {
       const a = directions?.get(layer) ?? drawA(layer, adapter.rank, seed, restart);
@@ -98,10 +98,10 @@ export class AdapterSet {
     }
   }
 
-  /** W += s A B for all layers, all of them checked before any is changed; then packs again. Throws MergeNotFinite. */
+  /** W += s A B for all layers, after checking all of them; then packs again. Throws MergeNotFinite. */
   async merge(): Promise<{ deltaNorm: number; byLayer: LayerDelta[] }> {
     const byLayer: LayerDelta[] = [];
-    // Merged twice, first only to look: keeping all merged weights until the last is checked would double the model.
+    // Merges twice, first only to check: keeping all merged weights until the last one is checked would double the model's memory.
     for (const { layer, adapter } of this.adapted()) {
       const { finite, deltaNorm } = await this.mergeInto(null, layer, adapter);
       if (!finite) throw new MergeNotFinite(layer.name);
@@ -114,7 +114,7 @@ export class AdapterSet {
     return { deltaNorm: Math.hypot(...byLayer.map(({ deltaNorm }) => deltaNorm)), byLayer };
   }
 
-  /** Lets the weights of adapted layers be changed in place, then packs them again. */
+  /** Changes the weights of adapted layers in place, then packs them again. */
   async changeWeights(change: (weight: DeviceBuffer) => Promise<void>): Promise<void> {
     for (const { layer } of this.adapted()) {
       await change(layer.weight.buffer);
@@ -122,7 +122,7 @@ export class AdapterSet {
     }
   }
 
-  /** W + s A B [in, out]; nothing is changed. Throws MergeNotFinite. */
+  /** Computes W + s A B [in, out] without changing the layer. Throws MergeNotFinite. */
   async merged(layer: LinearLayer, adapter: Adapter): Promise<Float32Array> {
     const buffer = this.device.alloc(layer.weight.buffer.length);
     try {
@@ -135,8 +135,8 @@ export class AdapterSet {
   }
 
   /**
-   * The layer as devices compute it: the only way from an adapter to a kernel. `dropout` null drops nothing. A merged base is made
-   * here where the adapter has changed since.
+   * The layer in the form that devices compute: adapters reach kernels only through this. `dropout` null: no dropout. A merged base is
+   * updated here if the adapter has changed.
    */
   layer(layer: LinearLayer, dropout: DropoutPlace | null): Layer {
     const { adapter } = layer;
@@ -146,14 +146,14 @@ export class AdapterSet {
     return { ...frozenLayer(layer, this.baseOf(layer)), adapter: parts };
   }
 
-  /** The layer without its adapter, its base packed without it, as it is after a merge. */
+  /** The layer without its adapter, its base packed without it, for use after a merge. */
   bare(layer: LinearLayer): Layer {
     return frozenLayer(layer, this.baseOf(layer));
   }
 
   /**
-   * Computes layers by these graphs from now on; only where the float32 weights are in memory. A base that had an adapter in
-   * it gets its own weight back at once; adapters go into bases with the next pass, or with `prepare`.
+   * From now on computes layers by these graphs; requires the float32 weights in memory. A base that had an adapter merged in is repacked
+   * from its own weight at once; adapters are merged into bases in the next pass, or by `prepare`.
    */
   useGraphs(graphs: LayerGraphs): void {
     this.plan = { ...this.plan, graphs };
@@ -163,7 +163,7 @@ export class AdapterSet {
     this.mergedVersions.clear();
   }
 
-  /** Makes what the graphs need once a step, which else the next pass makes. */
+  /** Computes what graphs need once a step, which the next pass would do otherwise. */
   prepare(): void {
     for (const { layer } of this.adapted()) this.layer(layer, null);
   }

@@ -5,10 +5,10 @@ import { Random } from '../random.js';
 import type { Adapter, LinearLayer } from './linearLayer.js';
 import { assign, makeParameter } from './parameter.js';
 
-/** s of a trainable scale never starts above this: tanh is nearly flat beyond, and g would hardly learn. */
+/** Largest initial s of a trainable scale: beyond it tanh is nearly flat, and g would hardly learn. */
 const initialScaleMax = 0.9;
 
-/** A new adapter: A from the stream (seed, 'adapter', layer, restart), B = 0, so the layer computes what it did before. */
+/** A new adapter: A from the stream (seed, 'adapter', layer, restart), B = 0, so that the layer's output does not change. */
 export function newAdapter(
   device: Device,
   layer: LinearLayer,
@@ -40,7 +40,7 @@ export function newAdapter(
   };
 }
 
-/** A as given, B = 0, a trainable scale back to where it began. */
+/** Sets A to the given values, B to 0, and a trainable scale to its initial value. */
 export function restartAdapter(
   device: Device,
   layer: LinearLayer,
@@ -54,8 +54,8 @@ export function restartAdapter(
 }
 
 /**
- * g where tanh(g) is the constant scale, so that a trainable one starts alike. Differs from the authors' code, which resets
- * it to 0 at a restart: tanh(0) = 0 lets no gradient through to A and B (docs/relora.md).
+ * The g for which tanh(g) is the constant scale, so that a trainable scale starts with the same value. Differs from the authors' code,
+ * which resets g to 0 at a restart: tanh(0) = 0 blocks the gradients of A and B (docs/relora.md).
  */
 function initialScale({ module }: LinearLayer, settings: AdapterSettings): number {
   return Math.atanh(Math.min(layerMethod(settings, module).scale, initialScaleMax));

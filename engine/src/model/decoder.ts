@@ -23,7 +23,7 @@ import { blockNames, hasBias } from './weights.js';
 export interface Block {
   inputNorm: Parameter;
   attentionNorm: Parameter;
-  /** Of each head of queries and keys; null for none. */
+  /** Norms of each head of queries and keys; null if there are none. */
   headNorms: Record<'q' | 'k', Parameter> | null;
   hasRope: boolean;
   linear: Record<TargetModule, LinearLayer>;
@@ -38,12 +38,12 @@ export interface Decoder {
   finalNorm: Parameter;
 }
 
-/** The blocks of a model whose weights `find` gives by name. */
+/** The blocks of a model; `find` returns weights by name. */
 export function blocksOf(config: LlamaConfig, find: (name: string) => Parameter): Block[] {
   return Array.from({ length: config.numHiddenLayers }, (_, block) => blockOf(config, block, find));
 }
 
-/** One of them. */
+/** A single block. */
 export function blockOf(config: LlamaConfig, block: number, find: (name: string) => Parameter): Block {
   const shapes = linearShapes(config);
   const linear = targetModules.map((module, place): [TargetModule, LinearLayer] => {
@@ -63,24 +63,24 @@ export function blockOf(config: LlamaConfig, block: number, find: (name: string)
   };
 }
 
-/** What differs between training, probing and writing text. */
+/** The differences between training, probes and generation. */
 export interface Pass {
   batch: number;
   time: number;
   precision: ForwardMode['precision'];
-  /** Whether a backward pass comes, and whether it makes the states again. */
+  /** Whether a backward pass follows, and whether it recomputes the states. */
   backward: 'none' | 'kept' | 'recomputed';
-  /** Of one sequence that is being written; its ids come behind those in it. */
+  /** Cache of the sequence being generated; the new ids follow those in it. */
   cache: KeyValueCache | null;
-  /** Null: documents see each other. */
+  /** Null: documents attend to each other. */
   documents: Documents | null;
-  /** A layer as devices compute it. */
+  /** Returns a layer in the form that devices compute. */
   layer(layer: LinearLayer): Layer;
 }
 
 type Half = ({ kind: 'attention' } & AttentionHalf) | ({ kind: 'mlp' } & MlpHalf);
 
-/** A half that was computed, as its backward pass needs it. */
+/** A computed half with its state for the backward pass. */
 interface Step {
   block: Block;
   half: Half;
@@ -88,11 +88,11 @@ interface Step {
   state: HalfState | null;
 }
 
-/** A forward pass. Its buffers belong to whoever asked for it, until `differentiate` or `release` has given them back. */
+/** A forward pass. The caller owns its buffers until `differentiate` or `release` has released them. */
 export interface Decoded {
   /** Hidden states after the last norm, [rows, hidden]. */
   hidden: DeviceBuffer;
-  /** What the last norm saw, and its state; with the steps there for the backward pass alone. */
+  /** Input of the last norm, and its state; like the steps only kept for a backward pass. */
   last: DeviceBuffer | null;
   lastState: HalfState | null;
   steps: Step[];
@@ -121,7 +121,7 @@ export function decode(decoder: Decoder, ids: Int32Array, pass: Pass): Decoded {
   return { hidden, last: null, lastState, steps };
 }
 
-/** x -> what a block makes of it. Gives back x, or keeps it with the steps where a backward pass comes. */
+/** Computes a block from x. Releases x, or keeps it with the steps if a backward pass follows. */
 export function passBlock(
   decoder: Pick<Decoder, 'device' | 'config' | 'angles'>,
   block: Block,
@@ -150,16 +150,16 @@ export function passBlock(
   return x;
 }
 
-/** Where the gradients of a backward pass go. */
+/** Destinations for the gradients of a backward pass. */
 export interface GradientTargets {
-  /** Of a norm's gain, the embedding, a bias: [of its shape]; what is null is not made. */
+  /** For a norm's gain, the embedding, or a bias: [the parameter's shape]; null: not computed. */
   of(parameter: Parameter): DeviceBuffer | null;
   layer(layer: LinearLayer): LayerGradients;
 }
 
 /**
- * The backward pass of `decode`, from the gradient of its hidden states, which it takes over; gives back all that the pass held. It
- * stops after each half, with the layers whose gradients are there now.
+ * The backward pass of `decode`, from the gradient of its hidden states, which it takes ownership of; releases everything that the pass
+ * holds. Yields after each half, with the layers whose gradients are complete.
  */
 export function* differentiate(
   { device, config, embedding, finalNorm }: Decoder,
@@ -170,7 +170,7 @@ export function* differentiate(
   isTied: boolean,
 ): Generator<LinearLayer[]> {
   const rows = ids.length;
-  // A kernel of the norm always makes the gradient of its gain; where nobody wants it, it goes here.
+  // The norm kernel always writes the gradient of its gain; if it is not wanted, it goes here.
   const unwanted = device.alloc(config.hiddenSize);
   const unwantedHead = config.qkNorm ? device.alloc(headSize(config)) : null;
   const gain = (parameter: Parameter) => targets.of(parameter) ?? unwanted;

@@ -1,7 +1,7 @@
 import type { Device, DeviceBuffer } from '../device/device.js';
 import type { Parameter } from './parameter.js';
 
-/** Gradients of what a step trains, one after another in one allocation. */
+/** Gradients of the parameters that a step trains, one after another in one allocation. */
 export class GradientBuffer {
   readonly whole: DeviceBuffer;
   /** In the order of the parameters. */
@@ -18,12 +18,12 @@ export class GradientBuffer {
     this.byParameter = new Map(parameters.map((parameter, index) => [parameter, parts[index]!]));
   }
 
-  /** Null for what is not trained. */
+  /** Null if the parameter is not trained. */
   of(parameter: Parameter | null): DeviceBuffer | null {
     return parameter === null ? null : (this.byParameter.get(parameter) ?? null);
   }
 
-  /** Whether it is for these parameters and no others. */
+  /** Whether it holds the gradients of exactly these parameters. */
   fits(parameters: readonly Parameter[]): boolean {
     return (
       parameters.length === this.parameters.length &&

@@ -5,13 +5,13 @@ import type { Parameter } from './parameter.js';
 export interface LinearLayer {
   /** For example `model.layers.0.self_attn.q_proj`. */
   readonly name: string;
-  /** Its place among all linear layers of the model, from 0. */
+  /** Its index among all linear layers of the model, from 0. */
   readonly index: number;
   readonly module: TargetModule;
   readonly inFeatures: number;
   readonly outFeatures: number;
   readonly weight: Parameter;
-  /** [out], added to y; null for none. */
+  /** [out], added to y; null: no bias. */
   readonly bias: Parameter | null;
   adapter: Adapter | null;
 }
@@ -20,6 +20,6 @@ export interface Adapter {
   readonly rank: number;
   readonly a: Parameter;
   readonly b: Parameter;
-  /** Trainable scale g, s = tanh(g); null when s is the constant alpha / rank. */
+  /** Trainable scale g, s = tanh(g); null if s is the constant alpha / rank. */
   readonly scale: Parameter | null;
 }

@@ -33,36 +33,36 @@ import {
   type WeightShape,
 } from './weights.js';
 
-/** Sequences that are computed at once, row by row: [batch * time] ids and what each is to predict, -1 for nothing. */
+/** Sequences of one pass, row by row: [batch * time] ids and the targets to predict, -1 for none. */
 export interface TokenRows {
   inputs: Int32Array;
   targets: Int32Array;
   batch: number;
   time: number;
-  /** [batch * time]: where in its sequence the document of each position begins; none: documents see each other. */
+  /** [batch * time]: where, within its sequence, the document of each position begins; absent: documents attend to each other. */
   documents?: Int32Array | null;
 }
 
 export interface GradientOptions {
-  /** Multiplies the mean loss and so every gradient: the share of a micro-batch when gradients are summed. Default 1. */
+  /** Multiplies the mean loss and with it every gradient: a micro-batch's weight when gradients are summed. Default 1. */
   lossScale?: number;
-  /** Null drops nothing, whatever the adapter's settings say. */
+  /** Null: no dropout, whatever the adapter's settings say. */
   dropout?: DropoutPlace | null;
-  /** Make the activations of each half of a block again in the backward pass instead of keeping them. */
+  /** Recompute the activations of each half of a block in the backward pass instead of keeping them. */
   recompute?: boolean;
-  /** Where its rows stand among those whose losses the result keeps. */
+  /** Index of its first row among those whose losses the result keeps. */
   firstRow?: number;
 }
 
-/** Takes the gradient [in, out] of a frozen weight as soon as it is there. */
+/** Receives the gradient [in, out] of a frozen weight as soon as it is complete. */
 export type GradientWatcher = (gradient: Float32Array) => Promise<void>;
 
-/** Asked once a layer who is to see the gradient of its frozen weight; undefined: nobody. */
+/** Called once per layer; returns the watcher of the gradient of its frozen weight, or undefined. */
 export type WatcherOf = (layer: LinearLayer) => GradientWatcher | undefined;
 
 /** A Llama model and its adapters on a device. It owns its parameters until `dispose`. */
 export class Llama {
-  /** By name, in the order of Hugging Face's files: embedding, blocks, final norm, head (absent when tied); adapters last. */
+  /** By name, in the order of Hugging Face's files: embedding, blocks, final norm, head (absent if tied); adapters last. */
   readonly parameters: Map<string, Parameter>;
   /** All linear layers of all blocks, adapted or not. */
   readonly layers: readonly LinearLayer[];
@@ -106,8 +106,8 @@ export class Llama {
   }
 
   /**
-   * Weights from elsewhere, asked for by name, laid out as here (linear weights [in, out]). Throws when one has a wrong
-   * length; nothing is left behind.
+   * Creates a model from existing weights, requested by name, in our layout (linear weights [in, out]). Throws on a wrong length, after
+   * releasing everything.
    */
   static async fromWeights(
     device: Device,
@@ -124,7 +124,10 @@ export class Llama {
     return new Llama(device, config, weights);
   }
 
-  /** What a step trains: everything without adapters; with them embedding, norms, biases, head, and of the adapters what is not frozen. */
+  /**
+   * What a step trains: without adapters everything; with adapters embedding, norms, biases, head, and the adapters' parameters that are
+   * not frozen.
+   */
   trainable(): Parameter[] {
     const all = [...this.parameters.values()];
     if (this.adapters === null) return all;
@@ -138,8 +141,8 @@ export class Llama {
   }
 
   /**
-   * Freezes and packs all linear weights and gives each layer of the target modules an adapter: A ~ U(-1/sqrt(in),
-   * 1/sqrt(in)) from the stream (seed, 'adapter', layer, restart), B = 0.
+   * Freezes and packs all linear weights and gives each layer of the target modules an adapter: A ~ U(-1/sqrt(in), 1/sqrt(in)) from the
+   * stream (seed, 'adapter', layer, restart), B = 0.
    */
   attachAdapters(
     settings: AdapterSettings,
@@ -153,27 +156,27 @@ export class Llama {
   }
 
   /**
-   * A from the directions, or drawn again, B = 0, a trainable scale back to its initial value. Merge first, or what they learned
-   * is gone.
+   * Resets A to the directions, or to new random values, B to 0, and a trainable scale to its initial value. Merge first, or what the
+   * adapters learned is lost.
    */
   restartAdapters(seed: number, restart: number, directions: Directions | null = null): void {
     this.attached().restart(seed, restart, directions);
   }
 
   /**
-   * W += s A B in float32 for all layers, then packs again. A and B stay as they are: restart them afterwards. Every
-   * layer is checked before any weight changes; throws MergeNotFinite.
+   * W += s A B in float32 for all layers, then packs again. A and B do not change: restart them afterwards. Every layer is checked before
+   * any weight changes; throws MergeNotFinite.
    */
   async mergeAdapters(): Promise<{ deltaNorm: number; byLayer: LayerDelta[] }> {
     return await this.attached().merge();
   }
 
-  /** Changes the weights of adapted layers otherwise than by a merge. */
+  /** Changes the weights of adapted layers by other means than a merge. */
   async changeBase(change: (weight: DeviceBuffer) => Promise<void>): Promise<void> {
     await this.attached().changeWeights(change);
   }
 
-  /** W + s A B [in, out] in float32; the model is not changed. Without an adapter a copy of W. Throws MergeNotFinite. */
+  /** W + s A B [in, out] in float32, without changing the model. Without an adapter a copy of W. Throws MergeNotFinite. */
   async mergedWeight(layer: LinearLayer): Promise<Float32Array> {
     const { adapter } = layer;
     if (adapter === null) return await this.valuesOf(layer.weight);
@@ -185,24 +188,24 @@ export class Llama {
     return valuesOf(this.device, parameter);
   }
 
-  /** Drops the adapters and unfreezes their layers: the model before `attachAdapters`, with the merges in it. */
+  /** Removes the adapters and unfreezes their layers: the model before `attachAdapters`, with later merges included. */
   detachAdapters(): void {
     for (const { name } of this.attached().parameters()) this.parameters.delete(name);
     this.attached().dispose();
     this.adapters = null;
   }
 
-  /** Computes the adapted layers by other graphs from now on; see AdapterSet. Outputs change by rounding alone. */
+  /** From now on computes the adapted layers by other graphs; see AdapterSet. Outputs change only by rounding. */
   useGraphs(graphs: LayerGraphs): void {
     this.attached().useGraphs(graphs);
   }
 
-  /** Makes now what the next pass would make once a step: merged bases. */
+  /** Computes merged bases now, which the next pass would do otherwise. */
   prepareGraphs(): void {
     this.attached().prepare();
   }
 
-  /** Bytes held by packed copies of frozen weights, beside the float32 ones. */
+  /** Bytes of packed copies of frozen weights, in addition to the float32 weights. */
   get packedBytes(): number {
     return this.adapters?.packedBytes ?? 0;
   }
@@ -216,10 +219,7 @@ export class Llama {
     this.device.releaseDocuments(pass.documents);
   }
 
-  /**
-   * Adds the losses of whole sequences to the result, and writes the gradients of lossScale times their mean over targets
-   * other than -1.
-   */
+  /** Adds the losses of whole sequences to the result, and writes the gradients of lossScale times the mean over targets other than -1. */
   differentiate(
     rows: TokenRows,
     gradients: GradientBuffer,
@@ -234,7 +234,7 @@ export class Llama {
       this.differentiateNow({ ...rows, ...tokens }, gradients, result, {
         ...{ scale, dropout: at, recompute, firstRow },
       });
-    // Masks of the first version are drawn on the host.
+    // Masks of version 1 are drawn on the host.
     if (given.dropout?.version === 1) return work(given);
     const place = result.rowCount === 0 ? 0 : firstRow;
     const graphs = this.adapters?.graphs ?? null;
@@ -244,8 +244,8 @@ export class Llama {
   }
 
   /**
-   * Shows the gradients of frozen weights, each as soon as it is there and no longer than its watcher looks at it. Adapters are
-   * left out of the pass: for the moment after a merge.
+   * Passes the gradients of frozen weights to watchers, each as soon as it is complete; it is freed when its watcher is done. Adapters are
+   * left out of the pass: call it right after a merge.
    */
   async watchGradients(
     rows: TokenRows,
@@ -300,7 +300,7 @@ export class Llama {
     return await this.logitsOf(hidden, inputs.length, 0, precision);
   }
 
-  /** What a layer, adapter and all, makes of one row [in], in float32 arithmetic; without its bias. */
+  /** A layer's output for one row [in], including its adapter, in float32 arithmetic; without its bias. */
   async layerOutput(layer: LinearLayer, row: Float32Array): Promise<Float32Array> {
     const { device } = this;
     const [x, y] = [device.alloc(row.length), device.alloc(layer.outFeatures)];
@@ -312,13 +312,13 @@ export class Llama {
     return output;
   }
 
-  /** An empty cache for one sequence of at most so many ids; to be released. Its memory is taken at once. */
+  /** An empty cache for one sequence of at most `positionsMax` ids; must be released. Its memory is allocated at once. */
   newCache(positionsMax = this.config.maxPositionEmbeddings): KeyValueCache {
     const { numHiddenLayers, numKeyValueHeads: kvHeads } = this.config;
     return this.device.newCache({ kvHeads, headDim: this.headDim }, numHiddenLayers, positionsMax);
   }
 
-  /** Computes new ids of a sequence behind those in its cache; gives the logits [vocabulary] after the last of them. */
+  /** Computes new ids of a sequence after those in its cache; returns the logits [vocabulary] after the last of them. */
   async extend(cache: KeyValueCache, ids: Int32Array): Promise<Float32Array> {
     const time = ids.length;
     const { hidden } = this.decode(ids, this.pass({ batch: 1, time }, { cache }));
@@ -326,7 +326,7 @@ export class Llama {
     return await this.logitsOf(hidden, time, time - 1, 'run');
   }
 
-  /** Gives back every parameter and every packed weight. */
+  /** Releases all parameters and all packed weights. */
   dispose(): void {
     if (this.adapters !== null) this.detachAdapters();
     for (const { buffer } of this.parameters.values()) this.device.release(buffer);
@@ -376,7 +376,7 @@ export class Llama {
     return this.adapters === null ? trainedLayer(layer) : this.adapters.layer(layer, dropout);
   }
 
-  /** Whoever gives documents gives those of the pass back. */
+  /** The caller releases the pass's documents if it gives any. */
   private pass(
     { batch, time, documents = null }: Pick<TokenRows, 'batch' | 'time' | 'documents'>,
     {
@@ -412,7 +412,7 @@ export class Llama {
     return { shape, x, head: this.head.buffer, targets, scale, firstRow };
   }
 
-  /** Of the hidden states from `firstRow` on, which it gives back. */
+  /** Logits of the hidden states from `firstRow` on; releases the hidden states. */
   private async logitsOf(
     hidden: DeviceBuffer,
     rows: number,

@@ -1,8 +1,8 @@
 import type { chatTemplatesFolder } from '../plan/chatTemplates.js';
 
 /**
- * Files beside the weights that say how a model is used: they go through a run into its exports, where the ids that the job
- * changed are changed, and nothing else.
+ * Files next to the weights that say how a model is used: a run passes them on to its exports, in which only the ids that the job changed
+ * are changed.
  */
 export const modelFileNames = [
   'config.json',
@@ -15,15 +15,15 @@ export const modelFileNames = [
 
 export type ModelFileName = (typeof modelFileNames)[number];
 
-/** A template beside the first one, by its place in the folder. */
+/** An additional template, by its path in the folder. */
 export type ChatTemplateName = `${typeof chatTemplatesFolder}/${string}`;
 
-/** Their texts; empty for a model that did not begin at weights, or whose files speak of another tokenizer. */
+/** Their texts; empty for a model that did not start from weights, or whose files are for another tokenizer. */
 export type ModelFiles = Readonly<Partial<Record<ModelFileName | ChatTemplateName, string>>>;
 
-/** Every checkpoint holds them: models in use have up to three, of some kilobytes. */
+/** Every checkpoint contains them: real models have up to three, of some kilobytes. */
 export const chatTemplatesMax = 16;
 export const chatTemplateBytesMax = 2 ** 18;
 
-/** Longest of them: every checkpoint holds them. Those in use have less than one. */
+/** Longest file, in bytes: every checkpoint contains them. Those in use are below one MiB. */
 export const modelFileBytesMax = 4 * 2 ** 20;

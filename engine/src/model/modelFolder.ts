@@ -20,7 +20,7 @@ import { ModelFolderInvalid, parseLlamaConfig, refuseUnknownKeys } from '../plan
 import { openBeneath } from '../io/openBeneath.js';
 import { readSafetensors, type SafetensorsFile } from '../io/safetensors.js';
 
-/** Where a model lies: `beneath` names the folders that its files must not lead out of, null for a folder of our own. */
+/** Location of a model: `beneath` lists the folders that its files must not lead out of, null for a folder of our own. */
 export interface ModelPlace {
   folder: string;
   beneath: readonly string[] | null;
@@ -29,24 +29,23 @@ export interface ModelPlace {
 
 export interface LoadedModel {
   model: Llama;
-  /** Null where the folder has no tokenizer.json. */
+  /** Null if the folder has no tokenizer.json. */
   tokenizer: Tokenizer | null;
   modelFiles: ModelFiles;
   warnings: ModelWarning[];
 }
 
-/** What can be read and was probably not meant. */
+/** Something that can be read but was probably not intended. */
 export interface ModelWarning {
   reason: string;
   message: string;
 }
 
 /**
- * Reads a Llama model in Hugging Face's layout: config.json, one model.safetensors or shards with an index, tokenizer.json if
- * there is one; float32, float16 or bfloat16. Every tensor is checked: that it is there, its shape, that all of it is
- * finite, and that no other is left over. Throws ModelFolderInvalid, SafetensorsInvalid or DataError TOKENIZER_INVALID;
- * nothing is left behind.
- * @param isTied whether the head is the embedding, for a job that was stored with it; by default as the weights are
+ * Reads a Llama model in Hugging Face layout: config.json, one model.safetensors or shards with an index, tokenizer.json if there is one;
+ * float32, float16 or bfloat16. Checks that every tensor exists, has the right shape and only finite values, and that there are no
+ * additional ones. Throws ModelFolderInvalid, SafetensorsInvalid or DataError TOKENIZER_INVALID, after releasing everything.
+ * @param isTied whether the head is the embedding, for a job that was stored with this; by default as in the weights
  */
 export async function loadModelFolder(
   device: Device,
@@ -62,7 +61,7 @@ export async function loadModelFolder(
   return await withModelFolder({ folder, beneath }, isTied, opened);
 }
 
-/** Hands `use` the weights of a folder one at a time, checked as loadModelFolder checks them; linear ones [in, out]. */
+/** Calls `use` with the weights of a folder one at a time, checked as in loadModelFolder; linear ones [in, out]. */
 export async function withFolderWeights<T>(
   folder: string,
   use: (config: LlamaConfig, read: (weight: WeightShape) => Promise<Float32Array>) => Promise<T>,
@@ -72,12 +71,12 @@ export async function withFolderWeights<T>(
   );
 }
 
-/** Linear weights stand in the files as [out, in]. */
+/** Linear weights in files are [out, in]. */
 function asHeld({ role, shape }: WeightShape, values: Float32Array): Float32Array {
   return role === 'base' ? transpose(values, shape[1]!, shape[0]!) : values;
 }
 
-/** What a folder of weights holds. */
+/** Content of a folder of weights. */
 export interface ModelFolderReport {
   config: LlamaConfig;
   parameterCount: number;
@@ -87,8 +86,8 @@ export interface ModelFolderReport {
 }
 
 /**
- * Checks a folder as loadModelFolder would, holding one tensor at a time; without `values` from config and headers alone, and
- * the head of a model whose config calls it the embedding. Throws what loadModelFolder throws.
+ * Checks a folder as loadModelFolder would, with one tensor in memory at a time; without `values` only config and headers are read, and the
+ * head if the config says that it is tied. Throws what loadModelFolder throws.
  */
 export async function checkModelFolder(
   folder: string,
@@ -120,7 +119,7 @@ interface OpenModelFolder {
   tokenizer: Tokenizer | null;
   modelFiles: ModelFiles;
   warnings: ModelWarning[];
-  /** Values as they stand in the file, all finite. */
+  /** Values as stored in the file, all finite. */
   read(weight: WeightShape): Promise<Float32Array>;
 }
 
@@ -165,7 +164,7 @@ async function withModelFolder<T>(
   }
 }
 
-/** Whether a model that is called tied brings a head that is not its embedding: then that head is what it computes with. */
+/** Whether a model with tied embeddings in its config has a head that differs from its embedding: that head is then used. */
 async function hasHeadOfItsOwn(
   config: LlamaConfig,
   found: Located,
@@ -189,7 +188,7 @@ const blockTensorsMin = 9;
 
 type Located = Map<string, { file: SafetensorsFile; shape: readonly number[] }>;
 
-/** The one file of weights, or all shards that the index names. */
+/** The single weights file, or all shards that the index names. */
 async function openWeights(place: ModelPlace): Promise<SafetensorsFile[]> {
   const index = await readText(place, 'model.safetensors.index.json');
   const names = index === null ? ['model.safetensors'] : shardNames(index);
@@ -211,11 +210,11 @@ async function openShard(place: ModelPlace, name: string): Promise<SafetensorsFi
   return await readSafetensors(handle, name);
 }
 
-/** Links are followed: within the folders that were allowed, or anywhere in a folder of our own, which has none. */
+/** Links are followed: within the allowed folders, or anywhere for a folder of our own. */
 async function openIn({ folder, beneath }: ModelPlace, name: string): Promise<FileHandle> {
   const path = join(folder, name);
   if (beneath !== null) return (await openBeneath(beneath, path)).handle;
-  // Not blocking: the open of a pipe would wait for its writer.
+  // Non-blocking: opening a pipe would otherwise wait for its writer.
   return await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
 }
 
@@ -235,7 +234,7 @@ function shardNames(index: string): string[] {
     );
   const names = new Set<string>();
   for (const name of Object.values(map)) {
-    // The index comes with the weights from elsewhere: it must not lead out of its folder.
+    // The index is untrusted: its names must not lead out of the folder.
     if (typeof name !== 'string' || name !== basename(name) || !name.endsWith('.safetensors')) {
       throw new ModelFolderInvalid(
         subject,
@@ -261,7 +260,7 @@ function locateTensors(files: readonly SafetensorsFile[]): Located {
 }
 
 function checkTensors(config: LlamaConfig, found: Located): void {
-  // Before anything is made for each of them: a config may claim two billion.
+  // Checked before anything is created per block: a config may claim two billion.
   const blocks = Math.floor(found.size / blockTensorsMin);
   if (config.numHiddenLayers > blocks) {
     throw new ModelFolderInvalid(
@@ -272,7 +271,7 @@ function checkTensors(config: LlamaConfig, found: Located): void {
   }
   const shapes = new Map(weightShapes(config).map((weight) => [weight.name, weight]));
   for (const { name, role, shape } of shapes.values()) {
-    // Linear weights stand in the files as [out, in].
+    // Linear weights in files are [out, in].
     const expected = (role === 'base' ? [...shape].reverse() : shape).join(' x ');
     const tensor = found.get(name);
     if (tensor === undefined) throw new ModelFolderInvalid(name, `a tensor ${expected}`, 'none');
@@ -281,7 +280,7 @@ function checkTensors(config: LlamaConfig, found: Located): void {
   }
   for (const name of found.keys()) {
     if (shapes.has(name)) continue;
-    // Files of tied models often carry the head again, and older ones the rotary table, which follows from the config.
+    // Files of tied models often contain the head again, and older ones the rotary table, which follows from the config.
     if (name.endsWith('.rotary_emb.inv_freq') || (name === headName && config.tieWordEmbeddings)) continue;
     throw new ModelFolderInvalid(name, 'only tensors of a Llama model of this config.json', 'one more');
   }
@@ -310,7 +309,7 @@ async function readModelFiles(place: ModelPlace): Promise<ModelFiles> {
   return files;
 }
 
-/** Names alone: each is opened as any other file is. */
+/** Names only: each file is opened like any other. */
 async function chatTemplateNames({ folder, beneath }: ModelPlace): Promise<ChatTemplateName[]> {
   let path = join(folder, chatTemplatesFolder);
   try {
@@ -339,7 +338,7 @@ async function chatTemplateNames({ folder, beneath }: ModelPlace): Promise<ChatT
 /** Largest index or tokenizer; the largest in use have about 30 MiB. */
 const textBytesMax = 64 * 2 ** 20;
 
-/** Null where there is no such file. */
+/** Null if there is no such file. */
 async function readText(place: ModelPlace, name: string, bytesMax = textBytesMax): Promise<string | null> {
   const expected = `a regular file of at most ${bytesMax} bytes`;
   let handle: FileHandle;

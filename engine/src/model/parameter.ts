@@ -1,8 +1,8 @@
 import type { Device, DeviceBuffer } from '../device/device.js';
 
 /**
- * What a weight is in ReLoRA. `shared` (embedding, norms, head) is trained in every phase; `base` is trained in
- * full-rank phases and frozen under adapters; `adapterA`, `adapterB` and `adapterScale` exist in the adapter phase only.
+ * The role of a weight in ReLoRA. `shared` (embedding, norms, head) is trained in every phase; `base` is trained in full-rank phases and
+ * frozen under adapters; `adapterA`, `adapterB` and `adapterScale` exist only in the adapter phase.
  */
 export type ParameterRole = 'shared' | 'base' | 'adapterA' | 'adapterB' | 'adapterScale';
 
@@ -10,11 +10,11 @@ export type ParameterRole = 'shared' | 'base' | 'adapterA' | 'adapterB' | 'adapt
 export interface Parameter {
   readonly name: string;
   readonly role: ParameterRole;
-  /** Base weights are [in, out], A is [in, rank], B is [rank, out], embedding and head are [vocabulary, hidden]; [] for one number. */
+  /** Base weights are [in, out], A is [in, rank], B is [rank, out], embedding and head are [vocabulary, hidden]; [] for a scalar. */
   readonly shape: readonly number[];
   /** Float32. */
   readonly buffer: DeviceBuffer;
-  /** Grows with every change of the values, so that what was made of them knows whether it is stale. */
+  /** Incremented with every change of the values, so that derived data can be recognized as stale. */
   version: number;
 }
 

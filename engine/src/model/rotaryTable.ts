@@ -2,8 +2,8 @@ import type { Device, RotaryAngles } from '../device/device.js';
 import type { RopeScaling } from '../plan/runSpec.js';
 
 /**
- * Cosines and sines of every position, [positions, headDim / 2], of the rotary embedding (Su and others 2021) in the half-split layout
- * of Hugging Face's Llama. In float64, rounded once.
+ * Cosines and sines of every position, [positions, headDim / 2], for rotary embedding (Su and others 2021) in the half-split layout of
+ * Hugging Face's Llama. Computed in float64 and rounded once.
  */
 export function rotaryTable(
   positionCount: number,
@@ -28,7 +28,7 @@ export function rotaryTable(
   return { cos, sin };
 }
 
-/** The same in the device's memory. */
+/** The same in device memory. */
 export function rotaryAngles(device: Device, ...table: Parameters<typeof rotaryTable>): RotaryAngles {
   const { cos, sin } = rotaryTable(...table);
   const held = (values: Float32Array) => {
@@ -39,10 +39,10 @@ export function rotaryAngles(device: Device, ...table: Parameters<typeof rotaryT
   return { positionCount: table[0], cos: held(cos), sin: held(sin) };
 }
 
-/** As Llama 3.1 has it: long wavelengths are stretched by the factor, short ones are not, and between is a smooth passage. */
+/** Llama 3.1's scaling: long wavelengths are stretched by the factor, short ones are not, with a smooth transition in between. */
 function scaled(frequency: number, scaling: RopeScaling): number {
   const { factor, lowFrequencyFactor, highFrequencyFactor, originalMaxPositionEmbeddings } = scaling;
-  // Turns within the length that the model knew before.
+  // Number of turns within the original maximum length.
   const turns = (originalMaxPositionEmbeddings * frequency) / (2 * Math.PI);
   const share = (turns - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor);
   const kept = Math.min(1, Math.max(0, share));

@@ -4,18 +4,18 @@ import { targetModules, type LlamaConfig, type TargetModule } from '../plan/runS
 import { Random } from '../random.js';
 import { makeParameter, type Parameter } from './parameter.js';
 
-/** Standard deviation of every new weight but the norms, which start at 1, and biases, which start at 0. */
+/** Standard deviation of every new weight, except for norms, which start at 1, and biases, which start at 0. */
 const initialStd = 0.02;
 
 /** One weight of the model, named as in Hugging Face's files. */
 export interface WeightShape {
   name: string;
   role: 'shared' | 'base';
-  /** As we hold it: base weights [in, out], which is the other way round than in the files. */
+  /** In our layout: base weights are [in, out], the reverse of the files. */
   shape: number[];
 }
 
-/** Names of one block's parts, in Hugging Face's words. */
+/** Names of one block's parts, as in Hugging Face. */
 export const blockNames = {
   inputNorm: 'input_layernorm',
   attentionNorm: 'post_attention_layernorm',
@@ -77,7 +77,7 @@ export function weightShapes(config: LlamaConfig): WeightShape[] {
   return list;
 }
 
-/** A new weight, drawn from the stream of its own name. */
+/** A new weight, drawn from the stream named after it. */
 export function newWeight(device: Device, { name, role, shape }: WeightShape, seed: number): Parameter {
   const values = new Float32Array(shape.reduce((product, size) => product * size, 1));
   if (shape.length === 1) values.fill(name.endsWith('.bias') ? 0 : 1);
@@ -85,7 +85,7 @@ export function newWeight(device: Device, { name, role, shape }: WeightShape, se
   return makeParameter(device, name, role, values, shape);
 }
 
-/** A weight from elsewhere. Throws on a wrong length. */
+/** A weight with given values. Throws on a wrong length. */
 export function givenWeight(
   device: Device,
   { name, role, shape }: WeightShape,
@@ -100,7 +100,7 @@ export function givenWeight(
   return makeParameter(device, name, role, values, shape);
 }
 
-/** [rows, columns] -> [columns, rows], by tiles that stay in the cache. */
+/** [rows, columns] -> [columns, rows], in tiles that fit the cache. */
 export function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
   const tile = 32;
   const result = new Float32Array(values.length);

@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import type { Llama } from './llama.js';
 
 /**
- * SHA-256 over names and float32 values of a model's weights, in its order: the same for every file that holds them, whatever
- * their type in it and however many shards.
+ * SHA-256 over names and float32 values of a model's weights, in the model's order: the same for all files with these values, whatever
+ * their stored type and number of shards.
  */
 export async function weightsSha256(model: Llama): Promise<string> {
   const hash = createHash('sha256');
