@@ -108,7 +108,7 @@ export function artifactStateToNumber(object: ArtifactState): number {
 export const ArtifactKind = {
   /** UNSPECIFIED - Never sent. */
   UNSPECIFIED: "ARTIFACT_KIND_UNSPECIFIED",
-  /** MERGED_MODEL - Merged weights with tokenizer; `format` says who loads them. */
+  /** MERGED_MODEL - Merged weights with tokenizer; `format` says what can load them. */
   MERGED_MODEL: "ARTIFACT_KIND_MERGED_MODEL",
   /** ADAPTER - Adapters of one cycle and the base that they belong to, loadable by PEFT. */
   ADAPTER: "ARTIFACT_KIND_ADAPTER",
@@ -180,54 +180,57 @@ export interface Artifact {
   files: ArtifactFile[];
   /** Bytes of all files. */
   sizeBytes: number;
-  /** Steps taken before it was made. */
+  /** Steps that its weights were trained for. */
   step: number;
-  /** When it was sealed; of an export when it was asked for. */
+  /** When it was sealed; for a requested export, when that was requested. */
   createTime:
     | Date
     | undefined;
   /** Whether it can be downloaded. */
   state: ArtifactState;
-  /** Layout of its files. */
+  /** Format of its files. */
   format: ExportFormat;
   /** Type of its weights. */
   weightType: WeightType;
-  /** Largest absolute difference between a weight as trained and as stored. */
+  /** Largest absolute difference between a trained weight and its stored value. */
   castErrorMax: number;
   /** Why it is FAILED. */
   failure:
     | JobFailure
     | undefined;
-  /** Number of the adapters that it was made from, from 1; 0 for a model without adapters. */
+  /** Number of the cycle of its adapters, from 1; 0 for a model without adapters. */
   cycle: number;
-  /** What it computes, by its files as they were read back, against the weights of the run; unset where that was not measured. */
+  /** How the results of its files, after reading them back, differ from those of the run's weights; unset if not measured. */
   difference: ExportDifference | undefined;
 }
 
 /**
- * How an export differs from the weights that it was made of. Both compute in float32 arithmetic on the first tokens of the held-out part
- * of the job.
+ * How an export differs from the weights that it was made from. Both compute in float32 on the first tokens of the held-out part of the
+ * job.
  */
 export interface ExportDifference {
   /** Tokens. */
   tokenCount: number;
-  /** Whether they were held out; where nothing is, they are the first of the training part, and drawn where the data set was deleted. */
+  /**
+   * Whether the tokens were held out. Without a held-out part they are the first of the training part; if the data set was deleted, they
+   * are random.
+   */
   heldOut: boolean;
-  /** Largest difference of a logit, each about the mean of its token. */
+  /** Largest difference of a logit, after subtracting the mean of the token's logits. */
   logitDifferenceMax: number;
-  /** Root of the mean square of these differences over that of the run's logits. */
+  /** Root mean square of these differences divided by that of the run's logits. */
   logitDifferenceRatio: number;
-  /** Largest ratio that is let pass; above it the artifact is FAILED with EXPORT_DIFFERS. */
+  /** Limit of the ratio; above it the artifact is FAILED with EXPORT_DIFFERS. */
   logitDifferenceRatioMax: number;
   /** Mean loss of the run's weights, nats per token. */
   loss: number;
-  /** The same of the export. */
+  /** The same for the export. */
   exportedLoss: number;
 }
 
 /** One file of an artifact. */
 export interface ArtifactFile {
-  /** Name inside the artifact; it may be in one folder, `base/config.json`. */
+  /** Name inside the artifact; it may include a folder, `base/config.json`. */
   fileName: string;
   /** Size. */
   sizeBytes: number;
@@ -239,9 +242,9 @@ export interface ArtifactFile {
 export interface ListArtifactsRequest {
   /** `jobs/{job}`. */
   parent: string;
-  /** Artifacts in a page; 0 for 50, at most 500. */
+  /** Artifacts per page; 0 for 50, at most 500. */
   pageSize: number;
-  /** `next_page_token` of the page before. */
+  /** `next_page_token` of the previous page. */
   pageToken: string;
 }
 
@@ -259,7 +262,7 @@ export interface DownloadArtifactRequest {
   name: string;
   /** File to send. */
   fileName: string;
-  /** Byte to begin with; equal to the size gives an empty answer, more is OUT_OF_RANGE. */
+  /** Byte to begin with. If it equals the size, the answer is empty; a larger one fails with OUT_OF_RANGE. */
   offsetBytes: number;
 }
 
@@ -277,19 +280,19 @@ export interface DownloadArtifactResponse {
 export interface ExportWeightsRequest {
   /** `jobs/{job}`. */
   job: string;
-  /** Step of a kept checkpoint. Unset: a running job saves one of its present step for this, else the newest is taken. */
+  /** Step of a kept checkpoint. If unset, a running job saves a checkpoint of its current step for this; otherwise the newest one is taken. */
   checkpointStep?:
     | number
     | undefined;
-  /** Layout; default HUGGING_FACE. */
+  /** Format; default HUGGING_FACE. */
   format: ExportFormat;
-  /** Type of the weights; default FLOAT32. Q8_0 is for GGUF. */
+  /** Type of the weights; default FLOAT32. Q8_0 is only for GGUF. */
   weightType: WeightType;
   /** Largest file of weights in Hugging Face layout; default 5000000000. */
   shardBytesMax?:
     | number
     | undefined;
-  /** BEST: the checkpoint of the lowest held-out loss; not beside checkpoint_step. Default LAST. */
+  /** BEST: the checkpoint with the lowest held-out loss; not together with checkpoint_step. Default LAST. */
   weights: ExportedWeights;
   /** UUID that makes a repeated call return the same artifact. */
   requestId: string;
@@ -1854,15 +1857,15 @@ export const DeleteArtifactResponse: MessageFns<DeleteArtifactResponse> = {
   },
 };
 
-/** Makes, lists and streams what jobs produced. */
+/** Creates, lists and streams the results of jobs. */
 export type ArtifactServiceDefinition = typeof ArtifactServiceDefinition;
 export const ArtifactServiceDefinition = {
   name: "ArtifactService",
   fullName: "relora.v1.ArtifactService",
   methods: {
     /**
-     * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. Answers at once with
-     * an artifact that is PENDING; GetArtifact shows when it is READY.
+     * Exports the weights of a checkpoint, or the current weights of a running job, without disturbing it. Answers at once with an artifact
+     * that is PENDING; GetArtifact shows when it is READY.
      */
     exportWeights: {
       name: "ExportWeights",
@@ -1881,7 +1884,7 @@ export const ArtifactServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Deletes an artifact and its files. One that is PENDING is given up. */
+    /** Deletes an artifact and its files. The export of one that is PENDING is aborted. */
     deleteArtifact: {
       name: "DeleteArtifact",
       requestType: DeleteArtifactRequest as typeof DeleteArtifactRequest,
@@ -1899,7 +1902,7 @@ export const ArtifactServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Streams one file of an artifact from an offset on. */
+    /** Streams one file of an artifact from an offset. */
     downloadArtifact: {
       name: "DownloadArtifact",
       requestType: DownloadArtifactRequest as typeof DownloadArtifactRequest,
@@ -1913,8 +1916,8 @@ export const ArtifactServiceDefinition = {
 
 export interface ArtifactServiceImplementation<CallContextExt = {}> {
   /**
-   * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. Answers at once with
-   * an artifact that is PENDING; GetArtifact shows when it is READY.
+   * Exports the weights of a checkpoint, or the current weights of a running job, without disturbing it. Answers at once with an artifact
+   * that is PENDING; GetArtifact shows when it is READY.
    */
   exportWeights(
     request: ExportWeightsRequest,
@@ -1925,7 +1928,7 @@ export interface ArtifactServiceImplementation<CallContextExt = {}> {
     request: GetArtifactRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<GetArtifactResponse>>;
-  /** Deletes an artifact and its files. One that is PENDING is given up. */
+  /** Deletes an artifact and its files. The export of one that is PENDING is aborted. */
   deleteArtifact(
     request: DeleteArtifactRequest,
     context: CallContext & CallContextExt,
@@ -1935,7 +1938,7 @@ export interface ArtifactServiceImplementation<CallContextExt = {}> {
     request: ListArtifactsRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListArtifactsResponse>>;
-  /** Streams one file of an artifact from an offset on. */
+  /** Streams one file of an artifact from an offset. */
   downloadArtifact(
     request: DownloadArtifactRequest,
     context: CallContext & CallContextExt,
@@ -1944,8 +1947,8 @@ export interface ArtifactServiceImplementation<CallContextExt = {}> {
 
 export interface ArtifactServiceClient<CallOptionsExt = {}> {
   /**
-   * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. Answers at once with
-   * an artifact that is PENDING; GetArtifact shows when it is READY.
+   * Exports the weights of a checkpoint, or the current weights of a running job, without disturbing it. Answers at once with an artifact
+   * that is PENDING; GetArtifact shows when it is READY.
    */
   exportWeights(
     request: DeepPartial<ExportWeightsRequest>,
@@ -1956,7 +1959,7 @@ export interface ArtifactServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<GetArtifactRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<GetArtifactResponse>;
-  /** Deletes an artifact and its files. One that is PENDING is given up. */
+  /** Deletes an artifact and its files. The export of one that is PENDING is aborted. */
   deleteArtifact(
     request: DeepPartial<DeleteArtifactRequest>,
     options?: CallOptions & CallOptionsExt,
@@ -1966,7 +1969,7 @@ export interface ArtifactServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<ListArtifactsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListArtifactsResponse>;
-  /** Streams one file of an artifact from an offset on. */
+  /** Streams one file of an artifact from an offset. */
   downloadArtifact(
     request: DeepPartial<DownloadArtifactRequest>,
     options?: CallOptions & CallOptionsExt,

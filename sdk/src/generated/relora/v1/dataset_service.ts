@@ -102,7 +102,7 @@ export function datasetStateToNumber(object: DatasetState): number {
 
 /** Formats of source files. */
 export const DatasetFormat = {
-  /** UNSPECIFIED - Recognized by the content, and where that is not clear by the name: .txt and .md are text, whatever they begin with. */
+  /** UNSPECIFIED - Recognized from the content, or if that is not clear, from the name: .txt and .md are text, whatever they begin with. */
   UNSPECIFIED: "DATASET_FORMAT_UNSPECIFIED",
   /** TEXT - UTF-8 text, one document. */
   TEXT: "DATASET_FORMAT_TEXT",
@@ -296,38 +296,38 @@ export interface Dataset {
   createTime:
     | Date
     | undefined;
-  /** How it was asked to be prepared. */
+  /** How it is to be prepared. */
   spec:
     | DatasetSpec
     | undefined;
-  /** Rows that could not be read and were left out, as skip_invalid_count or skip_invalid_share allowed; unset for none. */
+  /** Rows that could not be read and were left out, as skip_invalid_count or skip_invalid_share allows; unset for none. */
   skippedRows:
     | SkippedRows
     | undefined;
-  /** What jobs will train on without an error, but what was probably not meant. */
+  /** What causes no error in jobs, but was probably not intended. */
   warnings: DatasetWarning[];
-  /** When it was deleted; unset while it is not. */
+  /** When it was deleted; unset if it is not. */
   deleteTime:
     | Date
     | undefined;
-  /** From when on a deleted one is gone for good; until then UndeleteDataset brings it back. */
+  /** When a deleted data set is removed for good; until then UndeleteDataset restores it. */
   purgeTime:
     | Date
     | undefined;
-  /** How many source files it has; a list has this in place of `files` and `spec`. */
+  /** Number of source files; lists have this instead of `files` and `spec`. */
   fileCount: number;
   /** Bytes of all source files. */
   sizeBytes: number;
   /** Labels that it was uploaded with. */
   labels: { [key: string]: string };
   /**
-   * Who uploaded it: the name of the token or the subject of the certificate or JWT; `anyone` on an open server, empty for data sets of
-   * before there were owners.
+   * Who uploaded it: the name of the token, or the subject of the certificate or JWT; `anyone` on a server without a login; empty for data
+   * sets from before there were owners.
    */
   owner: string;
-  /** The data set that it appends to, `datasets/{dataset}`; empty for none. It holds all of that itself. */
+  /** The data set that it appends to, `datasets/{dataset}`; empty for none. It contains all of the base itself. */
   base: string;
-  /** Bytes of its files that are prepared in a second, by what is done so far; unset where that is not known. */
+  /** Bytes of its files that are prepared per second, on average so far; unset if unknown. */
   preparedBytesPerSecond?:
     | number
     | undefined;
@@ -342,9 +342,9 @@ export interface Dataset_LabelsEntry {
 
 /** Rows that were left out. */
 export interface SkippedRows {
-  /** How many. */
+  /** Number of these rows. */
   rowCount: number;
-  /** Of how many. */
+  /** Number of all rows. */
   totalRowCount: number;
   /** The first of them, at most 20. */
   first: SkippedRow[];
@@ -352,13 +352,13 @@ export interface SkippedRows {
 
 /** A row that was left out. */
 export interface SkippedRow {
-  /** Reason of the error that it would have been. */
+  /** Reason of the error that it would have caused. */
   reason: string;
-  /** File, place, what was expected and what came. */
+  /** File, place, what was expected and what was found. */
   message: string;
 }
 
-/** Something about a data set that was probably not meant. */
+/** Something about a data set that was probably not intended. */
 export interface DatasetWarning {
   /** Stable, in UPPER_SNAKE_CASE. */
   reason: string;
@@ -371,20 +371,20 @@ export interface DatasetFile {
   /** Name, without folders; for uploads. */
   fileName: string;
   /**
-   * Path on the server, inside a folder that the operator allowed (RELORA_ALLOWED_FOLDERS); in place of an upload. Of several servers
-   * the one that takes the call copies it into the store.
+   * Path on the server, inside a folder that the operator allowed (RELORA_ALLOWED_FOLDERS); instead of an upload. If several servers share
+   * a store, the one that gets the call copies the file into the store.
    */
   serverPath: string;
   /**
-   * Format; by default recognized by the content. Files packed with gzip are unpacked, those packed with zstd where the server's
-   * Node can.
+   * Format; default: recognized from the content. Files compressed with gzip are unpacked, and those with zstd if the server's Node.js
+   * supports it.
    */
   format: DatasetFormat;
-  /** Part it belongs to; by default divided. */
+  /** Part it belongs to; default: divided. */
   split: DatasetSplit;
   /** Size; required for uploads. */
   sizeBytes: number;
-  /** SHA-256, hexadecimal; required for uploads and checked. */
+  /** SHA-256, hexadecimal; required for uploads, and verified. */
   sha256: string;
   /** Bytes received so far. */
   receivedBytes: number;
@@ -392,17 +392,17 @@ export interface DatasetFile {
 
 /** How to prepare a data set. */
 export interface DatasetSpec {
-  /** How text becomes tokens; default bytes. */
+  /** How text becomes tokens; default: bytes. */
   tokenizer:
     | TokenizerSpec
     | undefined;
-  /** Share of documents held out, 0 to 0.5; default 0.01. A single document gives its end. */
+  /** Share of documents to hold out, 0 to 0.5; default 0.01. If there is a single document, its end is held out. */
   heldOutShare?:
     | number
     | undefined;
   /**
-   * Field or column with the text; default `text`. A path with dots leads into structures, `meta.text`. Unset with
-   * prompt_field and completion_field.
+   * Field or column with the text; default `text`. A path with dots names nested fields, `meta.text`. Must be unset with prompt_field and
+   * completion_field.
    */
   textField?:
     | string
@@ -411,30 +411,30 @@ export interface DatasetSpec {
   seed?:
     | number
     | undefined;
-  /** Field or column with a prompt, which is read and not learned; together with completion_field, for files with fields. */
+  /** Field or column with a prompt, which is read but not learned; together with completion_field. */
   promptField?:
     | string
     | undefined;
-  /** Field or column with the completion: it and the end of the text alone count in the loss. Never empty. */
+  /** Field or column with the completion: only it and the end of the text count in the loss. Must not be empty in any row. */
   completionField?:
     | string
     | undefined;
-  /** Rows that may be left out because the field that is read is wrong in them; by default none, and the first is an error. */
+  /** Number of rows that may be left out because the field is invalid in them; default: none, so that the first is an error. */
   skipInvalidCount?:
     | number
     | undefined;
-  /** The same as a share of all rows, 0 to 1; in place of the count. */
+  /** The same as a share of all rows, 0 to 1; instead of the count. */
   skipInvalidShare?:
     | number
     | undefined;
   /**
-   * Field with the messages of a chat, in place of text_field; in JSON lines and JSON alone. The chat template makes a text of them, as
-   * apply_chat_template of transformers does, and only what an assistant says counts in the loss.
+   * Field with the messages of a chat, instead of text_field; only in JSON lines and JSON. The chat template turns them into text, like
+   * apply_chat_template of transformers, and only what an assistant says counts in the loss.
    */
   messagesField?:
     | string
     | undefined;
-  /** Chat template in Jinja, at most 65536 bytes; default the one beside the tokenizer. Only with messages_field. */
+  /** Chat template in Jinja, at most 65536 bytes; default: the one next to the tokenizer. Only with messages_field. */
   chatTemplate?: string | undefined;
 }
 
@@ -470,18 +470,18 @@ export interface TrainedBpeTokenizer {
 export interface HuggingFaceTokenizer {
   /** Content of the file, at most 3 MiB. */
   tokenizerJson: string;
-  /** Path on the server, inside a folder that the operator allowed; in place of the content. */
+  /** Path on the server, inside a folder that the operator allowed; instead of the content. */
   serverPath: string;
-  /** Uploaded weights whose tokenizer it is, `weights/{weights}`; in place of the content. */
+  /** Uploaded weights that contain the tokenizer, `weights/{weights}`; instead of the content. */
   weights: string;
   /**
-   * The token that ends a text, as it stands in the vocabulary; by default the one that the files beside the tokenizer name, else
-   * that of a well-known name.
+   * The token that ends a text, as in the vocabulary; default: the one that the files next to the tokenizer name, else a token with a
+   * well-known name.
    */
   endToken: string;
   /**
-   * Content of tokenizer_config.json, at most 1 MiB: its chat template and names of tokens. Beside tokenizer_json alone; of weights and
-   * paths the file that lies there counts.
+   * Content of tokenizer_config.json, at most 1 MiB: its chat template and names of tokens. Only with tokenizer_json; for weights and
+   * paths, the file next to the tokenizer is used.
    */
   tokenizerConfigJson: string;
 }
@@ -490,7 +490,7 @@ export interface HuggingFaceTokenizer {
 export interface Tokenizer {
   /** bytes, trained_bpe or hugging_face. */
   kind: string;
-  /** Tokens it has. */
+  /** Number of tokens. */
   vocabularySize: number;
   /** Token between documents. */
   endOfTextId: number;
@@ -500,7 +500,7 @@ export interface Tokenizer {
 
 /** Size of a part. */
 export interface DatasetSplitInfo {
-  /** Tokens, with the end of each document. */
+  /** Tokens, including the end token of each document. */
   tokenCount: number;
   /** Documents. */
   documentCount: number;
@@ -524,10 +524,7 @@ export interface UploadDatasetRequest {
 
 /** What is being uploaded. */
 export interface UploadDatasetHeader {
-  /**
-   * Id, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty, but then a broken upload cannot
-   * be resumed.
-   */
+  /** Id, 4 to 63 of `a-z 0-9 -`, beginning with a letter; if empty, the server makes one, but then an interrupted upload cannot be resumed. */
   datasetId: string;
   /** Title for people, at most 63 characters. */
   displayName: string;
@@ -540,8 +537,8 @@ export interface UploadDatasetHeader {
   /** Labels to find it by, at most 32. */
   labels: { [key: string]: string };
   /**
-   * A data set that is READY, `datasets/{dataset}`, to which the files are appended as a new version: this one holds its tokens, then those
-   * of the files, by its tokenizer (spec.tokenizer is unset then). The base and the jobs that use it stay as they are.
+   * A data set that is READY, `datasets/{dataset}`, to which the files are appended as a new version: this one contains its tokens, then
+   * those of the files, with its tokenizer (spec.tokenizer must be unset). The base and the jobs that use it stay as they are.
    */
   base: string;
 }
@@ -581,11 +578,11 @@ export interface GetDatasetResponse {
 
 /** Request of ListDatasets. */
 export interface ListDatasetsRequest {
-  /** Data sets in a page; 0 for 50, at most 500. */
+  /** Data sets per page; 0 for 50, at most 500. */
   pageSize: number;
-  /** `next_page_token` of the page before; the other fields must be the same. */
+  /** `next_page_token` of the previous page; the other fields must be the same. */
   pageToken: string;
-  /** Deleted ones, too. */
+  /** Include deleted ones. */
   showDeleted: boolean;
   /** Only data sets with all of these labels. */
   labels: { [key: string]: string };
@@ -610,9 +607,9 @@ export interface ListDatasetsResponse {
 export interface DeleteDatasetRequest {
   /** `datasets/{dataset}`. */
   name: string;
-  /** Answer with an empty response rather than NOT_FOUND where there is no such data set. */
+  /** Return an empty response instead of NOT_FOUND if there is no such data set. */
   allowMissing: boolean;
-  /** Only check, and say what would be freed. */
+  /** Only check, and return what would be freed. */
   validateOnly: boolean;
 }
 
@@ -622,7 +619,7 @@ export interface DeleteDatasetResponse {
   dataset:
     | Dataset
     | undefined;
-  /** Bytes on the disk that are free again after its purge_time. */
+  /** Bytes of disk space that will be free after its purge_time. */
   freedBytes: number;
 }
 
@@ -4340,9 +4337,9 @@ export const DatasetServiceDefinition = {
   fullName: "relora.v1.DatasetService",
   methods: {
     /**
-     * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke resumes
-     * where it stopped: send the header with the same dataset_id again, then each file from its received_bytes on.
-     * Answers when the bytes are safe; the data set is then PREPARING and later READY or FAILED.
+     * Uploads the files of a data set, or names files on the server, and registers it. An interrupted upload resumes where it stopped: send
+     * the header with the same dataset_id again, then each file from its received_bytes. Answers when the bytes are durable; the data set is
+     * then PREPARING and later READY or FAILED.
      */
     uploadDataset: {
       name: "UploadDataset",
@@ -4371,8 +4368,8 @@ export const DatasetServiceDefinition = {
       options: {},
     },
     /**
-     * Deletes a data set. It can be undeleted until its purge_time. Refused while a job that has not ended uses it and while it is
-     * being prepared. Jobs that have ended keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
+     * Deletes a data set. It can be undeleted until its purge_time. Refused while it is being prepared, and while a job that has not ended
+     * uses it. Ended jobs keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
      */
     deleteDataset: {
       name: "DeleteDataset",
@@ -4382,7 +4379,7 @@ export const DatasetServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Brings a deleted data set back, as it was, until its purge_time. */
+    /** Restores a deleted data set, as it was, until its purge_time. */
     undeleteDataset: {
       name: "UndeleteDataset",
       requestType: UndeleteDatasetRequest as typeof UndeleteDatasetRequest,
@@ -4405,9 +4402,9 @@ export const DatasetServiceDefinition = {
 
 export interface DatasetServiceImplementation<CallContextExt = {}> {
   /**
-   * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke resumes
-   * where it stopped: send the header with the same dataset_id again, then each file from its received_bytes on.
-   * Answers when the bytes are safe; the data set is then PREPARING and later READY or FAILED.
+   * Uploads the files of a data set, or names files on the server, and registers it. An interrupted upload resumes where it stopped: send
+   * the header with the same dataset_id again, then each file from its received_bytes. Answers when the bytes are durable; the data set is
+   * then PREPARING and later READY or FAILED.
    */
   uploadDataset(
     request: AsyncIterable<UploadDatasetRequest>,
@@ -4424,14 +4421,14 @@ export interface DatasetServiceImplementation<CallContextExt = {}> {
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListDatasetsResponse>>;
   /**
-   * Deletes a data set. It can be undeleted until its purge_time. Refused while a job that has not ended uses it and while it is
-   * being prepared. Jobs that have ended keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
+   * Deletes a data set. It can be undeleted until its purge_time. Refused while it is being prepared, and while a job that has not ended
+   * uses it. Ended jobs keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
    */
   deleteDataset(
     request: DeleteDatasetRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<DeleteDatasetResponse>>;
-  /** Brings a deleted data set back, as it was, until its purge_time. */
+  /** Restores a deleted data set, as it was, until its purge_time. */
   undeleteDataset(
     request: UndeleteDatasetRequest,
     context: CallContext & CallContextExt,
@@ -4445,9 +4442,9 @@ export interface DatasetServiceImplementation<CallContextExt = {}> {
 
 export interface DatasetServiceClient<CallOptionsExt = {}> {
   /**
-   * Uploads the files of a data set, or names files on the server, and registers it. An upload that broke resumes
-   * where it stopped: send the header with the same dataset_id again, then each file from its received_bytes on.
-   * Answers when the bytes are safe; the data set is then PREPARING and later READY or FAILED.
+   * Uploads the files of a data set, or names files on the server, and registers it. An interrupted upload resumes where it stopped: send
+   * the header with the same dataset_id again, then each file from its received_bytes. Answers when the bytes are durable; the data set is
+   * then PREPARING and later READY or FAILED.
    */
   uploadDataset(
     request: AsyncIterable<DeepPartial<UploadDatasetRequest>>,
@@ -4464,14 +4461,14 @@ export interface DatasetServiceClient<CallOptionsExt = {}> {
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListDatasetsResponse>;
   /**
-   * Deletes a data set. It can be undeleted until its purge_time. Refused while a job that has not ended uses it and while it is
-   * being prepared. Jobs that have ended keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
+   * Deletes a data set. It can be undeleted until its purge_time. Refused while it is being prepared, and while a job that has not ended
+   * uses it. Ended jobs keep its tokenizer, but cannot be forked any more. Deleting it again changes nothing.
    */
   deleteDataset(
     request: DeepPartial<DeleteDatasetRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<DeleteDatasetResponse>;
-  /** Brings a deleted data set back, as it was, until its purge_time. */
+  /** Restores a deleted data set, as it was, until its purge_time. */
   undeleteDataset(
     request: DeepPartial<UndeleteDatasetRequest>,
     options?: CallOptions & CallOptionsExt,

@@ -46,8 +46,8 @@ export const protobufPackage = "relora.v1";
 export const protobufFileName = "relora/v1/event.proto";
 
 /**
- * One entry of a job's journal. Entries are stored before they are sent. A reader sees all numbers: each is that of an event, or
- * within the span of a step event.
+ * One entry of a job's journal. Entries are stored before they are sent. Every sequence number belongs to an event or is within the span of
+ * a step event.
  */
 export interface JobEvent {
   /** 1, 2, 3 … without gaps for each job. A heartbeat repeats the newest sequence instead of taking one. */
@@ -58,7 +58,7 @@ export interface JobEvent {
     | undefined;
   /** True on the last event that the job will ever have. */
   final: boolean;
-  /** Execution that caused it, from 1; 0 for what happened outside of one. */
+  /** Execution that caused it, from 1; 0 outside an execution. */
   attempt: number;
   /** The job changed its state. */
   state?:
@@ -92,7 +92,7 @@ export interface JobEvent {
   warning?:
     | WarningEvent
     | undefined;
-  /** Nothing new: the stream is alive. */
+  /** Nothing new, but the stream is alive. */
   heartbeat?:
     | HeartbeatEvent
     | undefined;
@@ -108,17 +108,17 @@ export interface JobEvent {
   stop?:
     | StopEvent
     | undefined;
-  /** Losses of the documents of some steps. */
+  /** Losses of the documents in some steps. */
   documents?:
     | DocumentsEvent
     | undefined;
-  /** The model was scored by a named evaluation of the job. */
+  /** A named evaluation of the job was made. */
   namedEvaluation?:
     | NamedEvaluation
     | undefined;
   /**
-   * Sequence number of the first event that this one stands for, which is its own but for the step event of a span: older step
-   * events are folded, and the one that is left has the number of the last of them.
+   * Sequence number of the first event that this one stands for: its own, except for the step event of a span. Older step events are
+   * combined into one, which has the number of the last of them.
    */
   firstSequence: number;
 }
@@ -131,15 +131,15 @@ export interface StateEvent {
   to: JobState;
   /** Why, for people. */
   reason: string;
-  /** Set when the new state is FAILED. */
+  /** Set if the new state is FAILED. */
   failure:
     | JobFailure
     | undefined;
-  /** Why the run ended before its last step; set when the new state is SUCCEEDED and it did. */
+  /** Why the run ended before its last step; set if the new state is SUCCEEDED and it ended early. */
   stopReason: StopReason;
 }
 
-/** A step was taken. After a crash the steps since the last checkpoint are taken, and reported, again. */
+/** A step was taken. After a crash, the steps since the last checkpoint are repeated and reported again. */
 export interface StepEvent {
   /** Step, from 0, over all phases. */
   step: number;
@@ -157,23 +157,23 @@ export interface StepEvent {
   trainedTokens: number;
   /** Wall-clock time of the step. */
   stepSeconds: number;
-  /** Whether the update was skipped: loss or gradient was not finite, or no target counted, and then loss is 0. */
+  /** Whether the update was skipped, because loss or gradient was not finite, or because no target counted; in the latter case loss is 0. */
   skipped: boolean;
   /** Memory resident in the trainer process. */
   residentBytes: number;
-  /** Whether the job asks to omit the step (omitted_steps): nothing was computed, and nothing was skipped either. */
+  /** Whether the job asked to omit the step (omitted_steps): nothing was computed. It does not count as skipped. */
   omitted: boolean;
-  /** Set where the event stands for several steps next to each other. The other fields are those of the last of them. */
+  /** Set if the event stands for several consecutive steps. The other fields are those of the last of them. */
   span: StepSpan | undefined;
 }
 
-/** What several steps come to. */
+/** Summary of several steps. */
 export interface StepSpan {
   /** First step; the last one is StepEvent.step. */
   firstStep: number;
   /** How many of them were skipped. */
   skippedCount: number;
-  /** How many of them the job asks to omit. */
+  /** How many of them the job asked to omit. */
   omittedCount: number;
   /** Tokens in all of them. */
   tokenCount: number;
@@ -191,7 +191,7 @@ export interface StepSpan {
   learningRate:
     | Spread
     | undefined;
-  /** Tokens of a step by its time. */
+  /** Tokens of a step divided by its time. */
   tokensPerSecond:
     | Spread
     | undefined;
@@ -199,19 +199,19 @@ export interface StepSpan {
   residentBytes: Spread | undefined;
 }
 
-/** The values of one metric over some steps; all 0 where there are none. */
+/** The values of one metric over some steps; all fields are 0 if there are none. */
 export interface Spread {
   /** The last one. */
   last: number;
-  /** The least. */
+  /** The smallest. */
   min: number;
-  /** The greatest. */
+  /** The largest. */
   max: number;
   /** Their mean. */
   mean: number;
-  /** How many they are. */
+  /** Number of values. */
   valueCount: number;
-  /** Values beside them that were not finite. */
+  /** Number of further values that were not finite. */
   nonfiniteCount: number;
 }
 
@@ -219,7 +219,7 @@ export interface Spread {
 export interface EvaluationEvent {
   /** Steps taken before it. */
   step: number;
-  /** Mean loss, nats per token; of a mixture the mean of its data sets' losses by their weights, as are those that follow. */
+  /** Mean loss, nats per token; for a mixture, the weighted mean of its data sets' losses, as for the next fields. */
   loss: number;
   /** exp(loss). */
   perplexity: number;
@@ -229,7 +229,7 @@ export interface EvaluationEvent {
   tokenCount: number;
   /** Wall-clock time. */
   seconds: number;
-  /** Each data set of the run. */
+  /** Results by data set of the run. */
   datasets: DatasetEvaluation[];
 }
 
@@ -251,7 +251,7 @@ export interface RestartEvent {
   effectiveRank: number;
   /** Wall-clock time of merge, restart and measurements. */
   seconds: number;
-  /** The same by kind of adapted layer, in the order of a block. Empty in journals of version 0.1. */
+  /** The same by kind of adapted layer, in the order within a block. Empty in journals of version 0.1. */
   modules: RestartModule[];
   /** Learning rate of the last step before the restart. */
   learningRateBefore?:
@@ -261,24 +261,21 @@ export interface RestartEvent {
   learningRateAfter?:
     | number
     | undefined;
-  /** Loss on the probe batch just before the merge, in the arithmetic of the run: nats per token. */
+  /** Loss on the probe batch just before the merge, in the run's arithmetic: nats per token. */
   lossBefore?:
     | number
     | undefined;
-  /**
-   * The same just after it. The difference is what the restart costs a step, including what a base in few bits loses when
-   * it is packed again.
-   */
+  /** The same just after it. The difference is what the restart costs, including what a base in few bits loses when it is packed again. */
   lossAfter?:
     | number
     | undefined;
-  /** What logit_change_max was held to; above it the job fails with MERGE_DRIFT. */
+  /** Limit for logit_change_max; above it the job fails with MERGE_DRIFT. */
   logitChangeTolerance?: number | undefined;
 }
 
 /** What a restart did to one kind of layer. */
 export interface RestartModule {
-  /** Layers. */
+  /** The kind of layer. */
   module: TargetModule;
   /** Frobenius norm of what was merged into them. */
   deltaNorm: number;
@@ -286,7 +283,7 @@ export interface RestartModule {
   effectiveRank: number;
   /** Mean number of singular values above one hundredth of the largest. */
   rankAboveOnePercent: number;
-  /** Layers that both means are taken over; 0 where none could be measured. */
+  /** Number of layers in both means; 0 if none could be measured. */
   measuredLayerCount: number;
 }
 
@@ -298,47 +295,47 @@ export interface LayerRank {
   effectiveRank: number;
   /** Singular values above one hundredth of the largest. */
   rankAboveOnePercent: number;
-  /** Rank that one cycle can reach. */
+  /** Rank that one cycle can add. */
   adapterRank: number;
 }
 
 /**
- * How the adapter phase is computed: reported when it begins, and again by each attempt that resumes in it. The choice depends on
- * the job and the instruction set alone, never on the timing, so that the same job has the same bits.
+ * How the adapter phase is computed: reported when it begins, and again by each attempt that resumes in it. The choice depends only on the
+ * job and the instruction set, never on timing, so that the same job always has the same bits.
  */
 export interface PlanEvent {
   /** Step that comes next. */
   step: number;
-  /** Graph of each adapted kind of layer. */
+  /** Graph of each kind of adapted layer. */
   graphs: PlannedGraph[];
-  /** Predicted cost of the adapted layers in a step, in operations of a product with the base. */
+  /** Predicted cost of the adapted layers per step, in operations of a product with the base. */
   plannedOperations: number;
-  /** The same if all of them had separate paths. */
+  /** The same if all layers were SEPARATE. */
   separateOperations: number;
   /**
-   * Seconds of a step up to its gradients with these graphs, as timed on the model; unset when all paths are separate anyway, or
-   * when a pass takes too long to be timed.
+   * Measured seconds of a step up to its gradients with these graphs; unset if all are SEPARATE anyway, or if a pass takes too long to be
+   * measured.
    */
   plannedSeconds?:
     | number
     | undefined;
-  /** The same with separate paths. */
+  /** The same if all layers are SEPARATE. */
   separateSeconds?:
     | number
     | undefined;
-  /** BLOCKS when activations are made again in the backward pass, else NONE. */
+  /** BLOCKS if activations are recomputed in the backward pass, else NONE. */
   recomputation: Recomputation;
-  /** Arithmetic of what is trained. */
+  /** Arithmetic of everything that is trained. */
   precision: Precision;
-  /** What the frozen base is kept in, and multiplied as: FLOAT32, BFLOAT16 or INT8_BASE. */
+  /** Format in which the frozen base is stored and multiplied: FLOAT32, BFLOAT16, INT8_BASE, NF4_BASE or FP8_BASE. */
   basePrecision: Precision;
-  /** Instruction set of the products; empty where the backend has none to choose. */
+  /** Instruction set of the matrix products; empty if the backend has no choice. */
   instructionSet: string;
 }
 
 /** How one kind of layer is computed. */
 export interface PlannedGraph {
-  /** Layers. */
+  /** The kind of layer. */
   module: TargetModule;
   /** SEPARATE, MERGED or WEIGHT_GRADIENT. */
   graph: AdapterGraph;
@@ -346,19 +343,19 @@ export interface PlannedGraph {
 
 /** A checkpoint was saved. */
 export interface CheckpointEvent {
-  /** Step that a run resumes with. */
+  /** Step that a run resumes at. */
   step: number;
   /** Its size. */
   sizeBytes: number;
   /** Wall-clock time of saving. */
   seconds: number;
-  /** The evaluation of the lowest held-out loss so far, whose checkpoint is this or one before; set where the job keeps that. */
+  /** The evaluation with the lowest held-out loss so far, which belongs to this or an earlier checkpoint; set if the job keeps that. */
   best: BestEvaluation | undefined;
 }
 
-/** The evaluation of the lowest held-out loss. */
+/** The evaluation with the lowest held-out loss. */
 export interface BestEvaluation {
-  /** Steps taken before it, which is the step of its checkpoint. */
+  /** Steps taken before it, which is also the step of its checkpoint. */
   step: number;
   /** Its loss, nats per token. */
   loss: number;
@@ -372,19 +369,19 @@ export interface ArtifactEvent {
   sizeBytes: number;
 }
 
-/** The run was changed: from a step on, a rate or a number of steps holds that its specification does not have. */
+/** The run was changed: from a step on, its learning rate or its number of steps differs from its specification. */
 export interface UpdateEvent {
-  /** First step that it holds for. */
+  /** First step that it applies to. */
   step: number;
   /** Number of the update, from 1 within the job. */
   number: number;
-  /** Learning rate over what the schedule says. */
+  /** Factor on the scheduled learning rate. */
   learningRateFactor: number;
   /** Steps to take, over all phases. */
   stepCount: number;
-  /** Learning rate of the step as it would have been. */
+  /** Learning rate of the step without the update. */
   learningRateBefore: number;
-  /** Learning rate of the step as it is. */
+  /** Learning rate of the step with it. */
   learningRateAfter: number;
 }
 
@@ -394,41 +391,41 @@ export interface StopEvent {
   step: number;
   /** What ended it. */
   reason: StopReason;
-  /** What came to the limit, in the unit of its setting; 0 for a request. */
+  /** The value that reached the limit, in the unit of its setting; 0 for a request. */
   value: number;
   /** The limit; 0 for a request. */
   limit: number;
 }
 
-/** Losses of the documents of some steps. */
+/** Losses of the documents in some steps. */
 export interface DocumentsEvent {
   /** First step. */
   firstStep: number;
   /** Last step. */
   step: number;
-  /** Whether it is about a single step whose loss is far above those before it. */
+  /** Whether the report is about a single step whose loss is far above those before it. */
   isSpike: boolean;
-  /** Documents, by their parts in the sequences of these steps. */
+  /** Number of documents, counting their parts in the sequences of these steps. */
   documentCount: number;
-  /** How many of them have a mean loss from 0 to 0.25 nats per token, from 0.25 to 0.5 and so on; the last has all above, too. */
+  /** How many of them have a mean loss from 0 to 0.25 nats per token, from 0.25 to 0.5 and so on; the last entry also includes all above. */
   histogram: number[];
-  /** Those that add most to the loss of their step, at most 8. */
+  /** The documents that add most to the loss of their step, at most 8. */
   worst: DocumentLoss[];
 }
 
-/** The part of a document that is in one sequence. ExplainJob says where it is in the data set. */
+/** The part of a document that is in one sequence. ExplainJob shows where it is in the data set. */
 export interface DocumentLoss {
-  /** Step that it was trained on in. */
+  /** The step in which it was trained on. */
   step: number;
   /** Number of its sequence in the run. */
   sequence: number;
-  /** Place of its first target in the sequence. */
+  /** Position of its first target in the sequence. */
   firstToken: number;
-  /** Tokens that count in the loss. */
+  /** Number of tokens that count in the loss. */
   tokenCount: number;
   /** Their mean loss, nats per token. */
   loss: number;
-  /** Sum of their losses less as many means of the step, in nats: what it adds to a jump. */
+  /** Sum of their losses minus the step's mean loss for as many tokens, in nats: what it adds to a jump. */
   excess: number;
 }
 
@@ -436,7 +433,7 @@ export interface DocumentLoss {
 export interface SampleEvent {
   /** Steps taken before it. */
   step: number;
-  /** Text that was continued. */
+  /** Text to continue. */
   prompt: string;
   /** Continuation. */
   text: string;

@@ -128,7 +128,7 @@ export function jobStateToNumber(object: JobState): number {
   }
 }
 
-/** Why a run ended before its last step: by which setting (StopSpec), or by UpdateJob. */
+/** Why a run ended before its last step: the setting in StopSpec, or UpdateJob. */
 export const StopReason = {
   /** UNSPECIFIED - It did not. */
   UNSPECIFIED: "STOP_REASON_UNSPECIFIED",
@@ -136,11 +136,11 @@ export const StopReason = {
   PATIENCE: "STOP_REASON_PATIENCE",
   /** EVALUATION_LOSS - evaluation_loss: the held-out loss was low enough. */
   EVALUATION_LOSS: "STOP_REASON_EVALUATION_LOSS",
-  /** TOKEN_COUNT - token_count: so many tokens were trained on. */
+  /** TOKEN_COUNT - token_count: this many tokens were trained on. */
   TOKEN_COUNT: "STOP_REASON_TOKEN_COUNT",
-  /** SECONDS - seconds: so much time went by. */
+  /** SECONDS - seconds: the time was up. */
   SECONDS: "STOP_REASON_SECONDS",
-  /** DEVICE_HOURS - device_hours: its trainers held their device for so long. */
+  /** DEVICE_HOURS - device_hours: its trainers have used their devices for this long. */
   DEVICE_HOURS: "STOP_REASON_DEVICE_HOURS",
   /** REQUESTED - UpdateJob asked for it. */
   REQUESTED: "STOP_REASON_REQUESTED",
@@ -386,15 +386,15 @@ export function jobKindToNumber(object: JobKind): number {
   }
 }
 
-/** When processes that train together agree on their weights. */
+/** When processes that train together synchronize their weights. */
 export const Synchronization = {
   /** UNSPECIFIED - Treated as EVERY_STEP. */
   UNSPECIFIED: "SYNCHRONIZATION_UNSPECIFIED",
   /** EVERY_STEP - Gradients of each step are summed. */
   EVERY_STEP: "SYNCHRONIZATION_EVERY_STEP",
   /**
-   * EVERY_CYCLE - In a cycle of the adapters each process trains by itself on its part of every batch; where the cycle ends, each merges what it
-   * learned, and all take the mean of their weights. Evaluations, samples, checkpoints, updates and early ends wait for that.
+   * EVERY_CYCLE - In a cycle of the adapters each process trains separately on its part of every batch. At the end of the cycle each merges what it
+   * learned, and all continue with the mean of their weights. Evaluations, samples, checkpoints, updates and early ends wait for that.
    */
   EVERY_CYCLE: "SYNCHRONIZATION_EVERY_CYCLE",
   UNRECOGNIZED: "UNRECOGNIZED",
@@ -455,13 +455,13 @@ export function synchronizationToNumber(object: Synchronization): number {
   }
 }
 
-/** What the gradients of processes that train together travel as. */
+/** Type in which processes that train together exchange gradients. */
 export const ReductionType = {
   /** UNSPECIFIED - Treated as FLOAT32. */
   UNSPECIFIED: "REDUCTION_TYPE_UNSPECIFIED",
-  /** FLOAT32 - 32-bit float, as they are. */
+  /** FLOAT32 - 32-bit float, without rounding. */
   FLOAT32: "REDUCTION_TYPE_FLOAT32",
-  /** BFLOAT16 - Rounded to bfloat16 by each process, added in float32, and the sum rounded again: half the bytes, both ways. */
+  /** BFLOAT16 - Rounded to bfloat16 by each process, added in float32, and the sum rounded again: half the bytes in both directions. */
   BFLOAT16: "REDUCTION_TYPE_BFLOAT16",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -521,13 +521,13 @@ export function reductionTypeToNumber(object: ReductionType): number {
   }
 }
 
-/** What comes after one pass over the training part. */
+/** What follows one pass over the training part. */
 export const EndOfData = {
   /** UNSPECIFIED - Treated as REPEAT. */
   UNSPECIFIED: "END_OF_DATA_UNSPECIFIED",
-  /** REPEAT - Another pass in another order; the created job carries the warning DATA_REPEATED. */
+  /** REPEAT - Another pass in another order; the created job has the warning DATA_REPEATED. */
   REPEAT: "END_OF_DATA_REPEAT",
-  /** STOP - Nothing: a step_count that needs more than one pass is refused, with the largest that does not. */
+  /** STOP - Nothing: a step_count that needs more than one pass is refused; the error names the largest possible. */
   STOP: "END_OF_DATA_STOP",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -587,15 +587,15 @@ export function endOfDataToNumber(object: EndOfData): number {
   }
 }
 
-/** What of the forward pass is computed again in the backward pass: memory for time. */
+/** Which parts of the forward pass are recomputed in the backward pass: this saves memory and costs time. */
 export const Recomputation = {
   /** UNSPECIFIED - Treated as AUTO. */
   UNSPECIFIED: "RECOMPUTATION_UNSPECIFIED",
-  /** AUTO - BLOCKS where the estimate does not fit the memory that a job may have, else NONE. */
+  /** AUTO - BLOCKS if the estimate without it exceeds the memory that a job may have, else NONE. */
   AUTO: "RECOMPUTATION_AUTO",
-  /** NONE - Activations are kept. */
+  /** NONE - All activations are kept. */
   NONE: "RECOMPUTATION_NONE",
-  /** BLOCKS - Of each block its input alone is kept. */
+  /** BLOCKS - Only the input of each block is kept. */
   BLOCKS: "RECOMPUTATION_BLOCKS",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -663,15 +663,15 @@ export function recomputationToNumber(object: Recomputation): number {
   }
 }
 
-/** What trains the linear layers in full-rank steps. Embedding, head, norms and biases are always AdamW's. */
+/** Optimizers of the linear layers in full-rank steps. Embedding, head, norms and biases always use AdamW. */
 export const FullRankOptimizer = {
   /** UNSPECIFIED - Treated as ADAMW. */
   UNSPECIFIED: "FULL_RANK_OPTIMIZER_UNSPECIFIED",
-  /** ADAMW - Two moments of each weight. */
+  /** ADAMW - AdamW: two moments per weight. */
   ADAMW: "FULL_RANK_OPTIMIZER_ADAMW",
-  /** MUON - Steps along the sign of the momentum, which is one moment of each weight; with the rates of AdamW. */
+  /** MUON - Steps in the direction of the orthogonalized momentum; one moment per weight; uses the rates of AdamW. */
   MUON: "FULL_RANK_OPTIMIZER_MUON",
-  /** APOLLO_MINI - Steps along the gradient, as far as AdamW would go along one direction of it: almost no state. */
+  /** APOLLO_MINI - Steps along the gradient, whose length follows from AdamW's step in a single direction of it: almost no state. */
   APOLLO_MINI: "FULL_RANK_OPTIMIZER_APOLLO_MINI",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -739,13 +739,13 @@ export function fullRankOptimizerToNumber(object: FullRankOptimizer): number {
   }
 }
 
-/** What trains A and B. */
+/** Optimizers of A and B. */
 export const AdapterOptimizer = {
   /** UNSPECIFIED - Treated as ADAMW. */
   UNSPECIFIED: "ADAPTER_OPTIMIZER_UNSPECIFIED",
-  /** ADAMW - Two moments of each weight. */
+  /** ADAMW - AdamW: two moments per weight. */
   ADAMW: "ADAPTER_OPTIMIZER_ADAMW",
-  /** LORA_MUON - Steps of both factors along the sign of what they do to the product, with one moment of each weight. */
+  /** LORA_MUON - Orthogonalizes the change that both factors together make to the product A B; one moment per weight. */
   LORA_MUON: "ADAPTER_OPTIMIZER_LORA_MUON",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -809,13 +809,13 @@ export function adapterOptimizerToNumber(object: AdapterOptimizer): number {
 export const MomentReset = {
   /** UNSPECIFIED - Treated as ZERO. */
   UNSPECIFIED: "MOMENT_RESET_UNSPECIFIED",
-  /** ZERO - Both moments become exactly zero and the bias correction starts again. */
+  /** ZERO - Both moments become exactly zero, and the bias correction starts again. */
   ZERO: "MOMENT_RESET_ZERO",
   /** RANDOM - Each entry is kept with probability 1 - moment_prune_ratio. */
   RANDOM: "MOMENT_RESET_RANDOM",
-  /** MAGNITUDE - The moment_prune_ratio smallest entries by absolute value are dropped. */
+  /** MAGNITUDE - The share moment_prune_ratio of entries with the smallest absolute values is dropped. */
   MAGNITUDE: "MOMENT_RESET_MAGNITUDE",
-  /** CARRY - That of B goes into the span of the new A, that of A becomes zero: for LORA_MUON with OLD_SPAN or HALF_SPAN. */
+  /** CARRY - The moment of B is projected into the span of the new A, that of A becomes zero: for LORA_MUON with OLD_SPAN or HALF_SPAN. */
   CARRY: "MOMENT_RESET_CARRY",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -1007,20 +1007,20 @@ export function targetModuleToNumber(object: TargetModule): number {
   }
 }
 
-/** Where A begins, at the start of the adapter phase and after every restart. B begins at zero. */
+/** How A is initialized, at the start of the adapter phase and after every restart. B begins at zero. */
 export const Initialisation = {
   /** UNSPECIFIED - Treated as RANDOM. */
   UNSPECIFIED: "INITIALISATION_UNSPECIFIED",
-  /** RANDOM - Drawn, uniform on ±1/√in. */
+  /** RANDOM - Random, uniform within ±1/√in. */
   RANDOM: "INITIALISATION_RANDOM",
   /**
-   * GRADIENT_SVD - The leading left singular vectors of the weight's gradient on the next batch, of norm 1: one gradient of the whole
-   * base per cycle.
+   * GRADIENT_SVD - The leading left singular vectors of the weight's gradient on the next batch, with norm 1: needs one gradient of the whole base per
+   * cycle.
    */
   GRADIENT_SVD: "INITIALISATION_GRADIENT_SVD",
-  /** OLD_SPAN - After a restart what the A before spanned, at right angles; the first one is drawn. */
+  /** OLD_SPAN - After a restart, orthogonal columns that span the same space as the previous A; the first A is random. */
   OLD_SPAN: "INITIALISATION_OLD_SPAN",
-  /** HALF_SPAN - The half of that span that the last cycle used most, and as many columns that are drawn. */
+  /** HALF_SPAN - The half of that span that the last cycle used most, and as many random columns. */
   HALF_SPAN: "INITIALISATION_HALF_SPAN",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -1096,13 +1096,13 @@ export function initialisationToNumber(object: Initialisation): number {
   }
 }
 
-/** What of an adapter is trained. */
+/** Which factors of an adapter are trained. */
 export const TrainedFactors = {
   /** UNSPECIFIED - Treated as BOTH. */
   UNSPECIFIED: "TRAINED_FACTORS_UNSPECIFIED",
   /** BOTH - A and B. */
   BOTH: "TRAINED_FACTORS_BOTH",
-  /** B_ONLY - B alone; A stays as it begins its cycle, without gradient and moments. */
+  /** B_ONLY - Only B; A stays as it was initialized in each cycle, without gradient and moments. */
   B_ONLY: "TRAINED_FACTORS_B_ONLY",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -1162,13 +1162,13 @@ export function trainedFactorsToNumber(object: TrainedFactors): number {
   }
 }
 
-/** The constant s of y = x W + s (x A) B. */
+/** The constant s in y = x W + s (x A) B. */
 export const AdapterScaling = {
   /** UNSPECIFIED - Treated as ALPHA_OVER_RANK. */
   UNSPECIFIED: "ADAPTER_SCALING_UNSPECIFIED",
   /** ALPHA_OVER_RANK - alpha / rank. */
   ALPHA_OVER_RANK: "ADAPTER_SCALING_ALPHA_OVER_RANK",
-  /** ALPHA_OVER_SQRT_RANK - alpha / √rank, which keeps the size of updates where ranks differ (rsLoRA). */
+  /** ALPHA_OVER_SQRT_RANK - alpha / √rank, which keeps the size of updates equal across ranks (rsLoRA). */
   ALPHA_OVER_SQRT_RANK: "ADAPTER_SCALING_ALPHA_OVER_SQRT_RANK",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -1228,17 +1228,20 @@ export function adapterScalingToNumber(object: AdapterScaling): number {
   }
 }
 
-/** Ways to compute an adapted layer. Their results differ by rounding alone, their cost by shape, rank and tokens. */
+/** Ways to compute an adapted layer. Results differ only by rounding; the cost depends on shape, rank and tokens. */
 export const AdapterGraph = {
   /** UNSPECIFIED - Treated as AUTO. */
   UNSPECIFIED: "ADAPTER_GRAPH_UNSPECIFIED",
-  /** AUTO - The cheapest for each layer as predicted from job and instruction set; PlanEvent says which, and what the machine took. */
+  /**
+   * AUTO - The one with the lowest predicted cost for each layer, given the job and the instruction set; PlanEvent shows the choice and the
+   * measured times.
+   */
   AUTO: "ADAPTER_GRAPH_AUTO",
-  /** SEPARATE - Base and adapter each take the input: x W + scale (x A) B. */
+  /** SEPARATE - Base and adapter are computed separately: x W + scale (x A) B. */
   SEPARATE: "ADAPTER_GRAPH_SEPARATE",
-  /** MERGED - Base and adapter are merged once a step, and the passes take the sum. Not with dropout, INT8_BASE, NF4_BASE or FP8_BASE. */
+  /** MERGED - Base and adapter are merged once per step, and both passes use the sum. Not with dropout, INT8_BASE, NF4_BASE or FP8_BASE. */
   MERGED: "ADAPTER_GRAPH_MERGED",
-  /** WEIGHT_GRADIENT - The gradients of A and B are taken from that of the whole weight: for high ranks. Not with dropout. */
+  /** WEIGHT_GRADIENT - The gradients of A and B are computed from that of the whole weight: for high ranks. Not with dropout. */
   WEIGHT_GRADIENT: "ADAPTER_GRAPH_WEIGHT_GRADIENT",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -1314,15 +1317,15 @@ export function adapterGraphToNumber(object: AdapterGraph): number {
   }
 }
 
-/** Shapes of the learning rate over the main phase. */
+/** Schedules of the learning rate over the main phase. */
 export const ScheduleKind = {
   /** UNSPECIFIED - Treated as JAGGED_COSINE for RELORA, COSINE otherwise. */
   UNSPECIFIED: "SCHEDULE_KIND_UNSPECIFIED",
-  /** JAGGED_COSINE - One cosine over the run; after each restart the rate climbs back to it from 0. */
+  /** JAGGED_COSINE - One cosine over the run; after each restart the rate rises back to it from 0. */
   JAGGED_COSINE: "SCHEDULE_KIND_JAGGED_COSINE",
   /** COSINE - Cosine from the peak to min_ratio; over each cycle for RELORA, over the run otherwise. */
   COSINE: "SCHEDULE_KIND_COSINE",
-  /** LINEAR - Straight line to min_ratio. */
+  /** LINEAR - Linear decay to min_ratio. */
   LINEAR: "SCHEDULE_KIND_LINEAR",
   /** CONSTANT - Constant after the warm-up. */
   CONSTANT: "SCHEDULE_KIND_CONSTANT",
@@ -1400,13 +1403,13 @@ export function scheduleKindToNumber(object: ScheduleKind): number {
   }
 }
 
-/** Types that the optimizer's moments are kept in. */
+/** Types in which the optimizer's moments are stored. */
 export const MomentType = {
   /** UNSPECIFIED - Treated as FLOAT32. */
   UNSPECIFIED: "MOMENT_TYPE_UNSPECIFIED",
-  /** FLOAT32 - 32-bit float: eight bytes for each trained weight. */
+  /** FLOAT32 - 32-bit float: eight bytes per trained weight. */
   FLOAT32: "MOMENT_TYPE_FLOAT32",
-  /** INT8 - 8-bit codes with a scale for each block of them: about two bytes for each trained weight. */
+  /** INT8 - 8-bit codes with a scale per block: about two bytes per trained weight. */
   INT8: "MOMENT_TYPE_INT8",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -1466,23 +1469,23 @@ export function momentTypeToNumber(object: MomentType): number {
   }
 }
 
-/** Arithmetic of the products. Sums, norms, moments and merges are float32 or better in all. */
+/** Arithmetic of matrix products. Sums, norms, moments and merges always use float32 or better. */
 export const Precision = {
   /** UNSPECIFIED - Treated as AUTO. */
   UNSPECIFIED: "PRECISION_UNSPECIFIED",
-  /** AUTO - The fastest that is accurate on the server's processor; the job's execution says which it became. */
+  /** AUTO - The fastest that is accurate on the server's processor; the job's execution shows which one was used. */
   AUTO: "PRECISION_AUTO",
   /** FLOAT32 - Single precision throughout. */
   FLOAT32: "PRECISION_FLOAT32",
-  /** BFLOAT16 - Operands of products rounded to bfloat16, sums in float32. */
+  /** BFLOAT16 - Operands of matrix products are rounded to bfloat16; sums are in float32. */
   BFLOAT16: "PRECISION_BFLOAT16",
-  /** INT8_BASE - Frozen weights in 8-bit integers, a scale for each output; everything that is trained as with AUTO. Not for FULL_RANK. */
+  /** INT8_BASE - Frozen weights as 8-bit integers with a scale per output; what is trained is computed as with AUTO. Not for FULL_RANK. */
   INT8_BASE: "PRECISION_INT8_BASE",
-  /** NF4_BASE - Frozen weights in 4-bit codes (NF4): the least memory. Everything that is trained as with AUTO. Not for FULL_RANK. */
+  /** NF4_BASE - Frozen weights as 4-bit codes (NF4), which needs the least memory; what is trained is computed as with AUTO. Not for FULL_RANK. */
   NF4_BASE: "PRECISION_NF4_BASE",
   /**
-   * FP8_BASE - Frozen weights in 8-bit floats (e4m3), a scale for each row, on cards of compute capability 8.9 and newer alone; adapters have a path
-   * of their own in bfloat16, as everything that is trained. Not for FULL_RANK.
+   * FP8_BASE - Frozen weights as 8-bit floats (e4m3) with a scale per row; only on cards with compute capability 8.9 or newer. The adapters are
+   * computed separately in bfloat16, as is everything that is trained. Not for FULL_RANK.
    */
   FP8_BASE: "PRECISION_FP8_BASE",
   UNRECOGNIZED: "UNRECOGNIZED",
@@ -1585,7 +1588,7 @@ export const WeightType = {
   FLOAT16: "WEIGHT_TYPE_FLOAT16",
   /** BFLOAT16 - bfloat16. */
   BFLOAT16: "WEIGHT_TYPE_BFLOAT16",
-  /** Q8_0 - Blocks of 32 int8 with a scale; in GGUF alone. */
+  /** Q8_0 - Blocks of 32 int8 values with a scale; only in GGUF. */
   Q8_0: "WEIGHT_TYPE_Q8_0",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -1661,13 +1664,13 @@ export function weightTypeToNumber(object: WeightType): number {
   }
 }
 
-/** Which weights of a run. */
+/** Which weights of a run to export. */
 export const ExportedWeights = {
   /** UNSPECIFIED - Treated as LAST. */
   UNSPECIFIED: "EXPORTED_WEIGHTS_UNSPECIFIED",
-  /** LAST - Those of its end, or of its newest state. */
+  /** LAST - The final ones; of a running job the newest. */
   LAST: "EXPORTED_WEIGHTS_LAST",
-  /** BEST - Those of its lowest held-out loss, whose checkpoint the job keeps (checkpoint.keep_best). */
+  /** BEST - Those with the lowest held-out loss, whose checkpoint the job keeps (checkpoint.keep_best). */
   BEST: "EXPORTED_WEIGHTS_BEST",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -1727,13 +1730,13 @@ export function exportedWeightsToNumber(object: ExportedWeights): number {
   }
 }
 
-/** Layouts of exported weights. */
+/** Formats of exported weights. */
 export const ExportFormat = {
   /** UNSPECIFIED - Treated as HUGGING_FACE. */
   UNSPECIFIED: "EXPORT_FORMAT_UNSPECIFIED",
   /** HUGGING_FACE - The merged model for Hugging Face transformers: safetensors, config.json, tokenizer. */
   HUGGING_FACE: "EXPORT_FORMAT_HUGGING_FACE",
-  /** PEFT - The adapters of the present cycle for PEFT, and under `base/` the model that they belong to. */
+  /** PEFT - The adapters of the current cycle for PEFT, and in `base/` the model that they belong to. */
   PEFT: "EXPORT_FORMAT_PEFT",
   /** GGUF - The merged model with its tokenizer in one file for llama.cpp. */
   GGUF: "EXPORT_FORMAT_GGUF",
@@ -1827,7 +1830,7 @@ export interface Job {
   progress:
     | JobProgress
     | undefined;
-  /** Number of the present or last execution, from 1; 0 before the first. */
+  /** Number of the current or last execution, from 1; 0 before the first. */
   attempt: number;
   /** Sequence number of the newest event in the job's journal. */
   lastSequence: number;
@@ -1859,17 +1862,17 @@ export interface Job {
   origin:
     | JobOrigin
     | undefined;
-  /** When it was deleted; unset while it is not. A deleted job can only be read and undeleted. */
+  /** When it was deleted; unset if it is not. A deleted job can only be read and undeleted. */
   deleteTime:
     | Date
     | undefined;
-  /** From when on a deleted job is gone for good; until then UndeleteJob brings it back. */
+  /** When a deleted job is removed for good; until then UndeleteJob restores it. */
   purgeTime:
     | Date
     | undefined;
-  /** Changes of the run, in the order of their numbers. Only in answers of GetJob and UpdateJob. */
+  /** Updates of the run, in the order of their numbers. Only in answers of GetJob and UpdateJob. */
   updates: JobUpdate[];
-  /** What calls of EvaluateModel found of its weights, newest first, the last 100. Only in answers of GetJob. */
+  /** Results of the last 100 EvaluateModel calls for its weights, newest first. Only in answers of GetJob. */
   evaluations: KeptEvaluation[];
   /** Where it was imported from; unset for a job that was created here. */
   imported: JobImport | undefined;
@@ -1882,49 +1885,49 @@ export interface Job_LabelsEntry {
 
 /** Where a job was before it was imported (ImportJob). */
 export interface JobImport {
-  /** `jobs/{job}` as it was called there. */
+  /** Its name there, `jobs/{job}`. */
   job: string;
-  /** The store there (WatchJobResponse.store_id). */
+  /** The store it came from (WatchJobResponse.store_id). */
   storeId: string;
-  /** Version of the server there. */
+  /** Version of the server it came from. */
   serverVersion: string;
   /** When it was imported. */
   time:
     | Date
     | undefined;
-  /** The checkpoint that it began at there; unset where it began at none. */
+  /** The checkpoint that it began at there; unset if it began at none. */
   origin: JobOrigin | undefined;
 }
 
-/** What a call of EvaluateModel found of a job's weights. */
+/** Result of an EvaluateModel call for weights of a job. */
 export interface KeptEvaluation {
   /** When the call was answered. */
   time:
     | Date
     | undefined;
-  /** What was scored, as the call named it: `jobs/{job}`, or `jobs/{job}/artifacts/{artifact}`. */
+  /** The model as the call named it: `jobs/{job}`, or `jobs/{job}/artifacts/{artifact}`. */
   model: string;
-  /** Steps taken before the weights. */
+  /** Steps that the weights were trained for. */
   step: number;
-  /** Each data set. */
+  /** Results by data set. */
   datasets: DatasetEvaluation[];
-  /** The questions; unset where there were none. */
+  /** Results of the questions; unset if there were none. */
   choices: ChoiceEvaluation | undefined;
 }
 
-/** A change of a run under way. It stands beside the specification, and a run that is resumed or repeated makes it at the same step. */
+/** A change of a run in progress. It does not change the specification, and a run that is resumed or repeated applies it at the same step. */
 export interface JobUpdate {
   /** Number of the update, from 1 within the job. */
   number: number;
-  /** First step that it holds for, over all phases; unset until the run has come to it. */
+  /** First step that it applies to, counted over all phases; unset until the run has reached it. */
   step?:
     | number
     | undefined;
-  /** Learning rate over what the schedule says, above 0 to 100; 1 is the schedule itself. It takes the place of a factor before it. */
+  /** Factor on the scheduled learning rate, above 0 to 100; 1 is the schedule itself. It replaces an earlier factor. */
   learningRateFactor?:
     | number
     | undefined;
-  /** Steps of the main phase: the same formula of the learning rate from here on with this number. The rate may jump. */
+  /** Steps of the main phase: from here on, the learning rate follows the same formula with this number. The rate may jump. */
   stepCount?:
     | number
     | undefined;
@@ -1940,21 +1943,21 @@ export interface JobUpdate {
   sample:
     | UpdatedCadence
     | undefined;
-  /** The run ends before this step, and is evaluated, saved and exported as at its end. */
+  /** Ends the run before this step; it is then evaluated, saved and exported as at its regular end. */
   stop: boolean;
 }
 
-/** When something is done in a run; what is unset stays as it is. */
+/** When something is done in a run; unset fields stay as they are. */
 export interface UpdatedCadence {
-  /** Steps between; 0 for none by steps. */
+  /** Steps between; 0 for no interval in steps. */
   everyStepCount?:
     | number
     | undefined;
-  /** Seconds between; 0 for none by time. */
+  /** Seconds between; 0 for no interval in time. */
   everySeconds?:
     | number
     | undefined;
-  /** Of checkpoints alone: the newest ones to keep, at least 2. */
+  /** Only for checkpoints: how many of the newest to keep, at least 2. */
   keepCount?: number | undefined;
 }
 
@@ -1962,7 +1965,7 @@ export interface UpdatedCadence {
 export interface JobOrigin {
   /** `jobs/{job}` that saved it. */
   job: string;
-  /** Step that a run resumes with. */
+  /** Step that a run resumes at. */
   step: number;
 }
 
@@ -1972,7 +1975,7 @@ export interface JobFailure {
   reason: string;
   /** What happened, for people. */
   message: string;
-  /** What the trainer printed last; empty where it printed nothing. GetJobLog has more. */
+  /** The last lines that the trainer printed; empty if none. GetJobLog has more. */
   lastLines: string[];
 }
 
@@ -2000,7 +2003,7 @@ export interface JobProgress {
   tokensPerSecond?:
     | number
     | undefined;
-  /** Estimated time to the end at the present throughput. */
+  /** Estimated time to the end at the current throughput. */
   remainingSeconds?:
     | number
     | undefined;
@@ -2008,9 +2011,9 @@ export interface JobProgress {
   checkpointStep?:
     | number
     | undefined;
-  /** Each data set at the last evaluation; empty before the first. */
+  /** Results by data set of the last evaluation; empty before the first. */
   datasets: DatasetEvaluation[];
-  /** Step of the checkpoint with the lowest held-out loss, where the job keeps it (checkpoint.keep_best); unset before the first. */
+  /** Step of the checkpoint with the lowest held-out loss, if the job keeps it (checkpoint.keep_best); unset before the first. */
   bestStep?:
     | number
     | undefined;
@@ -2018,23 +2021,23 @@ export interface JobProgress {
   bestEvaluationLoss?:
     | number
     | undefined;
-  /** Why the run ended before its last step; unset where it did not. `step_count` is then where it ended. */
+  /** Why the run ended before its last step; unset if it did not. `step_count` is then the step that it ended at. */
   stopReason: StopReason;
-  /** Each named evaluation of the job (JobSpec.evaluations) as it came out last; empty before the first. */
+  /** Last result of each named evaluation of the job (JobSpec.evaluations); empty before the first. */
   evaluations: NamedEvaluation[];
 }
 
-/** What a named evaluation came to (JobSpec.evaluations). Exactly one of dataset and choices is set. */
+/** Result of a named evaluation (JobSpec.evaluations). Exactly one of dataset and choices is set. */
 export interface NamedEvaluation {
   /** Its name in the specification. */
   name: string;
   /** Steps taken before it. */
   step: number;
-  /** The data set that it is on. */
+  /** Result on its data set. */
   dataset:
     | DatasetEvaluation
     | undefined;
-  /** The questions that it has. */
+  /** Result of its questions. */
   choices:
     | ChoiceEvaluation
     | undefined;
@@ -2042,19 +2045,19 @@ export interface NamedEvaluation {
   seconds: number;
 }
 
-/** How a model answers questions with choices: the choice with the highest log-probability behind the question is its answer. */
+/** How a model answers multiple-choice questions: its answer is the choice with the highest log-probability after the question. */
 export interface ChoiceEvaluation {
   /** Questions. */
   questionCount: number;
-  /** Share that it answers rightly. */
+  /** Share of correct answers. */
   accuracy: number;
-  /** The same by log-probability per byte of a choice, so that long ones are not at a disadvantage. */
+  /** The same, but choosing by log-probability per byte, so that long choices are not at a disadvantage. */
   normalizedAccuracy: number;
-  /** Mean log-probability of the right choices, nats. */
+  /** Mean log-probability of the correct choices, nats. */
   logProbability: number;
 }
 
-/** What an evaluation came to on one data set. Loss, perplexity and bits_per_byte are 0 where nothing of it is held out. */
+/** Result of an evaluation on one data set. Loss, perplexity and bits_per_byte are 0 if it has no held-out part. */
 export interface DatasetEvaluation {
   /** `datasets/{dataset}`. */
   dataset: string;
@@ -2076,42 +2079,42 @@ export interface Execution {
   engineVersion: string;
   /** Backend that ran: native, cuda, tensorflow or reference. */
   backend: string;
-  /** Instruction set of the native backend, or the architecture of a card, as sm_90a. */
+  /** Instruction set of the native backend, or the architecture of a card, for example sm_90a. */
   instructionSet: string;
-  /** Threads used; results do not depend on it. */
+  /** Threads used; results do not depend on their number. */
   threadCount: number;
-  /** Arithmetic that `auto` became. */
+  /** Arithmetic that was used; never AUTO. */
   precision: Precision;
   /** SHA-256 of the data set's manifest, hexadecimal. */
   datasetSha256: string;
-  /** What the frozen base was kept in, and multiplied as: FLOAT32, BFLOAT16, INT8_BASE, NF4_BASE or FP8_BASE. */
+  /** Format in which the frozen base was stored and multiplied: FLOAT32, BFLOAT16, INT8_BASE, NF4_BASE or FP8_BASE. */
   basePrecision: Precision;
-  /** Graph of each adapted kind of layer; empty for FULL_RANK. */
+  /** Graph of each kind of adapted layer; empty for FULL_RANK. */
   graphs: ExecutionGraph[];
-  /** SHA-256 over names and float32 values of the weights that the run began with; empty for new weights, which the seed gives. */
+  /** SHA-256 over names and float32 values of the weights that the run began with; empty for new weights, which follow from the seed. */
   baseWeightsSha256: string;
-  /** SHA-256 over the settings that decide the weights. */
+  /** SHA-256 over the settings that determine the weights. */
   specSha256: string;
-  /** Version of Node.js, whose functions give the learning rate. */
+  /** Version of Node.js, whose math functions compute the learning rate. */
   nodeVersion: string;
   /** Version of TensorFlow.js. */
   tfjsVersion: string;
-  /** The processor or the card, as its maker names it. */
+  /** The maker's name of the processor or card. */
   deviceModel: string;
-  /** The card's own number, as its driver writes it; empty elsewhere. */
+  /** UUID of the card, from its driver; empty for other devices. */
   cardUuid: string;
   /**
-   * What else decides the bits: on a card the versions of the driver and of the libraries, the hash of the kernels, the number of
-   * multiprocessors; with TensorFlow its version. Empty with native.
+   * What else determines the bits: on a card, the versions of the driver and of the libraries, the hash of the kernels, and the number of
+   * multiprocessors; with TensorFlow, its version. Empty with native.
    */
   libraries: ExecutionLibrary[];
-  /** The data sets of a mixture, whose digests dataset_sha256 is one over; empty without. */
+  /** The data sets of a mixture, whose digests are combined in dataset_sha256; empty without a mixture. */
   datasets: ExecutionDataset[];
-  /** Processes that trained together; 1 where an older version ran. */
+  /** Processes that trained together; 1 for runs of older versions. */
   replicas: number;
-  /** What their gradients were exchanged in. */
+  /** Type in which they exchanged gradients. */
   reductionType: ReductionType;
-  /** When they agreed on their weights. */
+  /** When they synchronized their weights. */
   synchronization: Synchronization;
 }
 
@@ -2123,9 +2126,9 @@ export interface ExecutionDataset {
   sha256: string;
 }
 
-/** Something that a device computes by. */
+/** A component of a device that affects the results. */
 export interface ExecutionLibrary {
-  /** Its name, as driver, nvrtc, kernels or multiprocessors. */
+  /** Its name, for example driver, nvrtc, kernels or multiprocessors. */
   name: string;
   /** Its version, hash or number. */
   version: string;
@@ -2133,7 +2136,7 @@ export interface ExecutionLibrary {
 
 /** How one kind of layer was computed. */
 export interface ExecutionGraph {
-  /** Layers. */
+  /** The kind of layer. */
   module: TargetModule;
   /** SEPARATE, MERGED or WEIGHT_GRADIENT. */
   graph: AdapterGraph;
@@ -2147,7 +2150,7 @@ export interface JobSpec {
   model:
     | ModelSpec
     | undefined;
-  /** The data to train on, `datasets/{dataset}`; it also decides the tokenizer. */
+  /** The data to train on, `datasets/{dataset}`; it also determines the tokenizer. */
   dataset: string;
   /** Full-rank training before the adapters; for kinds RELORA and LORA. */
   warmStart:
@@ -2157,7 +2160,7 @@ export interface JobSpec {
   adapter:
     | AdapterSpec
     | undefined;
-  /** Steps (optimizer updates) of the main phase, after the warm start. Exactly one of it and token_count is set. */
+  /** Steps (optimizer updates) of the main phase, after the warm start. Exactly one of step_count and token_count must be set. */
   stepCount?:
     | number
     | undefined;
@@ -2173,13 +2176,13 @@ export interface JobSpec {
   batch:
     | BatchSpec
     | undefined;
-  /** Arithmetic of the products; default AUTO. */
+  /** Arithmetic of matrix products; default AUTO. */
   precision: Precision;
   /** Seed of initial weights, adapters, data order and dropout, 0 to 2147483647; default 0. */
   seed?:
     | number
     | undefined;
-  /** When and on how much of the held-out part to evaluate. */
+  /** When to evaluate, and on how much of the held-out part. */
   evaluation:
     | EvaluationSpec
     | undefined;
@@ -2195,138 +2198,130 @@ export interface JobSpec {
   export:
     | ExportSpec
     | undefined;
-  /** Higher goes first in the queue, -100 to 100; default 0. */
+  /** Priority in the queue: higher ones run first, -100 to 100; default 0. */
   priority?:
     | number
     | undefined;
   /**
-   * Backend to run on: auto, native, cuda, tensorflow or reference; default auto, which a fixed rule resolves when the job is first
-   * started: a card that serves its precision and has the memory for it, else the processor.
+   * Backend to run on: auto, native, cuda, tensorflow or reference; default auto, which is resolved when the job is first started: a card
+   * that supports its precision and has enough memory, else the processor.
    */
   device?:
     | string
     | undefined;
-  /**
-   * What of the forward pass is computed again in the backward pass rather than kept; default AUTO. Weights do not
-   * depend on it.
-   */
+  /** Which parts of the forward pass are recomputed in the backward pass instead of kept; default AUTO. The weights do not depend on it. */
   recomputation: Recomputation;
-  /** A set of defaults by name, `paper` when empty; GetServerInfo lists them. It changes no field that is set. */
+  /** Name of a set of defaults, `paper` if empty; GetServerInfo lists them. It does not change fields that are set. */
   recipe: string;
-  /** Tokens of the main phase in place of step_count, rounded up to whole steps; the created job shows those. */
+  /** Tokens of the main phase instead of step_count, rounded up to whole steps; the created job shows step_count. */
   tokenCount?:
     | number
     | undefined;
   /**
-   * The name that omitted_steps had; read until version 1.0. The created job shows both.
+   * Former name of omitted_steps; accepted until version 1.0. The created job shows both.
    *
    * @deprecated
    */
   skippedSteps: StepRange[];
-  /** What comes after the last whole batch of the training part; default REPEAT. */
+  /** What follows the last whole batch of the training part; default REPEAT. */
   endOfData: EndOfData;
   /**
-   * Steps that are omitted: their batch is passed over without an update. Counted from 0 over all phases; at most 1000 ranges,
-   * in order and apart from each other.
+   * Steps to omit: their batch is passed over without an update. Counted from 0 over all phases; at most 1000 ranges, in order and not
+   * overlapping.
    */
   omittedSteps: StepRange[];
-  /** Versions of the rules by which data is cut and numbers are drawn; default the newest. An older one repeats an older job. */
+  /** Versions of the rules for cutting data and drawing random numbers; default: the newest. An older one repeats an older job. */
   streams:
     | StreamVersions
     | undefined;
   /**
-   * Devices that the job may run on beside `device`, which goes before them: the first that is free is taken, at a resume too, where
-   * bits may differ. Of several servers a job without any resumes where the device has the instructions that it began with; `device`
-   * itself named here accepts any (RESUMED_ON_OTHER_BACKEND warns). Nothing beside device auto.
+   * Devices that the job may run on in addition to `device`, which comes first: the first free one is taken, also when the job resumes,
+   * where its bits may then differ. If this is empty and several servers share a store, the job resumes only on a device with the
+   * instructions that it began with; naming `device` itself here accepts any (with the warning RESUMED_ON_OTHER_BACKEND). Must be empty
+   * with device auto.
    */
   acceptedDevices: string[];
   /**
-   * Whether each step has an event of its own; default false. Then a run has at most ten step events a second, and each says for
-   * which steps it stands (StepEvent.span).
+   * Whether each step has an event of its own; default false. Otherwise a run has at most ten step events per second, each of which says
+   * which steps it stands for (StepEvent.span).
    */
   everyStepEvent?:
     | boolean
     | undefined;
   /**
-   * Several data sets with one tokenizer in place of `dataset`, which then is empty or the first of them; each once. The created job
-   * shows both.
+   * Several data sets with the same tokenizer, instead of `dataset`, which must be empty or the first of them; each may occur once. The
+   * created job shows both.
    */
   mixture: MixturePart[];
-  /** What ends the run before its last step. It is then evaluated, saved and exported as at its end. */
+  /** What ends the run before its last step. It is then evaluated, saved and exported as at its regular end. */
   stop:
     | StopSpec
     | undefined;
   /**
-   * Steps whose documents are reported together by their losses (DocumentsEvent), 0 for none; by default as many as make a thousand
-   * reports, and 100 at least. A step whose loss jumps is reported by itself. Steps of more than 4,194,304 tokens report none.
+   * Number of steps whose documents are reported together by their losses (DocumentsEvent), 0 for none; the default gives a thousand
+   * reports, but is at least 100. A step whose loss jumps is reported separately. Steps with more than 4,194,304 tokens are not reported.
    */
   documentWindowStepCount?:
     | number
     | undefined;
-  /**
-   * What the model is scored on while it trains beside its held-out part, at most 16, each under a name of its own. Nothing that is
-   * trained depends on it.
-   */
+  /** Named evaluations of the model while it trains, in addition to that on its held-out part; at most 16. They do not affect the training. */
   evaluations: NamedEvaluationSpec[];
   /**
-   * Documents of the training part that are passed over: a run reads the end of a text in place of their tokens, and learns nothing from
-   * them. All else stays where it is in the order. At most 1000; ExplainJob says where documents lie.
+   * Documents of the training part to omit: a run reads the end-of-text token in place of their tokens, and learns nothing from them.
+   * Everything else keeps its place in the order. At most 1000; ExplainJob shows where documents are.
    */
   omittedDocuments: OmittedDocument[];
   /**
    * Processes that train together, each on its part of every batch: a divisor of batch.sequence_count, at most RELORA_REPLICAS_MAX of the
-   * server; default 1. They begin at once, each on a slot of one server. Their number changes sums by rounding alone.
+   * server; default 1. They start at the same time, each in a slot of one server. Their number changes sums only by rounding.
    */
   replicas?:
     | number
     | undefined;
   /**
-   * The fewest that the job may resume with while fewer slots are free than it asks for, a divisor of batch.sequence_count and at most
-   * replicas; 0 for no fewer than those; default 0. Execution.replicas says how many there were.
+   * The minimum of processes to resume with if fewer slots are free: a divisor of batch.sequence_count, at most replicas; 0 means always
+   * replicas; default 0. Execution.replicas has the actual number.
    */
   replicasMin?:
     | number
     | undefined;
-  /** What the gradients of several processes travel as; default FLOAT32. With one process nothing travels, and BFLOAT16 is refused. */
+  /** Type in which several processes exchange gradients; default FLOAT32. With one process nothing is exchanged, and BFLOAT16 is refused. */
   reductionType: ReductionType;
-  /** When several processes agree on their weights; default EVERY_STEP. EVERY_CYCLE is an experiment, for RELORA alone. */
+  /** When several processes synchronize their weights; default EVERY_STEP. EVERY_CYCLE is experimental, and only for RELORA. */
   synchronization: Synchronization;
 }
 
-/** Tokens of a training part that are passed over. */
+/** Tokens of a training part that are omitted. */
 export interface OmittedDocument {
   /** `datasets/{dataset}` that the job trains on. */
   dataset: string;
-  /** Place of its first token in the training part. */
+  /** Position of its first token in the training part. */
   firstToken: number;
-  /** Its tokens, the one that ends it too. */
+  /** Number of its tokens, including the end token. */
   tokenCount: number;
 }
 
-/**
- * Something that a model is scored on while it trains, at the beginning, at the end and in between. Exactly one of dataset and
- * questions is set.
- */
+/** An evaluation of the model while it trains: at the beginning, at the end and in between. Exactly one of dataset and questions is set. */
 export interface NamedEvaluationSpec {
-  /** By which events, metrics and comparisons name it: 1 to 63 of `a-z 0-9 _ -`, beginning with a letter; each once. */
+  /** Its name in events, metrics and comparisons: 1 to 63 of `a-z 0-9 _ -`, beginning with a letter; unique in the job. */
   name: string;
-  /** `datasets/{dataset}`, prepared with the job's tokenizer: its held-out part counts. */
+  /** `datasets/{dataset}`, prepared with the job's tokenizer, whose held-out part is used. */
   dataset: string;
   /**
    * Questions as JSON lines `{"question", "choices", "answer"}`, at most 262144 bytes in all evaluations of a job; the answer is an index
-   * from 0 or one of the choices. Each choice is read behind its question, of which the end counts where both together are longer than a
-   * sequence of the job.
+   * from 0 or one of the choices. Each choice is read after its question. If both together are longer than a sequence of the job, the
+   * beginning of the question is cut.
    */
   questions: string;
-  /** Tokens of the held-out part, 0 for all; default 65536. */
+  /** Tokens of the held-out part to use, 0 for all; default 65536. */
   tokenCount?:
     | number
     | undefined;
-  /** Steps between; 0 for none by steps. Default a tenth of all steps. */
+  /** Steps between evaluations; 0 for no interval in steps. Default: a tenth of all steps. */
   everyStepCount?:
     | number
     | undefined;
-  /** Seconds between, beside the steps; 0 for none by time. Up to 30 days; default 0. */
+  /** Seconds between evaluations, in addition to the steps; 0 for no interval in time. Up to 30 days; default 0. */
   everySeconds?: number | undefined;
 }
 
@@ -2335,26 +2330,27 @@ export interface MixturePart {
   /** `datasets/{dataset}`. */
   dataset: string;
   /**
-   * Its share of the sequences of a run is this over the sum of all weights; default 1. With 0 the model is evaluated on it and never
-   * trained on it.
+   * Its share of the sequences of a run is this weight divided by the sum of all weights; default 1. With 0 the model is evaluated on it
+   * but never trained on it.
    */
   weight?: number | undefined;
 }
 
 /**
- * What ends a run before its last step; 0 for none. Limits are looked at before each step; losses are those of evaluations on
- * evaluation.token_count tokens. A step at which a clock ended the run is journaled, and repeated by resumed and replayed runs.
+ * What ends a run before its last step; 0 for none. Limits are checked before each step; losses are those of evaluations on
+ * evaluation.token_count tokens. A step at which a time limit ended the run is stored in the journal, and repeated by resumed and replayed
+ * runs.
  */
 export interface StopSpec {
-  /** Evaluations in a row without a lower held-out loss, after which the run ends; default 0. */
+  /** The run ends after this many evaluations in a row without a lower held-out loss; default 0. */
   patienceEvaluationCount?:
     | number
     | undefined;
-  /** By how much a loss has to be below the best before it to count as lower, nats per token; default 0. */
+  /** How much lower than the best loss so far a loss must be to count as lower, nats per token; default 0. */
   minImprovement?:
     | number
     | undefined;
-  /** Held-out loss at which the run ends, or below; default 0. */
+  /** The run ends when the held-out loss is at or below this; default 0. */
   evaluationLoss?:
     | number
     | undefined;
@@ -2362,42 +2358,42 @@ export interface StopSpec {
   tokenCount?:
     | number
     | undefined;
-  /** Seconds since the job began, with all pauses; default 0. Up to ten years. */
+  /** Seconds since the job began, including all pauses; default 0. Up to ten years. */
   seconds?:
     | number
     | undefined;
-  /** Hours that its trainers held their device, those that crashed too, each of several processes counted; default 0. */
+  /** Hours that its trainers have used their devices, including those that crashed; each of several processes counts. Default 0. */
   deviceHours?: number | undefined;
 }
 
-/** Versions of the rules by which a run cuts its data and draws its numbers. A job keeps those that it was created with. */
+/** Versions of the rules by which a run cuts its data and draws random numbers. A job keeps those that it was created with. */
 export interface StreamVersions {
   /**
-   * How the training part is cut into sequences; default 2. With 1 alike in every pass, so that up to a sequence at its end, and
-   * its first token, are never learned. With 2 each pass begins where the one before it ended.
+   * How the training part is cut into sequences; default 2. With 1, each pass is cut alike, so that up to one sequence at its end, and its
+   * first token, are never learned. With 2, each pass begins where the previous one ended.
    */
   dataCut?:
     | number
     | undefined;
   /**
-   * How masks of dropout are drawn; default 2. With 1 from a stream of each micro-batch. With 2 counted by the place of the sequence
-   * in the run: the same however a step is cut into micro-batches.
+   * How dropout masks are drawn; default 2. With 1, from one stream per micro-batch. With 2, by the position of the sequence in the run, so
+   * that they do not depend on the size of micro-batches.
    */
   dropout?:
     | number
     | undefined;
   /**
-   * How the rate of full-rank steps between cycles rises; default 2. With 1 over a twentieth of them, rounded down: fewer than 20
-   * begin at the whole rate. With 2 over a step at least where that leaves one at the whole rate.
+   * How the rate of full-rank steps between cycles rises; default 2. With 1, over a twentieth of them, rounded down: fewer than 20 steps
+   * begin at the full rate. With 2, over at least one step, if that leaves a step at the full rate.
    */
   fullRankWarmup?: number | undefined;
 }
 
-/** Steps from the first to the last, both of them too. */
+/** Steps from the first to the last, inclusive. */
 export interface StepRange {
   /** First step. */
   first: number;
-  /** Last step, not before the first. */
+  /** Last step; not below the first. */
   last: number;
 }
 
@@ -2415,7 +2411,7 @@ export interface ModelSpec {
   baseWeights?: BaseWeights | undefined;
 }
 
-/** Shape of a Llama model, in the terms of Hugging Face's config.json. The tokenizer of the data set gives the vocabulary. */
+/** Shape of a Llama model, with the names of Hugging Face's config.json. The data set's tokenizer determines the vocabulary. */
 export interface LlamaConfig {
   /** Width of the residual stream. */
   hiddenSize: number;
@@ -2423,9 +2419,9 @@ export interface LlamaConfig {
   intermediateSize: number;
   /** Number of layers. */
   numHiddenLayers: number;
-  /** Number of query heads; divides hidden_size into even head sizes, unless head_dim says what those are. */
+  /** Number of query heads; must divide hidden_size into even head sizes, unless head_dim is set. */
   numAttentionHeads: number;
-  /** Number of key and value heads; divides num_attention_heads; default equal to it. */
+  /** Number of key and value heads; must divide num_attention_heads; default: the same number. */
   numKeyValueHeads?:
     | number
     | undefined;
@@ -2445,11 +2441,11 @@ export interface LlamaConfig {
   tieWordEmbeddings?:
     | boolean
     | undefined;
-  /** Vocabulary, at least the tokenizer's; default equal to it. */
+  /** Size of the vocabulary, at least that of the tokenizer; default: the same. */
   vocabSize?:
     | number
     | undefined;
-  /** How the rotary embedding is stretched for longer sequences; default not at all. */
+  /** How the rotary embedding is scaled for longer sequences; default: not at all. */
   ropeScaling:
     | RopeScaling
     | undefined;
@@ -2457,25 +2453,25 @@ export interface LlamaConfig {
   attentionBias?:
     | boolean
     | undefined;
-  /** Size of a head, even, 128 at most; default 0, for hidden_size / num_attention_heads. */
+  /** Size of a head, even, at most 128; default 0, for hidden_size / num_attention_heads. */
   headDim?:
     | number
     | undefined;
-  /** Whether each head of queries and keys has a norm before its rotary embedding, as in Qwen3; default false. */
+  /** Whether queries and keys are normalized per head before the rotary embedding, as in Qwen3; default false. */
   qkNorm?:
     | boolean
     | undefined;
-  /** Each so-manieth layer has no rotary embedding, as in SmolLM3; default 0, for all layers have one. */
+  /** Every n-th layer has no rotary embedding, as in SmolLM3; default 0: all layers have one. */
   noRopeInterval?: number | undefined;
 }
 
-/** Llama 3.1's scaling of the rotary embedding, Hugging Face's rope_type "llama3". All fields are needed. */
+/** Llama 3.1's scaling of the rotary embedding, Hugging Face's rope_type "llama3". All fields are required. */
 export interface RopeScaling {
-  /** By how much long wavelengths are stretched; at least 1. */
+  /** Factor by which long wavelengths are stretched; at least 1. */
   factor: number;
   /** Wavelengths above original_max_position_embeddings / low_freq_factor are long. */
   lowFreqFactor: number;
-  /** Wavelengths below original_max_position_embeddings / high_freq_factor stay as they are; above low_freq_factor. */
+  /** Wavelengths below original_max_position_embeddings / high_freq_factor are unchanged; must be above low_freq_factor. */
   highFreqFactor: number;
   /** Longest sequence before the scaling. */
   originalMaxPositionEmbeddings: number;
@@ -2484,19 +2480,19 @@ export interface RopeScaling {
 /** Weights to continue from, in Hugging Face layout (config.json and safetensors). Exactly one is set. */
 export interface BaseWeights {
   /**
-   * Folder on the server, inside one of the folders that the operator allowed (RELORA_ALLOWED_FOLDERS). Of several servers the one that
-   * takes the call copies it into the store, and the job has `weights` in its place.
+   * Folder on the server, inside one of the folders that the operator allowed (RELORA_ALLOWED_FOLDERS). If several servers share a store,
+   * the one that gets the call copies the folder into the store, and the job shows `weights` instead.
    */
   path: string;
-  /** Weights that were uploaded, `weights/{weights}`. */
+  /** Uploaded weights, `weights/{weights}`. */
   weights: string;
-  /** What another job made, `jobs/{job}/artifacts/{artifact}`. */
+  /** An artifact of another job, `jobs/{job}/artifacts/{artifact}`. */
   artifact: string;
 }
 
-/** Full-rank training before the adapters. Without one, ReLoRA from new weights is far worse. */
+/** Full-rank training before the adapters. Without it, ReLoRA from new weights is far worse. */
 export interface WarmStartSpec {
-  /** Steps; 0 for none. Default 0 with base weights, and with GRADIENT_SVD and B_ONLY; else a quarter of step_count. */
+  /** Steps; 0 for none. Default: 0 with base weights, GRADIENT_SVD or B_ONLY; else a quarter of step_count. */
   stepCount?:
     | number
     | undefined;
@@ -2504,11 +2500,11 @@ export interface WarmStartSpec {
   learningRate?:
     | number
     | undefined;
-  /** Steps over which the rate rises from 0; default a tenth of step_count. */
+  /** Steps over which the rate rises from 0; default: a tenth of step_count. */
   warmupStepCount?:
     | number
     | undefined;
-  /** What trains the linear layers in the warm start; default ADAMW. */
+  /** Optimizer of the linear layers in the warm start; default ADAMW. */
   optimizer: FullRankOptimizer;
 }
 
@@ -2516,17 +2512,17 @@ export interface WarmStartSpec {
 export interface ModuleRank {
   /** One of the adapted modules. */
   module: TargetModule;
-  /** From 1 to the smaller side of its layers. */
+  /** From 1 to the smaller dimension of its layers. */
   rank: number;
 }
 
 /** The adapters y = x W + (alpha / rank) (x A) B and their restarts. */
 export interface AdapterSpec {
-  /** Rank of A and B; at most the smaller side of the smallest layer that it holds for. Default 128, or that side if it is less. */
+  /** Rank of A and B; at most the smaller dimension of the smallest layer that it applies to. Default: 128, or that dimension if it is less. */
   rank?:
     | number
     | undefined;
-  /** Scale numerator; default 32. */
+  /** Numerator of the scale; default 32. */
   alpha?:
     | number
     | undefined;
@@ -2538,10 +2534,7 @@ export interface AdapterSpec {
   cycleStepCount?:
     | number
     | undefined;
-  /**
-   * Steps over which the rate rises again after a restart; less than cycle_step_count. Default a twentieth of it,
-   * and one step at least.
-   */
+  /** Steps over which the rate rises again after a restart; less than cycle_step_count. Default: a twentieth of it, but at least one. */
   restartWarmupStepCount?:
     | number
     | undefined;
@@ -2551,56 +2544,56 @@ export interface AdapterSpec {
   momentPruneRatio?:
     | number
     | undefined;
-  /** Accept a last cycle shorter than the others. */
+  /** Accept a last cycle that is shorter than the others. */
   allowShortLastCycle?:
     | boolean
     | undefined;
   /** Layers that get an adapter; empty means all seven. */
   targetModules: TargetModule[];
-  /** Train the scale as tanh(g), one g per layer, in place of alpha / rank; default false. */
+  /** Train the scale as tanh(g), with one g per layer, instead of alpha / rank; default false. */
   trainableScale?:
     | boolean
     | undefined;
-  /** How an adapted layer is computed; default AUTO. Equal but for rounding: pin it to get the same bits elsewhere. */
+  /** How an adapted layer is computed; default AUTO. Results are equal except for rounding: set it to get the same bits elsewhere. */
   graph: AdapterGraph;
-  /** Where A begins in each cycle; default RANDOM. */
+  /** How A is initialized in each cycle; default RANDOM. */
   initialisation: Initialisation;
-  /** What of an adapter is trained; default BOTH. */
+  /** Which factors of an adapter are trained; default BOTH. */
   trainedFactors: TrainedFactors;
-  /** Cycle k, from 0, lasts round(cycle_step_count · cycle_growth^k) steps; from 1 to 10, default 1. For RELORA. */
+  /** Cycle k, counted from 0, lasts round(cycle_step_count · cycle_growth^k) steps; from 1 to 10, default 1. Only for RELORA. */
   cycleGrowth?:
     | number
     | undefined;
   /**
-   * Full-rank steps that each cycle but the first begins with, part of its length; default 0. For RELORA. Their rate is
+   * Full-rank steps at the beginning of each cycle except the first, as part of its length; default 0. Only for RELORA. Their rate is
    * warm_start.learning_rate times the schedule.
    */
   fullRankStepCount?:
     | number
     | undefined;
-  /** Ranks of single modules; the others have `rank`. */
+  /** Ranks of individual modules; the others use `rank`. */
   moduleRanks: ModuleRank[];
-  /** The constant scale of an adapter, by the rank of its own module; default ALPHA_OVER_RANK. */
+  /** The constant scale of an adapter, computed with the rank of its module; default ALPHA_OVER_RANK. */
   scaling: AdapterScaling;
-  /** Learning rate of B over that of A (LoRA+), above 0 and at most 1000; default 1. */
+  /** Ratio of the learning rates of B and A (LoRA+), above 0 and at most 1000; default 1. */
   bLearningRateRatio?:
     | number
     | undefined;
-  /** What trains A and B; default ADAMW. LORA_MUON needs a constant scale. */
+  /** Optimizer of A and B; default ADAMW. LORA_MUON needs a constant scale. */
   adapterOptimizer: AdapterOptimizer;
-  /** What trains the linear layers in the full-rank steps between cycles; default ADAMW. */
+  /** Optimizer of the linear layers in the full-rank steps between cycles; default ADAMW. */
   fullRankOptimizer: FullRankOptimizer;
 }
 
 /** Learning rate of the main phase. */
 export interface LearningRateSpec {
-  /** Highest rate; default 1e-3, for FULL_RANK 5e-4. */
+  /** Highest rate; default 1e-3, or 5e-4 for FULL_RANK. */
   peak?:
     | number
     | undefined;
   /** Shape over the steps. */
   schedule: ScheduleKind;
-  /** Steps over which the rate first rises from 0; at most cycle_step_count. Default a twentieth of the cycle (or run). */
+  /** Steps over which the rate first rises from 0; at most cycle_step_count. Default: a twentieth of the cycle (or run). */
   warmupStepCount?:
     | number
     | undefined;
@@ -2630,21 +2623,21 @@ export interface OptimizerSpec {
   gradientNormMax?:
     | number
     | undefined;
-  /** Steps with a non-finite loss or gradient that are skipped before the job fails; default 0. */
+  /** How many steps with a non-finite loss or gradient may be skipped before the job fails; default 0. */
   nonfiniteStepCountMax?:
     | number
     | undefined;
-  /** How both moments are kept; default FLOAT32. */
+  /** Type in which both moments are stored; default FLOAT32. */
   momentType: MomentType;
-  /** What trains the linear layers of a job of kind FULL_RANK; default ADAMW. Other phases have theirs beside their other settings. */
+  /** Optimizer of the linear layers in a job of kind FULL_RANK; default ADAMW. Other phases have fields of their own for this. */
   fullRankOptimizer: FullRankOptimizer;
-  /** Decay of the one moment of MUON and LORA_MUON, 0 to below 1; default 0.95. */
+  /** Decay of the only moment of MUON and LORA_MUON, 0 to below 1; default 0.95. */
   momentum?: number | undefined;
 }
 
 /** Sizes of a batch. */
 export interface BatchSpec {
-  /** Tokens in a sequence; default 512, or the model's longest if that is less. */
+  /** Tokens in a sequence; default: 512, or the model's maximum if that is less. */
   sequenceLength?:
     | number
     | undefined;
@@ -2652,66 +2645,69 @@ export interface BatchSpec {
   sequenceCount?:
     | number
     | undefined;
-  /** Sequences computed at once; divides sequence_count. Default: as many as keep 2048 tokens at once. */
+  /**
+   * Sequences computed at once; must divide sequence_count. Default: as many as have at most 2048 tokens; on a card as many as fit, up to
+   * 16384 tokens.
+   */
   microBatchSequenceCount?:
     | number
     | undefined;
   /**
-   * Whether documents that share a sequence do not see each other, each from position 0; in training, not in evaluation. Default
-   * false. A document begins with the end-of-text token before it.
+   * Whether documents in the same sequence are masked from each other, each with positions from 0; only in training, not in evaluation.
+   * Default false. A document begins with the end-of-text token before it.
    */
   maskDocuments?: boolean | undefined;
 }
 
-/** When and on how much of the held-out part to evaluate. */
+/** When to evaluate, and on how much of the held-out part. */
 export interface EvaluationSpec {
-  /** Steps between evaluations; 0 for none by steps. Default a tenth of all steps. */
+  /** Steps between evaluations; 0 for no interval in steps. Default: a tenth of all steps. */
   everyStepCount?:
     | number
     | undefined;
-  /** Tokens to evaluate on while training; default 65536. Start and end use at most final_token_count. */
+  /** Tokens to evaluate on during training; default 65536. The first and last evaluation use at most final_token_count. */
   tokenCount?:
     | number
     | undefined;
-  /** Tokens of the first and the last evaluation; default the whole held-out part. */
+  /** Tokens of the first and the last evaluation; default: the whole held-out part. */
   finalTokenCount?:
     | number
     | undefined;
   /**
-   * Seconds between evaluations, beside the steps; 0 for by steps alone, which is meant too where every_step_count is set and this is
-   * not. Up to 30 days; default 900.
+   * Seconds between evaluations, in addition to the steps; 0 for no interval in time. Up to 30 days; default 900, or 0 if every_step_count
+   * is set.
    */
   everySeconds?: number | undefined;
 }
 
 /** When to save checkpoints and how many to keep. */
 export interface CheckpointSpec {
-  /** Steps between checkpoints; default a tenth of all steps. */
+  /** Steps between checkpoints; default: a tenth of all steps. */
   everyStepCount?:
     | number
     | undefined;
-  /** Newest checkpoints to keep, at least 2; default 2. */
+  /** How many of the newest checkpoints to keep, at least 2; default 2. */
   keepCount?:
     | number
     | undefined;
   /**
-   * Seconds between checkpoints, beside the steps; 0 for by steps alone, which is meant too where every_step_count is set and this is
-   * not. Up to 30 days; default 900.
+   * Seconds between checkpoints, in addition to the steps; 0 for no interval in time. Up to 30 days; default 900, or 0 if every_step_count
+   * is set.
    */
   everySeconds?:
     | number
     | undefined;
-  /** Keep the checkpoint of the lowest held-out loss beside the newest; default false. Each evaluation that is the best so far saves one. */
+  /** Also keep the checkpoint with the lowest held-out loss; default false. Each evaluation with the lowest loss so far saves one. */
   keepBest?: boolean | undefined;
 }
 
-/** Texts to sample while training. */
+/** Texts to sample during training. */
 export interface SampleSpec {
-  /** Steps between samples; 0 for none by steps. Default 0. */
+  /** Steps between samples; 0 for no interval in steps. Default 0. */
   everyStepCount?:
     | number
     | undefined;
-  /** Text to continue; default the start of a document. */
+  /** Text to continue; default: the beginning of a document. */
   prompt?:
     | string
     | undefined;
@@ -2719,7 +2715,7 @@ export interface SampleSpec {
   tokenCount?:
     | number
     | undefined;
-  /** Seconds between samples, beside the steps; 0 for none. Up to 30 days; default 0. */
+  /** Seconds between samples, in addition to the steps; 0 for no interval in time. Up to 30 days; default 0. */
   everySeconds?: number | undefined;
 }
 
@@ -2727,15 +2723,15 @@ export interface SampleSpec {
 export interface ExportSpec {
   /** Type of the weights; default FLOAT32. */
   weightType: WeightType;
-  /** Layouts, each an artifact; default HUGGING_FACE alone. PEFT needs adapters. */
+  /** Formats, each of which gives an artifact; default: only HUGGING_FACE. PEFT needs adapters. */
   formats: ExportFormat[];
-  /** Largest file of weights in Hugging Face layout; default 5000000000. A tensor above it has a file of its own. */
+  /** Largest file of weights in Hugging Face layout; default 5000000000. A larger tensor gets a file of its own. */
   shardBytesMax?:
     | number
     | undefined;
-  /** Type of the weights in GGUF; default weight_type. */
+  /** Type of the weights in GGUF; default: weight_type. */
   ggufWeightType: WeightType;
-  /** Which weights; default LAST. BEST needs checkpoint.keep_best. */
+  /** Which weights to export; default LAST. BEST needs checkpoint.keep_best. */
   weights: ExportedWeights;
 }
 

@@ -90,11 +90,11 @@ export function finishReasonToNumber(object: FinishReason): number {
 export interface EvaluateModelRequest {
   /** As in GenerateTextRequest. */
   model: string;
-  /** BEST: of a job, the checkpoint of its lowest held-out loss. Default LAST. */
+  /** BEST: for a job, the checkpoint with the lowest held-out loss. Default LAST. */
   weights: ExportedWeights;
   /** Data sets, `datasets/{dataset}`, prepared with the model's tokenizer; at most 16. */
   datasets: string[];
-  /** Tokens of each held-out part, 0 for all; default 65536. In sequences as long as those that the job trains on. */
+  /** Tokens of each held-out part, 0 for all; default 65536. They are read in sequences as long as those that the job trains on. */
   tokenCount?:
     | number
     | undefined;
@@ -104,17 +104,17 @@ export interface EvaluateModelRequest {
 
 /** Response of EvaluateModel. */
 export interface EvaluateModelResponse {
-  /** Steps taken before the weights. */
+  /** Steps that the weights were trained for. */
   step: number;
-  /** Each data set, in the order of the request. */
+  /** Results by data set, in the order of the request. */
   datasets: DatasetEvaluation[];
-  /** The questions; unset where there are none. */
+  /** Results of the questions; unset if there are none. */
   choices: ChoiceEvaluation | undefined;
 }
 
 /** Request of GenerateText. */
 export interface GenerateTextRequest {
-  /** `jobs/{job}/artifacts/{artifact}`, or `jobs/{job}` for its newest artifact or, before there is one, its newest checkpoint. */
+  /** `jobs/{job}/artifacts/{artifact}`, or `jobs/{job}` for its newest artifact; before there is one, for its newest checkpoint. */
   model: string;
   /** Text to continue, at most 1 MiB; may be empty. */
   prompt: string;
@@ -122,15 +122,15 @@ export interface GenerateTextRequest {
   tokenCountMax?:
     | number
     | undefined;
-  /** 0 for the likeliest token always, else 0.01 to 10; default 0.8. */
+  /** 0 always takes the most likely token, else 0.01 to 10; default 0.8. */
   temperature?:
     | number
     | undefined;
-  /** Sample only from this many likeliest tokens; 0 for all. Default 0. */
+  /** Sample only from this many most likely tokens; 0 for all. Default 0. */
   topK?:
     | number
     | undefined;
-  /** Sample only from the likeliest tokens that together have this probability, above 0 to 1; default 0.95. */
+  /** Sample only from the most likely tokens that together have this probability, above 0 to 1; default 0.95. */
   topP?:
     | number
     | undefined;
@@ -138,13 +138,13 @@ export interface GenerateTextRequest {
   seed?:
     | number
     | undefined;
-  /** BEST: of a job, the checkpoint of its lowest held-out loss. Default LAST. */
+  /** BEST: for a job, the checkpoint with the lowest held-out loss. Default LAST. */
   weights: ExportedWeights;
 }
 
 /** One piece of generated text. */
 export interface GenerateTextResponse {
-  /** The next characters, always whole ones. */
+  /** The next characters; only whole ones. */
   text: string;
   /** Tokens generated so far. */
   tokenCount: number;
@@ -721,8 +721,8 @@ export const ModelServiceDefinition = {
       options: {},
     },
     /**
-     * Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. The job keeps
-     * what was found (Job.evaluations).
+     * Evaluates a model: its loss on the held-out parts of data sets, and its answers to multiple-choice questions by log-probability. The
+     * job keeps the results (Job.evaluations).
      */
     evaluateModel: {
       name: "EvaluateModel",
@@ -742,8 +742,8 @@ export interface ModelServiceImplementation<CallContextExt = {}> {
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<GenerateTextResponse>>;
   /**
-   * Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. The job keeps
-   * what was found (Job.evaluations).
+   * Evaluates a model: its loss on the held-out parts of data sets, and its answers to multiple-choice questions by log-probability. The
+   * job keeps the results (Job.evaluations).
    */
   evaluateModel(
     request: EvaluateModelRequest,
@@ -758,8 +758,8 @@ export interface ModelServiceClient<CallOptionsExt = {}> {
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<GenerateTextResponse>;
   /**
-   * Scores a model: its loss on the held-out parts of data sets, and questions with choices by log-probability. The job keeps
-   * what was found (Job.evaluations).
+   * Evaluates a model: its loss on the held-out parts of data sets, and its answers to multiple-choice questions by log-probability. The
+   * job keeps the results (Job.evaluations).
    */
   evaluateModel(
     request: DeepPartial<EvaluateModelRequest>,

@@ -14,15 +14,15 @@ export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/server_service.proto";
 
-/** By what usage is added up. */
+/** What usage can be grouped by. */
 export const UsageDimension = {
   /** UNSPECIFIED - Not set. */
   UNSPECIFIED: "USAGE_DIMENSION_UNSPECIFIED",
-  /** JOB - Each job by itself. */
+  /** JOB - By job. */
   JOB: "USAGE_DIMENSION_JOB",
-  /** TENANT - Each tenant. */
+  /** TENANT - By tenant. */
   TENANT: "USAGE_DIMENSION_TENANT",
-  /** MONTH - Each month of UTC. */
+  /** MONTH - By month, in UTC. */
   MONTH: "USAGE_DIMENSION_MONTH",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -96,75 +96,75 @@ export interface GetQuotaRequest {
 
 /** Response of GetQuota. */
 export interface GetQuotaResponse {
-  /** The caller's. */
+  /** The caller's tenant. */
   tenant: string;
   /** `running_jobs`, `queued_jobs`, `bytes` and `device_hours`. */
   quotas: QuotaUse[];
 }
 
-/** How much of one thing a tenant may have, and has. */
+/** A limit of a tenant, and how much of it is used. */
 export interface QuotaUse {
-  /** Its name. */
+  /** Name of the limit. */
   name: string;
-  /** What it has now. */
+  /** How much is used now. */
   used: number;
-  /** What it may have; unset for no limit. */
+  /** The limit; unset for none. */
   max?:
     | number
     | undefined;
-  /** What is used counts for so many days; 0 where it counts while it is there. */
+  /** Days for which use counts; 0 if it counts only while it lasts. */
   windowDays: number;
 }
 
 /** Request of GetUsage. */
 export interface GetUsageRequest {
-  /** By what to add up; all together when it is empty. */
+  /** What to group by; if empty, there is one total. */
   groupBy: UsageDimension[];
-  /** Also by the values of this label; empty for none. */
+  /** Also group by the values of this label; empty for none. */
   label: string;
-  /** The first month, such as 2026-11; empty for all. */
+  /** The first month, for example 2026-11; empty for all. */
   firstMonth: string;
   /** The last month; empty for all. */
   lastMonth: string;
-  /** Of all tenants, in place of the caller's. For operators. */
+  /** Include all tenants, not only the caller's. For operators. */
   allTenants: boolean;
   /** Rows to return; 0 for 50, at most 500. */
   pageSize: number;
-  /** next_page_token of the page before, or nothing for the first. */
+  /** next_page_token of the previous page; empty for the first. */
   pageToken: string;
 }
 
 /** Response of GetUsage. */
 export interface GetUsageResponse {
-  /** One for each group, ordered by tenant, month, job and label. */
+  /** One row per group, ordered by tenant, month, job and label. */
   rows: UsageRow[];
   /** Empty at the end. */
   nextPageToken: string;
 }
 
-/** What jobs took. What a crash had repeated counts each time, as it was computed each time. */
+/** What jobs used. Work that was repeated after a crash counts each time, as it was computed each time. */
 export interface UsageRow {
-  /** Where it is added up by tenant. */
+  /** The tenant, if grouped by tenant. */
   tenant: string;
-  /** `jobs/{job}`, where it is added up by job. */
+  /** `jobs/{job}`, if grouped by job. */
   job: string;
-  /** When that job was created: a name may be used again after a job is purged. */
+  /** When that job was created: a name may be reused after a job is purged. */
   jobCreateTime:
     | Date
     | undefined;
-  /** 2026-11 and so on, where it is added up by month. */
+  /** For example 2026-11, if grouped by month. */
   month: string;
-  /** Value of the label, where it is added up by one; empty for jobs without it. */
+  /** Value of the label, if grouped by one; empty for jobs without it. */
   labelValue: string;
-  /** Attempts at jobs; in a month all that held a device in it. */
+  /** Number of attempts at jobs; for a month, all that used a device in it. */
   attemptCount: number;
-  /** Seconds of their steps. */
+  /** Total seconds of their steps. */
   stepSeconds: number;
-  /** Tokens of their steps. */
+  /** Total tokens of their steps. */
   tokens: number;
   /**
-   * Hours in which they held a device, from the start of the trainer to its end, of each of a job's processes; of a running one until its
-   * last event.
+   * Hours for which they used a device, from the start of the trainer to its end; each of a job's processes counts. For a running attempt,
+   * up to its last event.
    */
   deviceHours: number;
 }
@@ -173,11 +173,11 @@ export interface UsageRow {
 export interface ListAuditEntriesRequest {
   /** Entries to return; 0 for 50, at most 500. */
   pageSize: number;
-  /** next_page_token of the page before, or nothing for the first. */
+  /** next_page_token of the previous page; empty for the first. */
   pageToken: string;
-  /** Only what was done in this tenant; empty for all. */
+  /** Only changes in this tenant; empty for all. */
   tenant: string;
-  /** Only what this caller did; empty for all. */
+  /** Only changes by this caller; empty for all. */
   caller: string;
 }
 
@@ -189,7 +189,7 @@ export interface ListAuditEntriesResponse {
   nextPageToken: string;
 }
 
-/** A call that changed something, or was to. */
+/** A call that changed something, or tried to. */
 export interface AuditEntry {
   /** When it had been answered. */
   time:
@@ -197,23 +197,23 @@ export interface AuditEntry {
     | undefined;
   /** Name of the token, subject of the JWT or name on the certificate; `anyone` on a server without a login. */
   caller: string;
-  /** Whose things it was about. */
+  /** Tenant that the call was about. */
   tenant: string;
-  /** Where the caller was, host:port. */
+  /** Address of the caller, host:port. */
   peer: string;
-  /** Such as `TrainingService/CancelJob`. */
+  /** For example `TrainingService/CancelJob`. */
   method: string;
-  /** What it was about, such as `jobs/{job}`; empty where it came to nothing. */
+  /** Resource that the call was about, for example `jobs/{job}`; empty if there was none. */
   resource: string;
   /** The request_id of the call. */
   requestId: string;
-  /** `OK`, or the reason for which it was refused. */
+  /** `OK`, or the reason of the error. */
   result: string;
 }
 
 /** Request of Scrub. */
 export interface ScrubRequest {
-  /** `jobs/{job}`, `datasets/{dataset}`, `weights/{weights}`, all of a kind with `-` as its id, or everything when empty. */
+  /** `jobs/{job}`, `datasets/{dataset}`, `weights/{weights}`, all of one kind with `-` as the id, or empty for everything. */
   name: string;
 }
 
@@ -225,41 +225,41 @@ export interface ScrubResponse {
   fileName: string;
   /** Bytes that were read. */
   sizeBytes: number;
-  /** What is wrong with it; empty for a file that is as it was sealed. */
+  /** What is wrong with it; empty for an intact file. */
   problem: string;
 }
 
 /** Request of GetDiskUse. */
 export interface GetDiskUseRequest {
-  /** Entries to return, the largest first; 0 for 20, at most 500. */
+  /** Number of entries to return, the largest first; 0 for 20, at most 500. */
   entryCount: number;
 }
 
 /** Response of GetDiskUse. */
 export interface GetDiskUseResponse {
-  /** Bytes that are free on the disk of the data folder. */
+  /** Free bytes on the disk of the data folder. */
   freeBytes: number;
-  /** Bytes of all jobs, deleted ones among them. */
+  /** Bytes of all jobs, including deleted ones. */
   jobBytes: number;
   /** Bytes of all data sets. */
   datasetBytes: number;
   /** Bytes of all uploaded weights. */
   weightsBytes: number;
-  /** Bytes of the store itself; 0 where it is on another machine. */
+  /** Bytes of the store itself; 0 if it is on another machine. */
   storeBytes: number;
-  /** Bytes that are free again once all that is deleted is purged. */
+  /** Bytes that will be free once everything that is deleted is purged. */
   deletedBytes: number;
-  /** The largest. */
+  /** The largest jobs, data sets and weights. */
   entries: DiskUse[];
 }
 
-/** What one thing takes. */
+/** Disk use of one job, data set or weights. */
 export interface DiskUse {
   /** `jobs/{job}`, `datasets/{dataset}` or `weights/{weights}`. */
   name: string;
-  /** Bytes on the disk; what several files share counts once. */
+  /** Bytes on the disk; files that share their content count once. */
   bytes: number;
-  /** From when on it is gone, where it is deleted. */
+  /** When it will be purged, if it is deleted. */
   purgeTime: Date | undefined;
 }
 
@@ -275,7 +275,7 @@ export interface GetServerInfoResponse {
   startTime:
     | Date
     | undefined;
-  /** Jobs that can run at once. */
+  /** Jobs that can run at the same time. */
   slotCount: number;
   /** Jobs running now. */
   runningJobCount: number;
@@ -283,13 +283,13 @@ export interface GetServerInfoResponse {
   queuedJobCount: number;
   /** What jobs can run on. */
   devices: Device[];
-  /** Limits in force, by the name of their setting. */
+  /** Limits in force, by the variable of their setting. */
   limits: { [key: string]: string };
-  /** Models that can be named. */
+  /** Models that a job can name. */
   presets: ModelPreset[];
   /** Sets of defaults that a job can name. */
   recipes: Recipe[];
-  /** By what the kernel holds trainers and other children to what they need, such as `Landlock 7, seccomp`; empty where it does not. */
+  /** How the kernel confines trainers and other child processes, for example `Landlock 7, seccomp`; empty if it does not. */
   sandbox: string;
 }
 
@@ -306,7 +306,7 @@ export interface Recipe {
   summary: string;
 }
 
-/** Something jobs can run on. */
+/** A device that jobs can run on. */
 export interface Device {
   /** Name of its backend: native, cuda, tensorflow or reference. */
   backend: string;
@@ -316,25 +316,25 @@ export interface Device {
   model: string;
   /** Best instruction set of the native backend, or the architecture of a card. */
   instructionSet: string;
-  /** Threads it uses. */
+  /** Number of threads that it uses. */
   threadCount: number;
-  /** Memory that trainers may use: of the machine or container, or of the card. 0: not known. */
+  /** Memory that trainers may use: that of the machine or container, or that of the card. 0: unknown. */
   memoryBytes: number;
-  /** Measured peak in float32 products, floating point operations per second. */
+  /** Measured peak of float32 matrix products, floating point operations per second. */
   float32Flops: number;
-  /** Measured peak in bfloat16 products, floating point operations per second. */
+  /** Measured peak of bfloat16 matrix products, floating point operations per second. */
   bfloat16Flops: number;
-  /** What `precision: AUTO` becomes here. */
+  /** What `precision: AUTO` means here. */
   autoPrecision: Precision;
-  /** The card's own number, as its driver writes it; empty for what is no card. */
+  /** UUID of the card, from its driver; empty for other devices. */
   uuid: string;
-  /** Compute capability of a card, as 9.0; empty for what is no card. */
+  /** Compute capability of the card, for example 9.0; empty for other devices. */
   computeCapability: string;
-  /** Jobs that run on it at once; RELORA_GPU_SLOTS for a card, RELORA_SLOTS for all processors together. */
+  /** Jobs that can run on it at the same time; RELORA_GPU_SLOTS for a card, RELORA_SLOTS for all processors together. */
   slotCount: number;
 }
 
-/** A model that can be named. */
+/** A model that a job can name. */
 export interface ModelPreset {
   /** Its name. */
   name: string;
@@ -2982,7 +2982,7 @@ export const ModelPreset: MessageFns<ModelPreset> = {
   },
 };
 
-/** Says what the server is and can do. */
+/** Describes the server and what it can do. */
 export type ServerServiceDefinition = typeof ServerServiceDefinition;
 export const ServerServiceDefinition = {
   name: "ServerService",
@@ -2997,7 +2997,7 @@ export const ServerServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Says what takes the space of the data folder: the store, and the largest jobs, data sets and weights. */
+    /** Returns what uses the space of the data folder: the store, and the largest jobs, data sets and weights. */
     getDiskUse: {
       name: "GetDiskUse",
       requestType: GetDiskUseRequest as typeof GetDiskUseRequest,
@@ -3007,8 +3007,8 @@ export const ServerServiceDefinition = {
       options: {},
     },
     /**
-     * Reads stored files again and compares them with what was sealed: artifacts, checkpoints, prepared data sets, uploaded weights.
-     * Streams one answer for each file.
+     * Reads stored files again and compares them with their digests: artifacts, checkpoints, prepared data sets, uploaded weights. Streams
+     * one answer per file.
      */
     scrub: {
       name: "Scrub",
@@ -3018,7 +3018,7 @@ export const ServerServiceDefinition = {
       responseStream: true,
       options: {},
     },
-    /** Says what the caller's tenant may have, and how much of it is used. */
+    /** Returns the quotas of the caller's tenant, and how much of them is used. */
     getQuota: {
       name: "GetQuota",
       requestType: GetQuotaRequest as typeof GetQuotaRequest,
@@ -3027,7 +3027,7 @@ export const ServerServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Adds up what jobs took, by job, label, tenant and month, as their journals say; also of jobs that are gone. */
+    /** Sums what jobs used, by job, label, tenant and month, according to their journals; includes jobs that were purged. */
     getUsage: {
       name: "GetUsage",
       requestType: GetUsageRequest as typeof GetUsageRequest,
@@ -3054,22 +3054,22 @@ export interface ServerServiceImplementation<CallContextExt = {}> {
     request: GetServerInfoRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<GetServerInfoResponse>>;
-  /** Says what takes the space of the data folder: the store, and the largest jobs, data sets and weights. */
+  /** Returns what uses the space of the data folder: the store, and the largest jobs, data sets and weights. */
   getDiskUse(
     request: GetDiskUseRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<GetDiskUseResponse>>;
   /**
-   * Reads stored files again and compares them with what was sealed: artifacts, checkpoints, prepared data sets, uploaded weights.
-   * Streams one answer for each file.
+   * Reads stored files again and compares them with their digests: artifacts, checkpoints, prepared data sets, uploaded weights. Streams
+   * one answer per file.
    */
   scrub(
     request: ScrubRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<ScrubResponse>>;
-  /** Says what the caller's tenant may have, and how much of it is used. */
+  /** Returns the quotas of the caller's tenant, and how much of them is used. */
   getQuota(request: GetQuotaRequest, context: CallContext & CallContextExt): Promise<DeepPartial<GetQuotaResponse>>;
-  /** Adds up what jobs took, by job, label, tenant and month, as their journals say; also of jobs that are gone. */
+  /** Sums what jobs used, by job, label, tenant and month, according to their journals; includes jobs that were purged. */
   getUsage(request: GetUsageRequest, context: CallContext & CallContextExt): Promise<DeepPartial<GetUsageResponse>>;
   /** Lists who changed what, from where and with what result, newest first. For operators. */
   listAuditEntries(
@@ -3084,19 +3084,19 @@ export interface ServerServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<GetServerInfoRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<GetServerInfoResponse>;
-  /** Says what takes the space of the data folder: the store, and the largest jobs, data sets and weights. */
+  /** Returns what uses the space of the data folder: the store, and the largest jobs, data sets and weights. */
   getDiskUse(
     request: DeepPartial<GetDiskUseRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<GetDiskUseResponse>;
   /**
-   * Reads stored files again and compares them with what was sealed: artifacts, checkpoints, prepared data sets, uploaded weights.
-   * Streams one answer for each file.
+   * Reads stored files again and compares them with their digests: artifacts, checkpoints, prepared data sets, uploaded weights. Streams
+   * one answer per file.
    */
   scrub(request: DeepPartial<ScrubRequest>, options?: CallOptions & CallOptionsExt): AsyncIterable<ScrubResponse>;
-  /** Says what the caller's tenant may have, and how much of it is used. */
+  /** Returns the quotas of the caller's tenant, and how much of them is used. */
   getQuota(request: DeepPartial<GetQuotaRequest>, options?: CallOptions & CallOptionsExt): Promise<GetQuotaResponse>;
-  /** Adds up what jobs took, by job, label, tenant and month, as their journals say; also of jobs that are gone. */
+  /** Sums what jobs used, by job, label, tenant and month, according to their journals; includes jobs that were purged. */
   getUsage(request: DeepPartial<GetUsageRequest>, options?: CallOptions & CallOptionsExt): Promise<GetUsageResponse>;
   /** Lists who changed what, from where and with what result, newest first. For operators. */
   listAuditEntries(

@@ -37,17 +37,17 @@ export const WaitReason = {
   NOT_WAITING: "WAIT_REASON_NOT_WAITING",
   /** STARTS_NEXT - A slot is free for it. */
   STARTS_NEXT: "WAIT_REASON_STARTS_NEXT",
-  /** SLOTS_BUSY - Slots are busy, or other jobs are before it. */
+  /** SLOTS_BUSY - Slots are busy, or other jobs come first. */
   SLOTS_BUSY: "WAIT_REASON_SLOTS_BUSY",
-  /** BACKING_OFF - It waits for some time after a crash. */
+  /** BACKING_OFF - It waits for a while after a crash. */
   BACKING_OFF: "WAIT_REASON_BACKING_OFF",
-  /** OWNER_LIMIT - As many jobs of its owner run as may at once (RELORA_OWNER_RUNNING_MAX). */
+  /** OWNER_LIMIT - Its owner has as many running jobs as allowed (RELORA_OWNER_RUNNING_MAX). */
   OWNER_LIMIT: "WAIT_REASON_OWNER_LIMIT",
   /** NO_SERVER - No server runs jobs. */
   NO_SERVER: "WAIT_REASON_NO_SERVER",
-  /** RUNNING_QUOTA - As many jobs of its tenant run as may at once (quota running_jobs). */
+  /** RUNNING_QUOTA - Its tenant has as many running jobs as allowed (quota running_jobs). */
   RUNNING_QUOTA: "WAIT_REASON_RUNNING_QUOTA",
-  /** DEVICE_HOURS_QUOTA - Its tenant has used its device hours (quota device_hours). */
+  /** DEVICE_HOURS_QUOTA - Its tenant has used up its device hours (quota device_hours). */
   DEVICE_HOURS_QUOTA: "WAIT_REASON_DEVICE_HOURS_QUOTA",
   /** NO_DEVICE - No server has a device that it accepts, or the instructions that it began with. */
   NO_DEVICE: "WAIT_REASON_NO_DEVICE",
@@ -165,7 +165,7 @@ export function waitReasonToNumber(object: WaitReason): number {
   }
 }
 
-/** What a job is measured by. */
+/** The metrics of a job. */
 export const Metric = {
   /** UNSPECIFIED - Not a metric. */
   UNSPECIFIED: "METRIC_UNSPECIFIED",
@@ -179,13 +179,13 @@ export const Metric = {
   LEARNING_RATE: "METRIC_LEARNING_RATE",
   /** GRADIENT_NORM - Norm of the gradient of a step before clipping. */
   GRADIENT_NORM: "METRIC_GRADIENT_NORM",
-  /** TOKENS_PER_SECOND - Tokens of a step by its seconds. */
+  /** TOKENS_PER_SECOND - Tokens of a step divided by its seconds. */
   TOKENS_PER_SECOND: "METRIC_TOKENS_PER_SECOND",
   /** RESIDENT_BYTES - Memory resident in the trainer process. */
   RESIDENT_BYTES: "METRIC_RESIDENT_BYTES",
   /** EFFECTIVE_RANK - Mean effective rank of the change since the adapter phase began, at each restart. */
   EFFECTIVE_RANK: "METRIC_EFFECTIVE_RANK",
-  /** DELTA_NORM - Norm of what a restart merged. */
+  /** DELTA_NORM - Norm of the change that a restart merged. */
   DELTA_NORM: "METRIC_DELTA_NORM",
   /** LOGIT_CHANGE - Largest change of a logit by a restart: the error of its merge. */
   LOGIT_CHANGE: "METRIC_LOGIT_CHANGE",
@@ -317,17 +317,17 @@ export interface CreateJobRequest {
   spec:
     | JobSpec
     | undefined;
-  /** Id to use, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty. */
+  /** Id to use, 4 to 63 of `a-z 0-9 -`, beginning with a letter; if empty, the server makes one. */
   jobId: string;
   /** Title for people, at most 63 characters. */
   displayName: string;
   /** Free labels. */
   labels: { [key: string]: string };
-  /** Makes a retried call return the first job; a UUID. Kept as long as the job. */
+  /** UUID that makes a repeated call return the first job. Kept as long as the job. */
   requestId: string;
-  /** Check everything, store nothing, and return the plan and estimate. */
+  /** Check everything and return the plan and estimate, but store nothing. */
   validateOnly: boolean;
-  /** Changes to make while the job runs, each at its step, in order: they repeat those of another job. */
+  /** Updates to apply while the job runs, each at its step, in order: for repeating those of another job. */
   updates: JobUpdate[];
 }
 
@@ -338,7 +338,7 @@ export interface CreateJobRequest_LabelsEntry {
 
 /** Response of CreateJob. */
 export interface CreateJobResponse {
-  /** The job as stored; with validate_only as it would be stored, without name. */
+  /** The job as stored; with validate_only, as it would be stored, without a name. */
   job:
     | Job
     | undefined;
@@ -350,7 +350,7 @@ export interface CreateJobResponse {
   plan:
     | JobPlan
     | undefined;
-  /** What is allowed but probably not meant. */
+  /** What is allowed but probably not intended. */
   warnings: WarningEvent[];
 }
 
@@ -374,7 +374,7 @@ export interface EstimateJobResponse {
   spec:
     | JobSpec
     | undefined;
-  /** What is allowed but probably not meant. */
+  /** What is allowed but probably not intended. */
   warnings: WarningEvent[];
 }
 
@@ -384,39 +384,42 @@ export interface JobEstimate {
   parameterCount: number;
   /** Weights that the main phase trains. */
   trainableParameterCount: number;
-  /** Highest memory resident in the trainer process, of several in each. */
+  /** Highest resident memory of the trainer process; of each, if there are several. */
   peakMemoryBytes: number;
   /** Floating point operations per token of the main phase. */
   flopsPerToken: number;
-  /** The same for full-rank training of the model. */
+  /** The same if the model were trained in full. */
   fullRankFlopsPerToken: number;
   /** Tokens of the whole run. */
   tokenCount: number;
   /**
-   * Wall-clock time of steps on this server, 0 where it is not known: from what the last steps took here of jobs that ran alone, or while there are none from a
-   * measured peak.
+   * Wall-clock time of the steps on this server, 0 if unknown: estimated from the last steps of jobs that ran alone here or, while there
+   * are none, from measured peak speeds.
    */
   durationSeconds: number;
-  /** Disk that checkpoints and artifacts take. */
+  /** Disk space for checkpoints and artifacts. */
   diskBytes: number;
   /** Passes over the training part. */
   epochCount: number;
-  /** Memory that a job may have on this server; CreateJob refuses a job whose peak is above it. */
+  /** Memory that a job may use on this server; CreateJob refuses a job with a higher peak. */
   memoryLimitBytes: number;
   /**
-   * Share of the processors that other work used when this server measured its speed, 0 to 1: the higher it is, the more the job may be
-   * faster than duration_seconds says; 0 where that rests on jobs. The speed is measured again when no job runs and the machine is quieter.
+   * Share of the processors that other work used when this server measured its speed, 0 to 1: the higher it is, the faster the job may be
+   * than duration_seconds; 0 if that is estimated from jobs. The speed is measured again when no job runs and the machine is quieter.
    */
   measuredLoadRatio: number;
-  /** The same if every step were as fast as one in ten of the last steps of jobs here; 0 where duration_seconds does not rest on jobs. */
+  /**
+   * The same if every step were as fast as the fastest tenth of the last steps of jobs here; 0 if duration_seconds is not estimated from
+   * jobs.
+   */
   durationLowSeconds: number;
-  /** The same if every step were as slow as one in ten of them. */
+  /** The same if every step were as slow as the slowest tenth. */
   durationHighSeconds: number;
-  /** Highest memory of the card, where the job runs on one; else 0. */
+  /** Highest memory on the card, if the job runs on one; else 0. */
   cardMemoryBytes: number;
-  /** Memory of the card that a job may have; CreateJob refuses a job that needs more. */
+  /** Memory on the card that a job may use; CreateJob refuses a job that needs more. */
   cardMemoryLimitBytes: number;
-  /** Bytes of gradients that each process gives to the others in a step of the main phase; 0 for a job of one process. */
+  /** Bytes of gradients that each process sends to the others in a step of the main phase; 0 for a job with one process. */
   exchangedBytesPerStep: number;
 }
 
@@ -426,14 +429,14 @@ export interface JobPlan {
   stepCount: number;
   /** Steps of the warm start. */
   warmStartStepCount: number;
-  /** Steps before which adapters are merged and restarted, the first 10,000 of them. */
+  /** Steps before which adapters are merged and restarted; only the first 10,000. */
   restartSteps: number[];
   /**
-   * Learning rate at up to 200 steps spread over the run. Where they are too far apart to show how it rises after each restart, none of
+   * Learning rate at up to 200 steps spread over the run. If they are too far apart to show how the rate rises after each restart, none of
    * them is within such a warm-up.
    */
   learningRates: LearningRatePoint[];
-  /** How many restarts there are. */
+  /** Total number of restarts. */
   restartCount: number;
 }
 
@@ -459,9 +462,9 @@ export interface GetJobResponse {
 
 /** Request of ListJobs. */
 export interface ListJobsRequest {
-  /** Jobs in a page; 0 for 50, at most 500. */
+  /** Jobs per page; 0 for 50, at most 500. */
   pageSize: number;
-  /** `next_page_token` of the page before; the other fields must be the same. */
+  /** `next_page_token` of the previous page; the other fields must be the same. */
   pageToken: string;
   /** Only jobs in one of these states; empty for all. */
   states: JobState[];
@@ -469,7 +472,7 @@ export interface ListJobsRequest {
   labels: { [key: string]: string };
   /** `create_time desc` (the default) or `create_time`. */
   orderBy: string;
-  /** Deleted jobs, too. */
+  /** Include deleted jobs. */
   showDeleted: boolean;
 }
 
@@ -493,18 +496,18 @@ export interface WatchJobRequest {
   /** Send events with a higher sequence number; 0 for all from the beginning. */
   afterSequence: number;
   /**
-   * Send at most one step event in so many milliseconds, up to 60000; 0 for all. What is left out stays in the journal, and the
-   * events of other kinds all come. For a view of a fast job that many watch.
+   * Send at most one step event per this many milliseconds, up to 60000; 0 for all. Omitted ones stay in the journal, and events of other
+   * kinds are all sent. For views of a fast job with many watchers.
    */
   stepIntervalMs: number;
   /**
-   * The reader knows spans (JobEvent.first_sequence). For one that does not, an event without a kind is sent for each number that a
-   * span stands for besides its last, so that clients of 0.1.0 see no gap; they see the last step of each span.
+   * Whether the client knows spans (JobEvent.first_sequence). If not, an event without a kind is sent for each number of a span except its
+   * last, so that clients of 0.1.0 see no gap; they see the last step of each span.
    */
   acceptSpans: boolean;
   /**
-   * The store that after_sequence is of (WatchJobResponse.store_id). Where the present one is another, as after a restore from a backup
-   * or a failover of the database, the call fails with STORE_CHANGED: the numbers may stand for other events. Empty: not checked.
+   * The store that after_sequence belongs to (WatchJobResponse.store_id). If the present store is another one, as after a restore from a
+   * backup or a failover of the database, the call fails with STORE_CHANGED: the numbers may belong to other events. Empty: not checked.
    */
   storeId: string;
 }
@@ -515,9 +518,9 @@ export interface WatchJobResponse {
   event:
     | JobEvent
     | undefined;
-  /** Step events between the one before and this one that were left out because the request asked for it, or that this one stands for. */
+  /** Number of step events since the previous message that were left out at the client's request, or that this event stands for. */
   omittedStepEvents: number;
-  /** Which store the sequence numbers are of; with the first message of a stream. */
+  /** The store that the sequence numbers belong to; in the first message of a stream. */
   storeId: string;
 }
 
@@ -525,16 +528,19 @@ export interface WatchJobResponse {
 export interface WatchJobsRequest {
   /** `jobs/{job}` of each, at most 500; empty for all that have the labels. */
   names: string[];
-  /** Only jobs with all of these labels. A job that gets them later joins from its first event; one that loses them stays until its end. */
+  /**
+   * Only jobs with all of these labels. A job that gets them later is included from its first event; one that loses them stays until its
+   * end.
+   */
   labels: { [key: string]: string };
   /**
-   * A cursor of an earlier stream with the same names and labels: nothing that it had sent by then is sent again, all else is. Fails
-   * with STORE_CHANGED where it is of another store. Empty: begin.
+   * A cursor of an earlier stream with the same names and labels: the stream continues after the events that had been sent by then. Fails
+   * with STORE_CHANGED if the cursor is from another store. Empty: begin.
    */
   cursor: string;
-  /** Without a cursor: of jobs that are there already only what happens from now on. False: their events from the first on. */
+  /** Without a cursor: for existing jobs, send only future events. False: send their events from the first one. */
   skipPast: boolean;
-  /** End with OK once all of the jobs have ended and their events were sent. False: wait for jobs to come. */
+  /** End with OK once all of the jobs have ended and their events were sent. False: also wait for future jobs. */
   untilAllEnded: boolean;
   /** As in WatchJobRequest, for each job. */
   stepIntervalMs: number;
@@ -547,17 +553,17 @@ export interface WatchJobsRequest_LabelsEntry {
 
 /** One message of a watch of many jobs: an event, or a cursor. */
 export interface WatchJobsResponse {
-  /** `jobs/{job}` whose event it is; empty with a cursor. */
+  /** `jobs/{job}` that the event belongs to; empty with a cursor. */
   job: string;
-  /** The event. As with accept_spans of WatchJobRequest, one may stand for several (JobEvent.first_sequence). */
+  /** The event. As with accept_spans of WatchJobRequest, it may stand for several (JobEvent.first_sequence). */
   event:
     | JobEvent
     | undefined;
   /** As in WatchJobResponse. */
   omittedStepEvents: number;
   /**
-   * All events before this message were sent, and none after it. Comes first, while there are events every few seconds, and in place of
-   * a heartbeat.
+   * Covers all events before this message, and none after it. Sent first, every few seconds while there are events, and instead of a
+   * heartbeat.
    */
   cursor: string;
 }
@@ -566,17 +572,17 @@ export interface WatchJobsResponse {
 export interface ExplainJobRequest {
   /** `jobs/{job}`. */
   name: string;
-  /** A step that was taken: the answer names the documents that add most to its loss, or to those of the steps around it. */
+  /** A step that was taken: the answer names the documents that add most to its loss, or to that of the steps around it. */
   step?: number | undefined;
 }
 
 /** Response of ExplainJob. */
 export interface ExplainJobResponse {
-  /** What it waits for first. */
+  /** The first thing that it waits for. */
   reason: WaitReason;
-  /** The same for people, with what would have to come free. */
+  /** The same for people, with what would have to become free. */
   message: string;
-  /** From 1; 0 when it is not queued. Within a priority owners take turns: the one with the fewest running jobs is next. */
+  /** From 1; 0 if it is not queued. Within a priority owners take turns: the one with the fewest running jobs is next. */
   queuePosition: number;
   /** Slots of all servers together. */
   slotCount: number;
@@ -584,24 +590,24 @@ export interface ExplainJobResponse {
   busySlotCount: number;
   /** Running jobs of its tenant and owner. */
   ownerRunningCount: number;
-  /** How many of them may run at once; 0 for no limit. */
+  /** How many of them may run at the same time; 0 for no limit. */
   ownerRunningMax: number;
-  /** Not started before; unset where it waits for no time. */
+  /** It does not start before this time; unset if it waits for no time. */
   notBeforeTime:
     | Date
     | undefined;
   /**
-   * When it may start: by what is left of the jobs that run and the times of those before it, which are taken from their own rate or
-   * from the plan of their steps and what jobs reached on the device. Unset where one of these times is not known.
+   * When it may start, estimated from the remaining time of running jobs and the time of the jobs before it. These times come from a job's
+   * own speed, or from its planned steps and the speed that jobs reached on the device. Unset if one of these times is unknown.
    */
   estimatedStartTime:
     | Date
     | undefined;
-  /** What was reported of the step; set where the request names one. */
+  /** What was reported about the step; set if the request names one. */
   documents:
     | DocumentsEvent
     | undefined;
-  /** Where the worst of them are, in their order. */
+  /** Where the worst of these documents are, in the same order. */
   places: DocumentPlace[];
 }
 
@@ -609,34 +615,31 @@ export interface ExplainJobResponse {
 export interface DocumentPlace {
   /** `datasets/{dataset}`. */
   dataset: string;
-  /** File of the prepared training part that has its first token. */
+  /** File of the prepared training part that contains its first token. */
   file: string;
-  /** Place of that token in the file, in tokens. */
+  /** Position of that token in the file, in tokens. */
   fileToken: number;
-  /** Number of the document in the training part, from 0; unset where it is more than 2,000,000,000 tokens from the start. */
+  /** Number of the document in the training part, from 0; unset if it is more than 2,000,000,000 tokens from the start. */
   documentIndex?:
     | number
     | undefined;
-  /** Tokens of the document before the part; unset likewise. */
+  /** Tokens of the document before this part; unset in the same case. */
   documentToken?:
     | number
     | undefined;
-  /** How the part begins. */
+  /** The beginning of the part's text. */
   text: string;
-  /**
-   * Place of the document's first token in the training part, and how many it has with the one that ends it: as
-   * JobSpec.omitted_documents takes it. Unset where document_index is.
-   */
+  /** Position of the document's first token in the training part, for JobSpec.omitted_documents. Unset if document_index is. */
   documentFirstToken?:
     | number
     | undefined;
-  /** See document_first_token. */
+  /** Number of the document's tokens, including the end token; for JobSpec.omitted_documents. Unset if document_index is. */
   documentTokenCount?:
     | number
     | undefined;
-  /** File that the document was in, as it was uploaded; empty for data sets that were prepared before this was kept. */
+  /** The uploaded file that contained the document; empty for data sets that were prepared before this was recorded. */
   sourceFile: string;
-  /** Number of the document among those of that file that are trained on, from 0; unset where the file is not known. */
+  /** Number of the document among those of that file that are trained on, from 0; unset if the file is not known. */
   sourceDocument?: number | undefined;
 }
 
@@ -646,9 +649,9 @@ export interface DeleteJobRequest {
   name: string;
   /** Delete only if the job still has this etag. */
   etag: string;
-  /** Answer with an empty response rather than NOT_FOUND where there is no such job. */
+  /** Return an empty response instead of NOT_FOUND if there is no such job. */
   allowMissing: boolean;
-  /** Only check, and say what would be freed. */
+  /** Only check, and return what would be freed. */
   validateOnly: boolean;
 }
 
@@ -658,7 +661,7 @@ export interface DeleteJobResponse {
   job:
     | Job
     | undefined;
-  /** Bytes on the disk that are free again after its purge_time. */
+  /** Bytes of disk space that will be free after its purge_time. */
   freedBytes: number;
 }
 
@@ -678,7 +681,7 @@ export interface UndeleteJobResponse {
 export interface PauseJobRequest {
   /** `jobs/{job}`. */
   name: string;
-  /** Makes a retried call safe; a UUID. */
+  /** UUID that makes it safe to repeat the call. */
   requestId: string;
   /** Act only if the job still has this etag. */
   etag: string;
@@ -694,7 +697,7 @@ export interface PauseJobResponse {
 export interface ResumeJobRequest {
   /** `jobs/{job}`. */
   name: string;
-  /** Makes a retried call safe; a UUID. */
+  /** UUID that makes it safe to repeat the call. */
   requestId: string;
   /** Act only if the job still has this etag. */
   etag: string;
@@ -710,7 +713,7 @@ export interface ResumeJobResponse {
 export interface CancelJobRequest {
   /** `jobs/{job}`. */
   name: string;
-  /** Makes a retried call safe; a UUID. */
+  /** UUID that makes it safe to repeat the call. */
   requestId: string;
   /** Act only if the job still has this etag. */
   etag: string;
@@ -727,26 +730,25 @@ export interface UpdateJobRequest {
   /** `jobs/{job}`, in the state QUEUED, STARTING, RUNNING or PAUSED. */
   name: string;
   /**
-   * What changes of the specification: step_count, priority, every_step_count and every_seconds of evaluation, checkpoint and sample,
-   * keep_count of checkpoint.
-   * Another field is refused, with the reason.
+   * The changes to the specification: step_count, priority, every_step_count and every_seconds of evaluation, checkpoint and sample,
+   * keep_count of checkpoint. Other fields are refused, with the reason.
    */
   spec:
     | JobSpec
     | undefined;
-  /** Learning rate over what the schedule says, above 0 to 100; 1 is the schedule itself. */
+  /** Factor on the scheduled learning rate, above 0 to 100; 1 is the schedule itself. */
   learningRateFactor?:
     | number
     | undefined;
-  /** Labels to set; the others stay. */
+  /** Labels to set; other labels are kept. */
   labels: { [key: string]: string };
   /** Keys of labels to remove. */
   removedLabels: string[];
-  /** Makes a retried call safe; a UUID. */
+  /** UUID that makes it safe to repeat the call. */
   requestId: string;
   /** Act only if the job still has this etag. */
   etag: string;
-  /** End the run before its next step: it is evaluated, saved and exported as at its end, and the job succeeds. */
+  /** End the run before its next step: it is evaluated, saved and exported as at its regular end, and the job succeeds. */
   stop: boolean;
 }
 
@@ -757,15 +759,15 @@ export interface UpdateJobRequest_LabelsEntry {
 
 /** Response of UpdateJob. */
 export interface UpdateJobResponse {
-  /** The job; a running one may still have to come to the update. */
+  /** The job; a running one may not have reached the update yet. */
   job:
     | Job
     | undefined;
-  /** Learning rate of the next step as it would have been; unset where the change is not of the run. */
+  /** Learning rate of the next step without the update; unset if the update does not affect the run. */
   learningRateBefore?:
     | number
     | undefined;
-  /** The same as it will be. */
+  /** The same with the update. */
   learningRateAfter?: number | undefined;
 }
 
@@ -795,7 +797,7 @@ export interface LogLine {
     | undefined;
   /** Whether it went to standard error. */
   isError: boolean;
-  /** The line, at most 4096 characters of it. */
+  /** The line, cut after 4096 characters. */
   text: string;
 }
 
@@ -803,21 +805,21 @@ export interface LogLine {
 export interface ExportJobRequest {
   /** `jobs/{job}`. */
   name: string;
-  /** A file of the archive; empty for the archive itself, and after it the bytes of `job.jsonl` as the archive has it. */
+  /** A file of the archive; empty for the archive itself, followed by the content of its `job.jsonl`. */
   fileName: string;
   /** First byte of the file to send. */
   offsetBytes: number;
-  /** Whether the archive has the prepared data sets too, which a server that lacks them takes from it. */
+  /** Whether to include the prepared data sets, for a server that does not have them. */
   withDatasets: boolean;
 }
 
-/** A piece of a file, or the archive. */
+/** The archive, or a piece of a file. */
 export interface ExportJobResponse {
-  /** What there is to bring; the first where no file was named. */
+  /** The list of files; in the first message if no file was named. */
   archive:
     | JobArchive
     | undefined;
-  /** Place of the bytes in the file. */
+  /** Offset of the bytes in the file. */
   offsetBytes: number;
   /** The bytes. */
   data: Buffer;
@@ -827,7 +829,7 @@ export interface ExportJobResponse {
 export interface JobArchive {
   /** 1. */
   formatVersion: number;
-  /** `jobs/{job}` as it is called where it comes from. */
+  /** Its `jobs/{job}` name on the server that exported it. */
   job: string;
   /** Its files: `job.jsonl` first, then those of checkpoints, artifacts and data sets. */
   files: ArchiveFile[];
@@ -837,7 +839,7 @@ export interface JobArchive {
 
 /** A file of a job's archive. */
 export interface ArchiveFile {
-  /** Name with its folders, as `checkpoints/step-00000100-1/base.safetensors`. */
+  /** Name with folders, for example `checkpoints/step-00000100-1/base.safetensors`. */
   fileName: string;
   /** Its size. */
   sizeBytes: number;
@@ -847,31 +849,31 @@ export interface ArchiveFile {
 
 /** One message of an import. */
 export interface ImportJobRequest {
-  /** What will come; the first message. */
+  /** What will be sent; the first message. */
   header?:
     | ImportJobHeader
     | undefined;
-  /** Bytes of one of its files. */
+  /** Bytes of one of the files. */
   chunk?: ImportChunk | undefined;
 }
 
-/** What will come. */
+/** What will be sent. */
 export interface ImportJobHeader {
-  /** As ExportJob gave it. */
+  /** The archive that ExportJob returned. */
   archive:
     | JobArchive
     | undefined;
-  /** Id to use, as in CreateJobRequest; default the one that it has where it comes from. */
+  /** Id to use, as in CreateJobRequest; default: its id on the server that exported it. */
   jobId: string;
-  /** Only say what has arrived so far. */
+  /** Only return what has arrived so far. */
   statusOnly: boolean;
 }
 
-/** Bytes of a file; those of one file come in order. */
+/** Bytes of a file; those of one file must come in order. */
 export interface ImportChunk {
   /** Index in archive.files. */
   fileIndex: number;
-  /** Place of the first byte in the file. */
+  /** Offset of the first byte in the file. */
   offsetBytes: number;
   /** At most 1 MiB. */
   data: Buffer;
@@ -883,11 +885,11 @@ export interface ImportJobResponse {
   job:
     | Job
     | undefined;
-  /** What has arrived of each file, in their order. */
+  /** What has arrived of each file, in the order of the archive. */
   files: ImportedFile[];
 }
 
-/** A file of an archive under way. */
+/** A partially received file of an archive. */
 export interface ImportedFile {
   /** Bytes that have arrived. */
   receivedBytes: number;
@@ -902,20 +904,19 @@ export interface ForkJobRequest {
     | number
     | undefined;
   /**
-   * Settings of the new job; what is unset stays as in the ended job. What the checkpoint holds cannot change: kind,
-   * model, data set, warm start, seed, streams, the adapters but for their graph, beta1 and beta2, sequence_length and
-   * sequence_count.
+   * Settings of the new job; unset ones are taken from the ended job. Settings that the checkpoint depends on cannot change: kind, model,
+   * data set, warm start, seed, streams, the adapters except for their graph, beta1 and beta2, sequence_length and sequence_count.
    */
   spec:
     | JobSpec
     | undefined;
-  /** Id to use, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty. */
+  /** Id to use, 4 to 63 of `a-z 0-9 -`, beginning with a letter; if empty, the server makes one. */
   jobId: string;
-  /** Title for people, at most 63 characters; default that of the ended job. */
+  /** Title for people, at most 63 characters; default: that of the ended job. */
   displayName: string;
-  /** Free labels; default those of the ended job. */
+  /** Free labels; default: those of the ended job. */
   labels: { [key: string]: string };
-  /** Makes a retried call return the first new job; a UUID. Kept as long as the job. */
+  /** UUID that makes a repeated call return the first new job. Kept as long as the job. */
   requestId: string;
 }
 
@@ -930,7 +931,7 @@ export interface ForkJobResponse {
   job:
     | Job
     | undefined;
-  /** What the job will cost; time and tokens are those of the whole run, the part before the checkpoint included. */
+  /** What the job will cost; time and tokens are those of the whole run, including the part before the checkpoint. */
   estimate:
     | JobEstimate
     | undefined;
@@ -938,7 +939,7 @@ export interface ForkJobResponse {
   plan:
     | JobPlan
     | undefined;
-  /** What is allowed but probably not meant. */
+  /** What is allowed but probably not intended. */
   warnings: WarningEvent[];
 }
 
@@ -955,20 +956,19 @@ export interface RestartJobRequest {
     | number
     | undefined;
   /**
-   * Settings of the new job; what is unset stays as in the ended job. What the checkpoint holds cannot change: kind,
-   * model, data set, warm start, seed, streams, the adapters but for their graph, beta1 and beta2, sequence_length and
-   * sequence_count.
+   * Settings of the new job; unset ones are taken from the ended job. Settings that the checkpoint depends on cannot change: kind, model,
+   * data set, warm start, seed, streams, the adapters except for their graph, beta1 and beta2, sequence_length and sequence_count.
    */
   spec:
     | JobSpec
     | undefined;
-  /** Id to use, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty. */
+  /** Id to use, 4 to 63 of `a-z 0-9 -`, beginning with a letter; if empty, the server makes one. */
   jobId: string;
-  /** Title for people, at most 63 characters; default that of the ended job. */
+  /** Title for people, at most 63 characters; default: that of the ended job. */
   displayName: string;
-  /** Free labels; default those of the ended job. */
+  /** Free labels; default: those of the ended job. */
   labels: { [key: string]: string };
-  /** Makes a retried call return the first new job; a UUID. Kept as long as the job. */
+  /** UUID that makes a repeated call return the first new job. Kept as long as the job. */
   requestId: string;
 }
 
@@ -987,7 +987,7 @@ export interface RestartJobResponse {
   job:
     | Job
     | undefined;
-  /** What the job will cost; time and tokens are those of the whole run, the part before the checkpoint included. */
+  /** What the job will cost; time and tokens are those of the whole run, including the part before the checkpoint. */
   estimate:
     | JobEstimate
     | undefined;
@@ -995,7 +995,7 @@ export interface RestartJobResponse {
   plan:
     | JobPlan
     | undefined;
-  /** What is allowed but probably not meant. */
+  /** What is allowed but probably not intended. */
   warnings: WarningEvent[];
 }
 
@@ -1011,7 +1011,7 @@ export interface Restart {
     | undefined;
   /** Execution that made it, from 1. */
   attempt: number;
-  /** Place of its event in the job's journal. */
+  /** Sequence number of its event in the job's journal. */
   sequence: number;
 }
 
@@ -1019,15 +1019,15 @@ export interface Restart {
 export interface ListRestartsRequest {
   /** `jobs/{job}`. */
   parent: string;
-  /** Restarts in a page; 0 for 50, at most 500. */
+  /** Restarts per page; 0 for 50, at most 500. */
   pageSize: number;
-  /** `next_page_token` of the page before. */
+  /** `next_page_token` of the previous page. */
   pageToken: string;
 }
 
 /** Response of ListRestarts. */
 export interface ListRestartsResponse {
-  /** The restarts of this page, the first one first. One that was repeated after a crash stands here once. */
+  /** The restarts of this page, in order. One that was repeated after a crash appears once. */
   restarts: Restart[];
   /** Token of the next page; empty at the end. */
   nextPageToken: string;
@@ -1039,47 +1039,47 @@ export interface GetMetricHistoryRequest {
   name: string;
   /** Series to return; empty for all. */
   metrics: Metric[];
-  /** Most points of a series; 0 for 200. More than RELORA_METRIC_POINTS_MAX in all series together are not given. */
+  /** Maximum number of points per series; 0 for 200. All series together have at most RELORA_METRIC_POINTS_MAX. */
   pointsMax: number;
 }
 
 /** Response of GetMetricHistory. */
 export interface GetMetricHistoryResponse {
-  /** The series that were asked for, in the order of Metric; a series without values has no points. */
+  /** The requested series, in the order of Metric; a series without values has no points. */
   series: MetricSeries[];
-  /** Steps that a point stands for. */
+  /** Number of steps that a point stands for. */
   bucketStepCount: number;
   /** Sequence number of the newest event in the series: WatchJob with it as after_sequence continues where they end. */
   lastSequence: number;
 }
 
-/** The values of one metric over a run. A step that was taken again after a crash counts once, as it was taken last. */
+/** The values of one metric over a run. A step that was repeated after a crash counts once, as it was last taken. */
 export interface MetricSeries {
   /** What the values are. */
   metric: Metric;
   /** Oldest first. */
   points: MetricPoint[];
-  /** Values that were not finite; they are in no point. */
+  /** Number of values that were not finite; no point contains them. */
   nonfiniteCount: number;
 }
 
 /** The values of one metric over `bucket_step_count` steps. */
 export interface MetricPoint {
-  /** Steps taken at the last of the values, the step that gave it included. */
+  /** Steps taken up to the last of the values, including the step that gave it. */
   step: number;
   /** Tokens trained on by then. */
   trainedTokens: number;
-  /** Wall-clock time spent by then in steps and restarts: without evaluations, checkpoints, pauses and what crashes lost. */
+  /** Wall-clock time of steps and restarts by then: without evaluations, checkpoints, pauses and work lost in crashes. */
   trainingSeconds: number;
   /** The last of the values. */
   last: number;
   /** Their mean. */
   mean: number;
-  /** The least. */
+  /** The smallest. */
   min: number;
-  /** The greatest. */
+  /** The largest. */
   max: number;
-  /** How many they are. */
+  /** Number of values. */
   valueCount: number;
 }
 
@@ -1087,11 +1087,11 @@ export interface MetricPoint {
 export interface CompareJobsRequest {
   /** `jobs/{job}`, 2 to RELORA_COMPARED_JOBS_MAX of them, each once. */
   names: string[];
-  /** The one of them that the others are measured against; default the first of kind FULL_RANK, else the first. */
+  /** The job that the others are compared with; default: the first of kind FULL_RANK, else the first. */
   reference: string;
   /** Series to return; empty for all. */
   metrics: Metric[];
-  /** Most points of a series; 0 for 200. More than RELORA_METRIC_POINTS_MAX in all series together are not given. */
+  /** Maximum number of points per series; 0 for 200. All series together have at most RELORA_METRIC_POINTS_MAX. */
   pointsMax: number;
 }
 
@@ -1099,13 +1099,13 @@ export interface CompareJobsRequest {
 export interface CompareJobsResponse {
   /** The jobs in the order of the request. */
   jobs: ComparedJob[];
-  /** Name of the job that the others are measured against. */
+  /** Name of the job that the others are compared with. */
   reference: string;
   /** Settings in which the jobs differ, in the order of JobSpec. */
   differences: SettingDifference[];
   /** What makes a comparison of these jobs unfair or uncertain; reasons are listed in docs/errors.md. */
   warnings: WarningEvent[];
-  /** Steps that a point stands for, the same in all series: points of the same steps can be set against each other. */
+  /** Number of steps that a point stands for, the same in all series, so that points of the same steps can be compared. */
   bucketStepCount: number;
 }
 
@@ -1123,7 +1123,7 @@ export interface ComparedJob {
   kind: JobKind;
   /** Rank of the adapters; 0 for FULL_RANK. */
   rank: number;
-  /** Steps between restarts; 0 for kinds without. */
+  /** Steps between restarts; 0 for kinds without restarts. */
   cycleStepCount: number;
   /** Weights that the main phase trains. */
   trainableParameterCount: number;
@@ -1137,13 +1137,13 @@ export interface ComparedJob {
   stepCount: number;
   /** Tokens trained on. */
   trainedTokens: number;
-  /** Wall-clock time spent in steps and restarts: without evaluations, checkpoints, pauses and what crashes lost. */
+  /** Wall-clock time of steps and restarts: without evaluations, checkpoints, pauses and work lost in crashes. */
   trainingSeconds: number;
-  /** Tokens by the time of the steps and restarts that took them. */
+  /** Tokens divided by the time of the steps and restarts. */
   tokensPerSecond?:
     | number
     | undefined;
-  /** Most memory that was resident in the trainer process at the end of a step. */
+  /** Highest resident memory of the trainer process at the end of a step. */
   peakResidentBytes?:
     | number
     | undefined;
@@ -1161,7 +1161,7 @@ export interface ComparedJob {
   evaluationStep?:
     | number
     | undefined;
-  /** Tokens that it was measured on. */
+  /** Tokens that it was evaluated on. */
   evaluationTokenCount?:
     | number
     | undefined;
@@ -1182,29 +1182,29 @@ export interface ComparedJob {
     | number
     | undefined;
   /**
-   * Loss on the held-out part less that of the reference, at the same number of tokens: the most that both have trained on,
-   * between two evaluations on the straight line from one to the other.
+   * Loss on the held-out part minus that of the reference, at the highest number of tokens that both have trained on; interpolated linearly
+   * between evaluations.
    */
   evaluationLossDifference?:
     | number
     | undefined;
-  /** Tokens at which the difference was taken. */
+  /** Number of tokens at which the difference was taken. */
   differenceTokens?:
     | number
     | undefined;
-  /** Tokens after which an evaluation was first at or below the last loss of the reference; unset while none was. */
+  /** Tokens at the first evaluation at or below the last loss of the reference; unset if there is none yet. */
   tokensToReferenceLoss?:
     | number
     | undefined;
-  /** Training seconds until then. */
+  /** Training seconds by then. */
   secondsToReferenceLoss?:
     | number
     | undefined;
-  /** The series that were asked for, in the order of Metric. */
+  /** The requested series, in the order of Metric. */
   series: MetricSeries[];
-  /** Each data set at the last evaluation. */
+  /** Results by data set of the last evaluation. */
   evaluationDatasets: DatasetEvaluation[];
-  /** Each named evaluation (JobSpec.evaluations) as it came out last. */
+  /** Last result of each named evaluation (JobSpec.evaluations). */
   evaluations: NamedEvaluation[];
 }
 
@@ -1217,7 +1217,7 @@ export interface ComparedJob_LabelsEntry {
 export interface SettingDifference {
   /** Path in a JobSpec, for example `adapter.rank`. */
   field: string;
-  /** Its value in each job, in the order of the jobs, as JSON; empty where a job has no such setting. */
+  /** Its value in each job, in the order of the jobs, as JSON; empty if a job does not have the setting. */
   values: string[];
 }
 
@@ -9640,7 +9640,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Says what a job would cost: parameters, memory, arithmetic, disk and time. Nothing is stored. */
+    /** Estimates the cost of a job: parameters, memory, arithmetic, disk and time. Nothing is stored. */
     estimateJob: {
       name: "EstimateJob",
       requestType: EstimateJobRequest as typeof EstimateJobRequest,
@@ -9667,7 +9667,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Streams a job's events from a sequence number on, past and future, until the final one. Ends with OK after it. */
+    /** Streams a job's events after a sequence number, past and future ones, and ends with OK after the final event. */
     watchJob: {
       name: "WatchJob",
       requestType: WatchJobRequest as typeof WatchJobRequest,
@@ -9677,8 +9677,8 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /**
-     * Streams the events of many jobs: those named, or all with the labels, also ones that are created meanwhile. Each job's events come
-     * in order and without a gap; a cursor, which comes now and then, says how far the stream was.
+     * Streams the events of many jobs: those named, or all with the given labels, including jobs that are created later. Each job's events
+     * come in order and without gaps. A cursor is sent regularly, from which a later call can continue.
      */
     watchJobs: {
       name: "WatchJobs",
@@ -9689,8 +9689,8 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /**
-     * Says why a job waits: its place, what would have to come free, and when it may start; or why it ended, and what may end it. With a
-     * step, which documents add most to its loss.
+     * Explains why a job waits: its position, what would have to become free, and when it may start; or why it ended, and what may still end
+     * it. With a step, also which documents add most to its loss.
      */
     explainJob: {
       name: "ExplainJob",
@@ -9700,7 +9700,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Stops a running or queued job after its present step and keeps a checkpoint. */
+    /** Stops a running or queued job after its current step and keeps a checkpoint. */
     pauseJob: {
       name: "PauseJob",
       requestType: PauseJobRequest as typeof PauseJobRequest,
@@ -9718,7 +9718,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Ends a job for good. Its checkpoints stay. */
+    /** Ends a job for good. Its checkpoints are kept. */
     cancelJob: {
       name: "CancelJob",
       requestType: CancelJobRequest as typeof CancelJobRequest,
@@ -9739,7 +9739,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Brings a deleted job back, as it was, until its purge_time. */
+    /** Restores a deleted job, as it was, until its purge_time. */
     undeleteJob: {
       name: "UndeleteJob",
       requestType: UndeleteJobRequest as typeof UndeleteJobRequest,
@@ -9749,8 +9749,9 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /**
-     * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how
-     * many checkpoints it keeps, its priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+     * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how many
+     * checkpoints it keeps, its priority and labels. Other changes are refused. A running job applies the update at the start of its next
+     * step; its journal says which.
      */
     updateJob: {
       name: "UpdateJob",
@@ -9761,8 +9762,8 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /**
-     * Gives a job that has ended or is paused to be imported elsewhere: without a file name the list of its files, with one that file. They
-     * hold its specification, journal and changes, its checkpoints and artifacts.
+     * Exports a job that has ended or is paused, for ImportJob on another server: without a file name, it returns the list of files; with
+     * one, that file. The files contain its specification, journal and updates, its checkpoints and artifacts.
      */
     exportJob: {
       name: "ExportJob",
@@ -9773,8 +9774,8 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /**
-     * Takes a job that another server exported. Its files come by their index, each from where the server has it; once all are there and
-     * agree with their digests and with each other, the job is stored as it was there. Repeated, it returns the job.
+     * Imports a job that another server exported. Chunks name their file by index, and each file continues where the server has it. Once all
+     * files are there and match their digests and each other, the job is stored as it was. If the call is repeated, it returns the job.
      */
     importJob: {
       name: "ImportJob",
@@ -9784,7 +9785,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
+    /** Streams what the trainers of a job printed, by attempt; with follow, also what they print until the job has ended. */
     getJobLog: {
       name: "GetJobLog",
       requestType: GetJobLogRequest as typeof GetJobLogRequest,
@@ -9793,7 +9794,7 @@ export const TrainingServiceDefinition = {
       responseStream: true,
       options: {},
     },
-    /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
+    /** Creates a job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
     forkJob: {
       name: "ForkJob",
       requestType: ForkJobRequest as typeof ForkJobRequest,
@@ -9803,7 +9804,7 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /**
-     * The name that ForkJob had; does the same, until version 1.0.
+     * Former name of ForkJob, with the same effect; until version 1.0.
      *
      * @deprecated
      */
@@ -9815,7 +9816,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Returns the restarts of a job page by page, with what each was measured to do. */
+    /** Returns the restarts of a job page by page, with the measurements of each. */
     listRestarts: {
       name: "ListRestarts",
       requestType: ListRestartsRequest as typeof ListRestartsRequest,
@@ -9824,7 +9825,7 @@ export const TrainingServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Returns the series of a job, such as its loss by step, in at most so many points. */
+    /** Returns series of a job, such as its loss by step, with a limited number of points. */
     getMetricHistory: {
       name: "GetMetricHistory",
       requestType: GetMetricHistoryRequest as typeof GetMetricHistoryRequest,
@@ -9834,8 +9835,8 @@ export const TrainingServiceDefinition = {
       options: {},
     },
     /**
-     * Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. Jobs may
-     * still be running.
+     * Compares jobs: series over common steps, a table against a reference, and what makes the jobs hard to compare. Jobs may still be
+     * running.
      */
     compareJobs: {
       name: "CompareJobs",
@@ -9851,7 +9852,7 @@ export const TrainingServiceDefinition = {
 export interface TrainingServiceImplementation<CallContextExt = {}> {
   /** Stores a job and queues it. A repeated request_id returns the first job; with validate_only nothing is stored. */
   createJob(request: CreateJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<CreateJobResponse>>;
-  /** Says what a job would cost: parameters, memory, arithmetic, disk and time. Nothing is stored. */
+  /** Estimates the cost of a job: parameters, memory, arithmetic, disk and time. Nothing is stored. */
   estimateJob(
     request: EstimateJobRequest,
     context: CallContext & CallContextExt,
@@ -9860,73 +9861,74 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
   getJob(request: GetJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<GetJobResponse>>;
   /** Returns jobs page by page. */
   listJobs(request: ListJobsRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ListJobsResponse>>;
-  /** Streams a job's events from a sequence number on, past and future, until the final one. Ends with OK after it. */
+  /** Streams a job's events after a sequence number, past and future ones, and ends with OK after the final event. */
   watchJob(
     request: WatchJobRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<WatchJobResponse>>;
   /**
-   * Streams the events of many jobs: those named, or all with the labels, also ones that are created meanwhile. Each job's events come
-   * in order and without a gap; a cursor, which comes now and then, says how far the stream was.
+   * Streams the events of many jobs: those named, or all with the given labels, including jobs that are created later. Each job's events
+   * come in order and without gaps. A cursor is sent regularly, from which a later call can continue.
    */
   watchJobs(
     request: WatchJobsRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<WatchJobsResponse>>;
   /**
-   * Says why a job waits: its place, what would have to come free, and when it may start; or why it ended, and what may end it. With a
-   * step, which documents add most to its loss.
+   * Explains why a job waits: its position, what would have to become free, and when it may start; or why it ended, and what may still end
+   * it. With a step, also which documents add most to its loss.
    */
   explainJob(
     request: ExplainJobRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ExplainJobResponse>>;
-  /** Stops a running or queued job after its present step and keeps a checkpoint. */
+  /** Stops a running or queued job after its current step and keeps a checkpoint. */
   pauseJob(request: PauseJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<PauseJobResponse>>;
   /** Puts a paused job back into the queue; it resumes from its checkpoint. */
   resumeJob(request: ResumeJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ResumeJobResponse>>;
-  /** Ends a job for good. Its checkpoints stay. */
+  /** Ends a job for good. Its checkpoints are kept. */
   cancelJob(request: CancelJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<CancelJobResponse>>;
   /**
    * Deletes an ended job with its checkpoints and artifacts. It can be undeleted until its purge_time. Refused while another
    * job that has not ended begins at it, and while an export of it is pending. Deleting it again changes nothing.
    */
   deleteJob(request: DeleteJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<DeleteJobResponse>>;
-  /** Brings a deleted job back, as it was, until its purge_time. */
+  /** Restores a deleted job, as it was, until its purge_time. */
   undeleteJob(
     request: UndeleteJobRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<UndeleteJobResponse>>;
   /**
-   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how
-   * many checkpoints it keeps, its priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how many
+   * checkpoints it keeps, its priority and labels. Other changes are refused. A running job applies the update at the start of its next
+   * step; its journal says which.
    */
   updateJob(request: UpdateJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<UpdateJobResponse>>;
   /**
-   * Gives a job that has ended or is paused to be imported elsewhere: without a file name the list of its files, with one that file. They
-   * hold its specification, journal and changes, its checkpoints and artifacts.
+   * Exports a job that has ended or is paused, for ImportJob on another server: without a file name, it returns the list of files; with
+   * one, that file. The files contain its specification, journal and updates, its checkpoints and artifacts.
    */
   exportJob(
     request: ExportJobRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<ExportJobResponse>>;
   /**
-   * Takes a job that another server exported. Its files come by their index, each from where the server has it; once all are there and
-   * agree with their digests and with each other, the job is stored as it was there. Repeated, it returns the job.
+   * Imports a job that another server exported. Chunks name their file by index, and each file continues where the server has it. Once all
+   * files are there and match their digests and each other, the job is stored as it was. If the call is repeated, it returns the job.
    */
   importJob(
     request: AsyncIterable<ImportJobRequest>,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ImportJobResponse>>;
-  /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
+  /** Streams what the trainers of a job printed, by attempt; with follow, also what they print until the job has ended. */
   getJobLog(
     request: GetJobLogRequest,
     context: CallContext & CallContextExt,
   ): ServerStreamingMethodResult<DeepPartial<GetJobLogResponse>>;
-  /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
+  /** Creates a job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
   forkJob(request: ForkJobRequest, context: CallContext & CallContextExt): Promise<DeepPartial<ForkJobResponse>>;
   /**
-   * The name that ForkJob had; does the same, until version 1.0.
+   * Former name of ForkJob, with the same effect; until version 1.0.
    *
    * @deprecated
    */
@@ -9934,19 +9936,19 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
     request: RestartJobRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<RestartJobResponse>>;
-  /** Returns the restarts of a job page by page, with what each was measured to do. */
+  /** Returns the restarts of a job page by page, with the measurements of each. */
   listRestarts(
     request: ListRestartsRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListRestartsResponse>>;
-  /** Returns the series of a job, such as its loss by step, in at most so many points. */
+  /** Returns series of a job, such as its loss by step, with a limited number of points. */
   getMetricHistory(
     request: GetMetricHistoryRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<GetMetricHistoryResponse>>;
   /**
-   * Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. Jobs may
-   * still be running.
+   * Compares jobs: series over common steps, a table against a reference, and what makes the jobs hard to compare. Jobs may still be
+   * running.
    */
   compareJobs(
     request: CompareJobsRequest,
@@ -9957,7 +9959,7 @@ export interface TrainingServiceImplementation<CallContextExt = {}> {
 export interface TrainingServiceClient<CallOptionsExt = {}> {
   /** Stores a job and queues it. A repeated request_id returns the first job; with validate_only nothing is stored. */
   createJob(request: DeepPartial<CreateJobRequest>, options?: CallOptions & CallOptionsExt): Promise<CreateJobResponse>;
-  /** Says what a job would cost: parameters, memory, arithmetic, disk and time. Nothing is stored. */
+  /** Estimates the cost of a job: parameters, memory, arithmetic, disk and time. Nothing is stored. */
   estimateJob(
     request: DeepPartial<EstimateJobRequest>,
     options?: CallOptions & CallOptionsExt,
@@ -9966,73 +9968,74 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
   getJob(request: DeepPartial<GetJobRequest>, options?: CallOptions & CallOptionsExt): Promise<GetJobResponse>;
   /** Returns jobs page by page. */
   listJobs(request: DeepPartial<ListJobsRequest>, options?: CallOptions & CallOptionsExt): Promise<ListJobsResponse>;
-  /** Streams a job's events from a sequence number on, past and future, until the final one. Ends with OK after it. */
+  /** Streams a job's events after a sequence number, past and future ones, and ends with OK after the final event. */
   watchJob(
     request: DeepPartial<WatchJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<WatchJobResponse>;
   /**
-   * Streams the events of many jobs: those named, or all with the labels, also ones that are created meanwhile. Each job's events come
-   * in order and without a gap; a cursor, which comes now and then, says how far the stream was.
+   * Streams the events of many jobs: those named, or all with the given labels, including jobs that are created later. Each job's events
+   * come in order and without gaps. A cursor is sent regularly, from which a later call can continue.
    */
   watchJobs(
     request: DeepPartial<WatchJobsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<WatchJobsResponse>;
   /**
-   * Says why a job waits: its place, what would have to come free, and when it may start; or why it ended, and what may end it. With a
-   * step, which documents add most to its loss.
+   * Explains why a job waits: its position, what would have to become free, and when it may start; or why it ended, and what may still end
+   * it. With a step, also which documents add most to its loss.
    */
   explainJob(
     request: DeepPartial<ExplainJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ExplainJobResponse>;
-  /** Stops a running or queued job after its present step and keeps a checkpoint. */
+  /** Stops a running or queued job after its current step and keeps a checkpoint. */
   pauseJob(request: DeepPartial<PauseJobRequest>, options?: CallOptions & CallOptionsExt): Promise<PauseJobResponse>;
   /** Puts a paused job back into the queue; it resumes from its checkpoint. */
   resumeJob(request: DeepPartial<ResumeJobRequest>, options?: CallOptions & CallOptionsExt): Promise<ResumeJobResponse>;
-  /** Ends a job for good. Its checkpoints stay. */
+  /** Ends a job for good. Its checkpoints are kept. */
   cancelJob(request: DeepPartial<CancelJobRequest>, options?: CallOptions & CallOptionsExt): Promise<CancelJobResponse>;
   /**
    * Deletes an ended job with its checkpoints and artifacts. It can be undeleted until its purge_time. Refused while another
    * job that has not ended begins at it, and while an export of it is pending. Deleting it again changes nothing.
    */
   deleteJob(request: DeepPartial<DeleteJobRequest>, options?: CallOptions & CallOptionsExt): Promise<DeleteJobResponse>;
-  /** Brings a deleted job back, as it was, until its purge_time. */
+  /** Restores a deleted job, as it was, until its purge_time. */
   undeleteJob(
     request: DeepPartial<UndeleteJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<UndeleteJobResponse>;
   /**
-   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how
-   * many checkpoints it keeps, its priority and labels. All else is refused. A running job takes it at the start of its next step, which its journal names.
+   * Changes a job that has not ended: the learning rate by a factor, the number of steps, when it evaluates, saves and samples, how many
+   * checkpoints it keeps, its priority and labels. Other changes are refused. A running job applies the update at the start of its next
+   * step; its journal says which.
    */
   updateJob(request: DeepPartial<UpdateJobRequest>, options?: CallOptions & CallOptionsExt): Promise<UpdateJobResponse>;
   /**
-   * Gives a job that has ended or is paused to be imported elsewhere: without a file name the list of its files, with one that file. They
-   * hold its specification, journal and changes, its checkpoints and artifacts.
+   * Exports a job that has ended or is paused, for ImportJob on another server: without a file name, it returns the list of files; with
+   * one, that file. The files contain its specification, journal and updates, its checkpoints and artifacts.
    */
   exportJob(
     request: DeepPartial<ExportJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<ExportJobResponse>;
   /**
-   * Takes a job that another server exported. Its files come by their index, each from where the server has it; once all are there and
-   * agree with their digests and with each other, the job is stored as it was there. Repeated, it returns the job.
+   * Imports a job that another server exported. Chunks name their file by index, and each file continues where the server has it. Once all
+   * files are there and match their digests and each other, the job is stored as it was. If the call is repeated, it returns the job.
    */
   importJob(
     request: AsyncIterable<DeepPartial<ImportJobRequest>>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ImportJobResponse>;
-  /** Streams what the trainers of a job printed, by attempt; with follow what they print from now on, too, until the job has ended. */
+  /** Streams what the trainers of a job printed, by attempt; with follow, also what they print until the job has ended. */
   getJobLog(
     request: DeepPartial<GetJobLogRequest>,
     options?: CallOptions & CallOptionsExt,
   ): AsyncIterable<GetJobLogResponse>;
-  /** Makes a new job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
+  /** Creates a job that begins at a checkpoint of an ended one, with changed settings. The ended job stays as it is. */
   forkJob(request: DeepPartial<ForkJobRequest>, options?: CallOptions & CallOptionsExt): Promise<ForkJobResponse>;
   /**
-   * The name that ForkJob had; does the same, until version 1.0.
+   * Former name of ForkJob, with the same effect; until version 1.0.
    *
    * @deprecated
    */
@@ -10040,19 +10043,19 @@ export interface TrainingServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<RestartJobRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<RestartJobResponse>;
-  /** Returns the restarts of a job page by page, with what each was measured to do. */
+  /** Returns the restarts of a job page by page, with the measurements of each. */
   listRestarts(
     request: DeepPartial<ListRestartsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListRestartsResponse>;
-  /** Returns the series of a job, such as its loss by step, in at most so many points. */
+  /** Returns series of a job, such as its loss by step, with a limited number of points. */
   getMetricHistory(
     request: DeepPartial<GetMetricHistoryRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<GetMetricHistoryResponse>;
   /**
-   * Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. Jobs may
-   * still be running.
+   * Compares jobs: series over common steps, a table against a reference, and what makes the jobs hard to compare. Jobs may still be
+   * running.
    */
   compareJobs(
     request: DeepPartial<CompareJobsRequest>,

@@ -13,11 +13,11 @@ export const protobufPackage = "relora.v1";
 
 export const protobufFileName = "relora/v1/webhook_service.proto";
 
-/** Where a delivery stands. */
+/** State of a delivery. */
 export const WebhookDeliveryState = {
   /** UNSPECIFIED - Any. */
   UNSPECIFIED: "WEBHOOK_DELIVERY_STATE_UNSPECIFIED",
-  /** PENDING - It waits to be sent, for the first time or once more. */
+  /** PENDING - It waits to be sent, for the first time or again. */
   PENDING: "WEBHOOK_DELIVERY_STATE_PENDING",
   /** DEAD - It was given up. */
   DEAD: "WEBHOOK_DELIVERY_STATE_DEAD",
@@ -79,29 +79,29 @@ export function webhookDeliveryStateToNumber(object: WebhookDeliveryState): numb
   }
 }
 
-/** Where events are sent. */
+/** A receiver of events. */
 export interface Webhook {
   /** `webhooks/{webhook}`. */
   name: string;
-  /** Where they are posted. */
+  /** The URL that they are posted to. */
   url: string;
-  /** Kinds of events that are sent, by the name of their field in JobEvent. */
+  /** Kinds of events to send, by the name of their field in JobEvent. */
   eventKinds: string[];
   /** Labels that a job must have; none for all jobs. */
   labels: { [key: string]: string };
-  /** When it was made. */
+  /** When it was created. */
   createTime:
     | Date
     | undefined;
-  /** Events that wait to be sent. */
+  /** Number of events that wait to be sent. */
   pendingCount: number;
-  /** Events that were given up; ListWebhookDeliveries shows them. */
+  /** Number of events that were given up; ListWebhookDeliveries shows them. */
   deadCount: number;
-  /** When an event was last taken by the receiver. */
+  /** When the receiver last accepted an event. */
   lastSuccessTime:
     | Date
     | undefined;
-  /** Why the last attempt failed; empty when it did not. */
+  /** Why the last attempt failed; empty if it did not. */
   lastFailure: string;
 }
 
@@ -112,16 +112,16 @@ export interface Webhook_LabelsEntry {
 
 /** Request of CreateWebhook. */
 export interface CreateWebhookRequest {
-  /** Id of the new webhook; made by the server when empty. */
+  /** Id of the new webhook; if empty, the server makes one. */
   webhookId: string;
-  /** https:// address. http:// is accepted for this machine alone, where RELORA_WEBHOOK_NETWORKS allows it. */
+  /** https:// URL. http:// is only accepted for this machine, if RELORA_WEBHOOK_NETWORKS allows it. */
   url: string;
-  /** Kinds of events to send, such as `state` or `checkpoint`; all but `step` and `documents` when empty. */
+  /** Kinds of events to send, such as `state` or `checkpoint`; if empty, all except `step` and `documents`. */
   eventKinds: string[];
   /** Labels that a job must have. */
   labels: { [key: string]: string };
   /**
-   * Key of the signatures: `whsec_` and 24 to 64 bytes in base64. Made by the server when empty. Repeating the call with the same id,
+   * Key of the signatures: `whsec_` and 24 to 64 bytes in base64. If empty, the server makes one. Repeating the call with the same id,
    * fields and key returns the same webhook.
    */
   secret: string;
@@ -138,7 +138,7 @@ export interface CreateWebhookResponse {
   webhook:
     | Webhook
     | undefined;
-  /** Key of the signatures. It is never shown again. */
+  /** Key of the signatures. It is not shown again. */
   secret: string;
 }
 
@@ -146,7 +146,7 @@ export interface CreateWebhookResponse {
 export interface ListWebhooksRequest {
   /** Webhooks to return; 0 for 50, at most 500. */
   pageSize: number;
-  /** next_page_token of the page before, or nothing for the first. */
+  /** next_page_token of the previous page; empty for the first. */
   pageToken: string;
 }
 
@@ -178,15 +178,15 @@ export interface TestWebhookRequest {
 export interface TestWebhookResponse {
   /** The webhook-id of the message. */
   messageId: string;
-  /** What the receiver answered; 0 where no answer came. */
+  /** HTTP status of the receiver's answer; 0 if there was none. */
   statusCode: number;
-  /** Why it was not delivered; empty when it was. */
+  /** Why it was not delivered; empty if it was. */
   failure: string;
-  /** Time that it took. */
+  /** Duration of the attempt. */
   seconds: number;
 }
 
-/** An event that a receiver has not taken yet. */
+/** An event that a receiver has not accepted yet. */
 export interface WebhookDelivery {
   /** The webhook-id of its message: the same in each attempt. */
   messageId: string;
@@ -196,7 +196,7 @@ export interface WebhookDelivery {
   sequence: number;
   /** Kind of the event. */
   eventKind: string;
-  /** Where it stands. */
+  /** Its state. */
   state: WebhookDeliveryState;
   /** Attempts so far. */
   attemptCount: number;
@@ -206,7 +206,7 @@ export interface WebhookDelivery {
   createTime:
     | Date
     | undefined;
-  /** When it is sent again; unset for one that was given up. */
+  /** When it will be sent next; unset for one that was given up. */
   nextTime: Date | undefined;
 }
 
@@ -214,11 +214,11 @@ export interface WebhookDelivery {
 export interface ListWebhookDeliveriesRequest {
   /** `webhooks/{webhook}`. */
   parent: string;
-  /** Only those that stand so; unspecified for all. */
+  /** Only deliveries in this state; unspecified for all. */
   state: WebhookDeliveryState;
   /** Deliveries to return; 0 for 50, at most 500. */
   pageSize: number;
-  /** next_page_token of the page before, or nothing for the first. */
+  /** next_page_token of the previous page; empty for the first. */
   pageToken: string;
 }
 
@@ -234,7 +234,7 @@ export interface ListWebhookDeliveriesResponse {
 export interface ResendWebhookDeliveriesRequest {
   /** `webhooks/{webhook}`. */
   name: string;
-  /** Message ids of dead letters; all of them when empty. */
+  /** Message ids of dead letters; empty for all of them. */
   messageIds: string[];
 }
 
@@ -2031,13 +2031,13 @@ export const ResendWebhookDeliveriesResponse: MessageFns<ResendWebhookDeliveries
   },
 };
 
-/** Sends events of jobs to addresses of the tenant, signed as Standard Webhooks has it (docs/webhooks.md). */
+/** Sends events of jobs to URLs of the tenant, signed according to Standard Webhooks (docs/webhooks.md). */
 export type WebhookServiceDefinition = typeof WebhookServiceDefinition;
 export const WebhookServiceDefinition = {
   name: "WebhookService",
   fullName: "relora.v1.WebhookService",
   methods: {
-    /** Registers an address. Its events begin now: of a job that is under way, the next one. */
+    /** Registers a URL. It gets events from now on, including the next ones of running jobs. */
     createWebhook: {
       name: "CreateWebhook",
       requestType: CreateWebhookRequest as typeof CreateWebhookRequest,
@@ -2055,7 +2055,7 @@ export const WebhookServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Removes a webhook, with all that it had still to send. */
+    /** Deletes a webhook and its unsent messages. */
     deleteWebhook: {
       name: "DeleteWebhook",
       requestType: DeleteWebhookRequest as typeof DeleteWebhookRequest,
@@ -2064,7 +2064,7 @@ export const WebhookServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Sends a message of the type `relora.test` at once, a single time, and says what came of it. */
+    /** Sends a message of the type `relora.test` at once, without retries, and returns the outcome. */
     testWebhook: {
       name: "TestWebhook",
       requestType: TestWebhookRequest as typeof TestWebhookRequest,
@@ -2073,7 +2073,7 @@ export const WebhookServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Lists what waits to be sent and what was given up (dead letters), oldest first. */
+    /** Lists the messages that wait to be sent and those that were given up (dead letters), oldest first. */
     listWebhookDeliveries: {
       name: "ListWebhookDeliveries",
       requestType: ListWebhookDeliveriesRequest as typeof ListWebhookDeliveriesRequest,
@@ -2082,7 +2082,7 @@ export const WebhookServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Sends dead letters once more, with the ids that they had. */
+    /** Sends dead letters again, with the same ids. */
     resendWebhookDeliveries: {
       name: "ResendWebhookDeliveries",
       requestType: ResendWebhookDeliveriesRequest as typeof ResendWebhookDeliveriesRequest,
@@ -2095,7 +2095,7 @@ export const WebhookServiceDefinition = {
 } as const;
 
 export interface WebhookServiceImplementation<CallContextExt = {}> {
-  /** Registers an address. Its events begin now: of a job that is under way, the next one. */
+  /** Registers a URL. It gets events from now on, including the next ones of running jobs. */
   createWebhook(
     request: CreateWebhookRequest,
     context: CallContext & CallContextExt,
@@ -2105,22 +2105,22 @@ export interface WebhookServiceImplementation<CallContextExt = {}> {
     request: ListWebhooksRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListWebhooksResponse>>;
-  /** Removes a webhook, with all that it had still to send. */
+  /** Deletes a webhook and its unsent messages. */
   deleteWebhook(
     request: DeleteWebhookRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<DeleteWebhookResponse>>;
-  /** Sends a message of the type `relora.test` at once, a single time, and says what came of it. */
+  /** Sends a message of the type `relora.test` at once, without retries, and returns the outcome. */
   testWebhook(
     request: TestWebhookRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<TestWebhookResponse>>;
-  /** Lists what waits to be sent and what was given up (dead letters), oldest first. */
+  /** Lists the messages that wait to be sent and those that were given up (dead letters), oldest first. */
   listWebhookDeliveries(
     request: ListWebhookDeliveriesRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListWebhookDeliveriesResponse>>;
-  /** Sends dead letters once more, with the ids that they had. */
+  /** Sends dead letters again, with the same ids. */
   resendWebhookDeliveries(
     request: ResendWebhookDeliveriesRequest,
     context: CallContext & CallContextExt,
@@ -2128,7 +2128,7 @@ export interface WebhookServiceImplementation<CallContextExt = {}> {
 }
 
 export interface WebhookServiceClient<CallOptionsExt = {}> {
-  /** Registers an address. Its events begin now: of a job that is under way, the next one. */
+  /** Registers a URL. It gets events from now on, including the next ones of running jobs. */
   createWebhook(
     request: DeepPartial<CreateWebhookRequest>,
     options?: CallOptions & CallOptionsExt,
@@ -2138,22 +2138,22 @@ export interface WebhookServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<ListWebhooksRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListWebhooksResponse>;
-  /** Removes a webhook, with all that it had still to send. */
+  /** Deletes a webhook and its unsent messages. */
   deleteWebhook(
     request: DeepPartial<DeleteWebhookRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<DeleteWebhookResponse>;
-  /** Sends a message of the type `relora.test` at once, a single time, and says what came of it. */
+  /** Sends a message of the type `relora.test` at once, without retries, and returns the outcome. */
   testWebhook(
     request: DeepPartial<TestWebhookRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<TestWebhookResponse>;
-  /** Lists what waits to be sent and what was given up (dead letters), oldest first. */
+  /** Lists the messages that wait to be sent and those that were given up (dead letters), oldest first. */
   listWebhookDeliveries(
     request: DeepPartial<ListWebhookDeliveriesRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListWebhookDeliveriesResponse>;
-  /** Sends dead letters once more, with the ids that they had. */
+  /** Sends dead letters again, with the same ids. */
   resendWebhookDeliveries(
     request: DeepPartial<ResendWebhookDeliveriesRequest>,
     options?: CallOptions & CallOptionsExt,

@@ -94,25 +94,25 @@ export interface Weights {
   config:
     | LlamaConfig
     | undefined;
-  /** Weights it has; 0 until READY. */
+  /** Number of its parameters; 0 until READY. */
   parameterCount: number;
-  /** Vocabulary of its tokenizer.json; 0 without one. */
+  /** Vocabulary size of its tokenizer.json; 0 if it has none. */
   tokenizerVocabularySize: number;
   /** When the upload began. */
   createTime:
     | Date
     | undefined;
-  /** How many files there are; a list has this in place of `files`. */
+  /** Number of files; lists have this instead of `files`. */
   fileCount: number;
   /** Bytes of all files. */
   sizeBytes: number;
-  /** What can be read and was probably not meant. */
+  /** What is readable, but was probably not intended. */
   warnings: WeightsWarning[];
   /** Labels that they were uploaded with. */
   labels: { [key: string]: string };
   /**
-   * Who uploaded them: the name of the token or the subject of the certificate or JWT; `anyone` on an open server, empty for weights of
-   * before there were owners.
+   * Who uploaded them: the name of the token, or the subject of the certificate or JWT; `anyone` on a server without a login; empty for
+   * weights from before there were owners.
    */
   owner: string;
 }
@@ -122,7 +122,7 @@ export interface Weights_LabelsEntry {
   value: string;
 }
 
-/** Something about weights that was probably not meant. */
+/** Something about weights that was probably not intended. */
 export interface WeightsWarning {
   /** Stable, in UPPER_SNAKE_CASE. */
   reason: string;
@@ -139,7 +139,7 @@ export interface WeightsFile {
   fileName: string;
   /** Size. */
   sizeBytes: number;
-  /** SHA-256, hexadecimal; checked. */
+  /** SHA-256, hexadecimal; verified. */
   sha256: string;
   /** Bytes received so far. */
   receivedBytes: number;
@@ -157,10 +157,7 @@ export interface UploadWeightsRequest {
 
 /** What is being uploaded. */
 export interface UploadWeightsHeader {
-  /**
-   * Id, 4 to 63 of `a-z 0-9 -`, beginning with a letter; the server makes one when empty, but then a broken upload cannot
-   * be resumed.
-   */
+  /** Id, 4 to 63 of `a-z 0-9 -`, beginning with a letter; if empty, the server makes one, but then an interrupted upload cannot be resumed. */
   weightsId: string;
   /** Title for people, at most 63 characters. */
   displayName: string;
@@ -205,9 +202,9 @@ export interface GetWeightsResponse {
 
 /** Request of ListWeights. */
 export interface ListWeightsRequest {
-  /** Weights in a page; 0 for 50, at most 500. */
+  /** Weights per page; 0 for 50, at most 500. */
   pageSize: number;
-  /** `next_page_token` of the page before; the other fields must be the same. */
+  /** `next_page_token` of the previous page; the other fields must be the same. */
   pageToken: string;
   /** Only weights with all of these labels. */
   labels: { [key: string]: string };
@@ -1969,8 +1966,8 @@ export const WeightsServiceDefinition = {
   fullName: "relora.v1.WeightsService",
   methods: {
     /**
-     * Uploads the files of a model. An upload that broke resumes where it stopped: send the header with the same weights_id
-     * again, then each file from its received_bytes on. Answers when the bytes are safe and every tensor has been checked.
+     * Uploads the files of a model. An interrupted upload resumes where it stopped: send the header with the same weights_id again, then each
+     * file from its received_bytes. Answers when the bytes are durable and every tensor has been checked.
      */
     uploadWeights: {
       name: "UploadWeights",
@@ -1998,7 +1995,7 @@ export const WeightsServiceDefinition = {
       responseStream: false,
       options: {},
     },
-    /** Deletes weights, or an upload that was given up. Refused while a job that has not ended begins at them. */
+    /** Deletes weights, or an abandoned upload. Refused while a job that has not ended begins at them. */
     deleteWeights: {
       name: "DeleteWeights",
       requestType: DeleteWeightsRequest as typeof DeleteWeightsRequest,
@@ -2012,8 +2009,8 @@ export const WeightsServiceDefinition = {
 
 export interface WeightsServiceImplementation<CallContextExt = {}> {
   /**
-   * Uploads the files of a model. An upload that broke resumes where it stopped: send the header with the same weights_id
-   * again, then each file from its received_bytes on. Answers when the bytes are safe and every tensor has been checked.
+   * Uploads the files of a model. An interrupted upload resumes where it stopped: send the header with the same weights_id again, then each
+   * file from its received_bytes. Answers when the bytes are durable and every tensor has been checked.
    */
   uploadWeights(
     request: AsyncIterable<UploadWeightsRequest>,
@@ -2029,7 +2026,7 @@ export interface WeightsServiceImplementation<CallContextExt = {}> {
     request: ListWeightsRequest,
     context: CallContext & CallContextExt,
   ): Promise<DeepPartial<ListWeightsResponse>>;
-  /** Deletes weights, or an upload that was given up. Refused while a job that has not ended begins at them. */
+  /** Deletes weights, or an abandoned upload. Refused while a job that has not ended begins at them. */
   deleteWeights(
     request: DeleteWeightsRequest,
     context: CallContext & CallContextExt,
@@ -2038,8 +2035,8 @@ export interface WeightsServiceImplementation<CallContextExt = {}> {
 
 export interface WeightsServiceClient<CallOptionsExt = {}> {
   /**
-   * Uploads the files of a model. An upload that broke resumes where it stopped: send the header with the same weights_id
-   * again, then each file from its received_bytes on. Answers when the bytes are safe and every tensor has been checked.
+   * Uploads the files of a model. An interrupted upload resumes where it stopped: send the header with the same weights_id again, then each
+   * file from its received_bytes. Answers when the bytes are durable and every tensor has been checked.
    */
   uploadWeights(
     request: AsyncIterable<DeepPartial<UploadWeightsRequest>>,
@@ -2055,7 +2052,7 @@ export interface WeightsServiceClient<CallOptionsExt = {}> {
     request: DeepPartial<ListWeightsRequest>,
     options?: CallOptions & CallOptionsExt,
   ): Promise<ListWeightsResponse>;
-  /** Deletes weights, or an upload that was given up. Refused while a job that has not ended begins at them. */
+  /** Deletes weights, or an abandoned upload. Refused while a job that has not ended begins at them. */
   deleteWeights(
     request: DeepPartial<DeleteWeightsRequest>,
     options?: CallOptions & CallOptionsExt,
