@@ -1,4 +1,4 @@
-// npm run bench: this machine, our engine on it and PyTorch beside it, written to bench/results/ with a plot.
+// npm run bench: measures our engine and PyTorch on this machine, and writes the results with a plot to bench/results/.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { join } from 'node:path';
@@ -31,7 +31,7 @@ const { instructionSet, threads } = options;
 const say = (line) => console.error(line);
 const session = new Session({ addon, instructionSet, threads, pytorch: await findPytorch(), say });
 
-// The machine's peaks are what the other sections are held against, so they belong to every run.
+// The other sections are compared with the machine's peaks, so these are measured in every run.
 const chosen = sections.filter((section) => section.name === 'machine' || options.sections.includes(section));
 const chapters = [];
 for (const section of chosen) {
@@ -63,7 +63,7 @@ if (options.isReported) {
   console.log('Its row is in docs/performance.md');
 }
 
-/** A run of some sections alone has a file of its own, so that it does not replace a whole one. */
+/** A run of only some sections gets a file of its own, so that it does not replace a complete one. */
 function nameOfRun() {
   const date = new Date().toISOString().slice(0, 10);
   const cpu = cpuModel.replace(/[^A-Za-z0-9]+/g, '-').toLowerCase();

@@ -1,9 +1,7 @@
 import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 
-/**
- * Rows of a long measurement, one JSON line each in a file: what was measured before an interruption is not measured again.
- */
+/** Rows of a long measurement, stored as JSON lines: after an interruption, finished rows are not measured again. */
 export class Cells {
   #file;
   #rows;
@@ -12,7 +10,7 @@ export class Cells {
     this.#file = file;
     mkdirSync(dirname(file), { recursive: true });
     const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n') : [];
-    // A line that a kill cut short is measured again.
+    // A line truncated by a kill is measured again.
     this.#rows = new Map(lines.flatMap((line) => parsed(line)).map(({ key, row }) => [key, row]));
   }
 
@@ -20,7 +18,7 @@ export class Cells {
     return this.#rows.has(key);
   }
 
-  /** The row of a key: from the file, or from `measure`, and then in the file. */
+  /** The row of a key: from the file, or from `measure`, which is then stored. */
   async row(key, measure) {
     if (!this.#rows.has(key)) {
       const row = await measure();

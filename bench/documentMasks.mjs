@@ -1,5 +1,5 @@
-// A step of packed documents with and without their mask, in one run: `node bench/documentMasks.mjs [PRESET] [TOKENS]`. Each round takes a
-// step of either kind, so that what else the machine does meets both alike; processor seconds, since the clock counts the others too.
+// Steps of packed documents with and without their mask: `node bench/documentMasks.mjs [PRESET] [TOKENS]`. Each round takes a step of
+// either kind, so that other load on the machine affects both alike; processor seconds, since wall time includes other processes.
 import { openDevice } from '@relora/engine';
 import { presets } from '@relora/engine/plan';
 import { GradientBuffer } from '../engine/dist/model/gradientBuffer.js';
@@ -22,7 +22,7 @@ for (const precision of ['float32', 'bfloat16']) {
       const before = process.cpuUsage();
       model.differentiate({ inputs, targets, batch: 1, time, documents }, gradients, result);
       const { user } = process.cpuUsage(before);
-      if (round > 0) seconds[kind].push(user / 1e6); // the first makes the memory
+      if (round > 0) seconds[kind].push(user / 1e6); // the first round allocates memory
     }
   }
   const median = (values) => values.sort((a, b) => a - b)[values.length >> 1];

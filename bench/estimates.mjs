@@ -12,7 +12,7 @@ const ours = (preset, rank, precision, changes) => ({
   ...changes,
 });
 
-/** What the plan has to foresee: sizes, ranks, precisions, recomputation, micro-batches. */
+/** Variations that the estimates have to cover: sizes, ranks, precisions, recomputation, micro-batches. */
 const sides = [
   ours('demo', 0, 'float32'),
   ours('demo', 24, 'bfloat16'),
@@ -29,7 +29,7 @@ const sides = [
   ours('llama-350m', 128, 'int8Base'),
 ];
 
-/** One after the other: together they would not fit most machines. */
+/** One after another: together they would not fit most machines. */
 export async function run(session) {
   const rows = [];
   for (const side of sides) rows.push(...(await measureGroup(session, [side], { warmUps: 1, repeats: 3 })));

@@ -4,21 +4,21 @@ export const name = 'exactness';
 export const title = 'Units for matrices against their models, bit for bit';
 export const isFull = false;
 
-/** Sets whose instructions have a model in plain arithmetic, which any machine can run. */
+/** Instruction sets that are emulated by plain arithmetic on any machine. */
 const modeled = ['amx', 'neonBf16'];
 const precisions = ['bfloat16', 'int8', 'nf4'];
-/** Of a layer with an adapter: rows, in, out, rank. Whole tiles, and none. */
+/** Layers with an adapter: rows, in, out, rank. With whole tiles, and without any. */
 const shapes = [
   [64, 128, 96, 16],
   [33, 130, 67, 5],
   [17, 257, 33, 8],
   [5, 96, 129, 3],
 ];
-/** The product whose speed is held against the peak: of llama-1b, 5461 being no multiple of a tile. */
+/** The product whose speed is compared with the peak: from llama-1b; 5461 is not a multiple of a tile. */
 const wide = { rows: 4096, inFeatures: 2048, out: 5461 };
 const windows = 5;
 
-/** A set that the machine does not offer has no rows but a reason. */
+/** A set that the machine lacks has a reason instead of rows. */
 export function run({ addon, instructionSet, threads }, product = wide) {
   const offered = addon.describe().instructionSets;
   try {

@@ -1,9 +1,9 @@
-// Exports of a job at size: memory and time of the process that writes and checks them, and how far each is from the run's weights.
+// Exports of a job at real size: memory and time of the process that writes and checks them, and their difference from the run's weights.
 //
 //     node bench/exports.mjs [--cells FILE] [--report FILE] [--folder FOLDER] [--layouts PEFT:BFLOAT16,…] [preset …]
 //
-// Each layout is made twice, without the check and with it, so that the check has a time of its own. Each row is kept in FILE once it is
-// measured: a run that was cut short trains again, and continues with the next row.
+// Each layout is exported twice, without and with the check, so that the time of the check is known. Each row is stored in FILE once it is
+// measured: an interrupted run trains again and continues with the next row.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { cpus, loadavg, tmpdir } from 'node:os';
@@ -20,10 +20,10 @@ import { table } from './table.mjs';
 const license = readFileSync(new URL('../LICENSE', import.meta.url));
 const allLayouts =
   'HUGGING_FACE:FLOAT32,HUGGING_FACE:FLOAT16,HUGGING_FACE:BFLOAT16,PEFT:FLOAT32,PEFT:BFLOAT16,GGUF:BFLOAT16,GGUF:Q8_0';
-/** Of the weights, as a multiple: a checkpoint, its base beside the run, an artifact or an export. */
+/** Disk space as a multiple of the weights: a checkpoint, its base next to the run, an artifact or an export. */
 const diskTimes = 3.2;
 
-/** Two short steps, so that adapters hold something. */
+/** Two short steps, so that adapters are not zero. */
 function specOf(preset, dataset) {
   return parseJobSpec({
     kind: 'JOB_KIND_RELORA',
@@ -41,10 +41,10 @@ function specOf(preset, dataset) {
   });
 }
 
-/** Whether each layout is compared, by how the keys of its rows end. */
+/** Whether a layout is compared with the run, by the suffix of its row's key. */
 const ways = { written: 0, compared: 512 };
 
-/** A model's rows, of which only those that are missing are measured. */
+/** Measures the missing rows of a model. */
 async function measure(preset, parent) {
   const layouts = values.layouts.split(',');
   const keys = Object.keys(ways).flatMap((way) => layouts.map((layout) => keyOf(preset, layout, way)));
@@ -107,7 +107,7 @@ async function fill(preset, layouts, parent) {
   }
 }
 
-/** One export: what it took, and what was found of it. It is deleted again. */
+/** Makes one export and deletes it; returns its costs and differences. */
 async function exportRow(client, serverPid, job, layout) {
   const [format, weightType] = layout.split(':');
   const beganMs = performance.now();

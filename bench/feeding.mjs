@@ -1,7 +1,7 @@
 /**
- * `node bench/feeding.mjs`: how fast a mixture of eight data sets gives its batches, from one thread and through the thread of a run;
- * what that costs the thread that trains; and whether a run of steps without arithmetic that is killed a hundred times reads the same
- * data in the same order.
+ * `node bench/feeding.mjs`: how fast a mixture of eight data sets delivers batches, from one thread and through a run's reader thread; what
+ * that costs the training thread; and whether a run of steps without arithmetic that is killed a hundred times reads the same data in the
+ * same order.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -20,14 +20,14 @@ const { values } = parseArgs({
 });
 const folder = mkdtempSync(join(tmpdir(), 'relora-feeding-'));
 const tokensPerStep = 32_768;
-/** Tokens a second of a fast card with a model of 60 M weights: what a batch may cost is a share of its step. */
+/** Tokens per second of a fast card with a model of 60 M weights: the time of a batch is compared with the time of such a step. */
 const cardRate = 1.4e6;
 const kills = 100;
 const weekSteps = 41 * 7 * 24 * 3600;
 const stepsAround = 40;
 const weights = [8, 7, 6, 5, 4, 3, 2, 1];
 
-/** Text of eight kinds, so that no two data sets are alike. */
+/** Eight kinds of text, so that all data sets differ. */
 async function prepared(index) {
   const path = join(folder, `${index}.txt`);
   const line = `${'abcdefgh'[index]} counts its lines and says each, `;
@@ -58,12 +58,12 @@ function specOf(sequenceLength) {
   });
 }
 
-/** Tokens by processor time of the one thread that there is. */
+/** Tokens per processor second of a single thread. */
 async function inThread(sources, sequenceLength, seconds = 3) {
   const spec = specOf(sequenceLength);
   const batches = new TrainingData(spec, sources).batches();
   const { sequenceCount } = spec.batch;
-  await batches.read(0, 20 * sequenceCount); // files are open, code is compiled
+  await batches.read(0, 20 * sequenceCount); // warm-up: opens files and compiles code
   const before = process.cpuUsage();
   const until = performance.now() + seconds * 1000;
   let steps = 0;
@@ -72,7 +72,7 @@ async function inThread(sources, sequenceLength, seconds = 3) {
   return (steps * tokensPerStep) / ((user + system) / 1e6);
 }
 
-/** What a batch takes of the thread that asks for it: how long that was active, by its event loop. */
+/** Time that a batch costs the requesting thread: the active time of its event loop. */
 async function throughFeed(sources, sequenceLength, steps = 2000) {
   const spec = specOf(sequenceLength);
   const { sequenceCount } = spec.batch;
@@ -93,7 +93,7 @@ async function throughFeed(sources, sequenceLength, steps = 2000) {
   };
 }
 
-/** Digests of the batches of these steps, from a process that is killed at each of these places among them. */
+/** Digests of the batches of these steps, from a process that is killed at each of the given steps. */
 async function digestsOf(folders, steps, killedAt) {
   const script = fileURLToPath(new URL('../test/engine/feedSteps.mjs', import.meta.url));
   const runFolder = mkdtempSync(join(folder, 'run-'));
@@ -125,7 +125,7 @@ try {
     const { rate, share } = await throughFeed(sources, length);
     rows.push([length, millions(cpu), millions(rate), `${(100 * share).toFixed(2)} %`]);
   }
-  // A week of a fast card: what lies between the places where it is killed is passed over.
+  // A week of a fast card, of which only the steps around each kill are read.
   const steps = Array.from({ length: kills * stepsAround }, (_, place) => {
     const [index, within] = [Math.floor(place / stepsAround), place % stepsAround];
     return Math.floor(((index + 0.5) * weekSteps) / kills) + within;

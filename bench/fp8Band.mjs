@@ -1,9 +1,9 @@
-// FP8_BASE against BFLOAT16 on real text, without a card: the same tokens over two restarts, several seeds of each. The frozen base is
-// multiplied as the device `cuda` multiplies it, in codes of e4m3 with its scales (bench/sides/e4m3Device.mjs).
+// FP8_BASE against BFLOAT16 on real text, without a card: the same tokens over two restarts, several seeds of each. Products with the
+// frozen base are computed as on the device `cuda`, with e4m3 codes and scales (bench/sides/e4m3Device.mjs).
 //
 //     node bench/fp8Band.mjs [--preset llama-9m] [--steps 400] [--seeds 3] [--parallel 1] [--report FILE]
 //
-// Finished runs are kept in .relora/convergence/ and not repeated, so that a run that was cut short continues where it was.
+// Finished runs are stored in .relora/convergence/ and not repeated, so that an interrupted run continues.
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
@@ -24,7 +24,7 @@ const [stepCount, seedCount] = [Number(values.steps), Number(values.seeds)];
 const precisions = ['bfloat16', 'fp8Base'];
 const rank = 32;
 const batch = { sequenceLength: 256, sequenceCount: 8 };
-/** A fifth of the steps in full rank, then three cycles. */
+/** A fifth of the steps full-rank, then three cycles. */
 const warmStepCount = Math.round(stepCount / 5);
 const mainStepCount = stepCount - warmStepCount;
 
@@ -33,7 +33,7 @@ const specOf = (precision, seed) =>
     model: { ...presets[values.preset], vocabSize: 257 },
     dataset: 'datasets/text',
     warmStart: { stepCount: warmStepCount, learningRate: 2e-3 },
-    // An adapter beside a base in codes has a path of its own: so it has in both, and nothing else differs.
+    // With a base in e4m3 an adapter has a separate path, so both sides use one and differ only in the base.
     adapter: { rank, alpha: rank, cycleStepCount: Math.ceil(mainStepCount / 3), graph: 'separate' },
     stepCount: mainStepCount,
     learningRate: { peak: 4e-3 },
@@ -46,7 +46,7 @@ const specOf = (precision, seed) =>
   });
 
 const runs = await Runs.open({ parallelCount: Number(values.parallel) });
-/** By precision, as many as are done; both of a seed before the next. */
+/** Finished runs by precision; both precisions of a seed come before the next seed. */
 const done = Object.fromEntries(precisions.map((precision) => [precision, []]));
 try {
   for (let seed = 1; seed <= seedCount; seed++) {

@@ -9,8 +9,8 @@ import { megabytes, milliseconds, none, notAvailable, percent, table, times } fr
 const mergeRepeats = 3;
 
 /**
- * Measures whole steps of several sides in alternation, each in a process of its own, and merges of those with adapters.
- * A side without a precision takes the fastest of its engine. A side that cannot be had becomes a row with its `failure`.
+ * Measures whole steps of several sides alternately, each in its own process, and the merges of sides with adapters. A side without a
+ * precision uses its engine's fastest. A side that is not available becomes a row with its `failure`.
  */
 export async function measureGroup(session, sides, protocol) {
   const open = [];
@@ -43,9 +43,9 @@ export async function measureGroup(session, sides, protocol) {
   }
 }
 
-/** So that a side that cannot fit becomes a line of the report, and not a reason for the system to kill something. */
+/** Turns a side that does not fit into a line of the report, before the system kills something. */
 function checkMemory(side, device) {
-  // PyTorch in bfloat16 keeps weights, gradients and moments in half the bytes that our plan counts.
+  // PyTorch in bfloat16 keeps weights, gradients and moments in half the bytes that our plan assumes.
   const share = side.engine === 'pytorch' && side.precision === 'bfloat16' ? 0.5 : 1;
   const needed = share * planned(side, device).peakBytes;
   const available = availableBytes();
@@ -77,7 +77,7 @@ async function rowOf(session, side, child, { secondsBest, secondsMedian, last })
     mergeSeconds: null,
     failure: null,
   };
-  // After the steps' peak was read: a merge may need more for a moment, which `mergePeakBytes` then shows.
+  // After the steps' peak was read: a merge may briefly need more, which `mergePeakBytes` then shows.
   return isOurs && side.rank > 0 ? { ...row, ...(await mergesOf(child)) } : row;
 }
 
@@ -138,7 +138,7 @@ function speedToFullRank(row, rows) {
   return full === undefined || row.rank === 0 ? none : times(full.secondsBest / row.secondsBest);
 }
 
-/** How far the plan is from what was measured, for the rows that have a plan. */
+/** How far estimates are from measurements, for the rows with an estimate. */
 export function planTable(rows) {
   const header = ['preset', 'kind', 'mode', 'peak MB', 'planned', 'off by', 'ms a step', 'planned', 'off by'];
   return table(
@@ -163,7 +163,7 @@ export function hasPlan({ failure, planned }) {
   return failure === null && planned !== null;
 }
 
-/** Plan to measurement, signed: more planned than measured is positive. */
+/** Estimates relative to measurements, signed: positive if the estimate is higher. */
 export function deviation({ planned, peakBytes, secondsMedian }) {
   return { memory: planned.peakBytes / peakBytes - 1, time: planned.seconds / secondsMedian - 1 };
 }

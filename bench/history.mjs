@@ -1,9 +1,9 @@
 /**
- * `npm run bench:history`: what a long run leaves behind. Appends an event for each step as fast as the store takes them, folds as a
- * server does, and measures the store, a curve of 1,000 points and memory at a hundredth, a tenth and the whole of so many steps. The
- * times of the events are those of a run at 1,000 steps a second, so that the window of time is as wide as there. Where others use the
- * machine too, the processor's time for a curve counts, not the clock's. Then the run continues at its rate for `--seconds`, with
- * `--watchers` from the head and one from the first.
+ * `npm run bench:history`: the cost of a long run's history. Appends an event per step as fast as the store accepts them, folds as a server
+ * does, and measures the store, a curve of 1,000 points and memory after a hundredth, a tenth and all of the steps. The events have the
+ * times of a run at 1,000 steps a second, so that the time window is as wide as there. If the machine is shared, the processor time of a
+ * curve counts, not its wall time. Then the run continues at its rate for `--seconds`, with `--watchers` from the head and one from the
+ * first event.
  */
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -32,12 +32,12 @@ const { values } = parseArgs({
 const [stepCount, rate, watchers, seconds] = [values.steps, values.rate, values.watchers, values.seconds].map(
   Number,
 );
-const batchMs = 50; // as RunningJob gathers them
+const batchMs = 50; // as RunningJob batches them
 const dataFolder = mkdtempSync(join(tmpdir(), 'relora-bench-'));
 const { store, parts } = await openParts(dataFolder);
 const { store: jobs, journal, folding, attempts } = parts;
 
-/** A process of watchers, which says a line when they have connected and one when the job has ended. */
+/** A process with watchers, which prints a line when they have connected and another when the job has ended. */
 class Readers {
   #process;
   #lines;
@@ -69,7 +69,7 @@ try {
   for (const stop of stops) {
     for (; step < stop;) {
       const events = [];
-      // As old as it would be once the whole run is over.
+      // With the age that it would have at the end of the run.
       for (; step < stop && events.length < 256; step++)
         events.push({ timeMs: Date.now() - ((stepCount - step) * 1000) / rate, body: stepBody(step) });
       await attempts.append(key, events);
@@ -95,8 +95,8 @@ console.log(`\n${head}\n${table}\n${watched}`);
 if (values.output) writeFileSync(values.output, `${head}\n${table}\n${watched}`);
 
 /**
- * The run continues at its rate for some seconds, folded as a server does, with readers of every event from the head and one from the
- * first over gRPC, in processes of their own.
+ * The run continues at its rate for some seconds, folded as a server does, while readers in separate processes receive every event over
+ * gRPC from the head, and one from the first event.
  */
 async function watch(key) {
   const grpc = serveApi(parts, new Health(serviceNames));
@@ -108,7 +108,7 @@ async function watch(key) {
   try {
     const before = storeBytes();
     folding.start();
-    for (const each of readers) await each.next(); // they have connected
+    for (const each of readers) await each.next(); // wait until they have connected
     const [residentBefore, start] = [process.memoryUsage.rss(), performance.now()];
     const busy = performance.eventLoopUtilization();
     for (let live = 0; live < rate * seconds;) {

@@ -64,7 +64,7 @@ function perStep(kernels, seconds) {
   };
 }
 
-/** What the step would take if all its operations ran at the measured peak. */
+/** Time of a step if all its operations ran at the measured peak. */
 function ceiling(session, side) {
   const peak = session.results.machine.peaks[productPrecision(side.precision)];
   const { operations } = planned(side, session.results.machine.device);

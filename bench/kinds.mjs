@@ -1,4 +1,4 @@
-// The table of docs/performance.md with a row for each kind of processor: what a run measured there, and which run it was.
+// The table of docs/performance.md with a row per kind of processor: what a run measured there, and which run it was.
 import { judged } from './targets.mjs';
 import { none, percent, table } from './table.mjs';
 
@@ -69,7 +69,7 @@ function matrixUnits(sets) {
     .join('; ');
 }
 
-/** The page with the row in its table: in place of an older one of the same processor and instructions, else behind the others. */
+/** Inserts the row in the page's table: in place of an older one of the same processor and instructions, else at the end. */
 export function withRow(page, row) {
   const [from, to] = [page.indexOf(begin), page.indexOf(end)];
   if (from < 0 || to < from) throw new Error(`The page has no table between "${begin}" and "${end}"`);

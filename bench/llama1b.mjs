@@ -6,14 +6,14 @@ export const isFull = true;
 
 const preset = 'llama-1b';
 const rank = 128;
-/** Steps are minutes long here, so a whole model takes three and no more. */
+/** A step takes minutes here, so a whole model takes only three. */
 const wholeModel = { warmUps: 1, repeats: 2 };
-/** Full-rank at 24 layers needs more memory than most machines have: its speed is that of models of two depths, see `atDepth`. */
+/** Full-rank training of 24 layers needs more memory than most machines have: its speed is extrapolated from two depths, see `atDepth`. */
 const depths = [2, 4];
 
 export async function run(session) {
   const ours = [{}, { precision: 'int8Base' }].map((mode) => ({ engine: 'relora', preset, rank, ...mode }));
-  // The last of ours as a machine of little memory trains it: activations are made again.
+  // The last of ours is for machines with little memory: activations are recomputed.
   const sides = [...ours, { ...ours[1], recompute: true }, { engine: 'pytorch', preset, rank }];
   // One at a time: each may need most of the memory.
   const whole = [];
@@ -26,7 +26,9 @@ export async function run(session) {
   return { whole, shallow };
 }
 
-/** Seconds of a step with `layerCount` layers, which all cost the same: from a line through the two measured depths. Null without both. */
+/**
+ * Seconds of a step with `layerCount` layers of equal cost: from a line through the two measured depths. Null unless both were measured.
+ */
 export function atDepth(shallow, layerCount, { rank, precision }) {
   const [few, more] = depths.map((depth) =>
     shallow.find(

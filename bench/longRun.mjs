@@ -1,9 +1,9 @@
 /**
- * `node bench/longRun.mjs`: a job of an hour on a mixture, with checkpoints, evaluations and samples every five minutes and a kill every
- * three, held against the same job that nobody disturbs: losses of all steps and weights must have the same bits, and curves must
- * be the same before and after steps were folded. Each job has a server of its own, with one thread. The one that is killed is halted
- * where it is ahead of its hour, so that the whole takes about an hour on a slow machine and on a fast one. Every second kill ends
- * trainer and server, the others the trainer alone. With `--folder` it continues after it was ended itself.
+ * `node bench/longRun.mjs`: an hour-long job on a mixture, with checkpoints, evaluations and samples every five minutes and a kill every
+ * three, compared with the same job undisturbed: losses of all steps and weights must have the same bits, and curves must not change when
+ * steps are folded. Each job has its own server, with one thread. The killed job is halted whenever it is ahead of its hour, so that the
+ * whole takes about an hour on slow and fast machines alike. Every second kill ends trainer and server, the others only the trainer. With
+ * `--folder` it can be interrupted itself and continues.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os';
@@ -35,7 +35,7 @@ const [minutes, stepCount, killSeconds, everySeconds] = [
 const folder = values.folder ?? mkdtempSync(join(tmpdir(), 'relora-long-run-'));
 mkdirSync(folder, { recursive: true });
 console.log(`In ${folder}`);
-// So that what runs at the end of the process does, and no server outlives it.
+// Runs exit handlers, so that no server is left running.
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
 const loadBefore = loadavg()[0];
 
@@ -54,7 +54,7 @@ if (values.output !== undefined) {
 if (values.folder === undefined) rmSync(folder, { recursive: true, force: true });
 process.exit(isEqual ? 0 : 1);
 
-/** One of the two jobs from its data sets to its weights. */
+/** Runs one of the two jobs, from its data sets to its weights. */
 async function run(name) {
   const server = await LongServer.start(join(folder, name));
   const client = server.client();

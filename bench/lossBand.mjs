@@ -7,7 +7,7 @@ export const name = 'lossBand';
 export const title = 'Loss of each precision against float32 on real text';
 export const isFull = true;
 
-/** A warm start, then three cycles: merges and what they do to a quantized base are part of the curve. */
+/** A warm start, then three cycles: the curve includes merges and their effect on a quantized base. */
 const recipe = reloraRecipe({
   stepCount: 200,
   peak: 2e-3,
@@ -16,14 +16,14 @@ const recipe = reloraRecipe({
   warmStartStepCount: 50,
   cycleStepCount: 50,
 });
-/** Half of it before and half after a step. One batch differs from the next by far more than precisions do. */
+/** Half before and half after a step. Losses differ much more between batches than between precisions. */
 const smoothedStepCount = 20;
 const precisions = ['bfloat16', 'int8Base', 'nf4Base'];
 
 export async function run(session) {
   const text = await openText(batchShape);
   const runs = [{ label: 'float32', precision: 'float32' }];
-  // The same arithmetic in another order of sums: how far curves part by rounding alone.
+  // The same arithmetic with another order of sums: shows how far curves diverge by rounding only.
   const isWider =
     session.addon.describe().instructionSets.includes('avx2') && /^(avx512|amx)/.test(session.instructionSet);
   if (isWider) runs.push({ label: 'float32 by avx2', precision: 'float32', instructionSet: 'avx2' });
@@ -60,7 +60,7 @@ async function curveOf(session, { label, ...mode }, text) {
   }
 }
 
-/** Means over a window around each step; steps without a whole window have none. */
+/** Means over a window around each step; steps without a complete window are omitted. */
 export function smoothed(losses) {
   const count = losses.length - smoothedStepCount + 1;
   return Array.from({ length: Math.max(0, count) }, (_, first) => {
@@ -69,7 +69,7 @@ export function smoothed(losses) {
   });
 }
 
-/** Relative to the reference, by step and in sum; both are smoothed. */
+/** Deviations from the reference, by step and in total; both curves are smoothed. */
 export function deviationsOf(losses, reference) {
   const deviations = smoothed(losses).map((loss, index) => loss / reference[index] - 1);
   const sizes = deviations.map(Math.abs);

@@ -27,7 +27,7 @@ export async function run({ addon, instructionSet, threads, pytorch, pytorchLimi
   };
 }
 
-/** Best of several short windows: one long window is spoilt by whatever else the machine does meanwhile. Null when refused. */
+/** Best of several short windows: other load on the machine would spoil a single long one. Null if the addon refuses the precision. */
 function peakGflops(addon, precision) {
   try {
     return Math.max(...Array.from({ length: 12 }, () => addon.measurePeak(precision, 30)));
@@ -36,7 +36,7 @@ function peakGflops(addon, precision) {
   }
 }
 
-/** Precision of the products that a choice of precision for a run leads to. */
+/** Precision of products for a run's `precision` setting. */
 export function productPrecision(precision) {
   return precision === 'int8Base' ? 'int8' : precision === 'nf4Base' ? 'bfloat16' : precision;
 }

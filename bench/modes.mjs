@@ -5,7 +5,7 @@ export const name = 'modes';
 export const title = 'The fastest mode of each side, llama-60m';
 export const isFull = false;
 
-/** Enough to tell modes apart; what is compared afterwards is measured again, in alternation. */
+/** Enough to distinguish modes; modes that are compared later are measured again, alternately. */
 const stepCount = 3;
 const kinds = [0, 128];
 
@@ -17,8 +17,8 @@ export async function run(session) {
 }
 
 /**
- * { precision, compile } with which an engine takes its fastest step, full-rank or with adapters: PT* for PyTorch. Null
- * when none of its modes works. It is looked for once in a session, at llama-60m unless `model` is another.
+ * { precision, compile } of an engine's fastest step, full-rank or with adapters: PT* for PyTorch. Null if none of its modes works.
+ * Determined once per session, at llama-60m unless `model` is another.
  */
 export async function fastestMode(session, engine, rank, model = { preset: 'llama-60m' }) {
   const tried = await triedModes(session, engine, rank, model);

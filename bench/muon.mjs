@@ -1,10 +1,9 @@
-// Muon, LoRA-Muon and what the next A is, against AdamW: the same tokens of real text by one thread a run.
+// Muon, LoRA-Muon and choices of the next A, against AdamW: the same tokens of real text, one thread per run.
 //
 //     node bench/muon.mjs [--preset demo] [--steps 1000] [--seeds 3] [--report FILE] [method …]
 //
-// Finished runs are kept in .relora/convergence/ and not repeated, so that a run that was cut short continues where it was. A method's
-// rate is tuned by the first seed on a third of the steps: of 0.001 and 0.003, and on from there twice as high each time while the highest
-// is best.
+// Finished runs are stored in .relora/convergence/ and not repeated, so that an interrupted run continues. A method's rate is tuned with
+// the first seed on a third of the steps: 0.001 and 0.003, then doubled as long as the highest rate is best.
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
@@ -24,7 +23,7 @@ const { values, positionals } = parseArgs({
 const [stepCount, seedCount] = [Number(values.steps), Number(values.seeds)];
 const rank = 24;
 const firstRates = [1e-3, 3e-3];
-const highestRate = 0.1; // all of them diverge far below
+const highestRate = 0.1; // all of them diverge far below this
 
 const methods = {
   'full-rank AdamW': { fullRank: 'adamw' },
@@ -92,7 +91,7 @@ try {
   await runs.close();
 }
 
-/** The rate of the main phase that ends lowest on a third of the steps. */
+/** The main phase's rate with the lowest final loss on a third of the steps. */
 async function tuned(name, method) {
   let best = { rate: NaN, loss: Infinity };
   const rates = [...firstRates];

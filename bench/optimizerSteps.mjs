@@ -1,6 +1,6 @@
-// What a step of Muon and LoRA-Muon takes beside one of AdamW, in one run: `node bench/optimizerSteps.mjs [PRESET] [TOKENS] [RANK]`. Each round takes
-// the gradients once and every optimizer's update of them, so that what else the machine does meets all alike; one thread, processor
-// seconds, since the clock counts the others too. The peak is measured in each round, by the clock: the best of them counts.
+// Steps of Muon and LoRA-Muon compared with AdamW's: `node bench/optimizerSteps.mjs [PRESET] [TOKENS] [RANK]`. Each round computes the
+// gradients once and then every optimizer's update with them, so that other load on the machine affects all alike; one thread, processor
+// seconds, since wall time includes other processes. The peak rate is measured in each round, by wall time: the best one counts.
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { loadNativeAddon, openDevice } from '@relora/engine';
 import { defaultRunSpec, linearShapes, presets, signFlops } from '@relora/engine/plan';
@@ -32,7 +32,7 @@ const seconds = (run) => {
 };
 const median = (values) => values.sort((a, b) => a - b)[values.length >> 1];
 
-/** Notes how long the calls of an update along signs take. */
+/** Records the times of an update's sign computations. */
 function watched(device, notes) {
   return new Proxy(device, {
     get(target, key) {
@@ -84,7 +84,7 @@ for (const [kind, names] of [
       notes[name].length = 0;
       const phase = kind === 'full rank' ? 'fullRank' : 'adapter';
       const taken = seconds(() => optimizer.apply(gradients, learningRate, { result, normMax: 1 }, phase));
-      if (round > 0) updates[name].push(taken); // the first makes the moments
+      if (round > 0) updates[name].push(taken); // the first round allocates the moments
     }
     peak = Math.max(peak, addon.measurePeak(precision, 30));
     if (round > 0) {

@@ -11,10 +11,10 @@ const declared = {
 };
 
 /**
- * What `npm run bench -- …` asks for; throws an error that a person can act on.
+ * Parses the arguments of `npm run bench -- …`; throws an error that says what to change.
  * @param {string[]} args
  * @param {{ name: string, title: string, isFull: boolean }[]} sections all of them, in their order
- * @param machine what the native addon describes
+ * @param machine the native addon's description
  */
 export function readOptions(args, sections, machine) {
   const { values } = parseArgs({ args, options: declared });

@@ -1,8 +1,8 @@
-// Peak memory of trainers over two restarts, each of a server of its own, beside what the server estimated.
+// Peak memory of trainers over two restarts, each on a separate server, compared with the server's estimate.
 //
 //     node bench/peakMemory.mjs [--cells FILE] [--report FILE] [preset:precision[:warm] …]
 //
-// Precisions are those of a job's specification. Rows are kept in FILE, so that a run that was cut short continues where it was.
+// Precisions are those of a job's specification. Rows are stored in FILE, so that an interrupted run continues.
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -28,7 +28,10 @@ const sidesDefault = [
 const license = readFileSync(new URL('../LICENSE', import.meta.url));
 const main = fileURLToPath(new URL('../server/dist/main.js', import.meta.url));
 
-/** A cycle of one step: what a restart adds and keeps is there by the third. As wide as a model of 32,000 tokens, on a text of bytes. */
+/**
+ * Cycles of one step: by the third step everything that a restart allocates and keeps exists. The vocabulary has 32,000 tokens although the
+ * text consists of bytes.
+ */
 function specOf(side, dataset) {
   const [preset, precision, warmStart] = side.split(':');
   return parseJobSpec({

@@ -1,12 +1,12 @@
 import { defaultRunSpec, estimateRun, peakMemory, totalOf } from '../engine/dist/plan/index.js';
 import { configOf } from './session.mjs';
 
-/** What the plan says of a side before it runs: operations of a step, its seconds and the peak of memory over steps. */
+/** Estimates for a side: operations of a step, its seconds and the peak memory over steps. */
 export function planned(side, device) {
   const { batch, time } = side;
   const spec = specOf(side);
   const estimate = estimateRun(spec, device);
-  // Steps alone write no checkpoint and probe nothing.
+  // Steps by themselves write no checkpoint and have no probe.
   const peak = peakMemory(spec, device);
   return {
     operations: estimate.flopsPerToken * batch * time,
@@ -15,7 +15,7 @@ export function planned(side, device) {
   };
 }
 
-/** One step of it, as a job. `batch` counts the sequences of a step, `microBatch` those computed at a time. */
+/** One step of a side, as a job. `batch` is the number of sequences per step, `microBatch` per micro-batch. */
 export function specOf({ rank, batch, microBatch = batch, time, precision, recompute = false, ...model }) {
   return defaultRunSpec({
     model: configOf(model),

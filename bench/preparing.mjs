@@ -1,6 +1,6 @@
-// How fast text is read and encoded: `node bench/preparing.mjs [--megabytes 8] [--output FILE]`. On the prose that is there with the
-// packages, in processor seconds, so that what else the machine does does not count. Own encoder and library encode the same pieces. What is
-// read is so much several times over, as a whole and in parts, which two threads read side by side.
+// How fast text is read and encoded: `node bench/preparing.mjs [--megabytes 8] [--output FILE]`. Uses prose from the installed packages,
+// and processor seconds, so that other load on the machine does not count. Our encoder and the library encode the same pieces. For reading,
+// the text is repeated several times, and read as a whole and in parts by two parallel threads.
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -71,7 +71,7 @@ try {
     await rate(`first pass of ${name}, in ${parts.parts.length} parts by two threads`, textBytes, () =>
       pass(partBytes, 2),
     );
-    if (format === 'parquet') continue; // its footer says where they begin
+    if (format === 'parquet') continue; // its footer lists the positions
     await rate(`where the parts of ${name} begin`, size, async () => {
       for (const part of parts.parts) await beginOfPart(file, format, part, options);
     });
@@ -156,7 +156,7 @@ function kinds() {
   ];
 }
 
-/** So much of it. */
+/** Prose from files below a folder, up to a size. */
 function proseBelow(root) {
   const found = [];
   let bytes = 0;

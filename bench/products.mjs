@@ -22,15 +22,15 @@ const noise = (length) => {
 const zeros = (length) => new Float32Array(length);
 
 /**
- * Windows of the product and of the peak in turn, so that both are measured in the same moment of a machine that others
- * use too: the best and the median of the product in seconds, the best peak in GFLOP/s.
+ * Alternates windows of the product and of the peak, so that both are measured under the same conditions on a shared machine: the best and
+ * the median of the product in seconds, the best peak in GFLOP/s.
  */
 function time(run, peakNow) {
   const seconds = [];
   let peak = 0;
   for (let window = 0; window < windowCount; window++) {
     peak = Math.max(peak, peakNow());
-    run(); // its operands come back into the caches that the peak has used
+    run(); // brings its operands back into the caches, which the peak has used
     const begin = performance.now();
     do {
       const start = performance.now();
@@ -169,7 +169,7 @@ const kinds = {
   },
 };
 
-/** A precision that the addon refuses for some product has no row for it. */
+/** If the addon refuses a precision for a product, there is no row for it. */
 export function run({ addon, results: { machine } }) {
   const lines = readFileSync(shapesFile, 'utf8')
     .split('\n')
@@ -191,7 +191,7 @@ export function run({ addon, results: { machine } }) {
   return rows;
 }
 
-/** Those that the addon takes: not every product exists in every precision. */
+/** The cases that the addon accepts: not every product exists in every precision. */
 function casesOf(addon, kind, precision, sizes) {
   let cases;
   try {
@@ -209,7 +209,7 @@ function casesOf(addon, kind, precision, sizes) {
   });
 }
 
-/** Time that these products would take at the peak, to the time they took: what a step that consists of them would reach. */
+/** Time of these products at the peak over their actual time: what a step consisting of them would reach. */
 export function weightedShare(rows) {
   const sum = (rate) => rows.reduce((seconds, row) => seconds + row.operations / row[rate], 0);
   return sum('peak') / sum('gflopsBest');

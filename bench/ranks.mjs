@@ -1,7 +1,7 @@
-// What several processes of one job cost on this machine: processor seconds of a step, bytes, the time of a sum, and whether all have the
-// same bits. Every run takes the same batches. With fewer processors than processes wall time says nothing, so that time is that of
-// the processors. What an exchange takes is the time of the process that came to it last, which waits for nobody; the median over the steps,
-// beside that of a step.
+// Costs of several processes per job on this machine: processor seconds of a step, bytes, the time of a sum, and whether all have the same
+// bits. All runs use the same batches. With fewer processors than processes wall time is meaningless, so processor time counts. The time of
+// an exchange is that of the process that arrives last and therefore waits for nobody; its median over the steps is compared with that of a
+// step.
 //
 //     node bench/ranks.mjs [--preset llama-9m] [--steps 20] [--sizes 1,2,4] [--reduction float32] [--mpi 'mpirun …'] [--report FILE]
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -93,7 +93,7 @@ try {
   rmSync(folder, { recursive: true, force: true });
 }
 
-/** Of each exchange the time of the process that waited least. */
+/** For each exchange, the time of the process that waited least. */
 function lastToCome(ranks) {
   return ranks[0].sumTimes.map((_, index) => Math.min(...ranks.map(({ sumTimes }) => sumTimes[index])));
 }

@@ -1,5 +1,5 @@
-// One process of bench/ranks.mjs and bench/reductions.mjs; its order is the first argument, and file 3 the memory that the processes share,
-// where no MPI started them.
+// One process of bench/ranks.mjs and bench/reductions.mjs; its rank is the first argument. File descriptor 3 is the processes' shared
+// memory, unless MPI started them.
 import { createHash } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,9 +21,9 @@ const { rank, size } = exchange;
 const runFolder = order.runFolder ?? join(mpiFolder, String(rank));
 mkdirSync(runFolder, { recursive: true });
 
-/** Processor time of this process while it sums: it does nothing else then, but for what waits for the others. */
+/** Processor time of this process during sums: it does nothing else then except wait for the others. */
 let sumCpuSeconds = 0;
-/** Of each sum how long it took, with the wait for those that come later. */
+/** Duration of each sum, including the wait for later processes. */
 const sumTimes = [];
 const cpuSeconds = () => {
   const { user, system } = process.cpuUsage();
@@ -50,7 +50,7 @@ for await (const event of trainLoop(run, new AbortController().signal)) {
   if (event.kind !== 'step') continue;
   losses.push(event.loss);
   stepTimes.push(event.stepSeconds);
-  // From the first step's end on: not what a process takes to begin.
+  // From the end of the first step on, so that startup does not count.
   if (before === null) before = cpuSeconds();
   else after = cpuSeconds();
 }

@@ -7,8 +7,8 @@ import { sharedMemoryBytes } from '../engine/dist/plan/index.js';
 const program = fileURLToPath(new URL('./ranks.rank.mjs', import.meta.url));
 
 /**
- * Trains a specification in so many processes; gives what each came to (ranks.rank.mjs). Runs leave files in `folder`. With `mpirun`, words of
- * a command, that starts them and they reach each other by MPI; else they share memory.
+ * Trains a specification in `size` processes; returns each one's result (ranks.rank.mjs). Runs leave files in `folder`. If `mpirun`, the
+ * words of a command, is given, it starts them and they use MPI; otherwise they share memory.
  */
 export async function runRanks(spec, size, datasetFolder, folder, mpirun) {
   const orderOf = (more) => JSON.stringify({ spec, datasetFolder, ...more });

@@ -8,7 +8,7 @@ const cosine = (peak, warmupStepCount) => ({
   minRatio: 0.1,
 });
 
-/** How a run on real text goes, as pure functions of the step: rates, when adapters begin and when they are merged. */
+/** A run on real text as pure functions of the step: rates, when adapters begin and when they are merged. */
 export function fullRankRecipe({ stepCount, peak }) {
   return {
     stepCount,
@@ -37,7 +37,7 @@ export function reloraRecipe({ stepCount, peak, rank, adapterPeak, warmStartStep
   };
 }
 
-/** One step of a recipe in a child that began full-rank, after what comes before that step; gives the child's answer. */
+/** One step of a recipe in a child that began full-rank, after the events before that step; returns the child's answer. */
 export async function stepOf(child, { rank, schedule }, step, batch) {
   let mergeSeconds = 0;
   if (rank > 0 && schedule.beginsAdapters(step)) await child.ask({ attach: { rank, alpha: rank } });

@@ -1,4 +1,4 @@
-// What it does to the loss how the processes of a job exchange what they learn: the same tokens of real text, one thread a process.
+// Effect on the loss of how a job's processes exchange what they learn: the same tokens of real text, one thread per process.
 //
 //     node bench/reductions.mjs [--preset demo] [--steps 400] [--size 4] [--seeds 3] [--report FILE]
 import { execFileSync } from 'node:child_process';
@@ -25,7 +25,7 @@ const [stepCount, size, seedCount] = [values.steps, values.size, values.seeds].m
 const warmSteps = Math.round(stepCount / 5);
 const rank = 24;
 
-/** The first is what the others are compared with; one process shows what another order of sums alone does. */
+/** The first is the reference; a single process shows the effect of only changing the order of sums. */
 const ways = {
   float32: { size, settings: { reductionType: 'float32' } },
   'one process': { size: 1, settings: {} },

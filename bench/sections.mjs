@@ -13,8 +13,8 @@ import * as threads from './threads.mjs';
 import * as timeToLoss from './timeToLoss.mjs';
 
 /**
- * In the order in which they are measured and reported. Each has `name`, `title`, `isFull` (only when asked for), `run(session)`
- * that gives plain data, `report(data)` that gives Markdown, and perhaps `plots(data)`.
+ * In the order of measurement and report. Each has `name`, `title`, `isFull` (runs only on request), `run(session)` which returns plain
+ * data, `report(data)` which returns Markdown, and optionally `plots(data)`.
  */
 export const sections = [
   machine,

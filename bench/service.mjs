@@ -1,5 +1,5 @@
-// `npm run bench:service`: what calls and streams cost beside a bare grpc-js server in the same run, how old events are when they come, what
-// many jobs cost, and how long another client waits beside the worst request of each method. Words after `--` name the sections to run.
+// `npm run bench:service`: calls and streams compared with a bare grpc-js server in the same run, how old events are when they arrive, the
+// cost of many jobs, and how long another client waits during the worst request of each method. Words after `--` select sections.
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { events } from './service/events.mjs';
 import { longJobs } from './service/longJobs.mjs';

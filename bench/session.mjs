@@ -8,8 +8,8 @@ const engineChild = fileURLToPath(new URL('sides/engineChild.mjs', import.meta.u
 const pytorchChild = fileURLToPath(new URL('sides/pytorch.py', import.meta.url));
 
 /**
- * Settings that hold oneDNN, MKL and ATen, the libraries under PyTorch, to the instructions of one of our sets. There is none for
- * `portable`: PyTorch knows nothing so small.
+ * Settings that restrict oneDNN, MKL and ATen, the libraries under PyTorch, to the instructions of one of our sets. `portable` has none:
+ * PyTorch does not support so small a set.
  */
 const pytorchLimits = {
   avx512bf16: {
@@ -25,7 +25,7 @@ const pytorchLimits = {
   avx2: { ONEDNN_MAX_CPU_ISA: 'AVX2', MKL_ENABLE_INSTRUCTIONS: 'AVX2', ATEN_CPU_CAPABILITY: 'avx2' },
 };
 
-/** What all sections share: the settings, and how the two sides are begun under them. */
+/** Shared by all sections: the settings, and how both sides are started under them. */
 export class Session {
   /** Results by section, for the targets and the plot. */
   results = {};
@@ -33,8 +33,8 @@ export class Session {
   tried = new Map();
 
   /**
-   * @param pytorch what findPytorch gave
-   * @param say takes a line about what is under way
+   * @param pytorch the result of findPytorch
+   * @param say prints a line about progress
    */
   constructor({ addon, instructionSet, threads, pytorch, say }) {
     Object.assign(this, { addon, instructionSet, threads, pytorch, say });
@@ -89,7 +89,7 @@ export class Session {
   }
 }
 
-/** { command, version } of a Python with torch; `command` is null and `reason` says why when there is none. */
+/** { command, version } of a Python with torch; if there is none, `command` is null and `reason` says why. */
 export async function findPytorch(command = process.env.RELORA_BENCH_PYTHON ?? 'python3') {
   try {
     const script = 'import torch; print(torch.__version__)';

@@ -9,7 +9,7 @@ export const isFull = false;
 const ours = (preset, rank, precision) => ({ engine: 'relora', preset, rank, precision });
 const pytorch = (preset, rank) => ({ engine: 'pytorch', preset, rank });
 
-/** Each list is alternated; ranks are an eighth of the width, and more of them at llama-60m. */
+/** The sides of each list are alternated; ranks are an eighth of the width, with more ranks at llama-60m. */
 const groups = [
   [ours('demo', 0), ours('demo', 24)],
   [ours('llama-9m', 0), ours('llama-9m', 16)],

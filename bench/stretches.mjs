@@ -1,6 +1,6 @@
-// Preloaded into a server with `--import`: a line of JSON for each stretch of work that others had to wait for. Of the time
-// that passed between two turns of the event loop and the processor time of the process in it the smaller: a busy machine
-// lengthens the one, other threads the other.
+// Preloaded into a server with `--import`: prints a line of JSON for each period in which the event loop was blocked. The length is the
+// smaller of the wall time between two turns of the event loop and the processor time of the process in it: load on the machine inflates
+// the former, other threads the latter.
 const leastMs = 5;
 
 let began = performance.now();
@@ -13,5 +13,5 @@ function turn() {
   used = process.cpuUsage();
   setImmediate(turn);
 }
-// What it takes to load the server is no stretch that a client waits for; nobody is served before.
+// Starts after loading: no client is served before.
 setTimeout(turn, 0);

@@ -1,4 +1,4 @@
-/** A Markdown table whose columns also line up in a terminal. Cells may be numbers and text. */
+/** A Markdown table whose columns also line up in a terminal. Cells may be numbers or text. */
 export function table(header, rows) {
   const cells = [header, ...rows].map((row) => row.map(String));
   const widths = header.map((_, column) => Math.max(3, ...cells.map((row) => row[column].length)));
@@ -7,7 +7,7 @@ export function table(header, rows) {
   return [cells[0], rule, ...cells.slice(1)].map(line).join('\n');
 }
 
-/** Lines for what could not be measured, { label, failure }; nothing when all could. */
+/** Lines for failed measurements, { label, failure }; empty if there are none. */
 export function notAvailable(entries) {
   const lines = entries.filter(({ failure }) => failure !== null);
   if (lines.length === 0) return '';
@@ -20,7 +20,7 @@ export function percent(share, digits = 0) {
   return share === null ? none : `${(100 * share).toFixed(digits)} %`;
 }
 
-/** Rounded to three digits, never in powers of ten. */
+/** Rounded to three digits, without exponents. */
 export function short(value) {
   if (value === null || value === undefined) return none;
   const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value) || 1)));

@@ -4,16 +4,15 @@ import { weightedShare } from './products.mjs';
 import { none, percent, table, times } from './table.mjs';
 
 /**
- * The targets that the engine is held to, each taken from the results of a run. `measure` gives { value, detail } in the
- * target's own unit, or null when the run did not measure it. `atLeast` or `atMost` is the target; both may be functions of
- * the machine.
+ * The engine's targets, each evaluated on the results of a run. `measure` returns { value, detail } in the target's unit, or null if the
+ * run did not measure it. `atLeast` or `atMost` is the target; both may be functions of the machine.
  */
 const targets = [
   {
     subject: 'speed 60m',
     what: "60M ReLoRA r=128, not quantized, to PyTorch's ReLoRA",
     unit: 'ratio',
-    // In float32 PyTorch's compiled step reaches 65 % of an Intel processor's peak: 1.54x is all that there is, were everything at the peak.
+    // In float32 PyTorch's compiled step reaches 65 % of an Intel processor's peak: even at the full peak we could be only 1.54x as fast.
     atLeast: ({ instructionSet }) => (/bf16|amx/i.test(instructionSet) ? 2 : 1.15),
     measure: ({ steps }) => speed(row(steps, pytorch60m(128)), fastest(steps, ours60m(128))),
   },
@@ -220,7 +219,7 @@ const targets = [
 const pytorch60m = (rank) => ({ engine: 'pytorch', preset: 'llama-60m', rank });
 const ours60m = (rank) => ({ engine: 'relora', preset: 'llama-60m', rank });
 
-/** Rows that were measured and have these values, best first. */
+/** Measured rows with these values, best first. */
 function found(rows, wanted) {
   const matches = (row) => Object.entries(wanted).every(([key, value]) => row[key] === value);
   return (rows ?? [])
@@ -232,7 +231,7 @@ function row(rows, wanted) {
   return found(rows, wanted)[0];
 }
 
-/** Of the runs of the whole llama-1b the one of least memory, which both figures of llama-1b are of. */
+/** The run of the whole llama-1b with the least memory, from which both figures of llama-1b are taken. */
 function leanest(llama1b) {
   return found(llama1b?.whole, { engine: 'relora' }).sort((a, b) => a.mergePeakBytes - b.mergePeakBytes)[0];
 }
@@ -245,7 +244,7 @@ function fastest(rows, wanted) {
   return unquantized(rows, wanted)[0];
 }
 
-/** How many times as fast the second is. */
+/** How many times as fast as the reference. */
 function speed(reference, measured) {
   if (reference === undefined || measured === undefined) return null;
   return { value: reference.secondsBest / measured.secondsBest, detail: measured.precision ?? '' };
@@ -266,7 +265,7 @@ function profiled(kernels, preset, valueOf) {
   return profile === undefined ? null : { value: valueOf(profile), detail: profile.precision };
 }
 
-/** Products of layers and head. Beside an int8 base the adapter is not in int8: there only the base counts. */
+/** Products of layers and head. The adapter of an int8 base is not in int8: there only the base counts. */
 function isOfLayer({ precision, kind }) {
   return precision === 'int8' ? kind === 'base' : kind !== 'attention';
 }
@@ -276,7 +275,7 @@ function bfloat16Share(instructionSet) {
   return /bf16/.test(instructionSet) ? 0.85 : 0.8;
 }
 
-/** Rows { subject, what, target, measured, detail, met, margin }; the last four null where the run did not measure it. */
+/** Rows { subject, what, target, measured, detail, met, margin }; the last four are null if the run did not measure it. */
 export function judged(results) {
   return targets.map(({ subject, what, unit, measure, ...bounds }) => {
     const [sign, bound] = bounds.atLeast === undefined ? ['<=', bounds.atMost] : ['>=', bounds.atLeast];
@@ -286,7 +285,7 @@ export function judged(results) {
     if (result === null)
       return { subject, what, target, measured: null, detail: null, met: null, margin: null };
     const { value, detail } = result;
-    // How many times as good as it must be: 1 is exactly met, whichever way the target points.
+    // By what factor the target is exceeded: 1 is exactly met, for both directions of targets.
     const margin = sign === '>=' ? value / goal : goal / value;
     return { subject, what, target, measured: shown(value, unit), detail, met: margin >= 1, margin };
   });

@@ -9,8 +9,8 @@ export const vocabSize = 4096;
 const workFolder = fileURLToPath(new URL('../.relora/', import.meta.url));
 
 /**
- * The demo's text as token ids: batches of a step, the same for all sides, and a held-out part. Prepared once; needs npm's
- * registry when neither the demo nor the bench ran here before.
+ * The demo's text as token ids: batches of a step, the same for all sides, and a held-out part. Prepared once; needs npm's registry unless
+ * the demo or a bench has run here before.
  */
 export async function openText({ batch, time }) {
   const folder = await preparedText({ kind: 'trainedBpe', vocabularySize: vocabSize });
@@ -20,7 +20,7 @@ export async function openText({ batch, time }) {
     endOfTextId: dataset.tokenizer.endOfTextId,
   });
   return {
-    /** { inputs, targets } as plain arrays, which requests carry. */
+    /** { inputs, targets } as plain arrays for requests. */
     async batchOf(step) {
       return plain(await batches.read(step * batch, batch));
     },
@@ -38,7 +38,7 @@ function plain({ inputs, targets }) {
   return { inputs: Array.from(inputs), targets: Array.from(targets) };
 }
 
-/** Folder of the demo's text as a data set, cut into tokens by `{ kind: 'trainedBpe', vocabularySize }` or `{ kind: 'bytes' }`. */
+/** Folder of the demo's text as a data set, tokenized by `{ kind: 'trainedBpe', vocabularySize }` or `{ kind: 'bytes' }`. */
 export async function preparedText(tokenizer) {
   const name = tokenizer.kind === 'bytes' ? 'text-bytes' : `text-bpe-${tokenizer.vocabularySize}`;
   const folder = join(workFolder, 'bench', name);

@@ -13,7 +13,7 @@ export const isFull = true;
 
 const model = { preset: 'demo', vocabSize };
 const stepCount = 400;
-/** The best of 5e-4, 7e-4, 1e-3, 2e-3 and 4e-3 for full-rank training of so many steps. */
+/** The best of 5e-4, 7e-4, 1e-3, 2e-3 and 4e-3 for full-rank training over this many steps. */
 const peak = 1e-3;
 const warmUps = 3;
 const evaluateEveryStepCount = 10;
@@ -42,7 +42,7 @@ export async function run(session) {
   return compared(runs);
 }
 
-/** PyTorch in its fastest mode, and in the fastest that keeps float32 weights; ours full-rank and by ReLoRA. */
+/** PyTorch in its fastest mode, and in the fastest with float32 weights; ours full-rank and with ReLoRA. */
 async function sidesOf(session) {
   const tried = await triedModes(session, 'pytorch', 0, model);
   const keepingWeights = tried.filter(({ mode }) => mode.precision !== 'bfloat16');
@@ -54,7 +54,7 @@ async function sidesOf(session) {
     recipe: fullRankRecipe({ stepCount, peak }),
     ...mode,
   }));
-  // A few steps more than PyTorch: with as many, chance decides which of two equal curves ends lower.
+  // A few more steps than PyTorch: with the same number, chance decides which of two equal curves ends lower.
   sides.push({
     engine: 'relora',
     label: `ours full-rank, ${modeOf(mode)}`,
@@ -78,7 +78,7 @@ async function sidesOf(session) {
   return sides;
 }
 
-/** One after the other; a run that fails keeps the reason and is left out from then on. */
+/** One after another; a run that fails keeps the reason and is left out from then on. */
 async function eachWorking(runs, act) {
   for (const run of runs.filter(({ failure }) => failure === null)) {
     try {
@@ -89,7 +89,7 @@ async function eachWorking(runs, act) {
   }
 }
 
-/** All begin with the weights of our first side; ours have them by their seed. */
+/** All start from the weights of our first side; our other sides get them from the seed. */
 async function shareWeights(runs) {
   const folder = mkdtempSync(join(tmpdir(), 'relora-bench-'));
   const path = join(folder, 'model.safetensors');
@@ -104,12 +104,12 @@ async function shareWeights(runs) {
   }
 }
 
-/** Compilation and first touches are not training: steps with a rate of 0 leave the weights of both sides as they are. */
+/** Compilation and page faults are not training: steps with a rate of 0 leave the weights of both sides unchanged. */
 async function warmUp(child, batch) {
   for (let step = 0; step < warmUps; step++) await child.ask({ step: { ...batch, learningRate: 0 } });
 }
 
-/** All sides in turn, step by step, on the same batches, until each has taken all steps of its recipe. */
+/** Trains all sides alternately, step by step, on the same batches, until each has completed its recipe. */
 async function trainAll(session, runs, text, heldOut) {
   const last = Math.max(...runs.map(({ side }) => side.recipe.stepCount));
   for (let step = 0; step <= last; step++) {

@@ -1,6 +1,7 @@
-// npm run bench:watchers: hundreds of watchers of one fast job over gRPC, as views ask for it (steps thinned), and one that
-// takes every event. Prints how old the events were when they came. `--interval 0`: all take every event, by readers that cost little
-// themselves, since here they share the processors of the server. `--unread 300`: so many more that ask for every event and read none, for
+// npm run bench:watchers: hundreds of watchers of one fast job over gRPC, with thinned steps as views request them, and one that receives
+// every event. Prints how old the events were on arrival. `--interval 0`: all receive every event, through cheap readers, since they share
+// the server's processors here. `--unread 300`: as many additional watchers that request every event and read none, to measure the memory
+// that they cost the server.
 // the memory that they cost the server.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -50,7 +51,7 @@ const watch = async (options) => {
   let lastSequence = 0;
   let eventCount = 0;
   for await (const event of client.watch('jobs/fast', options)) {
-    // The first was there before: with it the stream stands, and what comes from now on counts.
+    // The first event existed before: its arrival shows that the stream works, and later events count.
     if (eventCount === 0) onFirst();
     if (event.kind === 'step') ages.push(Date.now() - event.time.getTime());
     eventCount++;
@@ -58,7 +59,7 @@ const watch = async (options) => {
   }
   return { ages, lastSequence, eventCount };
 };
-/** A hundred streams a connection, as the server allows. */
+/** A hundred streams per connection, the server's limit. */
 const sessions = Array.from({ length: Math.ceil(watchers / 100) + Math.ceil(unread / 100) }, () =>
   connect(`http://${address}`),
 );

@@ -1,4 +1,4 @@
-// The server of bench/watchers.mjs, with a job whose events come at a fixed rate; prints its address, begins when its input says so.
+// The server of bench/watchers.mjs, with a job whose events come at a fixed rate; prints its address, and begins on a signal at its input.
 import { once } from 'node:events';
 import { performance } from 'node:perf_hooks';
 import { serveApi, serviceNames } from '../server/dist/api/serveApi.js';
@@ -7,7 +7,7 @@ import { defaultRunSpec } from '../engine/dist/plan/index.js';
 import { claimJob, openParts } from './service/openParts.mjs';
 
 const [dataFolder, rate, seconds] = process.argv.slice(2);
-const batchMs = 50; // as RunningJob gathers them
+const batchMs = 50; // as RunningJob batches them
 const { store, parts } = await openParts(dataFolder);
 const grpc = serveApi(parts, new Health(serviceNames));
 const port = await grpc.listen({ host: '127.0.0.1', port: 0 });
@@ -31,7 +31,7 @@ for (let step = 0; step < stepCount;) {
 await attempts.failed(key, { reason: 'TRAINER_ERROR', message: 'The end' });
 const { utilization: elu } = performance.eventLoopUtilization(busy);
 console.log(JSON.stringify({ elu, rssBytes: process.memoryUsage.rss() }));
-await once(process.stdin.resume(), 'end'); // until every watcher has read to the end
+await once(process.stdin.resume(), 'end'); // until every watcher has read everything
 const { user, system } = process.cpuUsage(cpuBefore);
 console.log(JSON.stringify({ cpuSeconds: (user + system) / 1e6 }));
 grpc.close();

@@ -1,4 +1,4 @@
-// The worst that a client can ask of each method, for `npm run bench:service` and the test of the longest stretch of work.
+// The worst request for each method, for `npm run bench:service` and the test of the longest blocking of the event loop.
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import {
@@ -16,7 +16,7 @@ import {
 import { createChannel, createClient } from 'nice-grpc';
 import { readDescriptors } from '../server/dist/grpc/descriptors.js';
 
-/** Two data sets, one of them short, jobs with long prompts that were cancelled, and data sets of a thousand files that nobody sent. */
+/** Two data sets, one of them short, canceled jobs with long prompts, and data sets of a thousand files that were never sent. */
 export async function fillServer(address) {
   const channel = createChannel(address);
   const training = createClient(TrainingServiceDefinition, channel);
@@ -147,7 +147,7 @@ export const worstRequests = (jobName) => {
   ];
 };
 
-/** Of every method a message that is as long as may be: a text of four megabytes, and a list, in the first place for each. */
+/** For every method a message of maximum size: with a text of four megabytes, and with a list, each in the first field that allows it. */
 export function* longRequests() {
   const { messages, requests } = readDescriptors(
     readFileSync(new URL('../server/src/generated/relora.binpb', import.meta.url)),
@@ -159,7 +159,7 @@ export function* longRequests() {
   const bytesOf = (number, content) =>
     Buffer.concat([varint(number * 8 + 2), varint(content.length), content]);
   const [string, message] = [9, 11];
-  /** The way to the first field of a message, or of one in it, that is wanted. */
+  /** The path to the first matching field of a message or of a nested one. */
   const find = (type, isWanted, depth = 0) => {
     const fields = [...(messages.get(type) ?? [])];
     for (const [number, field] of fields) if (isWanted(field)) return { way: [number], field };

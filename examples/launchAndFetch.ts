@@ -1,4 +1,4 @@
-// Uploads a text, trains a small model on it by ReLoRA, shows how it goes and fetches the weights.
+// Uploads a text, trains a small model on it with ReLoRA, shows the progress and fetches the weights.
 // Compile it in a project that has @relora/sdk, then: node launchAndFetch.js story.txt (a server starts with npx relora-server)
 import { ReloraClient, ReloraError } from '@relora/sdk';
 
@@ -17,14 +17,14 @@ try {
     batch: { sequenceLength: 64, sequenceCount: 8 },
   });
 
-  // Every event once and in order, also when the connection breaks on the way.
+  // Every event once and in order, even if the connection breaks in between.
   for await (const event of client.watch(job.name)) {
     if (event.kind === 'step') console.log(`step ${event.step.step}  loss ${event.step.loss.toFixed(3)}`);
     if (event.kind === 'restart') console.log(`merged, norm of change ${event.restart.deltaNorm.toFixed(3)}`);
   }
   await client.waitForJob(job.name); // throws JobFailedError with the reason if it did not succeed
 
-  // Resumes where a broken download stopped; files get their names once their SHA-256 is right.
+  // Resumes an interrupted download; files get their names after their SHA-256 was verified.
   console.log(await client.downloadArtifact(job.name, 'weights'));
 
   for await (const { text } of client.generate(job.name, { prompt: 'The ', tokenCountMax: 40 })) {

@@ -1,11 +1,11 @@
-// Brings the weights of every job that has succeeded since the last time into a folder, one folder a job. For cron:
+// Fetches the weights of every job that succeeded since the last time, one folder per job. For cron:
 // 0 3 * * *  node nightlyFetch.js /srv/models team=tales
 import { existsSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { JobState, ReloraClient } from '@relora/sdk';
 
-/** Fetches what is not there yet; the ids of the jobs that were. A run that is cut off is continued by the next one. */
+/** Fetches missing weights and returns the ids of their jobs. If it is interrupted, the next run continues. */
 export async function fetchNew(
   client: ReloraClient,
   folder: string,
@@ -15,7 +15,7 @@ export async function fetchNew(
   for await (const { name } of client.listJobs({ states: [JobState.SUCCEEDED], labels })) {
     const id = name.slice('jobs/'.length);
     if (existsSync(join(folder, id))) continue;
-    // Under its own name only when it is whole and its hashes are right; what was cut off resumes in the partial folder.
+    // Gets its final name only when it is complete and verified; an interrupted download resumes in the partial folder.
     const partial = join(folder, `${id}.partial`);
     await client.downloadArtifact(name, partial);
     await rename(partial, join(folder, id));

@@ -29,7 +29,7 @@ export function makeService(client: ReloraClient): FastifyInstance {
     const requestId = headers['idempotency-key'];
     const job = await client.createJob(
       { model: { preset: 'demo' }, dataset, stepCount: steps, adapter: { rank: 8, cycleStepCount: steps } },
-      // The same key gets the same job, however often the request is sent.
+      // The same key always gets the same job, however often the request is sent.
       { jobId: name, labels: { service: 'models' }, ...(typeof requestId === 'string' ? { requestId } : {}) },
     );
     return await reply.code(202).header('location', `/models/${name}`).send({ name, state: job.state });
@@ -47,7 +47,7 @@ export function makeService(client: ReloraClient): FastifyInstance {
   });
 
   app.get<{ Params: { name: string } }>('/models/:name/result', async ({ params, raw }) => {
-    // Who goes away waits no longer; the job stays.
+    // A client that disconnects stops waiting; the job continues.
     const gone = new AbortController();
     raw.once('close', () => gone.abort());
     const job = await client.waitForJob(`jobs/${params.name}`, { signal: gone.signal });
@@ -65,7 +65,7 @@ export function makeService(client: ReloraClient): FastifyInstance {
   return app;
 }
 
-/** What a caller of this service should hear; anything else is a fault behind it. */
+/** Errors that callers of this service see; anything else is an internal error. */
 const statuses: Readonly<Record<string, number>> = {
   INVALID_ARGUMENT: 400,
   NOT_FOUND: 404,

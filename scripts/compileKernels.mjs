@@ -1,8 +1,8 @@
-// Compiles every kernel for every architecture by NVRTC, which needs no card, and writes the table of registers and shared
-// memory. Ends with status 1 where a kernel does not compile, spills registers or is warned of.
+// Compiles every kernel for every architecture with NVRTC, which needs no card, and writes the table of registers and shared memory. Exits
+// with status 1 if a kernel does not compile, spills registers or causes a warning.
 //   NVRTC_ENVIRONMENT=FOLDER node scripts/compileKernels.mjs [--slice]
-// FOLDER is a Python virtual environment with nvidia-cuda-nvrtc or nvidia-cuda-nvrtc-cu12, or both (pip install ...). With
-// --slice: one variant of each text by one compiler, and no table. What was compiled before from the same texts is not compiled again.
+// FOLDER is a Python virtual environment with nvidia-cuda-nvrtc or nvidia-cuda-nvrtc-cu12, or both (pip install ...). With --slice: one
+// variant of each source with one compiler, and no table. Results for unchanged sources are cached.
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -65,7 +65,7 @@ console.log(`${rows.length} kernels compiled, ${faults.length} faults`);
 if (!isSlice) writeTable();
 process.exit(faults.length === 0 ? 0 : 1);
 
-/** What the compiler says of the kernels, kept by everything that it depends on. */
+/** The compiler's report on the kernels, cached by everything that it depends on. */
 function compiled(compiler, file, target) {
   const key = createHash('sha256')
     .update(JSON.stringify([compiler.version, file, headersOf(file.source), target]))
@@ -78,7 +78,7 @@ function compiled(compiler, file, target) {
   return found;
 }
 
-/** Texts of the headers that a text includes, and those that they do. */
+/** Sources of the headers that a source includes, directly or indirectly. */
 function headersOf(source, found = new Map()) {
   for (const [, name] of source.matchAll(/^#include "(.*)"$/gm)) {
     const text = headers.texts[headers.names.indexOf(name)];

@@ -1,5 +1,5 @@
-// Writes the dashboards of deploy/grafana: `node scripts/makeDashboards.mjs`. The builders are those of Grafana's foundation SDK, whose
-// types are made from Grafana's schema; test/deploy.test.ts holds the file to what this makes.
+// Writes the dashboards of deploy/grafana: `node scripts/makeDashboards.mjs`. Uses the builders of Grafana's foundation SDK, whose types
+// are generated from Grafana's schema; test/deploy.test.ts checks that the file is up to date.
 import { writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -15,7 +15,7 @@ const ofJob = (name) => `${name}{job_id=~"$job_id"}`;
 const quantile = (share, name, range, by = 'le') =>
   `histogram_quantile(${share}, sum by (${by}) (rate(${name}_bucket[${range}])))`;
 
-/** Queries with the text of their legend. */
+/** Queries with their legends. */
 const medianAnd95 = (name, range) => [
   [quantile(0.5, name, range), 'median'],
   [quantile(0.95, name, range), '95 %'],
@@ -23,7 +23,7 @@ const medianAnd95 = (name, range) => [
 const job = '{{job_id}}';
 const jobAndModule = '{{job_id}} {{module}}';
 
-/** Rows of panels: title, unit, queries, and what else differs from other panels. */
+/** Rows of panels: title, unit, queries, and differences from other panels. */
 const rows = {
   Now: [
     ['Jobs running', 'short', [['relora_slots_in_use', 'running']], { stat: true }],
@@ -229,7 +229,7 @@ const rows = {
   ],
 };
 
-/** The dashboard as Grafana reads it. */
+/** The dashboard in Grafana's format. */
 export function makeDashboard() {
   const builder = new dashboards.DashboardBuilder('ReLoRA training')
     .uid('relora')
@@ -318,7 +318,7 @@ function toPanel([title, unit, queries, { stat = false, about = '', decimals, lo
     .tooltip(new common.VizTooltipOptionsBuilder().mode(common.TooltipDisplayMode.Multi));
 }
 
-/** A line across all panels where something happened. */
+/** A line across all panels at an event. */
 function mark(name, color, expr, title) {
   const annotation = new dashboards.AnnotationQueryBuilder()
     .name(name)

@@ -1,5 +1,5 @@
-// Writes the JSON schema of run files, which editors complete and check by: from the contract (fields, words, comments) and the table
-// of settings (defaults and limits). Part of `npm run proto`; a test holds it equal.
+// Writes the JSON schema of run files, with which editors complete and check: from the contract (fields, words, comments) and the table of
+// settings (defaults and limits). Part of `npm run proto`; a test checks that it is up to date.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { createFileRegistry, fromBinary, ScalarType } from '@bufbuild/protobuf';
@@ -105,7 +105,7 @@ export function makeJobSchema() {
   return `${JSON.stringify(schema, null, 2)}\n`;
 }
 
-/** What is constant of a setting's default and limits; what follows from other settings only the server knows. */
+/** The constant parts of a setting's default and limits; those that depend on other settings are known only to the server. */
 function limitsOf(setting) {
   if (setting === undefined) return {};
   const limits = {};

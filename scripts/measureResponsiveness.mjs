@@ -1,5 +1,5 @@
-// How the service answers while a trainer uses every core: trains llama-9m for a while in a server of its own, calls it all
-// the time over the SDK, and prints the delays of the service's event loop and of the calls.
+// How the service responds while a trainer uses every core: trains llama-9m for a while on a server of its own, calls it all the time
+// through the SDK, and prints the delays of the service's event loop and of the calls.
 //   node scripts/measureResponsiveness.mjs [seconds, default 30]
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -45,7 +45,7 @@ try {
   for await (const event of client.watch(job.name)) if (event.kind === 'step') break;
   for (let count = 0; count < watcherCount; count++) void follow(client, job.name);
 
-  await loopDelay(httpAddress); // what came before is not counted
+  await loopDelay(httpAddress); // resets the statistics
   const calls = [];
   const end = performance.now() + seconds * 1000;
   while (performance.now() < end) {
@@ -79,7 +79,7 @@ async function addressesOf(child) {
   for await (const line of createInterface({ input: child.stdout })) {
     const entry = JSON.parse(line);
     if (entry.grpcAddress !== undefined) {
-      child.stdout.resume(); // the log continues and nobody reads it
+      child.stdout.resume(); // the log is discarded, but must be read
       return entry;
     }
   }
@@ -91,13 +91,13 @@ async function follow(client, name) {
     const events = client.watch(name);
     while (!(await events.next()).done);
   } catch {
-    // The server stops at the end of the measurement.
+    // The server is stopped at the end of the measurement.
   }
 }
 
-/** 99th percentile since the last call, seconds. */
+/** 99th percentile since the last call, in seconds. */
 async function loopDelay(httpAddress) {
-  await delay(1100); // a scrape is at most a second old
+  await delay(1100); // a scrape may be up to a second old
   const metrics = await (await fetch(`http://${httpAddress}/metrics`)).text();
   return Number(/^relora_event_loop_lag_seconds (\S+)$/m.exec(metrics)[1]);
 }

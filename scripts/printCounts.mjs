@@ -1,5 +1,5 @@
-// The end of what CI prints: each test that failed, with its message, so that who reads only the end knows what to mend; then the line
-// of counts. node scripts/printCounts.mjs REPORT... : JSON reports of vitest.
+// The end of CI's output: each failed test with its message, so that reading only the end shows what to fix; then the line of counts. node
+// scripts/printCounts.mjs REPORT... : JSON reports of vitest.
 import { readFileSync } from 'node:fs';
 import { relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -22,7 +22,7 @@ for (const path of process.argv.slice(2)) {
     const failed = assertionResults.filter((test) => test.status === 'failed');
     for (const test of failed) print(file, test.fullName, test.failureMessages.join('\n'));
     if (status !== 'failed' || failed.length > 0) continue;
-    // A file that could not be loaded has no tests; one whose hooks failed has none that did.
+    // A file that could not be loaded has no tests; if its hooks failed, none of its tests failed.
     print(file, 'the file itself', message);
     counts.failed += 1;
   }

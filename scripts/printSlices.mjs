@@ -1,5 +1,5 @@
-// What each slice of CI took, against its budget: 45 minutes in all on two quiet processors. A budget decides nothing, since another
-// machine may be slower or busy; the lines say where time goes, and which slice has outgrown what it was given.
+// Time of each slice of CI compared with its budget: 45 minutes in total on two idle processors. Exceeding a budget is not an error, since
+// another machine may be slower or busy; the lines show where time goes, and which slice has outgrown its budget.
 // node scripts/printSlices.mjs REPORT name=seconds ... : the seconds of vitest's JSON report by folder, and those of other slices.
 import { readFileSync } from 'node:fs';
 import { relative } from 'node:path';

@@ -1,7 +1,7 @@
-// Makes all that a release publishes, in a folder: archives of the packages, their digests, and what is in them (SBOM). Nothing is
-// published. The same commit makes the same bytes on every machine: docs/release.md has how that is checked.
+// Creates everything that a release publishes, in a folder: archives of the packages, their digests, and the list of their contents (SBOM).
+// Publishes nothing. The same commit gives the same bytes on every machine: docs/release.md says how to check that.
 //   npm run release [-- --out FOLDER] [--only NAME,NAME] [--binaries]
-// By default all targets, into `release`. `--binaries` leaves out the packages that have no native code.
+// By default all targets, into `release`. `--binaries` leaves out the packages without native code.
 import { mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';

@@ -1,4 +1,4 @@
-// Removes what was compiled of sources that are gone. TypeScript leaves it, and it would still be imported, tested and packed.
+// Removes compiled files of deleted sources. TypeScript leaves them, and they would still be imported, tested and packed.
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';

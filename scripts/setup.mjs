@@ -1,5 +1,5 @@
-// Installs and builds what is missing or out of date. Runs before `npm test`, `npm run demo` and `npm run bench`,
-// so it may use nothing but Node itself.
+// Installs and builds what is missing or out of date. Runs before `npm test`, `npm run demo` and `npm run bench`, so it may use only Node
+// itself.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -23,12 +23,12 @@ function install() {
   const lockHash = createHash('sha256')
     .update(readFileSync(join(root, 'package-lock.json')))
     .digest('hex');
-  // Some packages carry code of one platform: a folder that two systems share is installed again for the other.
+  // Some packages contain platform-specific code: a folder shared by two systems is installed again for the other one.
   const installed = `${lockHash} ${systemName()}`;
   const stamp = join(root, 'node_modules', '.relora-installed');
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === installed) return;
   console.log('Installing packages …');
-  // `ci` would first delete what is there. No install script of any package is needed, so none is run.
+  // `ci` would first delete what exists. No package needs its install script, so none is run.
   const command = existsSync(join(root, 'node_modules')) ? 'install' : 'ci';
   npm(command, '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error');
   writeFileSync(stamp, installed);
@@ -41,7 +41,7 @@ function build() {
 }
 
 function npm(...args) {
-  // npm_execpath is the npm that runs this script; on its own, `node scripts/setup.mjs` takes the one on the path.
+  // npm_execpath is the npm that runs this script; without it (`node scripts/setup.mjs`) the one on the path is used.
   const npmCli = process.env.npm_execpath;
   const [command, first] = npmCli ? [process.execPath, [npmCli]] : ['npm', []];
   try {

@@ -1,5 +1,5 @@
-// `npm run test:cases FOLDER`: files that once went wrong, from a folder laid out as test/fixtures/cases and with its weights, through a
-// real server; test/cases.test.ts has the outcome that each must have. Then exports of vocabularies as large as gguf-large/mk_big.py makes them.
+// `npm run test:cases FOLDER`: files that once caused errors, from a folder laid out as test/fixtures/cases and with its weights, on a real
+// server; test/cases.test.ts has the required outcome of each. Then exports of large vocabularies, which gguf-large/mk_big.py creates.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';

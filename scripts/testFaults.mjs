@@ -1,7 +1,7 @@
 /**
- * Provokes faults for as long as it is given, and adds what came of them to the tally: `npm run test:faults -- [minutes] [scenario …]`.
- * With 0 minutes it only writes the report again. Each trial has a seed of its own, which the tally keeps where something fell short: FAULTS_SCENARIO and FAULTS_SEED repeat it.
- * FAULTS_COUNT is how many faults a trial makes; of the soak, its minutes.
+ * Provokes faults for the given time, and adds the results to the tally: `npm run test:faults -- [minutes] [scenario …]`. With 0 minutes it
+ * only writes the report again. Each trial has its own seed, which the tally keeps if something went wrong: FAULTS_SCENARIO and FAULTS_SEED
+ * repeat it. FAULTS_COUNT is the number of faults in a trial; for the soak, its minutes.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,7 +13,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const tallyFile = join(root, 'test/faults/tally.json');
 const reportFile = join(root, 'test/faults-report.md');
 const [minutesText = '30', ...wanted] = process.argv.slice(2);
-/** Far more than a trial takes on a machine that does other things, too: what hangs is a fault. */
+/** Far more than a trial takes even on a busy machine: longer means that it hangs. */
 const trialMinutesMax = 90;
 const endsAtMs = Date.now() + Number(minutesText) * 60_000;
 if (!(Number(minutesText) >= 0)) {
@@ -34,7 +34,7 @@ const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], {
 }).stdout.trim();
 const folder = mkdtempSync(join(tmpdir(), 'relora-faults-'));
 
-// The one that is furthest from its target first, so that every run brings the whole table on.
+// The scenario furthest from its target comes first, so that every run improves the whole table.
 while (Date.now() < endsAtMs) {
   const name = names.reduce((least, other) => (share(other) < share(least) ? other : least));
   const seed = tally[name].trials + 1;
@@ -71,14 +71,14 @@ while (Date.now() < endsAtMs) {
     console.error(`${name} did not run:\n${stdout}`);
     process.exit(1);
   }
-  tally = readTally(); // somebody may have added to it meanwhile
+  tally = readTally(); // somebody may have changed it meanwhile
   tally[name].trials = seed;
   tally[name].faults += entry.faults ?? 0;
   if (entry.figures !== undefined) tally[name].figures = `${entry.figures} (seed ${seed}, at ${commit})`;
   if (status !== 0) {
     const problem = entry.problem ?? 'what followed it fell short';
     tally[name].failures.push({ seed, commit, problem });
-    console.log(stdout); // for whoever looks for the reason
+    console.log(stdout); // for finding the cause
   }
   writeFileSync(tallyFile, `${JSON.stringify(tally, null, 2)}\n`);
   console.log(
@@ -112,7 +112,7 @@ function writeReport() {
   const figures = Object.entries(tally).flatMap(([name, { figures }]) =>
     figures === undefined ? [] : [`- \`${name}\`: ${figures}`],
   );
-  // A trial that was wrong itself is taken out of the tally by hand, with its reason, and its seed is used again.
+  // A trial with an error of its own is withdrawn from the tally by hand, with a reason, and its seed is used again.
   const withdrawn = Object.entries(tally).flatMap(([name, { withdrawn = [] }]) =>
     withdrawn.map(({ seeds, why }) => `- \`${name}\`, seed ${seeds}: ${why}`),
   );

@@ -1,7 +1,7 @@
-// `npm run test:full`: what takes too long, or needs too much, for every change. It makes the Python environment itself (in
-// .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, all that is tested on the model of a card, a
-// thousand random messages to each method, and the kernels under the sanitizers. What came of it is written to test/full-report.md. Words
-// after it name the parts to run: the rows of the others stay as they are.
+// `npm run test:full`: tests that take too long, or need too much, for every change. It creates the Python environment itself (in
+// .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, all tests on the model of a card, a thousand
+// random messages to each method, and the kernels under the sanitizers. Results are written to test/full-report.md. Arguments select the
+// parts to run: the rows of the others stay as they are.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -56,7 +56,7 @@ const parts = [
   {
     name: 'fuzz',
     what: '1,000 random messages to each method',
-    // Its lines come as they are written: one a method.
+    // Shows its lines as they are written: one per method.
     command: vitest('test/server/grpc.fuzz.test.ts', '--disable-console-intercept'),
     env: { TEST_FUZZ_MESSAGES: '1000' },
     findings: /^\d+ methods: (.*) in .*$/gm,
@@ -89,7 +89,7 @@ const outcomes = [];
 for (const part of parts.filter(({ name }) => asked.length === 0 || asked.includes(name))) {
   const { outcome, row } = await run(part);
   outcomes.push(outcome);
-  // After each, so that what a later one cuts short does not lose it.
+  // After each part, so that a later interruption does not lose its result.
   writeFileSync(file, report(new Map([...rowsOf(file), [part.name, row]])));
 }
 if (outcomes.some((outcome) => !outcome.startsWith('passed'))) process.exitCode = 1;
@@ -117,7 +117,7 @@ async function run({ name, what, prepare, command, env, findings }) {
   return { outcome, row: `| ${cells.join(' | ')} |` };
 }
 
-/** Rows that are there already, by their part. */
+/** Existing rows of the report, by part. */
 function rowsOf(file) {
   const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n') : [];
   const known = new Set(parts.map(({ name }) => name));
@@ -128,7 +128,7 @@ function today() {
   return new Date().toISOString().slice(0, 10);
 }
 
-/** A virtual environment with what the exports are read by; what cannot be had is said, and its tests are skipped. */
+/** Creates a virtual environment with the software that reads the exports; what is not available is reported, and its tests are skipped. */
 function makePython() {
   if (process.env.RELORA_TEST_PYTHON !== undefined) return undefined;
   if (!existsSync(python)) execFileSync('python3', ['-m', 'venv', environment], { stdio: 'inherit' });

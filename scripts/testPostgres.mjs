@@ -1,7 +1,7 @@
 /**
- * The tests of the server and of whole ways, with each store on PostgreSQL: `npm run test:postgres -- [--slice] [arguments of vitest]`.
- * `--slice` runs what CI has time for: the files whose subject is what a store does, and that do not run on both by themselves.
- * Without PostgreSQL nothing runs, and every test counts as skipped, also in a report that is asked for by --outputFile.json=FILE.
+ * The tests of the server and the end-to-end tests with PostgreSQL as every store: `npm run test:postgres -- [--slice] [arguments of
+ * vitest]`. `--slice` runs what CI has time for: the test files about stores that do not already run with both kinds. Without PostgreSQL
+ * nothing runs, and every test counts as skipped, also in a report requested by --outputFile.json=FILE.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';

@@ -1,7 +1,7 @@
-// `npm run test:sanitize`: the tests of the native kernels with an addon compiled to watch itself, on every instruction set
-// of this machine. AddressSanitizer sees what lies outside an allocation (arrays of JavaScript are allocations too),
-// UndefinedBehaviorSanitizer what C++ leaves undefined, ThreadSanitizer what two threads touch at once. Other test files
-// may be named as arguments, and one sanitizer by --sanitizer. Ends with status 1 on any finding or failed test.
+// `npm run test:sanitize`: the tests of the native kernels with an instrumented addon, on every instruction set of this machine.
+// AddressSanitizer detects accesses outside of allocations (arrays of JavaScript are allocations too), UndefinedBehaviorSanitizer undefined
+// behavior of C++, ThreadSanitizer data races. Other test files may be given as arguments, and a single sanitizer by --sanitizer. Exits
+// with status 1 on any finding or failed test.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -20,17 +20,17 @@ const sanitizers = [
   {
     name: 'address',
     runtime: 'libasan.so',
-    // Node leaves its own memory to the end of the process, so leaks are not looked for.
+    // Node does not free its memory at exit, so leaks are not checked.
     options: (log) => ({ ASAN_OPTIONS: `detect_leaks=0:${log}`, UBSAN_OPTIONS: 'print_stacktrace=1' }),
     isOurs: () => true,
-    // Kernels for cards run on the model of one, whose memory is the host's.
+    // Kernels for cards run on the model of a card, whose memory is host memory.
     more: ['test/cuda'],
   },
   {
     name: 'thread',
     runtime: 'libtsan.so',
     options: (log) => ({ TSAN_OPTIONS: `exitcode=0:${log}` }),
-    // Node and the test runner are not instrumented: what is said about their own threads means nothing.
+    // Node and the test runner are not instrumented: reports about their own threads are meaningless.
     isOurs: (report) => report.includes('relora.node'),
   },
 ];
@@ -44,8 +44,8 @@ if (failed.length > 0) fail(`Failed: ${failed.map(({ name }) => name).join(', ')
 function passes({ name, runtime, options, isOurs, more = [] }) {
   console.log(`\nThe ${name} sanitizer`);
   execFileSync(process.execPath, ['engine/native/build.mjs', name], { cwd: root, stdio: 'inherit' });
-  // Reports go to files: some come from processes whose output nobody reads. What is undefined in C++ ends a process at
-  // once, with a line on its error output.
+  // Reports go to files, since the output of some processes is not read. Undefined behavior ends a process at once, with a line on its
+  // standard error.
   const folder = mkdtempSync(join(tmpdir(), 'relora-sanitize-'));
   const { status } = spawnSync(
     process.execPath,
@@ -80,11 +80,11 @@ function passes({ name, runtime, options, isOurs, more = [] }) {
   return findings.length === 0 && status === 0;
 }
 
-/** The library that has to be in a process before anything else. */
+/** The library that has to be loaded before all others. */
 function findRuntime(name) {
   const compiler = process.env.CXX ?? 'g++';
   const path = execFileSync(compiler, [`-print-file-name=${name}`], { encoding: 'utf8' }).trim();
-  // A compiler without that file gives the name back as it came.
+  // If the compiler lacks this file, it returns the name unchanged.
   if (!existsSync(path))
     fail(`${compiler} has no ${name}: the sanitizers need GCC with its sanitizer libraries`);
   return path;

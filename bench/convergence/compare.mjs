@@ -2,8 +2,8 @@ import { specOf } from './modes.mjs';
 import { tuned } from './tune.mjs';
 
 /**
- * Finds each mode's rate or scale on the first seed, then trains it with all seeds. Full rank comes first, since the others
- * take its rate. A seed decides initial weights and data order, alike for all modes.
+ * Finds each mode's rate or scale on the first seed, then trains it with all seeds. Full rank comes first, since the others use its rate. A
+ * seed determines initial weights and data order, the same for all modes.
  * @returns for each mode { mode, value, tried, isInside, spec, runs }, runs by seed
  */
 export async function compare(plan, modes, seeds, runs) {

@@ -1,22 +1,22 @@
 import { finalLoss } from './compare.mjs';
 
-/** Two standard errors: what a difference between modes must exceed to be called one. */
+/** A difference between modes counts only if it exceeds two standard errors. */
 const clearErrors = 2;
-/** Perplexity over full rank's that a ReLoRA-type mode should stay within. */
+/** A ReLoRA-type mode's perplexity should stay within this multiple of full rank's. */
 export const ratioWanted = 1.02;
 
 export function mean(values) {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-/** Sample standard deviation; 0 for a single value, whose spread nobody knows. */
+/** Sample standard deviation; 0 for a single value, whose spread is unknown. */
 export function spread(values) {
   if (values.length < 2) return 0;
   const middle = mean(values);
   return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
 }
 
-/** What the table and the conclusion say of one mode, beside `reference`, which is full rank. */
+/** The figures of one mode for the table and the conclusion, relative to `reference`, which is full rank. */
 export function figuresOf({ mode, spec, runs, ...rest }, reference) {
   const losses = runs.map(finalLoss);
   const differences = runs.map((run, index) => finalLoss(run) - finalLoss(reference.runs[index]));
@@ -27,7 +27,7 @@ export function figuresOf({ mode, spec, runs, ...rest }, reference) {
     losses,
     loss: mean(losses),
     lossSpread: spread(losses),
-    // Of the mean loss's perplexity, seeds paired: their common luck with weights and order cancels.
+    // Perplexity ratio of the mean losses, paired by seed: effects of weights and order common to both cancel.
     ratio: Math.exp(mean(differences)),
     ratioSpread: Math.exp(mean(differences)) * spread(differences),
     textError: Math.max(...runs.map((run, index) => textError(run, reference.runs[index]))),
@@ -38,7 +38,7 @@ export function figuresOf({ mode, spec, runs, ...rest }, reference) {
   };
 }
 
-/** Standard error of a difference in loss that comes from which text happened to be held out, from its pieces. */
+/** Standard error of a loss difference from the choice of the held-out text, estimated from its pieces. */
 function textError(run, reference) {
   if (run.failure !== null || reference.failure !== null) return 0;
   const differences = run.heldOutParts.map(({ sum, count }, index) => {
@@ -49,8 +49,8 @@ function textError(run, reference) {
 }
 
 /**
- * How the loss of `lower`, which is expected to be no higher, stands to that of `higher`, seed by seed:
- * `asExpected`, `reversed`, or `undecided` where it is within two standard errors of nothing or the seeds disagree.
+ * Compares the loss of `lower`, which is expected to be no higher, with that of `higher`, seed by seed: `asExpected`, `reversed`, or
+ * `undecided` if the difference is within two standard errors of zero or the seeds disagree.
  */
 export function orderOf(lower, higher) {
   const differences = lower.losses.map((loss, index) => higher.losses[index] - loss);

@@ -1,9 +1,9 @@
 import { defaultRunSpec, presets } from '../../engine/dist/plan/index.js';
 
 /**
- * What is trained. Small enough for many runs on two cores. Bytes keep embedding and head, which all modes train in full, from
- * being most of the model and from deciding how fast a short run learns. The rank is a thirty-second of the width, as 128 is of a
- * 7B model's, so that a LoRA cannot hold what full rank learns.
+ * The model. Small enough for many runs on two cores. With bytes as tokens, embedding and head, which all modes train in full, are not most
+ * of the model and do not determine how fast a short run learns. The rank is a thirty-second of the width, like 128 in a 7B model, so that
+ * a LoRA cannot represent what full rank learns.
  */
 export const plan = {
   preset: 'llama-9m',
@@ -22,9 +22,11 @@ export const plan = {
 
 /** A fifth of the run. */
 const warmStart = { warmStartStepCount: 400 };
-/** A quarter of the width, as in the paper's 60M model and in LoQT's. */
+/** A quarter of the width, as in the 60M models of the paper and of LoQT. */
 const quarter = { rank: 32 };
-/** LoQT without its quantization (arXiv 2405.16528). B alone stays within the rows that A chose, so its cycles are short. */
+/**
+ * LoQT without its quantization (arXiv 2405.16528). With A frozen, updates stay within the row space that A chose, so its cycles are short.
+ */
 const gradientStartB = {
   cycleStepCount: 100,
   restartWarmupStepCount: 10,
@@ -32,9 +34,9 @@ const gradientStartB = {
 };
 
 /**
- * The modes compared, in the order of the table. Full rank searches the learning rate, from `rates` on. The others train
- * embedding, norms and head at the rate that it found, and search how far their adapters move: the scale alpha / rank, from
- * `scales` on, which under Adam is the adapters' rate by another name. `settings` are what differs from the plan.
+ * The modes compared, in the order of the table. Full rank searches for the learning rate, starting with `rates`. The others train
+ * embedding, norms and head at that rate, and search for how far their adapters move: the scale alpha / rank, starting with `scales`, which
+ * under Adam is equivalent to the adapters' rate. `settings` are the differences from the plan.
  */
 export const modes = [
   { name: 'fullRank', label: 'full-rank', kind: 'fullRank', rates: [1e-3, 2e-3, 4e-3] },
@@ -110,7 +112,7 @@ export const modes = [
     settings: { ...quarter, ...gradientStartB },
   },
   {
-    // Flora (arXiv 2402.03293): a random projection of the gradient, drawn again each cycle.
+    // Flora (arXiv 2402.03293): a random projection of the gradient, redrawn in each cycle.
     name: 'frozenAQuarter',
     label: 'frozen random A of rank 32',
     kind: 'relora',
@@ -123,7 +125,7 @@ export const modes = [
   },
 ];
 
-/** The specification of one run: a mode at a learning rate, with a scale of its adapters and a seed, everything else being the plan's. */
+/** The specification of one run: a mode with a learning rate, a scale of its adapters and a seed; everything else comes from the plan. */
 export function specOf(plan, mode, { rate, scale, seed }) {
   const { kind } = mode;
   const isFullRank = kind === 'fullRank';
@@ -152,7 +154,7 @@ export function specOf(plan, mode, { rate, scale, seed }) {
     batch: own.batch,
     precision: own.precision,
     seed,
-    // The same text each time: a curve whose last point is on other text than the others would have a kink.
+    // The same text each time: if the last evaluation used different text, the curve would have a kink.
     evaluation: {
       everyStepCount: Math.ceil(stepCount / own.evaluationCount),
       tokenCount: own.heldOutTokenCount,

@@ -1,7 +1,7 @@
 import { percent, table } from '../table.mjs';
 import { figuresOf, mean, orderOf, ratioWanted, spread } from './figures.mjs';
 
-/** Of each pair the first should end no higher: what the paper found, and the same without a warm start. */
+/** Of each pair the first should end no higher: the paper's finding, and the same without a warm start. */
 const expectedOrders = [
   ['fullRank', 'reloraWarm'],
   ['reloraWarm', 'loraWarm'],
@@ -12,7 +12,7 @@ const expectedOrders = [
   ['reloraQuarter', 'loraQuarter'],
 ];
 
-/** Markdown of a comparison: table, search of rates, and what follows from the numbers. */
+/** Markdown of a comparison: table, search for rates, and conclusions from the numbers. */
 export function report(plan, seeds, compared, machine) {
   const rows = compared.map((entry) => figuresOf(entry, compared[0]));
   return `${settingsText(plan, seeds, rows, machine)}
@@ -98,7 +98,7 @@ function searchCells({ mode, tried, value, isInside }) {
   return [mode.label, losses.join(', '), `${value}${isInside ? '' : ' (at the edge)'}`];
 }
 
-/** Sentences that follow from the figures; nothing in them is decided beforehand. */
+/** Sentences derived from the figures; nothing in them is decided beforehand. */
 export function conclusions(rows, seeds) {
   const find = (name) => rows.find(({ mode }) => mode.name === name);
   const orders = expectedOrders
@@ -127,7 +127,7 @@ function orderText(lower, higher, seeds) {
   }
 }
 
-/** Of the modes that merge and restart, those near enough to full rank, or else the nearest. */
+/** The modes with merges and restarts that are near enough to full rank, or else the nearest one. */
 function nearnessTexts(rows) {
   const restarting = rows.filter(({ mode }) => mode.kind === 'relora');
   if (restarting.length === 0) return [];
@@ -148,7 +148,7 @@ function widthOf({ spec }) {
   return spec.model.hiddenSize;
 }
 
-/** The curves whole, and their last part alone, where they differ. */
+/** The whole curves, and separately their last part, where they differ. */
 export function plots(compared) {
   const lines = compared.map(({ mode, runs }) =>
     curveOf(

@@ -11,16 +11,16 @@ import { preparedText } from '../text.mjs';
 const childScript = fileURLToPath(new URL('trainChild.mjs', import.meta.url));
 
 /**
- * Trains specifications, several at a time, each in a process with one thread: together they get more done than one run on
- * all threads, and bits do not depend on it. What was finished is kept in `cacheFolder` under the hash of all that decides it,
- * so that an interrupted comparison resumes where it was.
+ * Trains specifications, several in parallel, each in a process with one thread: that is faster than one run after another on all threads,
+ * and does not change bits. Finished runs are stored in `cacheFolder` under a hash of everything that determines them, so that an
+ * interrupted comparison resumes.
  */
 export class Runs {
   #idle = [];
   #children = new Set();
   #waiting = [];
 
-  /** Runs on the demo's text as bytes, on the instruction set that a run would take here, kept beside those of other benches. */
+  /** Runs on the demo's text as bytes, with the instruction set that a run would use here; the cache is shared with other benches. */
   static async open({ parallelCount, say = (line) => console.error(line) }) {
     const datasetFolder = await preparedText({ kind: 'bytes' });
     const dataset = await Dataset.open(datasetFolder, { verify: false });
@@ -38,13 +38,15 @@ export class Runs {
     });
   }
 
-  /** @param environment { datasetFolder, datasetSha256, instructionSet, cacheFolder, parallelCount, say }; what else is given is for callers */
+  /**
+   * @param environment { datasetFolder, datasetSha256, instructionSet, cacheFolder, parallelCount, say }; further fields are for callers
+   */
   constructor(environment) {
     Object.assign(this, environment);
     mkdirSync(this.cacheFolder, { recursive: true });
   }
 
-  /** What trainOne gives for a specification; `label` is for whoever watches. */
+  /** Returns the result of trainOne for a specification; `label` is for progress messages. */
   async train(spec, label) {
     const path = this.#pathOf(spec);
     if (existsSync(path)) return JSON.parse(readFileSync(path, 'utf8'));
@@ -68,7 +70,7 @@ export class Runs {
 
   #pathOf(spec) {
     const { datasetSha256, instructionSet } = this;
-    const { evaluation } = spec; // not in the hash, which is of what decides weights
+    const { evaluation } = spec; // not in the hash, which covers only what determines the weights
     const deciding = {
       specHash: specHash(spec),
       evaluation,

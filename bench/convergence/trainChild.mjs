@@ -1,11 +1,11 @@
-// Trains what it is asked to on one thread: one JSON line a request, one an answer (bench/sides/child.mjs).
+// Trains on request with one thread: requests and answers are one JSON line each (bench/sides/child.mjs).
 import { createInterface } from 'node:readline';
 import { openDevice } from '../../engine/dist/index.js';
 import { Dataset } from '../../engine/dist/data/index.js';
 import { openE4m3Cpu } from '../sides/e4m3Device.mjs';
 import { trainOne } from './trainOne.mjs';
 
-console.log = console.error; // standard output is for answers alone
+console.log = console.error; // standard output is only for answers
 answer({});
 for await (const line of createInterface({ input: process.stdin })) {
   const { datasetFolder, spec } = JSON.parse(line);

@@ -5,8 +5,8 @@ import { beginRun, countParameters, disposeRun, trainLoop } from '../../engine/d
 import { rankFigures } from '../../engine/dist/training/rankTelemetry.js';
 
 /**
- * Trains one specification to its end as a server does, and gives what the comparison needs as plain data: the held-out
- * curve, the held-out loss by parts at the end, the rank of what the linear layers changed by since the adapters began.
+ * Trains one specification to its end as a server does, and returns what the comparison needs as plain data: the held-out curve, the final
+ * held-out loss by parts, and the rank of the linear layers' change since the adapters began.
  */
 export async function trainOne(spec, { device, dataset }) {
   const runFolder = mkdtempSync(join(tmpdir(), 'relora-convergence-'));
@@ -38,7 +38,7 @@ export async function trainOne(spec, { device, dataset }) {
       failure: null,
     };
   } catch (error) {
-    // A rate at which a run diverges is a finding, not a fault of the comparison.
+    // That a run diverges at some rate is a result, not an error of the comparison.
     if (error.code !== 'TRAINING_DIVERGED' && error.code !== 'MERGE_NOT_FINITE') throw error;
     return { failure: error.message };
   } finally {
@@ -49,13 +49,13 @@ export async function trainOne(spec, { device, dataset }) {
 
 const jumpSteps = 10;
 
-/** Mean training loss of the steps after a restart less that of the steps before it. */
+/** Mean training loss of the steps after a restart minus that of the steps before it. */
 function jumpAt(losses, step) {
   const mean = (some) => some.reduce((sum, loss) => sum + loss, 0) / some.length;
   return mean(losses.slice(step, step + jumpSteps)) - mean(losses.slice(step - jumpSteps, step));
 }
 
-/** What the optimizer keeps. */
+/** Bytes of optimizer state. */
 function stateBytes({ optimizer }) {
   const sizes = [...optimizer.state()].map(
     ({ shape, dtype }) => shape.reduce((size, side) => size * side, 1) * (dtype === 'F32' ? 4 : 1),
@@ -63,7 +63,7 @@ function stateBytes({ optimizer }) {
   return sizes.reduce((sum, size) => sum + size, 0);
 }
 
-/** Loss on each piece of the held-out text, so that two runs can be compared piece by piece. */
+/** Loss on each piece of the held-out text, for a piecewise comparison of two runs. */
 async function lossByPart({ model, device, result, dataset, spec }) {
   const { sequenceLength, microBatchSequenceCount: sequenceCount } = spec.batch;
   const parts = [];
@@ -80,7 +80,7 @@ async function lossByPart({ model, device, result, dataset, spec }) {
   return parts;
 }
 
-/** Linear weights as the model computes with them, adapters merged, copied. */
+/** Copies of the linear weights with adapters merged. */
 function weightsOf(model) {
   return Promise.all(model.layers.map((layer) => model.mergedWeight(layer)));
 }

@@ -1,9 +1,9 @@
-/** How often a search may go beyond its grid: the same for all modes. */
+/** How often a search may extend its grid: the same for all modes. */
 const extensionCountMax = 3;
 
 /**
- * The value of a setting with the lowest loss: the grid of `values`, each twice the one before, carried on by factors of two for as
- * long as the best stands at its edge. `lossAt(value)` gives Infinity for a run that diverged.
+ * The value of a setting with the lowest loss. `values` is a grid, each value twice the one before; it is extended by factors of two as
+ * long as the best value is at its edge. `lossAt(value)` returns Infinity for a run that diverged.
  * @returns {{ value: number, tried: { value: number, loss: number }[], isInside: boolean }} `isInside`: not at the edge of what was tried
  */
 export async function tuned(values, lossAt) {

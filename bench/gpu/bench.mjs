@@ -1,5 +1,5 @@
-// Measures a card: whole steps with PyTorch in alternation, kernels alone, memory, restarts. Plain Node.js; `node bench/gpu/bench.mjs
-// --help` lists the sections. What is known is in the report at once, so a run that is cut off has lost nothing.
+// Measures a card: whole steps alternating with PyTorch's, individual kernels, memory, restarts. Plain Node.js; `node bench/gpu/bench.mjs
+// --help` lists the sections. Results go to the report at once, so an interrupted run loses nothing.
 import { performance } from 'node:perf_hooks';
 import { cardOptions, openCard } from './card.mjs';
 import { readOptions, usage } from './options.mjs';
@@ -38,7 +38,7 @@ const report = new Report(options.report, 'Speed of a card', [
 const context = {
   ...options,
   ...{ open, peer, text },
-  /** Tokens/s of what was measured, for the sections after it. */
+  /** Tokens/s measured so far, for later sections. */
   found: new Map(),
   secondsLeft: () => options.seconds - (performance.now() - begin) / 1e3,
 };

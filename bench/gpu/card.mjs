@@ -9,7 +9,7 @@ const cudaFolder = fileURLToPath(new URL('../../engine/cuda/', import.meta.url))
 const workFolder = fileURLToPath(new URL('../../.relora/', import.meta.url));
 
 /**
- * How `openCuda` opens the card; with `isModel` the model of one, whose compiler is g++ and which takes a hundred times as long.
+ * Options for `openCuda`; with `isModel` for the software model of a card, whose compiler is g++ and which is a hundred times slower.
  * @param {{ isModel: boolean, ordinal: number, libraryFolder: string | null }} options
  */
 export function cardOptions({ isModel, ordinal, libraryFolder }) {
@@ -31,7 +31,7 @@ function modelOptions() {
   process.env.CUDA_MODEL_MEMORY_BYTES ??= String(2 ** 28);
   for (const part of ['host', 'model']) execFileSync(process.execPath, [join(cudaFolder, 'build.mjs'), part]);
   const path = join(cudaFolder, 'build', 'model', 'cuda_model.node');
-  // What its compiler makes is kept as long as the model stays the same.
+  // Its compiler's output is cached as long as the model does not change.
   const identity = createHash('sha256').update(readFileSync(path));
   for (const header of ['device.h', 'runtime.h'])
     identity.update(readFileSync(join(cudaFolder, 'model', header)));

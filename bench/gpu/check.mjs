@@ -1,5 +1,5 @@
-// Proves on a card what the tests prove on its model: calls against their definitions, whole runs, bits, memory. Plain Node.js, no
-// test runner; `node bench/gpu/check.mjs --help` lists the sections. Ends with status 1 where anything is a fault.
+// Checks on a card what the tests check on its software model: calls against their definitions, whole runs, bits, memory. Plain Node.js
+// without a test runner; `node bench/gpu/check.mjs --help` lists the sections. Exits with status 1 on any fault.
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -43,7 +43,7 @@ for (const section of options.sections) {
     }
     for await (const row of section.run(context)) report.add(section.name, row);
   } catch (error) {
-    // What a section cannot go past is a row of the report, and the sections after it run.
+    // An error that aborts a section becomes a row of the report, and later sections still run.
     report.add(section.name, {
       what: section.title,
       outcome: 'FAULT',

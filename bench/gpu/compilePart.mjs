@@ -8,7 +8,7 @@ for (const library of options.libraries.compilers) {
   try {
     compiler = kernelCompiler(addon, library, options.cache);
   } catch {
-    continue; // not there: the next one may be
+    continue; // missing; another one may exist
   }
   if (compiler.version !== nvrtc) continue;
   for (const { file, definitions } of variants)

@@ -12,7 +12,7 @@ const declared = {
   help: { type: 'boolean', default: false },
 };
 
-/** What the command line asks for; throws an error that a person can act on. `sections`: [{ name, title }]. */
+/** Parses the command line; throws an error that says what to change. `sections`: [{ name, title }]. */
 export function readOptions(args, sections, { report, seconds }) {
   const { values } = parseArgs({ args, options: declared });
   const names = values.only?.split(',');

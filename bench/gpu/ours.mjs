@@ -4,10 +4,10 @@ import { cardBytes, cardMemory, defaultRunSpec, unmeasured } from '../../engine/
 import { reserveMemory } from '../../engine/dist/training/reserveMemory.js';
 import { Trainer } from '../sides/trainer.mjs';
 
-/** Values that a model's weights are made of, again and again: to draw a billion would take longer than to measure. */
+/** Values that are repeated to fill a model's weights: drawing a billion would take longer than measuring. */
 const pool = Float32Array.from({ length: 2 ** 20 + 7 }, (_, i) => 0.035 * Math.sin(i * 12.9898 + (i % 613)));
 
-/** A model on an open card, and its steps. `close` gives everything back, the card too. */
+/** A model on an open card, and its steps. `close` releases everything, including the card. */
 export class Ours {
   #trainer;
   #device;
@@ -37,7 +37,7 @@ export class Ours {
     return this.#device;
   }
 
-  /** Seconds that each of `count` steps took, from its ids to its loss. */
+  /** Seconds of each of `count` steps, from ids to loss. */
   async steps(count) {
     const { batch, time } = this.#side;
     const seconds = [];
@@ -51,7 +51,7 @@ export class Ours {
     return { seconds, loss };
   }
 
-  /** Seconds of a step that was captured and runs again and again without the host, in a row. */
+  /** Seconds of a step that was captured and is replayed back to back without the host. */
   async replayed(count) {
     const { batch, time } = this.#side;
     const { card } = this.#device;
@@ -74,7 +74,7 @@ export class Ours {
     return seconds;
   }
 
-  /** Of a restart: merge, pack and fresh adapters. */
+  /** Seconds of a restart: merge, pack and fresh adapters. */
   async merge() {
     return (await this.#trainer.merge()).seconds;
   }
@@ -89,7 +89,7 @@ export class Ours {
 }
 
 /**
- * Has the memory of such steps before the first of them, as a job has; gives the bytes that were planned.
+ * Reserves the memory of such steps before the first one, as a job does; returns the planned bytes.
  * @param {import('../../engine/dist/device/device.js').Device} device
  * @param {Record<string, any>} side
  */

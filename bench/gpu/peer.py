@@ -208,7 +208,7 @@ class Trainer:
 
 
 def main():
-    # Standard output is for answers alone: what libraries print goes to standard error.
+    # Standard output is only for answers: output of libraries goes to standard error.
     answers, sys.stdout = sys.stdout, sys.stderr
     say = lambda answer: print(json.dumps(answer), file=answers, flush=True)
     say({"name": "PyTorch", "version": torch.__version__, "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None})

@@ -5,7 +5,7 @@ import { Child } from '../sides/child.mjs';
 
 const script = fileURLToPath(new URL('peer.py', import.meta.url));
 
-/** { command, version } of a Python whose torch sees a card; `command` is null and `reason` says why when there is none. */
+/** { command, version } of a Python whose torch finds a card; if there is none, `command` is null and `reason` says why. */
 export async function findPeer(command) {
   try {
     const asked = 'import torch; assert torch.cuda.is_available(), "no card"; print(torch.__version__)';

@@ -1,10 +1,7 @@
 import { appendFileSync, writeFileSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 
-/**
- * A table in Markdown that grows by a row as soon as something is known, so that a run that is cut off has lost nothing. Every row
- * is printed, too.
- */
+/** A Markdown table that gets a row as soon as a result is known, so that an interrupted run loses nothing. Rows are also printed. */
 export class Report {
   counts = { ok: 0, FAULT: 0, 'not run': 0, measured: 0 };
   #path;

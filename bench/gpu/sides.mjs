@@ -3,10 +3,10 @@ import { Ours } from './ours.mjs';
 import { Peer } from './peers.mjs';
 
 const time = 512;
-/** Tokens of a step at which the presets are measured. */
+/** Sequences per step for each preset. */
 const batches = { 'llama-60m': 64, 'llama-350m': 32, 'llama-1b': 32 };
 
-/** What is measured: the presets at their tokens a step, or on the model something tiny. */
+/** What is measured: the presets at these batches, or something tiny on the model. */
 export function sidesOf({ isModel, presets: wanted }, rank) {
   if (isModel) {
     const config = {
@@ -33,8 +33,8 @@ export function sidesOf({ isModel, presets: wanted }, rank) {
 }
 
 /**
- * Rows of ours and, in turn, of PyTorch's `kind`; of what fails alone, the other is measured all the same.
- * @param {string} what of our side
+ * Rows of our side alternating with PyTorch's `kind`; if one of them fails, the other is still measured.
+ * @param {string} what describes our side
  */
 export async function* compared(context, side, { precision, kind, what }) {
   const { open, peer, text, found, isModel, secondsLeft } = context;

@@ -5,9 +5,8 @@ const corpus = fileURLToPath(new URL('../../.relora/demo/corpus/train.jsonl', im
 const license = fileURLToPath(new URL('../../LICENSE', import.meta.url));
 
 /**
- * Ids of English: words, punctuation marks and spaces between them, numbered by how often they occur, so that embeddings and their
- * gradients meet the repetitions of real text without a tokenizer that takes a minute to train. What is rarer than the
- * vocabulary has place for shares its last ids.
+ * Ids of English text: words, punctuation marks and spaces, numbered by frequency, so that embeddings and their gradients have the
+ * repetitions of real text without a tokenizer that takes a minute to train. Words beyond the vocabulary share its last ids.
  */
 export function openText(vocabSize) {
   const lines = existsSync(corpus) ? readFileSync(corpus, 'utf8').trimEnd().split('\n') : [];
@@ -24,7 +23,7 @@ export function openText(vocabSize) {
   });
   return {
     name: lines.length > 0 ? `${words.length} words of the State of the Union addresses` : 'the license',
-    /** [batch * time] inputs and targets of a step, another piece of the text each. */
+    /** [batch * time] inputs and targets of a step; each step has a different piece of the text. */
     batchOf(step, batch, time) {
       const inputs = new Int32Array(batch * time);
       const targets = new Int32Array(batch * time);

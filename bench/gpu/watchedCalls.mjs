@@ -1,4 +1,4 @@
-// A few calls of each kind, small, to be run under compute-sanitizer: `node watchedCalls.mjs JSON`, see checks/sanitizer.mjs.
+// A few small calls of each kind, to be run under compute-sanitizer: `node watchedCalls.mjs JSON`, see checks/sanitizer.mjs.
 import { Bench, casesOf, updateCases } from '../../engine/dist/conformance/index.js';
 import { cardOptions, openCard } from './card.mjs';
 

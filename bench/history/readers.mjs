@@ -1,5 +1,6 @@
-// node bench/history/readers.mjs ADDRESS JOB SEQUENCE COUNT: so many readers of every event from a sequence number on, of a job that goes
-// on; with a count of 0 one client from the first event. Says when they have connected, and when the job has ended what came and how late.
+// node bench/history/readers.mjs ADDRESS JOB SEQUENCE COUNT: COUNT readers of every event of a running job after a sequence number; with a
+// count of 0 one client from the first event. Prints a line when they have connected, and when the job has ended how many events came and
+// how late.
 import { connect } from 'node:http2';
 import { performance } from 'node:perf_hooks';
 import { ReloraClient } from '@relora/sdk';
@@ -10,7 +11,7 @@ const name = `jobs/${jobId}`;
 const say = (value) => console.log(JSON.stringify(value));
 say(Number(count) === 0 ? await fromFirst() : await fromHead(Number(count)));
 
-/** Takes all events, and wants them without a gap: each begins where the one before ended. */
+/** Receives all events and requires them to be without gaps: each begins where the one before ended. */
 async function fromFirst() {
   const client = new ReloraClient({ address });
   const start = performance.now();
@@ -33,7 +34,7 @@ async function fromHead(readerCount) {
   const onFirst = () => {
     if (--waitingCount === 0) say('connected');
   };
-  // The last event that is there already shows each of them that its stream stands.
+  // Begins with the last existing event, whose arrival shows that the stream works.
   const afterSequence = Number(sequence) - 1;
   const readers = await Promise.all(
     Array.from({ length: readerCount }, () => rawWatch(session, name, { afterSequence, onFirst })),

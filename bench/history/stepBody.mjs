@@ -1,4 +1,4 @@
-/** What the step event of a run says; no two are alike. */
+/** A typical step event; all of them differ. */
 export function stepBody(step) {
   return {
     kind: 'step',

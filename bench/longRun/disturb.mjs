@@ -1,4 +1,4 @@
-/** Ends the trainer every so many seconds, and every second time its server too. Returns what stops that. */
+/** Kills the trainer at an interval, and every second time its server too. Returns a function that ends this. */
 export function killRegularly(server, seconds) {
   let count = 0;
   let isDone = false;
@@ -13,7 +13,7 @@ export function killRegularly(server, seconds) {
   };
 }
 
-/** Halts the trainer whenever the run is ahead of `stepCount` steps in so many seconds. Returns what stops that. */
+/** Halts the trainer whenever the run is ahead of a pace of `stepCount` steps in `seconds`. Returns a function that ends this. */
 export function pace(server, losses, { stepCount, seconds }) {
   const begunMs = performance.now() - (losses.byStep.length / stepCount) * seconds * 1000;
   const timer = setInterval(() => {

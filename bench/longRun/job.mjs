@@ -3,14 +3,14 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 
-/** Three kinds of text that every checkout has. */
+/** Three kinds of text that exist in every checkout. */
 const texts = {
   pages: () => markdownOf('docs'),
   contract: () => textOf('proto/relora/v1', '.proto'),
   changes: () => readFileSync(`${root}CHANGELOG.md`, 'utf8'),
 };
 
-/** Uploads what is not there yet; all have the tokenizer of the first. */
+/** Uploads missing data sets; all use the tokenizer of the first. */
 export async function makeDatasets(client) {
   for (const [datasetId, text] of Object.entries(texts))
     await client.uploadDataset({
@@ -24,7 +24,7 @@ export async function makeDatasets(client) {
     });
 }
 
-/** What a time says is due by time alone. */
+/** All cadences are by time only. */
 export function jobSpec({ stepCount, everySeconds }) {
   const byTime = { everyStepCount: 0, everySeconds };
   const warmStart = Math.round(stepCount / 10);

@@ -2,17 +2,17 @@ import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream, existsSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 
-/** The loss of every step of a job as its watcher got it, kept in a file so that the watcher may be ended too. */
+/** The loss of every step of a job as its watcher received it, stored in a file so that the watcher can be interrupted too. */
 export class Losses {
-  /** By step; where a crash repeated one, as it was taken last. */
+  /** By step; if a crash repeated a step, the last value. */
   byStep = [];
   repeated = 0;
-  /** Steps that were repeated with another loss. */
+  /** Steps that were repeated with a different loss. */
   differing = [];
   attempts = 0;
-  /** Step events that came as one, so that losses are missing. */
+  /** Number of events that stand for several steps, so that losses are missing. */
   spans = 0;
-  /** Steps of what was due by time. */
+  /** Steps at which duties by time were done. */
   duties = { evaluation: [], checkpoint: [], sample: [] };
   #sequence = 0;
 
@@ -20,7 +20,7 @@ export class Losses {
     this.path = path;
   }
 
-  /** Until the job has ended. */
+  /** Watches until the job has ended. */
   async follow(client, job) {
     if (existsSync(this.path))
       for await (const line of createInterface({ input: createReadStream(this.path) }))
@@ -36,7 +36,7 @@ export class Losses {
     await new Promise((resolve) => file.end(resolve));
   }
 
-  /** Of all losses, as 64-bit numbers in the order of the steps. */
+  /** Hash of all losses, as 64-bit numbers in the order of the steps. */
   sha256() {
     return createHash('sha256')
       .update(Buffer.from(Float64Array.from(this.byStep).buffer))

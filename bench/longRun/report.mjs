@@ -2,7 +2,7 @@ import { linePanel } from '../plots/lines.mjs';
 import { figure } from '../plots/svg.mjs';
 import { table } from '../table.mjs';
 
-/** What both runs came to, as a page and a picture of their curves. */
+/** Results of both runs, as a page and a plot of their curves. */
 export function reportOf({ undisturbed, killed, stepCount, killSeconds, everySeconds, minutes, machine }) {
   const rows = [undisturbed, killed].map(({ name, losses, kills, weights, state }) => [
     name,
@@ -71,7 +71,7 @@ function compareCurve({ folded, losses }) {
   const points = folded.series[0]?.points ?? [];
   const bucket = folded.bucketStepCount;
   let worst = points.length === 0 ? Infinity : 0;
-  let end = 0; // points follow each other without a gap
+  let end = 0; // points must be contiguous
   for (const { mean, valueCount } of points) {
     const values = losses.byStep.slice(end, end + valueCount);
     end += valueCount;

@@ -9,7 +9,7 @@ import { ReloraClient } from '@relora/sdk';
 
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
-/** A server in a process of its own that keeps its address when it is killed and started again. */
+/** A server in its own process that keeps its address when it is killed and started again. */
 export class LongServer {
   #child;
   #exited;
@@ -40,9 +40,9 @@ export class LongServer {
         RELORA_HTTP_ADDRESS: '127.0.0.1:0',
         RELORA_THREADS: '1',
         RELORA_FREE_DISK_BYTES_MIN: '0',
-        // Checkpoints come every five minutes and kills every three: several attempts in a row may end without one.
+        // With checkpoints every five minutes and kills every three, several consecutive attempts may end without one.
         RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '20',
-        // A halted trainer is silent, and is meant to be.
+        // A halted trainer is silent on purpose.
         RELORA_TRAINER_SILENCE_SECONDS: '3600',
         // So that most of an hour is folded.
         RELORA_JOB_EVENTS_MAX: '1000',
@@ -50,7 +50,7 @@ export class LongServer {
       stdio: ['ignore', 'pipe', openSync(join(this.folder, 'server.log'), 'a')],
     });
     this.#child = child;
-    // However the bench ends, the server does not outlive it.
+    // However the bench ends, the server is killed with it.
     const kill = () => child.kill('SIGKILL');
     process.once('exit', kill);
     child.once('exit', () => process.off('exit', kill));
@@ -63,7 +63,7 @@ export class LongServer {
     });
   }
 
-  /** Process ids of what the server runs: the trainer, and whatever else. */
+  /** Process ids of the server's children: the trainer, and possibly others. */
   children() {
     try {
       const { pid } = this.#child;
@@ -78,12 +78,12 @@ export class LongServer {
       try {
         process.kill(pid, signal);
       } catch {
-        // It ended meanwhile.
+        // It has ended meanwhile.
       }
     }
   }
 
-  /** Ends what it runs, and with `all` the server too, which is started again at once. */
+  /** Kills the children, and with `all` the server too, which is started again at once. */
   async kill(all) {
     const children = this.children();
     if (children.length > 0) this.kills.trainer++;
@@ -91,12 +91,12 @@ export class LongServer {
     this.kills.server++;
     this.#child.kill('SIGKILL');
     await this.#exited;
-    // A halted trainer does not notice that its server is gone, and its card or file would stay held.
+    // A halted trainer does not notice that its server is gone, and would keep its card or file locked.
     for (const pid of children) {
       try {
         process.kill(pid, 'SIGKILL');
       } catch {
-        // It noticed.
+        // It noticed and exited.
       }
     }
     await sleep(100);

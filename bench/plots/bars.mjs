@@ -5,7 +5,7 @@ const barHeight = 15;
 const labelWidth = 290;
 const valueWidth = 90;
 
-/** Horizontal bars { label, value, shown, tone } from zero on; `shown` is the value in words, `end` the value of a whole bar. */
+/** Horizontal bars { label, value, shown, tone } from zero; `shown` is the value as text, `end` the value of a full-length bar. */
 export function barPanel({ title, bars, end = Math.max(...bars.map(({ value }) => value)) }) {
   const barWidth = width - 2 * margin - labelWidth - valueWidth;
   const rows = bars.map(({ label, value, shown, tone }, index) => {

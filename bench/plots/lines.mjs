@@ -5,7 +5,7 @@ const axisWidth = 52;
 const legendRowHeight = 20;
 const tickCount = 5;
 
-/** Curves { label, points: [x, y][], band?: [x, low, high][] } over one pair of axes, with a legend below. */
+/** Curves { label, points: [x, y][], band?: [x, low, high][] } in one pair of axes, with a legend below. */
 export function linePanel({ title, lines }) {
   const plotWidth = width - 2 * margin - axisWidth;
   const x = scale(
@@ -30,7 +30,7 @@ ${text(axisWidth - 8, y.at(tick) + 4, y.shown(tick), 'faint', 'end')}`,
   );
   const pathOf = (points) =>
     `M${points.map(([px, py]) => `${round(axisWidth + x.at(px))} ${round(y.at(py))}`).join('L')}`;
-  // Below all curves, so that a wide band hides none.
+  // Drawn below all curves, so that a wide band hides none.
   const bands = lines.map(({ band = [] }, index) => {
     if (band.length === 0) return '';
     const upper = band.map(([px, , high]) => [px, high]);
@@ -52,7 +52,7 @@ ${text(axisWidth + 26, top - 2, label)}`;
   };
 }
 
-/** From values to places between `from` and `to`, and round numbers to mark among them. */
+/** Maps values to positions between `from` and `to`, with round numbers for tick marks. */
 function scale(values, from, to) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const span = high - low || 1;

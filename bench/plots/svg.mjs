@@ -1,11 +1,11 @@
-/** Width of a figure; panels stand below each other. */
+/** Width of a figure; panels are stacked vertically. */
 export const width = 860;
 export const margin = 24;
 
 const titleHeight = 34;
 const gap = 22;
 
-/** Readable on white and on black; a viewer that knows neither gets the light one. */
+/** Readable on white and on black; viewers that support neither scheme get the light one. */
 const style = `
   .page { fill: #ffffff } text { fill: #1f2328; font: 13px system-ui, 'DejaVu Sans', sans-serif }
   .title { font-weight: 600; font-size: 15px } .faint { fill: #59636e } .rule { stroke: #d1d9e0; fill: none }
@@ -27,12 +27,12 @@ export function toneOf(index) {
 
 const dashes = ['', ' stroke-dasharray="6 3"', ' stroke-dasharray="2 2"'];
 
-/** Attribute that distinguishes a line from those of the same tone, for more lines than tones. */
+/** Dash pattern that distinguishes lines of the same tone, for more lines than tones. */
 export function dashOf(index) {
   return dashes[Math.floor(index / toneCount) % dashes.length];
 }
 
-/** One figure of panels { title, height, content }, whose content is drawn from (0, 0) on, `width - 2 * margin` wide. */
+/** A figure of panels { title, height, content }; content is drawn from (0, 0), `width - 2 * margin` wide. */
 export function figure(heading, panels) {
   let y = margin + titleHeight;
   const drawn = panels.map(({ title, height, content }) => {

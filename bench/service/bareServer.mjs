@@ -1,5 +1,5 @@
-// grpc-js alone, with messages as bytes: what a call and a stream cost at least. `/bare/Echo` answers what it gets, `/bare/Send` sends so
-// many messages of so many bytes, `/bare/Take` counts what comes.
+// Only grpc-js, with messages as bytes: the minimum cost of calls and streams. `/bare/Echo` returns its request, `/bare/Send` sends a
+// number of messages of a given size, `/bare/Take` counts what arrives.
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 
 const pass = (bytes) => bytes;
@@ -25,7 +25,7 @@ server.addService(
     async Send(call) {
       const { count, bytes } = JSON.parse(call.request.toString());
       for (let index = 0; index < count; index++)
-        // A buffer of its own each time, as whatever is read from a disk is.
+        // A new buffer each time, as for data read from disk.
         if (!call.write(Buffer.alloc(bytes, index)))
           await new Promise((resolve) => call.once('drain', resolve));
       call.end();

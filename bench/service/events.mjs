@@ -3,7 +3,10 @@ import { fileURLToPath } from 'node:url';
 
 const program = fileURLToPath(new URL('../watchers.mjs', import.meta.url));
 
-/** From the time that a step has in the journal to its client, by bench/watchers.mjs: every event to one, and to twenty. */
+/**
+ * Age of events when they reach the client, relative to the step's time in the journal, by bench/watchers.mjs: all events to one client,
+ * and to twenty.
+ */
 export async function events() {
   const run = (watchers, rate) =>
     execFileSync(

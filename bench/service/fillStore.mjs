@@ -1,4 +1,4 @@
-// Finished jobs in a store, as many as are wanted: the rows of one that ran, under other names.
+// Fills a store with any number of finished jobs: copies of the rows of one that ran, under other names.
 import { createHash } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -7,7 +7,7 @@ import { claimJob, openParts } from './openParts.mjs';
 
 const rowsPerInsert = 100;
 
-/** @param artifact content of the one file of an artifact that each job has */
+/** @param artifact content of the single file of an artifact that each job has */
 export async function fillStore(dataFolder, jobCount, { artifact } = {}) {
   const { store, parts } = await openParts(dataFolder);
   const { key } = await claimJob(parts, {

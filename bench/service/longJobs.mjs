@@ -10,11 +10,11 @@ import { quantile, startServer, withFolder } from './server.mjs';
 
 const jobCount = Number(process.env.BENCH_LONG_JOBS ?? 1000);
 const stepCount = Number(process.env.BENCH_LONG_STEPS ?? 1_000_000);
-/** Newest events of each job that stay as they are: of a thousand jobs the default would leave 14 GB here. */
+/** Newest events per job that are not folded: with a thousand jobs the default would leave 14 GB here. */
 const eventsKept = Number(process.env.BENCH_LONG_EVENTS_KEPT ?? 1000);
 const rounds = 40;
 
-/** What a server costs that has a thousand jobs of a million steps each: its start, the list, the page, a curve. */
+/** Costs of a server with a thousand jobs of a million steps each: start, list, page, curve. */
 export async function longJobs() {
   return await withFolder(async (folder) => {
     const filled = await fill(folder);
@@ -68,7 +68,7 @@ async function take(entries, count) {
   for await (const entry of entries) if (taken.push(entry) === count) return;
 }
 
-/** One job whose events a run wrote and the server folded, and its rows under other names. */
+/** One job with events written by a run and folded by the server, and copies of its rows under other names. */
 async function fill(dataFolder) {
   const { store, parts } = await openParts(dataFolder, { RELORA_JOB_EVENTS_MAX: String(eventsKept) });
   const { db } = store;

@@ -7,7 +7,7 @@ import { quantile, startServer, withFolder } from './server.mjs';
 const counts = (process.env.BENCH_JOBS ?? '1,1000,10000,100000').split(',').map(Number);
 const rounds = 20;
 
-/** What a server costs that has many finished jobs: its start, a page of the list, a scrape, its memory. */
+/** Costs of a server with many finished jobs: start, a page of the list, a scrape, memory. */
 export async function manyJobs() {
   const rows = [];
   for (const count of counts)
@@ -16,8 +16,8 @@ export async function manyJobs() {
       const server = await startServer(folder);
       const client = new ReloraClient({ address: server.grpcAddress });
       try {
-        const rest = () => new Promise((resolve) => setTimeout(resolve, 1100)); // a scrape is kept for a second
-        /** How many there are, up to so many. */
+        const rest = () => new Promise((resolve) => setTimeout(resolve, 1100)); // a scrape is cached for a second
+        /** Number of jobs, up to a limit. */
         const listed = async (pageSize, countMax) => {
           const jobs = [];
           for await (const job of client.listJobs({ pageSize })) if (jobs.push(job.name) === countMax) break;

@@ -4,7 +4,7 @@ import { Quotas } from '../../server/dist/quotas/quotas.js';
 import { makeServerParts } from '../../server/dist/serverParts.js';
 import { openStore } from '../../server/dist/store/openStore.js';
 
-/** The parts of a server over a data folder, without its ports; the store is for its caller to close. */
+/** The parts of a server on a data folder, without its ports; the caller closes the store. */
 export async function openParts(dataFolder, settings = {}) {
   const config = readConfig({ RELORA_DATA_FOLDER: dataFolder, RELORA_LOG_LEVEL: 'silent', ...settings });
   const store = await openStore(dataFolder);
@@ -22,7 +22,7 @@ export async function openParts(dataFolder, settings = {}) {
   return { store, parts };
 }
 
-/** A job that nobody runs: what happens to it is written by hand. */
+/** A job that no trainer runs: its events are written by hand. */
 export async function claimJob({ queue }, { jobId, displayName = '', labels = {}, spec }) {
   await queue.submit({
     ...{ jobId, displayName, labels, spec },

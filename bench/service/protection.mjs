@@ -16,7 +16,7 @@ const fileBytes = Number(process.env.BENCH_STREAM_BYTES ?? 256e6);
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 const name = 'jobs/job-0';
 
-/** GetJob and a download by plain text, with a token, over TLS and with both, turn by turn. */
+/** GetJob and a download in plain text, with a token, over TLS and with both, alternately. */
 export async function protection() {
   return await withFolder(async (folder) => {
     const content = randomBytes(fileBytes);

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 const bare = fileURLToPath(new URL('./bareServer.mjs', import.meta.url));
 
-/** A program whose first line with `grpcAddress` says where it answers. */
+/** Starts a program whose first line with `grpcAddress` contains its address. */
 async function start(args, env) {
   const beganMs = performance.now();
   const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
@@ -44,7 +44,7 @@ export async function startBare() {
   return await start([bare], { PATH: process.env.PATH });
 }
 
-/** Runs with a folder that is gone afterwards. */
+/** Runs `work` with a temporary folder, which is deleted afterwards. */
 export async function withFolder(work) {
   const folder = mkdtempSync(join(tmpdir(), 'relora-bench-service-'));
   try {

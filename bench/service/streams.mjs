@@ -12,14 +12,14 @@ const rounds = Number(process.env.BENCH_ROUNDS ?? 7);
 const pieceBytes = 256 * 1024;
 const pass = (bytes) => bytes;
 
-/** Downloads and uploads of a large file, turn by turn with the bare streams, both ends on this machine. */
+/** Downloads and uploads of a large file, alternating with the bare streams, both ends on this machine. */
 export async function streams() {
   return await withFolder(async (folder) => {
     const content = randomBytes(fileBytes);
     const dataFolder = join(folder, 'data');
     await fillStore(dataFolder, 1, { artifact: content });
     const source = join(folder, 'source.txt');
-    // Text, as the server prepares what it gets; it fails there after the upload, which is what is measured.
+    // The server tries to prepare it as text and fails after the upload, which is what is measured.
     writeFileSync(source, content);
     const server = await startServer(dataFolder, { RELORA_UPLOAD_BYTES_MAX: '4000000000' });
     const bare = await startBare();
@@ -40,13 +40,13 @@ export async function streams() {
         },
       };
       const seconds = Object.fromEntries(Object.keys(sides).map((name) => [name, []]));
-      // One round that does not count: chunks get their sums, code is compiled.
+      // One uncounted round: computes hashes of the chunks and compiles code.
       for (let round = -1; round < rounds; round++)
         for (const [name, run] of Object.entries(sides)) {
           const beganMs = performance.now();
           await run(round + 1);
           if (round >= 0) seconds[name].push((performance.now() - beganMs) / 1000);
-          // To give back the pages of a file takes as long as a third of a download, and is none of it.
+          // Freeing a file's pages takes a third of the time of a download, and must not count.
           rmSync(target, { recursive: true, force: true });
         }
       const rate = (name, share = 0.5) => fileBytes / 1e6 / quantile(seconds[name], share);
@@ -109,7 +109,7 @@ async function bareUpload(client) {
   });
 }
 
-/** Until the server has every byte safe and checked; what it makes of them afterwards does not count. */
+/** Until the server has stored and verified every byte; its processing afterwards does not count. */
 async function uploadOnly(client, path, datasetId) {
   const received = new AbortController();
   const onProgress = ({ phase }) => phase === 'preparing' && received.abort();

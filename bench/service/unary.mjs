@@ -8,7 +8,7 @@ const secondsEach = Number(process.env.BENCH_SECONDS ?? 2);
 const atOnce = 8;
 const pass = (bytes) => bytes;
 
-/** Calls with one answer, eight at once on one connection, each beside an echo of as many bytes by bare grpc-js. */
+/** Unary calls, eight at a time on one connection, each compared with an echo of the same size by bare grpc-js. */
 export async function unary() {
   return await withFolder(async (folder) => {
     const server = await startServer(folder);
@@ -45,7 +45,7 @@ export async function unary() {
   });
 }
 
-/** Calls a method for a while, so many at once: calls a second and the time that a hundredth of them exceed. */
+/** Calls a method for a while, `parallel` calls at a time: calls per second and the 99th percentile of their time. */
 export async function measure(client, path, bytes, metadata = new Metadata()) {
   const times = [];
   let answer = 'OK';
@@ -76,7 +76,7 @@ export async function measure(client, path, bytes, metadata = new Metadata()) {
   return { answer, answerBytes, rate, p99: quantile(times, 0.99) };
 }
 
-/** An ordinary request of each method with one answer; of those that would change something, one that is refused or changes nothing. */
+/** A typical request for each unary method; for those that would change something, one that is refused or changes nothing. */
 function requestsOf(job) {
   const spec = {
     model: { preset: 'demo' },

@@ -1,5 +1,5 @@
-// How long another client waits beside the worst request of each method. Each of them is sent again and again on four connections while
-// GetJob is called every five milliseconds on a fifth; the goal is a p99 below 100 ms.
+// How long another client waits during the worst request of each method. Each request is sent repeatedly on four connections while GetJob
+// is called every five milliseconds on a fifth; the goal is a p99 below 100 ms.
 import { GetJobRequest } from '@relora/sdk/contract';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import { table } from '../table.mjs';
@@ -10,7 +10,7 @@ const secondsEach = Number(process.env.BENCH_SECONDS ?? 3);
 const senders = 4;
 const pingMs = 5;
 
-/** How long another client waits beside the worst request of each method. */
+/** How long another client waits during the worst request of each method. */
 export async function worst() {
   return await withFolder(async (folder) => {
     const server = await startServer(folder);
@@ -29,7 +29,7 @@ export async function worst() {
   });
 }
 
-/** Its answer, its own median time, and the times of GetJob beside it. */
+/** The request's answer and median time, and the times of GetJob meanwhile. */
 async function measure(address, path, request, jobName) {
   const pass = (bytes) => bytes;
   const open = () =>

@@ -1,6 +1,6 @@
 /**
- * Steps of all children in turn, so that a slow minute of the machine falls on all of them alike. A child that fails is
- * left out from then on. Gives for each of them { secondsBest, secondsMedian, last } or { failure }.
+ * Steps of all children alternately, so that a slow minute of the machine affects all of them alike. A child that fails is left out from
+ * then on. Returns { secondsBest, secondsMedian, last } or { failure } for each of them.
  */
 export async function alternate(children, { warmUps = 3, repeats = 7 } = {}) {
   const runs = children.map(() => ({ answers: [], failure: null }));

@@ -1,15 +1,15 @@
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 
-/** Lines of a child's standard error that an error message repeats. */
+/** Lines of a child's standard error that are quoted in an error message. */
 const errorLinesKept = 5;
 
 /**
- * A process that answers one JSON line with one JSON line. It runs only while it owes an answer and is stopped otherwise,
- * so that neither idle threads that spin nor a collector at work take anything from the side whose turn it is.
+ * A process that answers one JSON line with one JSON line. It runs only while a request is pending and is stopped otherwise, so that
+ * neither spinning threads nor garbage collection slow down the side whose turn it is.
  */
 export class Child {
-  /** What it said first. @type {Record<string, unknown>} */
+  /** Its first line. @type {Record<string, unknown>} */
   greeting;
   #process;
   #answers;
@@ -18,7 +18,7 @@ export class Child {
 
   constructor(command, args, environment = {}) {
     this.#process = spawn(command, args, { env: { ...process.env, ...environment } });
-    this.#process.stdin.on('error', () => undefined); // its end shows by the answer that does not come
+    this.#process.stdin.on('error', () => undefined); // its end becomes visible when the answer does not come
     this.#ended = new Promise((resolve) => {
       this.#process.once('error', (error) => resolve(error.message));
       this.#process.once('close', (code, signal) => resolve(`it ended with ${signal ?? code}`));
@@ -30,14 +30,14 @@ export class Child {
     running.add(this);
   }
 
-  /** A child that has said its first line. */
+  /** Starts a child and waits for its first line. */
   static async start(command, args, environment) {
     const child = new Child(command, args, environment);
     child.greeting = await child.#answer();
     return child;
   }
 
-  /** Sends one request and gives the answer; throws what the child says in `error`, or why it ended. */
+  /** Sends one request and returns the answer; throws the child's `error`, or the reason why it ended. */
   async ask(request) {
     this.#process.kill('SIGCONT');
     this.#process.stdin.write(`${JSON.stringify(request)}\n`);
@@ -45,7 +45,7 @@ export class Child {
   }
 
   async close() {
-    this.#process.kill('SIGKILL'); // it holds nothing that is worth an orderly end
+    this.#process.kill('SIGKILL'); // it has no state that needs an orderly shutdown
     await this.#ended;
     running.delete(this);
   }
@@ -59,7 +59,7 @@ export class Child {
     return answer;
   }
 
-  /** For the end of this process, which cannot wait. */
+  /** For use at the exit of this process, which cannot wait. */
   kill() {
     this.#process.kill('SIGKILL');
   }
@@ -67,6 +67,6 @@ export class Child {
 
 const running = new Set();
 process.once('exit', () => running.forEach((child) => child.kill()));
-// Without these the default action would end this process past the line above and leave stopped children behind.
+// Without these handlers the default action would skip exit handlers and leave stopped children behind.
 process.once('SIGINT', () => process.exit(130));
 process.once('SIGTERM', () => process.exit(143));

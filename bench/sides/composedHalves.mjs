@@ -1,5 +1,5 @@
-// The halves of a block, kernel by kernel, forward and backward, on a device whose products with frozen bases are not the kernels' own.
-// `cpu` is a device `native` with `linearForward` and `linearBackward` of its bench; its layers drop nothing and their scales are constant.
+// The halves of a block, forward and backward, kernel by kernel, on a device that replaces the products with frozen bases. `cpu` is a
+// device `native` with its own `linearForward` and `linearBackward`; its layers have no dropout and constant scales.
 
 export function composedAttentionForward(cpu, y, x, half) {
   const { batch, time, heads, kvHeads } = half.shape;
@@ -101,7 +101,7 @@ function through(cpu, layer, x, rows) {
   return { values, xa };
 }
 
-/** dx is added to (`adds`) or written. Takes over xa. */
+/** dx is overwritten, or added to with `adds`. Takes ownership of xa. */
 function back(cpu, dx, adds, gradients, dy, x, rows, layer, xa) {
   const to = adds ? cpu.take(dx.length) : dx;
   const values = (buffer) => buffer && cpu.floats(buffer);
@@ -142,7 +142,7 @@ function residual(cpu, sum, x, y) {
   cpu.addon.addInPlace(sum, y);
 }
 
-/** Takes over what is turned. */
+/** Takes ownership of the rotated values. */
 function turn(cpu, from, { shape: { batch, time, headDim }, angles }, heads, inverse) {
   if (angles === null) return from;
   const to = cpu.take(from.length);

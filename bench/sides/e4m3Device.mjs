@@ -1,10 +1,10 @@
-// The device `native`, but for the products with a frozen base: those are of e4m3 codes, as the device `cuda` has them with FP8_BASE.
+// The device `native`, except that products with a frozen base use e4m3 codes, as on the device `cuda` with FP8_BASE.
 import { loadNativeAddon } from '../../engine/dist/index.js';
 import { CpuDevice } from '../../engine/dist/device/cpu/cpuDevice.js';
 import * as halves from './composedHalves.mjs';
 
 /**
- * Opens it with so many threads; codes are multiplied by instructions of bfloat16, in which they are exact.
+ * Opens it with the given number of threads; codes are multiplied by bfloat16 instructions, in which they are exact.
  * @param {{ threads: number, instructionSet?: string }} options
  * @returns {import('../../engine/dist/device/device.js').Device}
  */
@@ -22,9 +22,9 @@ export function openE4m3Cpu({ threads, instructionSet }) {
 }
 
 /**
- * Layers that read one input are one product, so that a row of their gradients has one scale, as on the card. Weights are packed twice,
- * with a scale for each column of y and for each row of dx. Adapters have their own path in bfloat16. Probes, merges and what is not
- * frozen are the device's own.
+ * Layers with the same input are one product, so that a row of their gradients has a single scale, as on the card. Weights are packed
+ * twice, with a scale per column of y and per row of dx. Adapters have a separate path in bfloat16. Probes, merges and unfrozen weights use
+ * the device's own code.
  */
 class E4m3Cpu extends CpuDevice {
   #cpu = new Proxy(this, { get: (_, key) => this.#found(key) });
@@ -91,7 +91,7 @@ class E4m3Cpu extends CpuDevice {
     return null;
   }
 
-  /** What the halves find of this device: the products with a base are the ones here. */
+  /** The device as the halves see it: with the products with a base from here. */
   #found(key) {
     if (key === 'addon') return this.#calls;
     if (key === 'panels') return (base) => base;
@@ -108,7 +108,7 @@ class E4m3Cpu extends CpuDevice {
     }
   }
 
-  /** The codes of all layers of a group beside each other, of the float32 weights as they are now. */
+  /** The codes of all layers of a group as adjacent columns, from their current float32 weights. */
   #packed(group) {
     const { bases } = group;
     const versions = bases.map(({ version }) => version).join();
@@ -133,7 +133,7 @@ class E4m3Cpu extends CpuDevice {
     return Object.assign(group, { versions, width });
   }
 
-  /** y = x W of codes, + s (x A) B. Made for all layers of the group at its first one. */
+  /** y = x W with codes, + s (x A) B. The first layer of a group computes it for all of its layers. */
   #forward(y, xa, x, { base, adapter }, rows) {
     const { group, place, outFeatures } = base;
     if (place === 0) group.made = this.#product(group, x, rows);
@@ -163,8 +163,8 @@ class E4m3Cpu extends CpuDevice {
   }
 
   /**
-   * dx of the adapter, and its gradients; dx of the base of all layers of the group at the first one, which comes last: by then the
-   * gradients of the others wait here.
+   * dx of the adapter, and its gradients. dx of the base is computed for all layers of the group when the first one's turn comes, which is
+   * last: by then the gradients of the others have been stored here.
    */
   #backward(dx, da, db, dy, x, xa, { base, adapter }, rows) {
     const { group, place, inFeatures, outFeatures } = base;
@@ -192,7 +192,7 @@ class E4m3Cpu extends CpuDevice {
     group.waiting = [];
     roundToBfloat16(all);
     const scales = code(all, width);
-    // A row of the weights has its scale in what comes out of it: a column of dx.
+    // The scale of a weight's row applies to a column of dx.
     const through = this.take(dx.length);
     this.addon.linearBackward(through, null, null, all, null, null, { base: panels[1], adapter: null }, rows);
     for (let row = 0, i = 0; row < rows; row++)
@@ -222,17 +222,17 @@ function transposed(values, rows, columns) {
   return to;
 }
 
-/** In place, to nearest even: what the card's kernels hold between products. */
+/** In place, to nearest even: the type between products on the card. */
 export function roundToBfloat16(values) {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   for (let i = 0; i < bits.length; i++) bits[i] = (bits[i] + 0x7fff + ((bits[i] >>> 16) & 1)) & 0xffff0000;
 }
 
-/** Below the smallest normal value of e4m3 steps are 2^-9: a float32 as large as this has no finer ones. */
+/** Below the smallest normal value, e4m3 steps are 2^-9: adding a float32 whose spacing is that rounds to them. */
 const smallestNormal = 2 ** -6;
 const roundsToSteps = 1.5 * 2 ** 14;
 
-/** Rows become their values in e4m3, the largest of each 448; gives what each row is to be multiplied by. */
+/** Converts rows to e4m3 values, with the largest magnitude of each at 448; returns the factor of each row. */
 export function code(values, columns) {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const scales = new Float32Array(values.length / columns);
@@ -243,7 +243,7 @@ export function code(values, columns) {
     const inverse = largest > 0 ? Math.fround(448 / largest) : 1;
     for (let i = begin; i < begin + columns; i++) {
       values[i] *= inverse;
-      // 448 is the largest code; a product that rounds to a step above it is that one.
+      // The largest code is 448; a product that rounding puts one step above it gets that code.
       if (Math.abs(values[i]) < smallestNormal)
         values[i] = Math.fround(values[i] + roundsToSteps) - roundsToSteps;
       else bits[i] = (bits[i] + 0x7ffff + ((bits[i] >>> 20) & 1)) & 0xfff00000;

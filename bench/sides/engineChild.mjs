@@ -1,19 +1,19 @@
-// Our engine as a child process that speaks the protocol of pytorch.py: one JSON line a request, one an answer.
+// Our engine as a child process with the protocol of pytorch.py: requests and answers are one JSON line each.
 //
 //     {"open": {"config": {…}, "rank": 128, "alpha": 128, "batch": 8, "time": 256, "precision": "bfloat16"}}
 //     {"step": {}}       -> {"seconds": 1.23, "loss": 10.4, "peakBytes": 2.1e9}
 //
-// `profile` before `open` times every native call from then on; after it, it gives what was counted.
+// `profile` before `open` makes every native call be timed; after `open` it returns the statistics.
 import { createInterface } from 'node:readline';
 import { openDevice } from '../../engine/dist/index.js';
 import { HeadCase } from './headCase.mjs';
 import { Profile } from './profile.mjs';
 import { Trainer } from './trainer.mjs';
 
-/** Null until somebody asks for one; then of the device that is opened next. */
+/** Null until requested; then for the next device that is opened. */
 let profile = null;
 let isProfiled = false;
-/** What `step` steps: a Trainer or a HeadCase. */
+/** What `step` operates on: a Trainer or a HeadCase. */
 let subject = null;
 
 const requests = {
@@ -44,7 +44,7 @@ async function open(precision, instructionSet, threads) {
   return device;
 }
 
-console.log = console.error; // standard output is for answers alone
+console.log = console.error; // standard output is only for answers
 answer({ name: 'relora', version: process.versions.node });
 for await (const line of createInterface({ input: process.stdin })) {
   const [[name, argument]] = Object.entries(JSON.parse(line));

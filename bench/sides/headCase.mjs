@@ -1,13 +1,13 @@
 import { performance } from 'node:perf_hooks';
 import { peakResidentBytes, restartPeak } from './processMemory.mjs';
 
-/** The loss over a vocabulary with both gradients, alone: a `step` is one forward and backward pass. */
+/** Only the loss over a vocabulary with both gradients: a `step` is one forward and backward pass. */
 export class HeadCase {
   #run;
   #restingBytes;
 
   constructor(addon, { rows, dim, vocabulary, precision }) {
-    // Written to, so that their pages are resident before the first pass and what it adds is its scratch.
+    // Initialized, so that their pages are resident before the first pass and later growth is scratch memory.
     const filled = (length, value) => new Float32Array(length).fill(value);
     const [losses, dx, dhead] = [rows, rows * dim, vocabulary * dim].map((length) => filled(length, 0.01));
     const [x, head] = [rows * dim, vocabulary * dim].map((length) => filled(length, 0.02));

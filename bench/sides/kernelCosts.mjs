@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import ts from 'typescript';
 
-/** [rows, in, out, rank, graph, is trained] of each layer of a half, read from the struct that a call was given. */
+/** [rows, in, out, rank, graph, is trained] of each layer of a half, from the struct passed to a call. */
 function layersOf(half) {
   const { shape } = half;
   const rows = shape.rows ?? shape.batch * shape.time;
@@ -45,7 +45,7 @@ function backwardOperations({ rows, inFeatures, outFeatures, rank, graph, isTrai
   return 2 * rows * weights + 4 * rows * rank * (inFeatures + outFeatures);
 }
 
-/** A forward call without y makes again what was not kept: it does not count. */
+/** A forward call without y recomputes a state and does not count. */
 const half =
   (isBackward, ofLayer, ofAttention) =>
   ({ half, y }) => {
@@ -62,8 +62,8 @@ const attention =
     count * batch * time * time * heads * headDim;
 
 /**
- * Floating point operations of one call of a native function, from its arguments by the names that nativeAddon.ts gives
- * them. They are those of docs/relora.md: what is computed again does not count. What is not here is not a product.
+ * Floating point operations of one call of a native function, from its arguments by their names in nativeAddon.ts. As in docs/relora.md,
+ * recomputation does not count. Functions that are not listed have no products.
  */
 const operations = {
   matmul: ({ shape: { batch, m, n, k } }) => 2 * batch * m * n * k,
@@ -95,7 +95,7 @@ export function isProduct(kernel) {
   return kernel in operations;
 }
 
-/** Gives what calls cost: operations, 0 for what is not a product, and bytes. */
+/** Returns the costs of calls: operations, 0 if there is no product, and bytes. */
 export function kernelCosts(addon) {
   const names = argumentNames();
   return (kernel, values) => {
@@ -104,7 +104,7 @@ export function kernelCosts(addon) {
   };
 }
 
-/** Every array that was handed over once, and the one packing of the base that is read: the least that must move. */
+/** Each array argument once, and the single packing of the base that is read: the minimum memory traffic. */
 function bytesOf(addon, named) {
   let bytes = 0;
   const add = (value, name) => {
@@ -117,7 +117,7 @@ function bytesOf(addon, named) {
   return bytes;
 }
 
-/** Read from the declarations, so that an argument more or fewer does not shift what is counted. */
+/** Read from the declarations, so that they stay correct if arguments are added or removed. */
 function argumentNames() {
   const path = new URL('../../engine/dist/device/cpu/nativeAddon.d.ts', import.meta.url);
   const source = ts.createSourceFile('nativeAddon.d.ts', readFileSync(path, 'utf8'), ts.ScriptTarget.Latest);

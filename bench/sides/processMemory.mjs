@@ -1,24 +1,24 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 
 /**
- * The most memory that this process has held resident. Linux's own figure for the program: `maxrss` also covers what the
- * process was before it became this program, a copy of its parent.
+ * Peak resident memory of this process. Linux's own figure for the program: `maxrss` also covers the time before exec, when the process was
+ * a copy of its parent.
  */
 export function peakResidentBytes() {
   return statusBytes('VmHWM') ?? process.resourceUsage().maxRSS * 1024;
 }
 
-/** What it holds now; from here on the peak is counted from zero where the system can do that. */
+/** Current resident memory; if the system supports it, the peak is counted from here on. */
 export function restartPeak() {
   try {
     writeFileSync('/proc/self/clear_refs', '5');
   } catch {
-    // Elsewhere the peak stays that of the whole process.
+    // Elsewhere the peak remains that of the whole process.
   }
   return statusBytes('VmRSS') ?? process.memoryUsage.rss();
 }
 
-/** Memory that may be taken without swapping. */
+/** Memory that can be used without swapping. */
 export function availableBytes() {
   return fieldBytes('/proc/meminfo', 'MemAvailable') ?? process.availableMemory();
 }

@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import { kernelCosts } from './kernelCosts.mjs';
 
-/** Counts and times every call of the native addon from now on. One for a process: it replaces the addon's functions. */
+/** From now on counts and times every call of the native addon. Only one per process: it replaces the addon's functions. */
 export class Profile {
   #kernels = new Map();
   #bookkeepingSeconds = 0;
@@ -11,7 +11,7 @@ export class Profile {
     for (const [name, original] of Object.entries(addon)) {
       addon[name] = (...values) => {
         const called = performance.now();
-        const cost = costs(name, values); // before the call, which may release what it is given
+        const cost = costs(name, values); // before the call, which may release its arguments
         const start = performance.now();
         const result = original(...values);
         const end = performance.now();
@@ -22,7 +22,7 @@ export class Profile {
     }
   }
 
-  /** What was counted since the last time: { kernels: { name: { calls, seconds, operations, bytes } }, bookkeepingSeconds }. */
+  /** Statistics since the last call: { kernels: { name: { calls, seconds, operations, bytes } }, bookkeepingSeconds }. */
   take() {
     const taken = {
       kernels: Object.fromEntries(this.#kernels),

@@ -201,7 +201,7 @@ def peak_bytes():
 
 def main():
     torch.set_num_threads(int(os.environ.get("RELORA_BENCH_THREADS", torch.get_num_threads())))
-    # Standard output is for answers alone: what libraries print goes to standard error.
+    # Standard output is only for answers: output of libraries goes to standard error.
     answers, sys.stdout = sys.stdout, sys.stderr
     tell = lambda answer: print(json.dumps(answer), file=answers, flush=True)
     tell({"name": "PyTorch", "version": torch.__version__, "threads": torch.get_num_threads()})

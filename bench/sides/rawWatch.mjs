@@ -3,8 +3,8 @@ import { WatchJobRequest, WatchJobResponse } from '@relora/sdk/contract';
 const prefixBytes = 5;
 
 /**
- * A watcher of every event on a session of HTTP/2 that costs as little as a reader can, so that hundreds of them in one process do not
- * measure themselves: of each piece that arrives only the oldest event is decoded. With `isRead` false it reads nothing.
+ * A watcher of every event on an HTTP/2 session with as little work as possible, so that hundreds of them in one process do not measure
+ * themselves: of each chunk that arrives only the oldest event is decoded. With `isRead` false it reads nothing.
  */
 export async function rawWatch(session, name, { isRead = true, afterSequence = 0, onFirst = () => {} } = {}) {
   const stream = session.request({

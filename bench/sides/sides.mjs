@@ -1,11 +1,10 @@
-// A side is one thing that is compared, as plain data: { engine: 'relora' | 'pytorch', preset, rank (0: full-rank), batch,
-// time, precision, compile (PyTorch's alone), microBatch and recompute (ours alone), threads, layerCount, vocabSize }; what is
-// left out has a default.
+// A side of a comparison, as plain data: { engine: 'relora' | 'pytorch', preset, rank (0: full-rank), batch, time, precision, compile
+// (PyTorch only), microBatch and recompute (ours only), threads, layerCount, vocabSize }; omitted fields have defaults.
 
-/** 8 sequences of 256 tokens: what every comparison of whole steps is made with. */
+/** 8 sequences of 256 tokens: used in all comparisons of whole steps. */
 export const batchShape = { batch: 8, time: 256 };
 
-/** Precisions that are not quantized, the ones that "our fastest" is looked for among. */
+/** Unquantized precisions, among which "our fastest" is determined. */
 export const oursModes = ['float32', 'bfloat16'].map((precision) => ({ precision }));
 
 export const pytorchModes = [false, true].flatMap((compile) =>

@@ -13,8 +13,8 @@ const optimizerSettings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay
 const gradientNormMax = 1;
 
 /**
- * Our side of a comparison: the same model, step and request names as the Trainer of pytorch.py. Rank 0 trains full-rank.
- * Layers are computed by the graphs that the planner chooses for a job of this shape, or by `graph`.
+ * Our side of a comparison: the same model, step and request names as the Trainer of pytorch.py. Rank 0 trains full-rank. Layers are
+ * computed by the graphs that the planner chooses for a job of this shape, or by `graph`.
  */
 export class Trainer {
   #model;
@@ -55,7 +55,7 @@ export class Trainer {
     return [...this.#model.parameters.values()].reduce((sum, { buffer }) => sum + buffer.length, 0);
   }
 
-  /** Writes the weights of a full-rank model under Hugging Face's names, for the other side to begin with. */
+  /** Writes the weights of a full-rank model under Hugging Face's names, as the start of the other side. */
   async save({ path }) {
     const weight = (name) => this.#model.valuesOf(this.#model.parameters.get(name));
     await writeSafetensors(
@@ -83,7 +83,7 @@ export class Trainer {
     return {};
   }
 
-  /** Forward, backward, clipping, AdamW. Tokens that nobody gave are made up before the clock starts. */
+  /** Forward, backward, clipping, AdamW. If no tokens are given, they are generated before the clock starts. */
   async step(tokens = {}) {
     const given = tokens.inputs === undefined ? this.#madeUpTokens() : typedTokens(tokens);
     const start = performance.now();
@@ -92,7 +92,7 @@ export class Trainer {
     return { seconds: (performance.now() - start) / 1e3, loss, peakBytes: peakResidentBytes() };
   }
 
-  /** A step without reading what it came to. */
+  /** Queues a step without reading its result. */
   async queue(tokens, learningRate = this.#settings.learningRate) {
     const { batch, microBatch, time, seed, recompute = false } = this.#settings;
     const step = this.#stepCount++;
@@ -117,7 +117,7 @@ export class Trainer {
     this.#optimizer.apply(gradients, learningRate, { result: this.#result, normMax: gradientNormMax });
   }
 
-  /** Merge, requantization and packing, fresh adapters, forgotten moments. */
+  /** Merge, requantization and packing, fresh adapters, moments reset. */
   async merge() {
     const start = performance.now();
     await this.#model.mergeAdapters();

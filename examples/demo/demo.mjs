@@ -1,5 +1,5 @@
-// Trains a small Llama by ReLoRA on two centuries of public-domain English, live in the terminal, fetches the merged
-// weights and writes text with them. Everything goes through a real server and the public SDK.
+// Trains a small Llama with ReLoRA on two centuries of public-domain English, live in the terminal, fetches the merged weights and
+// generates text with them. Uses a real server and the public SDK.
 import { rmSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -57,7 +57,7 @@ try {
   removeParts();
 }
 
-/** Registered once; a second run finds it. */
+/** Created once; later runs reuse it. */
 async function dataSet(corpus) {
   const known = await client.getDataset(`datasets/${datasetId}`, { signal }).catch((error) => {
     if (error.code === 'NOT_FOUND') return undefined;
@@ -88,7 +88,7 @@ async function watch(job) {
       onEvent: (event) => view.update(event),
     });
   } catch (error) {
-    // The demo's server ends with it; the job would resume at the next start, which nobody asked for.
+    // The demo's server ends with the demo; the job would resume at the server's next start, which nobody asked for.
     if (signal.aborted) await client.cancelJob(job.name).catch(() => undefined);
     throw error;
   } finally {
@@ -110,7 +110,7 @@ async function writeText(model, prompt) {
   process.stdout.write('\n');
 }
 
-/** A download that was interrupted resumes in the next run of a client; the demo begins again instead. */
+/** An interrupted download would resume when a client runs again; the demo starts over instead. */
 function removeParts() {
   let names = [];
   try {

@@ -1,7 +1,7 @@
 /** The tokenizer is trained on the text itself. */
 export const vocabularySize = 4096;
 
-/** What the demo trains: a Llama of 3.3 million weights, full-rank at first, then five low-rank cycles. */
+/** The demo's job: a Llama of 3.3 million weights, full-rank at first, then five low-rank cycles. */
 export function demoJob(dataset) {
   const warmStart = 240;
   const cycle = 112;

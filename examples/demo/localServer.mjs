@@ -6,15 +6,15 @@ import { fileURLToPath } from 'node:url';
 const entry = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
 /**
- * Starts a server on free ports of this machine, as a process of its own.
- * `settings`: of the server, by their variables.
- * @returns its gRPC address, and a function that stops it with a checkpoint of what runs
+ * Starts a server on free ports of this machine, as a separate process.
+ * `settings`: settings of the server, by their variables.
+ * @returns its gRPC address, and a function that stops it; running jobs save a checkpoint
  */
 export async function startLocalServer(dataFolder, logPath, settings = {}) {
   mkdirSync(dataFolder, { recursive: true });
   const log = openSync(logPath, 'w');
   const child = spawn(process.execPath, [entry], {
-    // A group of its own: Ctrl-C reaches the demo alone, which then stops the server in order.
+    // In a process group of its own: Ctrl-C reaches only the demo, which then stops the server properly.
     detached: true,
     stdio: ['ignore', 'pipe', log],
     env: {
@@ -26,7 +26,7 @@ export async function startLocalServer(dataFolder, logPath, settings = {}) {
     },
   });
   const exited = new Promise((resolve) => child.once('exit', resolve));
-  // However the demo ends, the server does not outlive it.
+  // However the demo ends, the server is killed with it.
   const kill = () => child.kill('SIGKILL');
   process.once('exit', kill);
 
@@ -52,7 +52,7 @@ export async function startLocalServer(dataFolder, logPath, settings = {}) {
   };
 }
 
-/** Settings of the user's own server are not those of the demo's. */
+/** Settings of the user's own server must not affect the demo's. */
 function withoutSettings(environment) {
   return Object.fromEntries(Object.entries(environment).filter(([name]) => !name.startsWith('RELORA_')));
 }

@@ -1,6 +1,6 @@
 import { bytes, duration, quantity, table } from '@relora/cli';
 
-/** The table at the end: what was learned, what it cost, and the proof that merging changed nothing. */
+/** The table at the end: what was learned, what it cost, and the evidence that merging changed nothing. */
 export function reportLines(progress, compressors) {
   const [before, after] = [progress.evaluations[0], progress.evaluations.at(-1)];
   const { trainedTokens, trainingSeconds } = progress;

@@ -1,15 +1,15 @@
-// Whether a file is for its target, and asks nothing of a system but what every one of that kind has.
+// Checks that a file is for its target, and needs nothing that some systems of this kind lack.
 import { readFileSync } from 'node:fs';
 import { compareVersions, glibcNeeded, platformText, readBinary } from '@relora/engine/binaries';
 import { glibcMax, macosMin } from './targets.mjs';
 
-/** What is wrong with the file, in words; nothing where it is as it should be. */
+/** The file's problems, in words; empty if there are none. */
 export function problemsOf(path, { platform, libraries }) {
   const binary = readBinary(readFileSync(path));
   if (binary === null) return [`${path} is no library or program`];
   const problems = [];
   const { os, arch } = binary;
-  // A program that needs no library of the system serves every libc.
+  // A program that needs no system library runs with every libc.
   const libc = binary.libc ?? (binary.libraries.length === 0 ? platform.libc : null);
   if (os !== platform.os || arch !== platform.arch || libc !== platform.libc)
     problems.push(`it is for ${platformText({ os, arch, libc })}, expected ${platformText(platform)}`);

@@ -1,4 +1,4 @@
-// Compiles the native code for a target by Zig, whose compiler has the headers and libraries of every system.
+// Compiles the native code for a target with Zig, whose compiler includes headers and libraries for every system.
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { compileLibrary, fail } from '../../engine/compileLibrary.mjs';
@@ -7,7 +7,7 @@ import { nativeUnits, root as nativeRoot } from '../../engine/native/units.mjs';
 import { compileConfine } from '../../server/native/compileConfine.mjs';
 import { zigVersion } from './targets.mjs';
 
-/** The command of Zig: `ZIG`, or what is on the path or among Python's packages. */
+/** The command of Zig: `ZIG`, or the one on the path or among Python's packages. */
 export function findZig() {
   const candidates = process.env.ZIG ? [process.env.ZIG] : ['zig', 'python3 -m ziglang'];
   for (const candidate of candidates) {
@@ -21,12 +21,12 @@ export function findZig() {
   );
 }
 
-/** Makes the files of a target below `folder`, by their names, and answers where they lie. */
+/** Compiles the files of a target into `folder`; returns their paths by name. */
 export async function compileTarget({ name, platform: { os, arch }, triple, files }, { folder, zig }) {
   const { command, args } = zig;
-  // The version is Zig's: its clang is one of its parts.
+  // The version is Zig's, since its clang is part of it.
   const compiler = { command, args: [...args, 'c++', '-target', triple], version: `zig clang ${zigVersion}` };
-  // Paths of the builder's folders would make every builder's file another one.
+  // With the builder's paths in it, every builder's file would be different.
   const flagsOf = (root) => [`-ffile-prefix-map=${root}=.`];
   const linkFlags = ['-s', ...(os === 'darwin' ? ['-Wl,-install_name,@rpath/relora.node'] : [])];
   const library = (file, root, units) => ({

@@ -1,4 +1,4 @@
-// Packages as they are published: those of binaries, and those of the workspaces.
+// Packs the packages for publishing: those with binaries, and those of the workspaces.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,7 +13,7 @@ const engine = JSON.parse(readFileSync(join(root, 'engine/package.json'), 'utf8'
 /** SHA-256 of a file in hexadecimal digits. */
 export const digestOf = (path) => createHash('sha256').update(readFileSync(path)).digest('hex');
 
-/** Packs the binaries of a target, by their names, into `folder`; answers the path of the archive. */
+/** Packs a target's binaries, given by name, into `folder`; returns the path of the archive. */
 export function packBinaries({ name, platform }, binaries, { folder, stage }) {
   const at = join(stage, name);
   rmSync(at, { recursive: true, force: true });
@@ -36,7 +36,7 @@ export function packBinaries({ name, platform }, binaries, { folder, stage }) {
     cpu: [arch],
     ...(libc !== null && { libc: [libc] }),
     files: Object.keys(files),
-    // What the loader compares the files with.
+    // For the loader, which checks the files against it.
     relora: {
       files,
       zig: zigVersion,
@@ -55,7 +55,10 @@ const readme = ({ name, description }) =>
   `# ${name}\n\n${description}, which \`@relora/engine\` installs by itself where it fits. It is compiled from the sources in that package;\n` +
   "LLVM's C++ library (Apache-2.0 with LLVM exceptions) is linked into it.\n";
 
-/** Packs a workspace; the engine names the packages of binaries, which no lock file of the checkout could, since they come after it. */
+/**
+ * Packs a workspace. The engine's dependencies on the packages of binaries are added here, since these are made after the checkout's lock
+ * file.
+ */
 export function packWorkspace(workspace, { folder, stage }) {
   const at = join(stage, workspace);
   rmSync(at, { recursive: true, force: true });
@@ -72,12 +75,12 @@ export function packWorkspace(workspace, { folder, stage }) {
       `${JSON.stringify({ ...engine, optionalDependencies }, null, 2)}\n`,
     );
   }
-  // A checkout under another umask has other modes, which npm packs.
+  // Under a different umask a checkout has different modes, which npm packs.
   execFileSync('chmod', ['-R', 'u=rwX,go=rX', at]);
   return npmPack(at, folder);
 }
 
-/** npm gives every file in an archive the same time and owner, so that the same files make the same archive. */
+/** npm gives all files in an archive the same time and owner, so that the same files give the same archive. */
 function npmPack(from, folder) {
   mkdirSync(folder, { recursive: true });
   const args = ['pack', '--ignore-scripts', '--loglevel=error', '--pack-destination', folder];

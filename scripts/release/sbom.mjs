@@ -1,4 +1,4 @@
-// What is in the packages, as SPDX has it: ours, what they depend on, and what is linked into the binaries.
+// Content of the packages in SPDX format: our code, its dependencies, and what is linked into the binaries.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { zigVersion } from './targets.mjs';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 
-/** Writes sbom.spdx.json into the folder, and answers its path. The same commit and lock file make the same bytes. */
+/** Writes sbom.spdx.json into the folder and returns its path. The same commit and lock file give the same bytes. */
 export function writeSbom(folder) {
   const npm = process.env.npm_execpath ? [process.execPath, process.env.npm_execpath] : ['npm'];
   const args = [...npm.slice(1), 'sbom', '--sbom-format=spdx', '--package-lock-only'];
@@ -32,7 +32,7 @@ export function writeSbom(folder) {
       })),
     ].sort(byId),
   };
-  // When and where it was made says nothing of what is in it.
+  // Time and place of creation do not belong to the content.
   const sum = createHash('sha256').update(JSON.stringify([whole.packages, whole.relationships]));
   whole.creationInfo.created = commitTime();
   whole.documentNamespace = `https://spdx.org/spdxdocs/relora-${sum.digest('hex')}`;
@@ -41,7 +41,7 @@ export function writeSbom(folder) {
   return path;
 }
 
-/** By the lock file, as name@version: npm's own choice (`--omit=dev`) leaves out what development needs as well. */
+/** From the lock file, as name@version: npm's own option (`--omit=dev`) also drops packages that development needs too. */
 function publishedPackages() {
   const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'));
   return new Set(
@@ -51,7 +51,7 @@ function publishedPackages() {
   );
 }
 
-/** The parts of Zig that are linked into binaries. Those of musl and glibc are the system's. */
+/** The parts of Zig that are linked into binaries. musl and glibc belong to the system. */
 const linkedParts = () =>
   ['libc++', 'libc++abi', 'libunwind', 'compiler-rt'].map((name) => ({
     name,
@@ -62,7 +62,7 @@ const linkedParts = () =>
     licenseDeclared: name === 'compiler-rt' ? 'MIT' : 'Apache-2.0 WITH LLVM-exception',
   }));
 
-/** Of the commit, as everything that is made of it. */
+/** Time of the commit, as in everything that is built from it. */
 function commitTime() {
   const seconds =
     process.env.SOURCE_DATE_EPOCH ??

@@ -1,9 +1,9 @@
-// What binaries are made for, and what they may ask of a system.
+// Targets of binaries, and what they may require of a system.
 import { platformsWithBinaries } from '@relora/engine/binaries';
 
-/** Older and newer ones make other files, so that digests would not agree. */
+/** Other versions produce different files, so that digests would not match. */
 export const zigVersion = '0.17.1';
-/** Debian 10, RHEL 8, Ubuntu 18.10 and newer have it; Node.js itself needs it from version 18 on. */
+/** Available on Debian 10, RHEL 8, Ubuntu 18.10 and newer; Node.js itself needs it from version 18 on. */
 export const glibcMax = '2.28';
 export const macosMin = '13.0';
 
@@ -16,14 +16,14 @@ const triples = {
   'darwin-x64': `x86_64-macos.${macosMin}`,
 };
 
-/** Libraries that the system has; all else is in the files themselves. */
+/** Libraries that the system provides; everything else is linked in. */
 const systemLibraries = {
   glibc: /^(libc\.so\.6|libm\.so\.6|libpthread\.so\.0|libdl\.so\.2|librt\.so\.1|ld-linux-.*)$/,
   musl: /^libc\.so$/,
   darwin: /^\/usr\/lib\/libSystem\.B\.dylib$/,
 };
 
-/** Bytes that a package may have, packed: an addition that costs users more than this is to be meant. */
+/** Limit for a package's packed size in bytes: exceeding it costs users, and must be a deliberate change. */
 export const packedBytesMax = 2_500_000;
 
 export const targets = Object.entries(platformsWithBinaries).map(([name, platform]) => ({

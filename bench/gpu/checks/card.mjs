@@ -9,7 +9,7 @@ import { cardOptions } from '../card.mjs';
 export const name = 'card';
 export const title = 'Card, libraries, kernels compiled for it';
 
-/** Head sizes that the sections after this one use. */
+/** Head sizes used by later sections. */
 const headDims = [8, 16, 64];
 
 export async function* run(context) {

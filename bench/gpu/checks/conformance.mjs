@@ -11,9 +11,9 @@ import { openDevice } from '../../../engine/dist/index.js';
 export const name = 'conformance';
 export const title = 'Every call of a device against its definition, in float32 and bfloat16';
 
-/** As test/engine/conformance has them. */
+/** As in test/engine/conformance. */
 const tolerances = { float32: 2e-5, bfloat16: 0.03, fp8: 0.12 };
-/** Ways of a half that a base in FP8 has. */
+/** Variants of a half that an FP8 base supports. */
 const fp8Names = ['separate', 'separate, made again', 'separate, B alone', 'frozen, its gradient looked at'];
 
 export async function* run({ open, isModel, secondsLeft }) {
@@ -25,7 +25,7 @@ export async function* run({ open, isModel, secondsLeft }) {
     return expected.get(one);
   };
   const cases = [...sizes.flatMap((size) => casesOf(size)), ...updateCases, ...optimizerCases];
-  // The model takes a hundred times as long as a card: one case of each call is what is rehearsed on it.
+  // The model is a hundred times slower than a card, so the rehearsal on it uses one case of each call.
   const precisions = Object.entries(tolerances).filter(([name]) => !isModel || name === 'bfloat16');
   for (const [precision, tolerance] of precisions) {
     let device;
@@ -36,7 +36,7 @@ export async function* run({ open, isModel, secondsLeft }) {
       yield { what: precision, outcome: 'not run', figures: error.message };
       continue;
     }
-    // In the smallest shapes a rounding to 8 bits is most of the value.
+    // In the smallest shapes rounding to 8 bits dominates.
     const isOwn = ({ name }) =>
       precision === 'fp8'
         ? fp8Names.some((way) => name.endsWith(`Half ${way} larger`))

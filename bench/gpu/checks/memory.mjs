@@ -11,7 +11,7 @@ export async function* run({ open, folder }) {
   const buffers = [];
   let fault = null;
   try {
-    // An eighth at a time: at the latest the ninth does not fit.
+    // Allocates an eighth at a time: the ninth at the latest does not fit.
     for (let i = 0; i < 16; i++) buffers.push(device.alloc(Math.floor(totalBytes / 8 / 4)));
   } catch (error) {
     fault = error;

@@ -5,7 +5,7 @@ import { Scope } from '../../../engine/dist/device/cuda/scope.js';
 export const name = 'products';
 export const title = 'Products at the sizes of the presets, entries against float64';
 
-/** Rows, inner size, columns: of llama-60m, 350m and 1b, odd and thin ones. */
+/** Rows, inner size, columns: from llama-60m, 350m and 1b, plus odd and thin ones. */
 const shapes = [
   [4096, 512, 1376],
   [4096, 1024, 2736],
@@ -20,7 +20,7 @@ const modelShapes = [
   [33, 129, 17],
 ];
 const ways = { 'x w': {}, 'dy wᵀ': { transposeB: true }, 'xᵀ dy': { transposeA: true } };
-/** Entries that are looked at, spread over the matrix, its last one among them. */
+/** Number of entries that are checked, spread over the matrix and including the last one. */
 const lookedAt = 400;
 
 export async function* run({ open, isModel, secondsLeft }) {
@@ -65,13 +65,13 @@ async function check(device, calls, { m, k, n }, [a, b], { transposeA = false, t
     }
     worst = Math.max(worst, Math.abs(found[row * to.stride + column] - sum) / size || 0);
   }
-  // Sums of k products in float32, whatever their order; a card may cut off what it adds to a larger one.
+  // For float32 sums of k products in any order; a card may truncate an addend relative to a larger one.
   const limit = 4 * Math.sqrt(k) * 2 ** -24 + 2 ** -20;
   const shown = `${worst.toExponential(1)} of ${limit.toExponential(1)}`;
   return { outcome: worst <= limit ? 'ok' : 'FAULT', figures: shown };
 }
 
-/** In [-1, 1), with eight bits each, so that nothing is rounded before the product. */
+/** In [-1, 1) with eight significant bits, so that operands are exact in every type. */
 function numbers(length, seed) {
   let state = seed * 2654435761;
   return Float32Array.from({ length }, () => {

@@ -7,7 +7,7 @@ import { beginRun, defaultRunSpec, disposeRun, presets, trainLoop } from '../../
 
 const license = fileURLToPath(new URL('../../../LICENSE', import.meta.url));
 
-/** A model that learns in seconds: a warm start and three cycles, with grouped queries and micro-batches. */
+/** A model that learns within seconds: a warm start and three cycles, with grouped queries and micro-batches. */
 export const goldenSpec = defaultRunSpec({
   kind: 'relora',
   model: {
@@ -28,7 +28,7 @@ export const goldenSpec = defaultRunSpec({
   device: 'native',
 });
 
-/** A preset through a warm start and two cycles, every graph of adapters of its own choice. */
+/** A preset with a warm start and two cycles; the planner chooses the graphs. */
 export function presetSpec(preset, changes = {}) {
   return defaultRunSpec({
     ...goldenSpec,
@@ -58,7 +58,7 @@ export async function openText(folder) {
 export const begin = (device, spec, dataset, folder, options = {}) =>
   beginRun({ spec, device, dataset, runFolder: mkdtempSync(join(folder, 'run-')), attempt: 1, ...options });
 
-/** Its events, until `stop` says so of one. */
+/** The events of a run, until `stop` returns true for one. */
 export async function follow(run, stop = () => false) {
   const abort = new AbortController();
   const events = [];
@@ -71,7 +71,7 @@ export async function follow(run, stop = () => false) {
 
 export const ofKind = (events, kind) => events.filter((event) => event.kind === kind);
 
-/** Of every weight, adapter and moment. */
+/** Of all weights, adapters and moments. */
 export async function sha256Of(run) {
   const hash = createHash('sha256');
   for (const parameter of run.model.parameters.values())

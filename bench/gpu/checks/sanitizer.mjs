@@ -16,7 +16,7 @@ export async function* run(context) {
       outcome: 'not run',
       figures: context.isModel ? 'no card' : 'compute-sanitizer is not installed',
     };
-  // What nobody wrote is watched on the model alone: products of the library read, and do not use, what lies between rows.
+  // Reads of uninitialized memory are checked only on the model: the library's products read the gaps between rows, without using them.
   for (const kind of ['memcheck', 'racecheck']) {
     const patience = Math.min(40, context.secondsLeft());
     if (patience < 5) return yield { what: kind, outcome: 'not run', figures: 'the time is over' };
@@ -37,7 +37,7 @@ function watched(tool, kind, patience, { ordinal, libraryFolder }) {
         if (error === null) return resolve({ what: kind, outcome: 'ok', figures: summary });
         if (error.killed)
           return resolve({ what: kind, outcome: 'not run', figures: `not done in ${patience.toFixed(0)} s` });
-        // Virtual machines that show a card without its debugger's interface cannot run it at all.
+        // Virtual machines that expose a card without its debugger interface cannot run the sanitizer.
         const isUnable =
           /not supported|Failed to initialize|Unable to|Device not supported/i.test(said) && summary === '';
         const lines = said.split('\n').filter((line) => /=====|Error/.test(line));

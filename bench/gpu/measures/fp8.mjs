@@ -5,7 +5,7 @@ export const title =
   'Steps of ReLoRA with a base in FP8, to those of the merged graph in bfloat16 in PyTorch (G4)';
 
 export async function* run(context) {
-  // It pays from wide models on.
+  // It pays off only for wide models.
   for (const side of sidesOf(context, 128).reverse()) {
     const own = { ...side, graph: 'separate' };
     yield* compared(context, own, { precision: 'fp8', kind: null, what: 'ReLoRA FP8 base' });
