@@ -4,7 +4,7 @@ import { table } from './format.js';
 import type { Run } from './session.js';
 import { wholeNumber } from './specOptions.js';
 
-/** Who changed what: for operators. */
+/** Shows who changed what; for operators. */
 export function addAuditCommand(program: Command, run: Run): void {
   program
     .command('audit')

@@ -15,9 +15,9 @@ interface CompareFlags {
   html?: string;
 }
 
-/** Jobs that one comparison may have; the server has the last word. */
+/** Most jobs in a comparison; the server has its own limit. */
 const jobsMax = 64;
-/** Points of a curve: more than a terminal or a chart has columns shows nothing more. */
+/** Points per curve: more than a terminal or a chart has columns would not be visible. */
 const pointsMax = 240;
 
 export function addCompareCommand(program: Command, run: Run): void {

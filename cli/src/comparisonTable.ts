@@ -5,14 +5,14 @@ import { bytes, figure, quantity, timeTaken, word } from './format.js';
 /** A column of the table of a comparison. */
 export interface Column {
   title: string;
-  /** What the figure is, for people who see it for the first time. */
+  /** What the number means, for people who see it for the first time. */
   meaning: string;
   cell(job: ComparedJob, comparison: CompareJobsResponse): string;
 }
 
 const none = '–';
 
-/** What was asked for. */
+/** The requested settings. */
 export const settingColumns: readonly Column[] = [
   { title: 'kind', meaning: 'kind of training', cell: ({ kind }) => word(kind, 'JOB_KIND_') },
   { title: 'rank', meaning: 'rank of the adapters', cell: ({ rank }) => count(rank) },
@@ -30,7 +30,7 @@ export const settingColumns: readonly Column[] = [
   },
 ];
 
-/** What the model has learned. */
+/** How good the model is. */
 export const qualityColumns: readonly Column[] = [
   {
     title: 'held-out',
@@ -56,7 +56,7 @@ export const qualityColumns: readonly Column[] = [
   },
 ];
 
-/** What it took. */
+/** What the training cost. */
 export const costColumns: readonly Column[] = [
   { title: 'state', meaning: 'state of the job', cell: ({ state }) => word(state, 'JOB_STATE_') },
   {
@@ -114,7 +114,7 @@ export const meanColumns: readonly { title: string; meaning: string; cell(mean: 
   },
 ];
 
-/** Title, or id where a job has none, of each job; both where titles are not enough. */
+/** Title of each job, or id if it has none; both if titles are not unique. */
 export function jobLabels(jobs: readonly Pick<ComparedJob, 'name' | 'displayName'>[]): string[] {
   return jobs.map(({ name, displayName }) => {
     const id = name.replace('jobs/', '');

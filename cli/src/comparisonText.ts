@@ -27,7 +27,7 @@ const marks = [...'●▲■◆○△□◇★+×*#@%&'];
 const colors = ['36', '33', '35', '32', '34', '31', '96', '93', '95', '92', '94', '91'];
 const differencesShownMax = 24;
 
-/** A comparison for a terminal: curves with a legend, the table in two parts, what differs and what to beware of. */
+/** A comparison for a terminal: curves with a legend, the table in two parts, differences and warnings. */
 export function comparisonText(comparison: CompareJobsResponse, view: ComparisonView): string[] {
   const { jobs, differences, warnings } = comparison;
   const labels = jobLabels(jobs).map(printable);
@@ -37,7 +37,7 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
     ...curveOf(job, labels[index]!, metric, view.axis),
     ...painters[index]!,
   }));
-  // What a kind does not have at all is no news beside its kind.
+  // Settings that a kind does not have differ with the kind, which is shown already.
   const real = differences.filter(({ values }) => new Set(values.filter(Boolean)).size > 1);
   const shown = real.slice(0, differencesShownMax);
   return [
@@ -56,7 +56,7 @@ export function comparisonText(comparison: CompareJobsResponse, view: Comparison
   ];
 }
 
-/** The held-out loss of each data set, where a job has several. */
+/** The held-out loss by data set, if a job has several. */
 function datasetsText({ jobs }: CompareJobsResponse, labels: readonly string[]): string[] {
   if (jobs.every(({ evaluationDatasets }) => evaluationDatasets.length < 2)) return [];
   const names = [...new Set(jobs.flatMap((job) => job.evaluationDatasets.map(({ dataset }) => dataset)))];
@@ -70,13 +70,13 @@ function datasetsText({ jobs }: CompareJobsResponse, labels: readonly string[]):
   return [...table([['held-out loss of', ...labels], ...rows]), ''];
 }
 
-/** Each named evaluation as it came out last. */
+/** The last result of each named evaluation. */
 function evaluationsText({ jobs }: CompareJobsResponse, labels: readonly string[]): string[] {
   const rows = evaluationRows(jobs);
   return rows.length === 0 ? [] : [...table([['evaluation', ...labels], ...rows]), ''];
 }
 
-/** Name of each evaluation that some job has, and what each job came to. */
+/** Names of all evaluations, and the result in each job. */
 export function evaluationRows(jobs: readonly ComparedJob[]): string[][] {
   const names = [...new Set(jobs.flatMap(({ evaluations }) => evaluations.map(({ name }) => name)))];
   return names.map((name) => [
@@ -88,7 +88,7 @@ export function evaluationRows(jobs: readonly ComparedJob[]): string[][] {
   ]);
 }
 
-/** How the curve at a place in a list differs from the others. */
+/** What distinguishes the curve at an index from the others. */
 export function painter(index: number, isColored: boolean): Pick<DrawnLine, 'mark' | 'paint'> {
   const color = colors[index % colors.length]!;
   return {
@@ -116,7 +116,7 @@ function tableText(
   const cellsOf = (job: ComparedJob) => columns.map(({ cell }) => cell(job, comparison));
   const rows = comparison.jobs.map((job, index) => [painters[index]!.mark, labels[index]!, ...cellsOf(job)]);
   const [head, ...body] = table([['', 'job', ...columns.map(({ title }) => title)], ...rows]);
-  // Colored once the columns are laid out: colors have no width.
+  // Colored after the columns are laid out, because escape codes have no width.
   return [
     ` ${head}`,
     ...body.map((line, index) => ` ${painters[index]!.paint(line.slice(0, 1))}${line.slice(1)}`),
@@ -140,7 +140,7 @@ function settingsText(labels: readonly string[], differences: CompareJobsRespons
   return [' settings that differ', ...table([['', ...labels], ...rows]).map((line) => `  ${line}`)];
 }
 
-/** Of a setting's value in the terminal; a page has all of it. */
+/** Longest value of a setting in the terminal; a report shows all of it. */
 const valueLengthMax = 40;
 
 /** JSON of a setting as a person would write it. */

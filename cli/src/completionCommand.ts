@@ -6,11 +6,11 @@ type Shell = (typeof shells)[number];
 interface Completed {
   name: string;
   description: string;
-  /** `--rank`, with what each says. */
+  /** For example `--rank`, with descriptions. */
   options: { flag: string; description: string }[];
 }
 
-/** `relora completion bash`: a script that a shell evaluates, made from the commands themselves. */
+/** `relora completion bash`: prints a script for the shell to evaluate, made from the commands themselves. */
 export function addCompletionCommand(program: Command): void {
   program
     .command('completion')
@@ -35,7 +35,7 @@ function optionsOf(command: Command): Completed['options'] {
   );
 }
 
-/** Nothing that a shell would take for its own. */
+/** Without characters that are special to a shell. */
 function firstPart(text: string): string {
   return text
     .split(/[;:(]/)[0]!

@@ -33,7 +33,7 @@ interface ComparisonFlags {
   comparison?: string;
 }
 
-/** Commands that make jobs. */
+/** Commands that create jobs. */
 export function addCreateCommands(program: Command, run: Run): void {
   addCreate(program, run);
   addRun(program, run);
@@ -102,7 +102,7 @@ function addRun(program: Command, run: Run): void {
 async function runJob(session: Session, flags: RunFlags, base?: JobSpec): Promise<void> {
   const { client, output, signal } = session;
   const { file: files, output: folder = 'relora-output' } = flags;
-  // A data set that is named goes before files: a run file may hold both.
+  // A named data set takes precedence over files: a run file may contain both.
   if (files !== undefined && flags.dataset === undefined) {
     output.note('Uploading and preparing …');
     const spec =
@@ -160,7 +160,7 @@ function addFork(program: Command, run: Run): void {
     );
 }
 
-/** The worst documents of a step, beside those that the job omits already. */
+/** The worst documents of a step, in addition to those that the job omits already. */
 async function documentsOf(
   client: Session['client'],
   name: string,
@@ -194,7 +194,7 @@ function namingOf(flags: CreateFlags) {
   };
 }
 
-/** Undefined when nothing was stored. */
+/** Undefined if nothing was stored. */
 async function create(
   { client, output, signal }: Session,
   flags: CreateFlags,

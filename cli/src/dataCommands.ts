@@ -25,7 +25,7 @@ interface UploadFlags {
   chatTemplate?: string;
 }
 
-/** Data in, weights out. */
+/** Commands for data sets and downloads. */
 export function addDataCommands(program: Command, run: Run): void {
   addUpload(program, run);
   addPreview(program, run);
@@ -146,7 +146,7 @@ function formatOf(name: string | undefined): DatasetFormat | undefined {
   return DatasetFormat[known.toUpperCase() as Uppercase<typeof known>];
 }
 
-/** A count, or a share written with % or a point. */
+/** A count, or a share, written with % or a decimal point. */
 function skipInvalidOf(text: string | undefined): { skipInvalidCount?: number; skipInvalidShare?: number } {
   if (text === undefined) return {};
   if (/^\d+$/.test(text)) return { skipInvalidCount: Number(text) };
@@ -171,7 +171,7 @@ function readyText({ name, train, heldOut, warnings }: Dataset): string[] {
   ];
 }
 
-/** Tokens one after another as text; runs of those that are not learned are marked. */
+/** Tokens one after another as text; parts that are not learned are marked. */
 export function previewLines(tokens: readonly PreviewToken[], isTerminal: boolean): string[] {
   const [begin, end] = isTerminal ? ['\u001b[2m', '\u001b[22m'] : ['⟨', '⟩'];
   let text = '';

@@ -9,7 +9,7 @@ interface DeleteFlags {
   missingOk?: boolean;
 }
 
-/** What lies on the server's disk: finding it, checking it, throwing it away. */
+/** Commands for what is on the server's disk: show, check, delete. */
 export function addDiskCommands(program: Command, run: Run): void {
   program
     .command('datasets')
@@ -88,7 +88,7 @@ export function addDiskCommands(program: Command, run: Run): void {
     );
 }
 
-/** The sums, and the largest things. */
+/** The sums, and the largest jobs, data sets and weights. */
 export function diskLines(use: GetDiskUseResponse): string[] {
   const deleted = use.deletedBytes > 0 ? ` (${bytes(use.deletedBytes)} of it deleted, not purged yet)` : '';
   return [
@@ -100,12 +100,12 @@ export function diskLines(use: GetDiskUseResponse): string[] {
   ];
 }
 
-/** A name alone is that of a job, as in every other command. */
+/** A name without a slash is that of a job, as in every other command. */
 function wholeName(name: string): string {
   return name.includes('/') ? name : `jobs/${name}`;
 }
 
-/** All are looked at before anything is done with the first. */
+/** All names are checked before anything is done with the first. */
 function wholeNames(names: readonly string[]): string[] {
   const whole = names.map(wholeName);
   for (const name of whole) kindOf(name);
@@ -147,7 +147,7 @@ function deletedText(
   return `${name} is deleted. Its ${bytes(freedBytes)} are freed at ${purgeTime.toISOString()}; until then \`relora undelete ${name}\` restores it.`;
 }
 
-/** PREPARING 42 %, 3 min left at 4 MB/s */
+/** For example: PREPARING 42 %, 3 min left at 4 MB/s */
 function stateText(dataset: Dataset): string {
   const { state, preparedRatio, preparedBytesPerSecond: rate, preparationRemainingSeconds: left } = dataset;
   const word = state.slice('DATASET_STATE_'.length);

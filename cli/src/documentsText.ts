@@ -2,12 +2,12 @@ import type { ExplainJobResponse } from '@relora/sdk';
 import { table } from './format.js';
 import { printable } from './screenText.js';
 
-/** Nats of a bin of a histogram. */
+/** Width of a histogram bin, in nats. */
 const binNats = 0.25;
 const barWidth = 40;
 const textWidth = 60;
 
-/** Which documents made the loss of a step what it is, where they are, and how the losses lie. */
+/** Which documents contributed most to the loss of a step, where they are, and how the losses are distributed. */
 export function documentsText(
   job: string,
   step: number,

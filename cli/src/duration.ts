@@ -2,7 +2,7 @@ import { UsageError } from './exitCodes.js';
 
 const units = { s: 1, min: 60, h: 3600, d: 86_400 } as const;
 
-/** What is done every so many steps, or after so much time: `1000`, or `15min`. */
+/** A cadence in steps or in time: `1000`, or `15min`. */
 export function cadence(value: string): { everyStepCount: number } | { everySeconds: number } {
   const [, number = '', unit = ''] = /^(\d{1,9})(s|min|h|d)?$/.exec(value) ?? [];
   if (number === '' || (Number(number) === 0 && unit !== ''))
@@ -14,7 +14,7 @@ export function cadence(value: string): { everyStepCount: number } | { everySeco
     : { everySeconds: Number(number) * units[unit as keyof typeof units] };
 }
 
-/** Seconds of a time: `8h`. */
+/** Seconds in a time such as `8h`. */
 export function timeSpan(value: string): number {
   const span = /[a-z]$/.test(value) ? cadence(value) : { everyStepCount: 0 };
   if ('everySeconds' in span) return span.everySeconds;

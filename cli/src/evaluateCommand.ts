@@ -12,7 +12,7 @@ interface EvaluateFlags {
   best?: boolean;
 }
 
-/** Scores a model that was trained. */
+/** Evaluates a trained model. */
 export function addEvaluateCommand(program: Command, run: Run): void {
   program
     .command('evaluate <model>')

@@ -4,7 +4,7 @@ import { figure } from './format.js';
 type NamedEvaluation = NonNullable<Job['progress']>['evaluations'][number];
 type ChoiceEvaluation = NonNullable<NamedEvaluation['choices']>;
 
-/** What an evaluation found, in one line. */
+/** The result of an evaluation in one line. */
 export function evaluationText({ dataset, choices }: Pick<NamedEvaluation, 'dataset' | 'choices'>): string {
   if (choices !== undefined) return choicesText(choices);
   if (dataset === undefined) return '';
@@ -12,7 +12,7 @@ export function evaluationText({ dataset, choices }: Pick<NamedEvaluation, 'data
   return `loss ${loss.toFixed(4)}, perplexity ${figure(perplexity)}, ${bitsPerByte.toFixed(4)} bits/byte`;
 }
 
-/** The one figure that stands for an evaluation in a table: right answers, or the loss. */
+/** The number that stands for an evaluation in a table: the share of correct answers, or the loss. */
 export function evaluationFigure({ dataset, choices }: NamedEvaluation): string {
   return choices === undefined ? (dataset?.loss.toFixed(4) ?? '–') : percent(choices.accuracy);
 }

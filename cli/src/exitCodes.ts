@@ -1,7 +1,7 @@
 import { CommanderError } from 'commander';
 import { DatasetFailedError, JobFailedError, ReloraError } from '@relora/sdk';
 
-/** What the process ends with; promised to scripts, see `relora --help`. */
+/** Exit codes of the process; scripts may rely on them, see `relora --help`. */
 export const exitCodes = {
   ok: 0,
   jobFailed: 1,
@@ -48,7 +48,7 @@ export function exitCodeOf(error: unknown): number {
 /** Reasons of errors that were found before the server was asked. */
 const mistakesHere = ['ADDRESS_MALFORMED', 'FILE_UNREADABLE', 'TOKEN_IN_PLAIN_TEXT'];
 
-/** What the system says of a file or folder that was named, in words. */
+/** Texts for the system's error codes about a file or folder. */
 const pathMistakes: Record<string, string> = {
   ENOENT: 'no such file or folder',
   EACCES: 'this user has no permission',
@@ -74,7 +74,7 @@ function messageOf(error: unknown): string {
   return isPathMistake(error) && path !== undefined ? `${path}: ${pathProblem(error)}` : error.message;
 }
 
-/** Without what grpc-js and Node put before the fault itself. */
+/** Without what grpc-js and Node put before the actual message. */
 export function plainMessage(message: string): string {
   return message
     .replace('No connection established. Last error: ', '')
@@ -82,7 +82,7 @@ export function plainMessage(message: string): string {
     .replace(/\.$/, '');
 }
 
-/** An error for people: what is wrong, each bad field on its own line, what to do. */
+/** An error for people: what is wrong, each invalid field on a line of its own, and what to do. */
 export function describeError(error: unknown, address: string): string[] {
   if (!(error instanceof ReloraError)) return [messageOf(error)];
   if (error.code === 'UNAVAILABLE' && error.reason === '') {

@@ -62,7 +62,7 @@ export function addExportCommand(program: Command, run: Run): void {
     );
 }
 
-/** What was measured of the files as they were read back. */
+/** The difference that was measured after reading the files back. */
 function differenceText({ difference }: Artifact): string[] {
   if (difference === undefined) return [];
   const { logitDifferenceRatio, logitDifferenceMax, loss, exportedLoss, tokenCount, heldOut } = difference;

@@ -6,22 +6,22 @@ export function duration(seconds: number): string {
   return hours > 0 ? `${hours}:${tail}` : tail;
 }
 
-/** 4.2 s below a minute, then as a duration: for times that are compared. */
+/** For example 4.2 s below a minute, then as a duration: for times that are compared. */
 export function timeTaken(seconds: number): string {
   return seconds < 60 ? `${figure(seconds < 10 ? seconds : Math.round(seconds))} s` : duration(seconds);
 }
 
-/** 372 MB; powers of 1000, as disks and downloads are counted. */
+/** For example 372 MB; in powers of 1000, like disks and downloads. */
 export function bytes(count: number): string {
   return scaled(count, ['B', 'kB', 'MB', 'GB', 'TB']);
 }
 
-/** 1.2 M; for tokens, parameters and operations. */
+/** For example 1.2 M; for tokens, parameters and operations. */
 export function quantity(count: number): string {
   return scaled(count, ['', 'k', 'M', 'G', 'T', 'P']).trimEnd();
 }
 
-/** Losses and norms: four significant digits, or a power of ten where that says more. */
+/** Losses and norms: four significant digits, or scientific notation if that shows more. */
 export function figure(value: number): string {
   if (!Number.isFinite(value)) return String(value);
   if (value === 0) return '0';
@@ -29,7 +29,7 @@ export function figure(value: number): string {
   return magnitude >= 1e-3 && magnitude < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(1);
 }
 
-/** Columns side by side, each as wide as its widest cell. */
+/** Columns, each as wide as its widest cell. */
 export function table(rows: readonly (readonly string[])[]): string[] {
   const widths = rows.reduce<number[]>(
     (found, row) => row.map((cell, index) => Math.max(found[index] ?? 0, cell.length)),
@@ -53,7 +53,7 @@ function scaled(count: number, units: readonly string[]): string {
   return `${unit === 0 ? Math.round(value) : Number(value.toPrecision(3))} ${units[unit]}`;
 }
 
-/** A value of the contract as the command line writes it: int8-base. */
+/** A value of the contract as it is written on the command line, for example int8-base. */
 export function word(value: string, prefix: string | RegExp): string {
   return value.replace(prefix, '').toLowerCase().replaceAll('_', '-');
 }

@@ -59,7 +59,7 @@ function infoLines(info: ServerInfo, address: string, disk: string[]): string[] 
   ];
 }
 
-/** Empty where the server has not measured. */
+/** Empty if the server has not measured it. */
 function speed(flops: number): string {
   return flops === 0 ? '' : `${quantity(flops)}FLOP/s`;
 }

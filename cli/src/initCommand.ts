@@ -34,7 +34,7 @@ spec:
     prompt: 'Once upon a time'
 `;
 
-/** `relora init`: a run file to begin with, and the schema by which editors complete it. */
+/** `relora init`: writes a template of a run file, and the schema with which editors complete it. */
 export function addInitCommand(program: Command, runAlone: RunAlone): void {
   program
     .command('init [folder]')
@@ -46,7 +46,7 @@ export function addInitCommand(program: Command, runAlone: RunAlone): void {
         const paths = [join(folder, 'job.yaml'), join(folder, 'job.schema.json')];
         try {
           await mkdir(folder, { recursive: true });
-          // Never over a file that somebody wrote.
+          // Never overwrites a file.
           await writeFile(paths[0]!, template, { flag: 'wx' });
           await copyFile(schema, paths[1]!);
         } catch (error) {

@@ -13,7 +13,7 @@ interface ExportFlags {
   withData?: boolean;
 }
 
-/** A whole job, from one server to another. */
+/** Commands that move a whole job from one server to another. */
 export function addJobArchiveCommands(program: Command, run: Run): void {
   const job = program.command('job').description('move a whole job to another server');
   job
@@ -36,7 +36,7 @@ export function addJobArchiveCommands(program: Command, run: Run): void {
         }
         const tar = tarOf(client.exportJobFiles(jobName(name), options));
         if (file === '-') return await pipeline(tar, process.stdout, { end: false, signal });
-        // A file under its name is whole.
+        // Renamed at the end, so a file with the final name is complete.
         await pipeline(tar, createWriteStream(`${file}.part`), { signal });
         await rename(`${file}.part`, file!);
         const sizeBytes = (await stat(file!)).size;
@@ -69,7 +69,7 @@ export function addJobArchiveCommands(program: Command, run: Run): void {
     );
 }
 
-/** Standard input as a file: what breaks on the way to the server is read again. */
+/** Copies standard input to a file, so that it can be read again if the connection breaks. */
 async function withStandardInput<T>(signal: AbortSignal, use: (path: string) => Promise<T>): Promise<T> {
   const folder = await mkdtemp(join(tmpdir(), 'relora-import-'));
   try {

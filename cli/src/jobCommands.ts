@@ -15,7 +15,7 @@ import {
   type SpecFlags,
 } from './specOptions.js';
 
-/** Commands that look at jobs, and that steer them. */
+/** Commands that show and control jobs. */
 export function addJobCommands(program: Command, run: Run): void {
   addSpecOptions(
     program

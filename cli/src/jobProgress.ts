@@ -1,6 +1,6 @@
 import { JobPhase, JobState, spanOf, type JobEvent } from '@relora/sdk';
 
-/** What a view of a job needs to know, put together from its events. */
+/** What a view shows of a job, collected from its events. */
 export interface JobProgress {
   title: string;
   /** Of all phases; 0 while unknown. */
@@ -24,7 +24,7 @@ export interface JobProgress {
   /** Smoothed over about twenty steps. */
   tokensPerSecond: number;
   trainedTokens: number;
-  /** Of all steps, those that were taken again too. */
+  /** Time of all steps, including repeated ones. */
   trainingSeconds: number;
   residentBytes: number;
   residentBytesMax: number;
@@ -57,7 +57,7 @@ export function newProgress(title: string, stepCount: number): JobProgress {
   };
 }
 
-/** Takes one event into account. Steps that are taken again after a crash replace the earlier ones. */
+/** Takes one event into account. Steps that are repeated after a crash replace the earlier ones. */
 export function advance(progress: JobProgress, event: JobEvent): void {
   switch (event.kind) {
     case 'storeChanged':
@@ -75,7 +75,7 @@ export function advance(progress: JobProgress, event: JobEvent): void {
     case 'step': {
       const { step, omitted } = event.step;
       const { firstStep, tokenCount, seconds, loss: spread } = spanOf(event.step);
-      // The mean is what the steps of a span would draw together.
+      // The steps of a span are drawn with their mean.
       const loss = spread.valueCount > 0 ? spread.mean : event.step.loss;
       dropFrom(progress.losses, firstStep);
       dropFrom(progress.restarts, firstStep + 1);
@@ -136,7 +136,7 @@ export function advance(progress: JobProgress, event: JobEvent): void {
   }
 }
 
-/** Time to the end in seconds at the present speed; null while unknown. */
+/** Seconds to the end at the current speed; null while unknown. */
 export function remainingSeconds(progress: JobProgress): number | null {
   const { step, stepCount, trainedTokens, tokensPerSecond } = progress;
   if (step === 0 || stepCount === 0 || tokensPerSecond === 0) return null;

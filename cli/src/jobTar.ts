@@ -4,7 +4,7 @@ import type { ReadableStream } from 'node:stream/web';
 import { IntegrityError, type ExportedJobFile, type JobFiles } from '@relora/sdk';
 import { createTarDecoder, createTarPacker, type ParsedTarEntry } from 'modern-tar';
 
-/** A tar of files that come one after another; at most 8 MiB of it are held. */
+/** A tar of files that arrive one after another; at most 8 MiB of it are in memory. */
 export function tarOf(files: AsyncIterable<ExportedJobFile>): Readable {
   const { readable, controller } = createTarPacker();
   const pack = async (): Promise<void> => {
@@ -26,7 +26,7 @@ export function tarOf(files: AsyncIterable<ExportedJobFile>): Readable {
   return Readable.fromWeb(readable as ReadableStream);
 }
 
-/** The files of a tar by their names; in its order they are read in one pass, whatever its length. */
+/** The files of a tar by name. Reading them in the tar's order takes a single pass, whatever its length. */
 export class TarFiles implements JobFiles {
   private entries: AsyncIterator<ParsedTarEntry> | undefined;
 
@@ -35,7 +35,7 @@ export class TarFiles implements JobFiles {
     readonly archive: string,
   ) {}
 
-  /** Reads its first file, which names the others. */
+  /** Reads the first file, which names the others. */
   static async open(path: string): Promise<TarFiles> {
     for await (const { header, body } of entriesOf(path)) {
       if (header.name !== 'archive.json' || header.size > archiveBytesMax) break;
@@ -60,7 +60,7 @@ export class TarFiles implements JobFiles {
     }
   }
 
-  /** From where the pass under way is; undefined at its end, after which another begins. */
+  /** Searches from the current position; undefined at the end, after which a new pass begins. */
   private async find(fileName: string): Promise<ParsedTarEntry | undefined> {
     this.entries ??= entriesOf(this.path)[Symbol.asyncIterator]();
     for (;;) {
@@ -74,7 +74,7 @@ export class TarFiles implements JobFiles {
   }
 }
 
-/** Names of 20,000 files take less. */
+/** Enough for the names of 20,000 files. */
 const archiveBytesMax = 16 << 20;
 
 function entriesOf(path: string): AsyncIterable<ParsedTarEntry> {

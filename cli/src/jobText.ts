@@ -27,7 +27,7 @@ export function jobTable(jobs: readonly Job[]): string[] {
   return table([['NAME', 'STATE', 'STEP', 'LOSS', 'HELD-OUT', 'CREATED', 'TITLE'], ...rows]);
 }
 
-/** All that a person wants to know of one job. */
+/** Everything that a person wants to know about one job. */
 export function jobDetails(job: Job): string[] {
   const { progress, spec, execution } = job;
   const rows: [string, string | undefined][] = [
@@ -106,7 +106,7 @@ export function jobDetails(job: Job): string[] {
   return table(rows.filter((row): row is [string, string] => Boolean(row[1])));
 }
 
-/** What a call of `relora evaluate` found. */
+/** The result of a `relora evaluate` call. */
 function keptRows({ time, model, step, datasets, choices }: Job['evaluations'][number]): [string, string][] {
   const of = `${model} after ${step} steps, ${time?.toISOString().slice(0, 16).replace('T', ' ') ?? ''}`;
   return [
@@ -115,7 +115,7 @@ function keptRows({ time, model, step, datasets, choices }: Job['evaluations'][n
   ].map((found) => ['evaluated', `${found} (${of})`]);
 }
 
-/** Each data set with its weight, and what the last evaluation found. */
+/** Each data set with its weight, and its result in the last evaluation. */
 function datasetRows({ spec, progress }: Job): [string, string | undefined][] {
   const mixture = spec?.mixture ?? [];
   const evaluated = new Map((progress?.datasets ?? []).map((each) => [each.dataset, each]));
@@ -188,7 +188,7 @@ export function estimateText({
   ];
 }
 
-/** How sure the time is. */
+/** The uncertainty of the estimated time. */
 function doubtText(estimate: JobEstimate): string {
   const { measuredLoadRatio: loadRatio, durationLowSeconds: low, durationHighSeconds: high } = estimate;
   if (low > 0) return `; ${duration(low)} to ${duration(high)} by the steps of the last jobs here`;
@@ -218,7 +218,7 @@ function modelText({ model }: JobSpec): string {
   return [model?.preset, from && `begins at ${from}`, size].filter(Boolean).join(', ');
 }
 
-/** The kind of training with what makes it one: rank, scale and cycles. */
+/** The kind of training with its main settings: rank, scale and cycles. */
 function kindText({ kind, adapter, warmStart, stepCount }: JobSpec): string {
   const warmUp = warmStart?.stepCount ? [`${warmStart.stepCount} steps in full rank first`] : [];
   const low = adapter && [`rank ${adapter.rank}`, `alpha ${figure(adapter.alpha ?? 0)}`];
@@ -237,7 +237,7 @@ function rateText({ peak, schedule, warmupStepCount }: NonNullable<JobSpec['lear
   return `${figure(peak ?? 0)} at its highest, ${word(schedule, 'SCHEDULE_KIND_')}, warm-up of ${warmupStepCount} ${warmupStepCount === 1 ? 'step' : 'steps'}`;
 }
 
-/** The settings that trade memory, time and exactness. */
+/** The settings that trade memory, time and accuracy. */
 function computedWith({ precision, recomputation, optimizer, adapter, warmStart }: JobSpec): string {
   const parts = [
     `precision ${word(precision, 'PRECISION_')}`,
@@ -252,7 +252,7 @@ function computedWith({ precision, recomputation, optimizer, adapter, warmStart 
   return parts.filter(Boolean).join(', ');
 }
 
-/** An optimizer by name, where it is not the usual one. */
+/** The name of an optimizer, if it is not the default. */
 function unusual(what: string, optimizer: string | undefined): string {
   const name = word(optimizer ?? '', /^(FULL_RANK|ADAPTER)_OPTIMIZER_/);
   return ['', 'adamw', 'unspecified'].includes(name) ? '' : `${what} ${name}`;

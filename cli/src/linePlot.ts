@@ -1,7 +1,7 @@
 import { axisLabel, brailleDots } from './lossCurve.js';
 import { shareOf, type PlotAxes, type PlotLine } from './plotScale.js';
 
-/** A curve that differs from others by its color, and without colors by its mark. */
+/** A curve that is distinguished from others by its color, and without colors by its mark. */
 export interface DrawnLine extends PlotLine {
   mark: string;
   paint(text: string): string;
@@ -11,7 +11,7 @@ export interface LinePlotOptions {
   width: number;
   height: number;
   axes: PlotAxes;
-  /** What the axis below counts, for example `tokens`. */
+  /** What the x axis counts, for example `tokens`. */
   xName: string;
   showX(value: number): string;
   dim(text: string): string;
@@ -22,8 +22,8 @@ const labelWidth = 7;
 const markEvery = 12;
 
 /**
- * Several curves in braille dots, each with its mark every so often, which no curve covers; `↑` and `↓` stand where one leaves the
- * plot. Returns `height` lines.
+ * Several curves in braille dots. Each has its mark at regular distances, which other curves do not cover; `↑` and `↓` mark where a curve
+ * leaves the plot. Returns `height` lines.
  */
 export function linePlot(lines: readonly DrawnLine[], options: LinePlotOptions): string[] {
   const { axes, xName, showX, dim } = options;
@@ -62,7 +62,7 @@ export function linePlot(lines: readonly DrawnLine[], options: LinePlotOptions):
     }
   }
 
-  // What lies outside is shown to be there: a curve that is cut off would be taken for one that begins late.
+  // Marks values outside the plot: a curve that is cut off would look like one that begins late.
   for (const { line, heights } of curves) {
     for (const [at, height] of heights.entries()) {
       if (height === undefined || (height >= 0 && height < rows * 4)) continue;
@@ -89,7 +89,7 @@ export function linePlot(lines: readonly DrawnLine[], options: LinePlotOptions):
   ];
 }
 
-/** Dot from the top of each dot column, on straight lines between the points; undefined where the curve is not. */
+/** Dot from the top in each dot column, interpolated linearly between points; undefined outside the curve. */
 function heightsOf(
   { points }: PlotLine,
   { x, y, isLogarithmic }: PlotAxes,

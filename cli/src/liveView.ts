@@ -6,7 +6,7 @@ import { planText } from './planText.js';
 import { palette, renderFrame } from './renderFrame.js';
 import { printable } from './screenText.js';
 
-/** Where a view writes; process.stdout is one. */
+/** Where a view writes; process.stdout fits. */
 export interface ViewStream {
   readonly isTTY?: boolean;
   readonly columns?: number;
@@ -23,8 +23,8 @@ const showCursor = '\u001b[?25h';
 const clearScreen = '\u001b[H\u001b[2J';
 
 /**
- * Shows a job while it trains: on a terminal a picture that is redrawn in place, elsewhere plain lines. `close` leaves the last
- * picture standing and gives the cursor back; so does the end of the process, however it comes.
+ * Shows a job while it trains: on a terminal a picture that is redrawn in place, elsewhere plain lines. `close` leaves the last picture and
+ * restores the cursor; so does the end of the process, however it ends.
  */
 export class LiveView {
   readonly progress: JobProgress;
@@ -35,7 +35,7 @@ export class LiveView {
   private plainAt = 0;
   private isClosed = false;
   private readonly onExit = () => this.stream.write(showCursor);
-  // The terminal may have wrapped the drawn lines differently, so that nobody knows where the first one is.
+  // The terminal may have wrapped the drawn lines differently, so the position of the first one is unknown.
   private readonly onResize = () => {
     this.stream.write(clearScreen);
     this.drawnLines = 0;
@@ -55,7 +55,7 @@ export class LiveView {
     stream.on?.('resize', this.onResize);
   }
 
-  /** Takes an event; draws at most six times a second. */
+  /** Takes an event; draws at most six times per second. */
   update(event: JobEvent): void {
     advance(this.progress, event);
     if (!this.isTerminal) return this.printPlain(event);
@@ -77,7 +77,7 @@ export class LiveView {
     this.timer = undefined;
     const size = { width: (this.stream.columns ?? 80) - 1, height: this.stream.rows ?? 24 };
     const lines = renderFrame(this.progress, size, this.paint);
-    // One write for the whole picture: back to its first line, each line cleared to its end, and what is below as well.
+    // Writes the whole picture at once: goes back to its first line, and clears each line to its end and everything below.
     const up = this.drawnLines > 0 ? `\u001b[${this.drawnLines}A` : '';
     this.stream.write(`${up}\r${lines.map((line) => `${line}\u001b[K\n`).join('')}\u001b[J`);
     this.drawnLines = lines.length;

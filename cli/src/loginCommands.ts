@@ -43,7 +43,7 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
           ...(options.key === undefined ? {} : { keyFile: resolve(options.key) }),
           ...(options.plainTextToken === true ? { plainTextToken: true } : {}),
         };
-        // What does not work is not stored.
+        // A profile that does not work is not stored.
         using client = new ReloraClient({ ...optionsOf(profile), deadlineMs: timeout * 1000 });
         const { version } = await client.serverInfo();
         writeProfiles({ current: options.name, profiles: { ...file.profiles, [options.name]: profile } });
@@ -101,7 +101,7 @@ function profileName(name: string): string {
   return name;
 }
 
-/** Never an argument: those are in the history of the shell and in the list of processes. */
+/** Never an argument: arguments are in the shell history and in the list of processes. */
 async function readToken(): Promise<string> {
   const typed = process.stdin.isTTY ? await askHidden('Token: ') : await text(process.stdin);
   const token = typed.trim();
@@ -122,7 +122,7 @@ async function askHidden(question: string): Promise<string> {
       for (const character of String(chunk)) {
         if (character === '\r' || character === '\n') return typed;
         if (character === '\u0003') throw new UsageError('Interrupted');
-        // The key that takes back sends the second on Windows.
+        // On Windows the Backspace key sends the second one.
         const isBack = character === '\u007f' || character === '\b';
         typed = isBack ? typed.slice(0, -1) : typed + character;
       }

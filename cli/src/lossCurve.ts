@@ -3,7 +3,7 @@ export interface Point {
   loss: number;
 }
 
-/** A loss of several steps together begins at the first of them. */
+/** The loss of several steps together begins at the first of them. */
 export interface LossPoint extends Point {
   firstStep?: number;
 }
@@ -12,9 +12,9 @@ export interface CurveOptions {
   width: number;
   height: number;
   stepCount: number;
-  /** Marked as points. */
+  /** Shown as points. */
   evaluations: readonly Point[];
-  /** Steps marked as vertical lines. */
+  /** Steps shown as vertical lines. */
   restarts: readonly number[];
   paint: {
     curve(text: string): string;
@@ -32,8 +32,8 @@ export const brailleDots = [
 ] as const;
 
 /**
- * A loss curve drawn in braille characters, two by four dots each, with the axis on the left and the steps below. Losses
- * of the same dot column are averaged; those that are not finite leave a gap. Returns `height` lines.
+ * A loss curve in braille characters of two by four dots, with the axis on the left and the steps below. Losses in the same dot column are
+ * averaged; losses that are not finite leave a gap. Returns `height` lines.
  */
 export function lossCurve(losses: readonly LossPoint[], options: CurveOptions): string[] {
   const { width, height, stepCount, evaluations, restarts, paint } = options;
@@ -50,7 +50,7 @@ export function lossCurve(losses: readonly LossPoint[], options: CurveOptions): 
     Math.min(count - 1, Math.max(0, Math.round(((high - loss) / Math.max(1e-9, high - low)) * (count - 1))));
 
   const dots = Array.from({ length: rows }, () => new Uint8Array(columns));
-  // Steps that follow each other are joined however many columns lie between, so that the curve does not fall apart; gaps stay.
+  // Consecutive steps are joined, however many columns are between them, so that the curve is not interrupted; gaps remain.
   let last: { x: number; y: number } | null = null;
   for (const [x, column] of means.entries()) {
     if (column === null) continue;
@@ -102,11 +102,11 @@ export function axisLabel(loss: number): string {
 
 interface Column {
   mean: number;
-  /** Whether its first step comes right after the last one before this column that has a loss. */
+  /** Whether its first step directly follows the last step with a loss in an earlier column. */
   follows: boolean;
 }
 
-/** Of each of `count` columns; null where no step with a loss falls. */
+/** Means of each of `count` columns; null for columns without a loss. */
 function columnMeans(losses: readonly LossPoint[], count: number, stepCount: number): (Column | null)[] {
   const columns = Array.from({ length: count }, () => ({ sum: 0, count: 0, follows: false }));
   let lastStep = -Infinity;

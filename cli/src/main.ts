@@ -71,7 +71,7 @@ Variables: RELORA_ADDRESS, RELORA_PROFILE and RELORA_TENANT for these options;
 RELORA_TOKEN, RELORA_CA_FILE, RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE if no
 profile is used; NO_COLOR for a view without colors.`,
   )
-  // A command shows the options of all commands, too: they may stand after it.
+  // The help of a command includes the global options, which may come after the command.
   .configureHelp({ showGlobalOptions: true })
   .exitOverride()
   .configureOutput(isJson ? { writeErr: () => {} } : {});
@@ -82,7 +82,7 @@ const run: Run = async (body) => {
     if (interrupt.signal.aborted) process.exit(exitCodes.interrupted); // a second Ctrl-C does not wait
     interrupt.abort();
   };
-  // Until the end: a second Ctrl-C may come while the process ends.
+  // Kept until the end: a second Ctrl-C may come while the process ends.
   process.on('SIGINT', onInterrupt);
   process.on('SIGTERM', onInterrupt);
   let client: ReloraClient | undefined;
@@ -119,7 +119,7 @@ function formatOf(args: readonly string[]): Format {
   return formats.find((known) => known === given) ?? 'table';
 }
 
-/** Says once that a call is repeated: a command that waits without a word looks like one that hangs. */
+/** Reports once that a call is retried: a command that waits silently looks as if it hangs. */
 function retryNotes(output: Output): Logger {
   let isSaid = false;
   const warn = (_: object, message: string) => {
@@ -150,7 +150,7 @@ addInitCommand(program, runAlone);
 addCompletionCommand(program);
 nameFlags(program);
 
-// A reader that went away, as in `relora list | head`, is no error.
+// It is not an error if the reader ends early, as in `relora list | head`.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>
   process.exit(error.code === 'EPIPE' ? exitCodes.ok : exitCodes.internal),
 );
@@ -160,7 +160,7 @@ try {
 } catch (error) {
   const isHelp = error instanceof CommanderError && error.exitCode === 0;
   process.exitCode = isHelp ? exitCodes.ok : exitCodeOf(error);
-  // Commander has written its own message, except where --json asks for another form.
+  // Commander has already written its own message, but --json needs another form.
   if (isJson && !isHelp) output.error(error);
   else if (!(error instanceof CommanderError)) output.error(error);
 }

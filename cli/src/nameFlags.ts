@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { UsageError } from './exitCodes.js';
 
-/** Has what the flags of a command and of those below it refuse begin with the flag, whichever parser it was. */
+/** Makes the errors of flags, of a command and its subcommands, begin with the name of the flag, whichever parser found them. */
 export function nameFlags(command: Command): void {
   for (const option of command.options) {
     const parse = option.parseArg;
@@ -12,7 +12,7 @@ export function nameFlags(command: Command): void {
   command.commands.forEach(nameFlags);
 }
 
-/** What `parse` refuses, with the name of what was refused before it. */
+/** Prefixes errors of `parse` with a name. */
 export function named<T>(name: string, parse: () => T): T {
   try {
     return parse();

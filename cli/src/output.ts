@@ -5,38 +5,38 @@ import { describeError, errorJson } from './exitCodes.js';
 export const formats = ['table', 'json', 'yaml'] as const;
 export type Format = (typeof formats)[number];
 
-/** Where results go: lines for people, one JSON object a line, or YAML documents. */
+/** Writes results: lines for people, JSON objects one per line, or YAML documents. */
 export class Output {
-  /** The server that is talked to; empty until there is one. */
+  /** The address of the server; empty until it is known. */
   address = '';
-  /** Drawn over by a view; what is said meanwhile would tear it. */
+  /** Whether a view draws on the terminal; other output would damage its picture. */
   isDrawnOver = false;
 
   constructor(private readonly format: Format) {}
 
-  /** Whether programs read it: then nothing but results is written. */
+  /** Whether the output is for programs: then nothing but results is written. */
   get isJson(): boolean {
     return this.format !== 'table';
   }
 
-  /** A result; `lines` says it to people. */
+  /** Writes a result; `lines` is its form for people. */
   result(value: unknown, lines: () => Iterable<string>): void {
     if (this.isJson) this.writeValue(value);
     else for (const line of lines()) this.write(printable(line));
   }
 
-  /** A result in colors. What the lines show of others' text was made printable before. */
+  /** Writes a result with colors. Text from others in the lines must already be printable. */
   drawing(value: unknown, lines: () => Iterable<string>): void {
     if (this.isJson) this.writeValue(value);
     else for (const line of lines()) this.write(line);
   }
 
-  /** A line of a form that was asked for by its own flag, whatever the format. */
+  /** Writes a line of a form that was requested by a flag of its own, whatever the format. */
   text(line: string): void {
     this.write(printable(line));
   }
 
-  /** Something on the way, which only people want to know. */
+  /** Reports progress, which only people want to see. */
   note(text: string): void {
     if (!this.isJson && !this.isDrawnOver) process.stderr.write(`${printableLines(text)}\n`);
   }
@@ -50,7 +50,7 @@ export class Output {
 
   private writeValue(value: unknown): void {
     const json = jsonText(value);
-    // By JSON, which says how messages are written: dates and the rest are the same in both.
+    // YAML is made from JSON, so that dates and other values are the same in both.
     if (this.format === 'json') this.write(json);
     else this.write(`---\n${yamlText(JSON.parse(json)).trimEnd()}`);
   }
@@ -60,14 +60,14 @@ export class Output {
   }
 }
 
-/** Control characters that JSON leaves as they are, and that a terminal may obey. */
+/** Control characters that JSON does not escape, but a terminal may obey. */
 const raw = /[\u007f-\u009f]/g;
 
 function jsonText(value: unknown): string {
   return escaped(JSON.stringify(value));
 }
 
-/** Texts with control characters in quotes, which have a way to write them. */
+/** Quotes texts with control characters, so that they are escaped. */
 function yamlText(value: unknown): string {
   const document = new Document(value);
   const quote = (node: unknown): void => {

@@ -18,7 +18,7 @@ export function planText({ step, graphs, ...plan }: Plan): string {
   return `plan from step ${step}: ${graphsText(graphs)}; ${quantity(plannedOperations)}FLOP a step in adapted layers, ${quantity(separateOperations)}FLOP with separate graphs; ${timed}; ${how.filter(Boolean).join(', ')}`;
 }
 
-/** `merged`, or `merged but down_proj separate` by the graph that most layers have. */
+/** `merged`, or `merged but down_proj separate`: exceptions from the graph that most layers have. */
 function graphsText(graphs: Plan['graphs']): string {
   const byGraph = new Map<string, string[]>();
   for (const { module, graph } of graphs) {

@@ -1,4 +1,4 @@
-/** A curve: places with values, in the order of the places. */
+/** A curve: points in the order of x. */
 export interface PlotLine {
   label: string;
   points: readonly (readonly [x: number, y: number])[];
@@ -9,17 +9,19 @@ export interface Range {
   high: number;
 }
 
-/** What every plot of one kind looks like. */
+/** The axes that all curves of a plot share. */
 export interface PlotAxes {
   x: Range;
   y: Range;
   isLogarithmic: boolean;
 }
 
-/** Share of the width whose values may lie above the plot: the fall of a loss at the start would flatten all that follows. */
+/**
+ * Share of the width in which values may be above the plot: otherwise the fall of the loss at the start would flatten everything after it.
+ */
 const steepShare = 0.05;
 
-/** Ranges that show all of several curves, but for steep beginnings. Null when there is nothing to show. */
+/** Ranges that include all of several curves, except for steep beginnings. Null if there is nothing to show. */
 export function axesOf(
   lines: readonly PlotLine[],
   options: { isLogarithmic?: boolean; mayCutStart?: boolean } = {},
@@ -33,27 +35,27 @@ export function axesOf(
   const y = rangeOf(points.map(([, value]) => value));
   if (mayCutStart && late.length > 1) {
     const cut = rangeOf(late);
-    // Some air above, so that the cut can be seen to be one.
+    // Some space above, so that the cut is visible.
     y.high = Math.min(y.high, cut.high + 0.1 * (cut.high - y.low));
   }
   return { x, y, isLogarithmic };
 }
 
-/** Where a value lies in a range, 0 to 1; beyond it for values outside. */
+/** Position of a value in a range, 0 to 1; outside of this for values outside the range. */
 export function shareOf(value: number, { low, high }: Range, isLogarithmic = false): number {
   if (high === low) return 0.5;
   if (isLogarithmic) return Math.log(value / low) / Math.log(high / low);
   return (value - low) / (high - low);
 }
 
-/** About so many round numbers inside a range. */
+/** About `count` round numbers inside a range. */
 export function ticksOf({ low, high }: Range, count: number): number[] {
   if (high === low) return [low];
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough)!;
   const ticks: number[] = [];
-  // Counted in whole steps: added up, tenths would not stay tenths.
+  // Multiplied rather than added up, which would accumulate rounding errors.
   for (let tick = Math.ceil(low / step); tick * step <= high * (1 + 1e-12); tick++)
     ticks.push(Number((tick * step).toPrecision(12)));
   return ticks;
@@ -68,7 +70,7 @@ export function logarithmicTicks({ low, high }: Range): number[] {
 }
 
 function rangeOf(values: readonly number[]): Range {
-  // Not by spreading: a comparison may have more points than a call may have arguments.
+  // Not by spreading: a comparison may have more points than a call can have arguments.
   return values.reduce(
     ({ low, high }, value) => ({ low: Math.min(low, value), high: Math.max(high, value) }),
     { low: Infinity, high: -Infinity },

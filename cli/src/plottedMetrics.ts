@@ -2,7 +2,7 @@ import { Metric, type ComparedJob, type MetricPoint } from '@relora/sdk';
 import { quantity, timeTaken } from './format.js';
 import type { PlotLine } from './plotScale.js';
 
-/** What curves can be drawn over. */
+/** Possible x axes of curves. */
 export const plotAxes = {
   step: { name: 'steps', place: ({ step }: MetricPoint) => step, show: String },
   tokens: { name: 'tokens', place: ({ trainedTokens }: MetricPoint) => trainedTokens, show: quantity },
@@ -14,7 +14,7 @@ export const plotAxes = {
 } as const;
 export type PlotAxis = keyof typeof plotAxes;
 
-/** What curves can be drawn of. */
+/** Metrics that can be drawn. */
 export const plotMetrics = {
   'held-out': { metric: Metric.EVALUATION_LOSS, title: 'held-out loss' },
   loss: { metric: Metric.LOSS, title: 'training loss' },
@@ -26,7 +26,7 @@ export const plotMetrics = {
 } as const;
 export type PlotMetric = keyof typeof plotMetrics;
 
-/** The curve of one job; a point is the mean of its steps, at the last of them. */
+/** The curve of one job; a point is the mean of its steps, placed at the last of them. */
 export function curveOf({ series }: ComparedJob, label: string, metric: Metric, axis: PlotAxis): PlotLine {
   const points = series.find((each) => each.metric === metric)?.points ?? [];
   const { place } = plotAxes[axis];

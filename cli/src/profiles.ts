@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import type { ClientOptions } from '@relora/sdk';
 import { UsageError } from './exitCodes.js';
 
-/** How a server is reached, under a name. Paths are absolute. */
+/** How a server is reached, stored under a name. Paths are absolute. */
 export interface Profile {
   address: string;
   token?: string;
@@ -16,7 +16,7 @@ export interface Profile {
 }
 
 interface ProfileFile {
-  /** The profile that commands use which name neither a profile nor an address. */
+  /** The profile for commands that name neither a profile nor an address. */
   current: string | null;
   profiles: Record<string, Profile>;
 }
@@ -27,12 +27,12 @@ export function profilePath(environment: NodeJS.ProcessEnv = process.env): strin
   return join(folder, 'relora', 'profiles.json');
 }
 
-/** Throws for a file that others may read: it has tokens. */
+/** Throws if others may read the file, because it contains tokens. */
 export function readProfiles(path = profilePath()): ProfileFile {
   let text: string;
   try {
     const { mode } = statSync(path);
-    // On Windows every file shows such a mode; what lies in a user's own folder is closed to others there.
+    // Windows reports such a mode for every file; there, a user's own folder is closed to others.
     if (process.platform !== 'win32' && (mode & 0o077) !== 0)
       throw new UsageError(`Other users can read ${path}, which has tokens: chmod 600 ${path}`);
     text = readFileSync(path, 'utf8');
@@ -44,7 +44,7 @@ export function readProfiles(path = profilePath()): ProfileFile {
     const { current, profiles } = JSON.parse(text) as ProfileFile;
     if (typeof profiles === 'object' && profiles !== null) return { current, profiles };
   } catch {
-    // Said below, without what is in it.
+    // Reported below, without the content.
   }
   throw new UsageError(`${path} is not a file that relora login wrote; remove it and log in again`);
 }
@@ -64,8 +64,8 @@ export interface ServerChoice {
 }
 
 /**
- * Which server the flags and the environment mean, and how to speak to it. A profile is taken whole or not at all: its token must
- * never reach another address.
+ * The server that flags and environment select, and how to connect to it. A profile is used completely or not at all: its token must never
+ * be sent to another address.
  */
 export function chooseServer(
   flags: ServerChoice,
@@ -92,7 +92,7 @@ export function optionsOf(profile: Profile): ReturnType<typeof chooseServer> {
   const hasTls = caFile !== undefined || certificateFile !== undefined;
   return {
     address,
-    // Not the token of the environment, which is another server's: empty means none.
+    // Empty means none, and not the token in the environment, which is for another server.
     token: token ?? '',
     tenant: tenant ?? '',
     ...(plainTextToken === undefined ? {} : { plainTextToken }),

@@ -13,7 +13,7 @@ import { ReplayDiffers, UsageError } from './exitCodes.js';
 import { jobName, type Run, type Session } from './session.js';
 import { factLines, replayText, restartTable } from './proofText.js';
 
-/** What a run proves: its restarts, and that it can be had again bit for bit. */
+/** Commands about what a run proves: its restarts, and that it can be reproduced bit for bit. */
 export function addProofCommands(program: Command, run: Run): void {
   program
     .command('restarts <job>')
@@ -51,7 +51,7 @@ export function addProofCommands(program: Command, run: Run): void {
     );
 }
 
-/** Throws ReplayDiffers, once all is said, when the result is not identical. */
+/** Throws ReplayDiffers, after all output, if the result is not identical. */
 async function replay({ client, output, signal }: Session, bundle: Bundle): Promise<void> {
   const server = await compareServer(client, bundle, { signal });
   if (server.length > 0) {

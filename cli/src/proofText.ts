@@ -1,7 +1,7 @@
 import type { FactDifference, ReplayReport, Restart, RestartEvent } from '@relora/sdk';
 import { figure, table, word } from './format.js';
 
-/** Restarts as two tables: each as a whole, and by kind of layer. */
+/** Restarts in two tables: as a whole, and by kind of layer. */
 export function restartTable(restarts: readonly Restart[]): string[] {
   const events = restarts.flatMap(({ event }) => event ?? []);
   if (events.length === 0) return ['No restarts.'];
@@ -20,7 +20,7 @@ export function restartTable(restarts: readonly Restart[]): string[] {
   return [...table([head, ...whole]), ...moduleTable(events)];
 }
 
-/** Norm of the merged delta, then effective rank and singular values above 1 % of all that was merged so far. */
+/** Norm of the merged delta, then effective rank and number of singular values above 1 % of everything merged so far. */
 function moduleTable(events: readonly RestartEvent[]): string[] {
   const modules = events.at(-1)!.modules.map(({ module }) => module);
   if (modules.length === 0) return [];
@@ -42,7 +42,7 @@ function moduleTable(events: readonly RestartEvent[]): string[] {
   ];
 }
 
-/** The verdict of a replay, and what differs. */
+/** The verdict of a replay, and the differences. */
 export function replayText({ isIdentical, job, files, firstDifferingStep, facts }: ReplayReport): string[] {
   if (isIdentical) {
     return [

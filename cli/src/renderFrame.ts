@@ -9,7 +9,7 @@ export interface FrameSize {
   height: number;
 }
 
-/** Colors by meaning; without color each leaves the text as it is. */
+/** Colors by meaning; without color, each function returns the text unchanged. */
 export interface Palette {
   title(text: string): string;
   bar(text: string): string;
@@ -33,15 +33,15 @@ export function palette(isColored: boolean): Palette {
   };
 }
 
-/** What the figures below the curve take at least, on a screen of 24 lines; a taller one shows more of them and a taller curve. */
+/** Minimum sizes below the curve, on a screen of 24 lines; a taller one shows more, and a taller curve. */
 const restartsShownMin = 4;
 const sampleLinesMin = 2;
 const warningLinesMax = 3;
 
-/** The whole view as lines that fit the size: a pure function, so that what is drawn can be tested. */
+/** The whole view as lines that fit the size. A pure function, so that it can be tested. */
 export function renderFrame(progress: JobProgress, size: FrameSize, paint: Palette): string[] {
   const width = Math.min(size.width, 160);
-  // Of the lines beyond 24, a quarter goes to more restarts, an eighth to the sample, and the rest to the curve.
+  // Of the lines above 24, a quarter goes to more restarts, an eighth to the sample, and the rest to the curve.
   const spare = Math.max(0, size.height - 24);
   const head = [...headLines(progress, width, paint)];
   const foot = [
@@ -59,7 +59,7 @@ export function renderFrame(progress: JobProgress, size: FrameSize, paint: Palet
     restarts: progress.restarts.map(({ step }) => step),
     paint: { curve: paint.curve, evaluation: paint.evaluation, restart: paint.restart, axis: paint.dim },
   });
-  // A line that wraps would be two: the view could no longer go back to its first.
+  // A line that wraps would count as two, and the view could not find its first line again.
   return [...head, ...curve, ...foot].slice(0, Math.max(1, size.height - 1)).map((line) => fit(line, width));
 }
 
@@ -77,7 +77,7 @@ function* headLines(progress: JobProgress, width: number, paint: Palette): Gener
     yield paint.dim(` ${line}`);
 }
 
-/** A bar while the number of steps is known. */
+/** A bar, if the number of steps is known. */
 function progressLine(progress: JobProgress, width: number, paint: Palette): string {
   const { step, stepCount } = progress;
   if (stepCount === 0) return ` step ${step}`;
@@ -90,7 +90,7 @@ function progressLine(progress: JobProgress, width: number, paint: Palette): str
   return ` ${paint.bar('━'.repeat(filled))}${paint.dim('─'.repeat(barWidth - filled))}${text}`;
 }
 
-/** As many figures in a line as fit. */
+/** As many figures per line as fit. */
 function* figureLines(progress: JobProgress, width: number, paint: Palette): Generator<string> {
   const loss = progress.losses.at(-1);
   // Nothing is known before the first step.

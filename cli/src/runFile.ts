@@ -4,7 +4,7 @@ import { parseJobSpec, type JobSpec } from '@relora/sdk';
 import { parse, YAMLParseError } from 'yaml';
 import { pathProblem, UsageError } from './exitCodes.js';
 
-/** What a run file says beside its specification; the flags of `relora run` go before it. */
+/** The content of a run file in addition to its specification; flags of `relora run` take precedence. */
 export interface RunFile {
   id?: string;
   title?: string;
@@ -19,7 +19,7 @@ const isText = (value: unknown): boolean => typeof value === 'string';
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** Beside `spec`, whose fields the SDK checks. cli/job.schema.json says the same to editors. */
+/** Fields other than `spec`, whose fields the SDK checks. cli/job.schema.json describes the same for editors. */
 const fields: Record<string, { expected: string; holds(value: unknown): boolean }> = {
   id: { expected: 'a text', holds: isText },
   title: { expected: 'a text', holds: isText },
@@ -33,7 +33,7 @@ const fields: Record<string, { expected: string; holds(value: unknown): boolean 
   spec: { expected: 'an object, a JobSpec', holds: isObject },
 };
 
-/** Reads a run file, YAML or JSON. Paths in it begin at its own folder. */
+/** Reads a run file, YAML or JSON. Its paths are relative to its own folder. */
 export async function readRunFile(path: string): Promise<RunFile> {
   let value: unknown;
   try {

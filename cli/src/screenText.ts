@@ -1,13 +1,13 @@
 /**
- * Text that cannot steer a terminal: control characters, which titles, samples and messages may hold, become spaces, and so do those
- * that turn round the order of what follows.
+ * Text that cannot control a terminal: control characters, which titles, samples and messages may contain, become spaces, as do those that
+ * change the direction of text.
  */
 export function printable(text: string): string {
   return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]+/g, ' ');
 }
 
 /**
- * The beginning of a line that fits so many columns, with `…` where something is left out; colors are kept and ended, wide
+ * The beginning of a line that fits into a number of columns, with `…` if something is left out; colors are kept and ended, and wide
  * characters count as two.
  */
 export function fit(line: string, columns: number): string {
@@ -21,7 +21,7 @@ export function fit(line: string, columns: number): string {
   for (const piece of pieces) {
     if (isColor(piece)) shown += piece;
     else if (isCut)
-      continue; // nothing after the first that does not fit, but its colors
+      continue; // after the first that does not fit, only color codes are kept
     else if (used + columnsOf(piece) <= room) {
       used += columnsOf(piece);
       shown += piece;
@@ -33,11 +33,11 @@ export function fit(line: string, columns: number): string {
   return shown;
 }
 
-/** A text broken between words into lines of so many columns; the last of `linesMax` ends with `…` when there is more. */
+/** A text broken between words into lines of a number of columns; the last of `linesMax` ends with `…` if there is more. */
 export function wrap(text: string, columns: number, linesMax: number): string[] {
   const lines: string[] = [];
   let line = '';
-  // A word that is longer than a line is broken, as scripts without spaces have to be.
+  // A word longer than a line is broken, as is text in scripts without spaces.
   const words = text.match(new RegExp(`\\S{1,${Math.max(1, columns)}}`, 'gu')) ?? [];
   for (const word of words) {
     if (line !== '' && line.length + 1 + word.length > columns) {
@@ -52,7 +52,7 @@ export function wrap(text: string, columns: number, linesMax: number): string[] 
   return [...kept.slice(0, -1), fit(`${kept.at(-1)} ${lines[linesMax]}`, columns - 1).replace(/…?$/, '…')];
 }
 
-/** Columns that a character takes: 0 for combining marks, 2 for East Asian wide ones and emoji. */
+/** Columns that a character takes: 0 for combining marks, 2 for wide East Asian ones and emoji. */
 function columnsOf(character: string): number {
   if (/\p{Mark}|\u200d/u.test(character)) return 0;
   const isWide =
@@ -60,7 +60,7 @@ function columnsOf(character: string): number {
   return isWide.test(character) || /\p{Emoji_Presentation}|[\u{20000}-\u{3fffd}]/u.test(character) ? 2 : 1;
 }
 
-/** A text of several lines, which stay lines. */
+/** Printable text that keeps its line breaks. */
 export function printableLines(text: string): string {
   return text.split('\n').map(printable).join('\n');
 }

@@ -1,12 +1,12 @@
 import type { ComparedJob, CompareJobsResponse } from '@relora/sdk';
 import { jobLabels } from './comparisonTable.js';
 
-/** Jobs that differ in their seed alone, and what they came to on the average. */
+/** Jobs that differ only in their seed, and their mean results. */
 export interface SeedMean {
   label: string;
   seeds: number[];
   loss: Spread;
-  /** Held-out loss less that of the reference's group, seed by seed: what a seed does to both cancels. */
+  /** Held-out loss minus that of the reference's group, for the same seed: the effect of the seed on both cancels. */
   difference: Spread | null;
   isReference: boolean;
 }
@@ -18,8 +18,8 @@ export interface Spread {
 }
 
 /**
- * Means over seeds of a comparison: one for each group of two jobs or more with the same settings, evaluated after as many tokens.
- * Empty where no settings were tried with several seeds.
+ * Means over seeds of a comparison: one for each group of at least two jobs with the same settings that were evaluated after the same
+ * number of tokens. Empty if no settings have several seeds.
  */
 export function seedMeans(comparison: CompareJobsResponse): SeedMean[] {
   const labels = jobLabels(comparison.jobs);
@@ -43,7 +43,7 @@ interface Member {
   loss: number;
 }
 
-/** Jobs by all that they differ in but the seed, and by the tokens before their last evaluation. */
+/** Jobs grouped by all settings that differ except the seed, and by the tokens before their last evaluation. */
 function groupsBySettings({ jobs, differences }: CompareJobsResponse): Map<string, Member[]> {
   const deciding = differences.filter(({ field }) => field !== 'seed');
   const groups = new Map<string, Member[]>();
@@ -74,7 +74,7 @@ function pairedDifferences(members: readonly Member[], reference: readonly Membe
   });
 }
 
-/** What the titles of a group begin with: "relora" of "relora, seed 1" and "relora, seed 2"; all of them where that is nothing. */
+/** The common beginning of a group's titles: "relora" for "relora, seed 1" and "relora, seed 2"; if there is none, all titles. */
 function commonLabel(labels: readonly string[]): string {
   const [first, ...others] = labels as [string, ...string[]];
   let length = first.length;

@@ -2,7 +2,7 @@ import { InvalidArgumentError } from 'commander';
 import type { ReloraClient } from '@relora/sdk';
 import type { Output } from './output.js';
 
-/** What every command works with. */
+/** What every command uses. */
 export interface Session {
   client: ReloraClient;
   output: Output;
@@ -10,7 +10,7 @@ export interface Session {
   signal: AbortSignal;
 }
 
-/** Runs a command's body with a connection, and ends the process with the right code. */
+/** Runs the body of a command with a connection, and ends the process with the right exit code. */
 export type Run = (body: (session: Session) => Promise<void>) => Promise<void>;
 
 /** Flags of every command. */
@@ -21,7 +21,7 @@ export interface GlobalFlags {
   timeout: number;
 }
 
-/** Runs a command's body that makes its own connection, or none, and ends the process with the right code. */
+/** Runs the body of a command that opens its own connection, or none, and ends the process with the right exit code. */
 export type RunAlone = (body: (output: Output, flags: GlobalFlags) => Promise<void>) => Promise<void>;
 
 export function jobName(name: string): string {

@@ -50,7 +50,7 @@ export function parseChanges(changes: readonly string[]): UpdateJobChanges {
   return Object.keys(spec).length === 0 ? parsed : { ...parsed, spec };
 }
 
-/** Enters one change: what it is named, and its value. */
+/** Adds one change from its name and value. */
 function enter(
   parsed: Parsed,
   spec: NonNullable<UpdateJobChanges['spec']>,
@@ -73,14 +73,14 @@ function enter(
     );
 }
 
-/** 0.5x: over what the schedule says, so that it cannot be taken for a rate. */
+/** For example 0.5x: a factor on the scheduled rate, written so that it cannot be mistaken for a rate. */
 function factor(value: string): number {
   if (!value.endsWith('x'))
     throw new UsageError(`Expected a factor, for example rate=0.5x, got ${JSON.stringify(value)}`);
   return decimalNumber(value.slice(0, -1));
 }
 
-/** Spelled out, since the run does not come back from it. */
+/** Must be spelled out, because it cannot be undone. */
 function now(value: string): true {
   if (value !== 'now') throw new UsageError(`Expected stop=now, got ${JSON.stringify(`stop=${value}`)}`);
   return true;

@@ -26,7 +26,7 @@ import {
 import { cadence, timeSpan } from './duration.js';
 import { pathProblem, UsageError } from './exitCodes.js';
 
-/** Flags for what is asked for most; a file can say everything. */
+/** Flags for the most common settings; a file can contain all of them. */
 type Cadence = ReturnType<typeof cadence>;
 
 export interface SpecFlags {
@@ -40,7 +40,7 @@ export interface SpecFlags {
   steps?: number;
   tokens?: number;
   omitSteps?: StepRange[];
-  /** The name that it had in 0.1.0. */
+  /** Its name in 0.1.0. */
   skipSteps?: StepRange[];
   warmStart?: number;
   rank?: number;
@@ -269,7 +269,7 @@ export function addSpecOptions(command: Command): Command {
     );
 }
 
-/** The specification from a file, if one is named, with the flags put over it. */
+/** The specification from a file, if one is named, with the flags applied to it. */
 export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<JobSpec> {
   const spec = flags.spec === undefined ? { ...base } : await readSpecFile(flags.spec);
   if (flags.kind !== undefined) spec.kind = oneOf('--kind', flags.kind, kinds);
@@ -279,7 +279,7 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
   if (flags.baseWeights !== undefined) spec.model = { baseWeights: baseWeights(flags.baseWeights) };
   if (flags.dataset !== undefined && flags.mixture !== undefined)
     throw new UsageError('--dataset and --mixture cannot be used together');
-  // A flag goes before what a file says, whichever of the two that is.
+  // A flag takes precedence over both fields of a file.
   if (flags.dataset !== undefined) delete spec.mixture;
   if (flags.mixture !== undefined) delete spec.dataset;
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
@@ -389,7 +389,7 @@ async function readEvaluation({ name, what, ...every }: NamedEvaluation) {
     : { name, questions: await readTextFile(what), ...every };
 }
 
-/** A file of text that a flag names. */
+/** Reads a text file that a flag names. */
 export async function readTextFile(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8');
@@ -413,7 +413,7 @@ function stepRange(value: string, before: StepRange[] = []): StepRange[] {
   return [...before, { first: wholeNumber(first), last: wholeNumber(last) }];
 }
 
-/** A path is absolute, so names cannot be mistaken for one. */
+/** A path becomes absolute, so names cannot be mistaken for one. */
 function baseWeights(text: string): { weights: string } | { artifact: string } | { path: string } {
   if (text.startsWith('weights/')) return { weights: text };
   return text.startsWith('jobs/') ? { artifact: text } : { path: text };
@@ -431,7 +431,7 @@ export function positiveNumber(value: string): number {
   return number;
 }
 
-/** 1,2,3 */
+/** For example 1,2,3 */
 export function wholeNumbers(value: string): number[] {
   return value.split(',').map((each) => wholeNumber(each.trim()));
 }
@@ -440,7 +440,7 @@ export function decimalNumbers(value: string): number[] {
   return value.split(',').map(decimalNumber);
 }
 
-/** full-rank,relora,lora */
+/** For example full-rank,relora,lora */
 export function kindList(value: string): JobKind[] {
   return value.split(',').map((each) => oneOf('A kind', each.trim(), kinds));
 }

@@ -10,7 +10,7 @@ export interface SweepView {
   isColored: boolean;
 }
 
-/** A sweep for a terminal: loss over rate, the table, and the flags to use next. */
+/** A sweep for a terminal: loss by rate, the table, and the flags to use next. */
 export function sweepText({ id, variants }: Sweep, view: SweepView): string[] {
   const lines = variants.map((variant, index) => ({
     label: variantLabel(variant),
@@ -48,7 +48,7 @@ export function sweepRows(variant: SweepVariant): string[][] {
   ]);
 }
 
-/** What to do with the result. */
+/** How to use the result. */
 export function adviceText({ kind, rank, scale, best, isBestAtEdge, runs }: SweepVariant): string[] {
   const flags = [
     `--kind ${word(kind, 'JOB_KIND_')}`,
@@ -76,7 +76,7 @@ export function pointsOf({ runs }: SweepVariant): (readonly [number, number])[] 
   );
 }
 
-/** 3e-4, as rates are written. */
+/** A rate in the usual notation, for example 3e-4. */
 export function rateText(rate: number): string {
   return Number(rate.toPrecision(3)).toExponential();
 }

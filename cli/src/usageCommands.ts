@@ -20,7 +20,7 @@ interface UsageFlags {
   csv?: boolean;
 }
 
-/** What jobs took, and what the tenant may have. */
+/** Commands about what jobs used and the tenant's quotas. */
 export function addUsageCommands(program: Command, run: Run): void {
   program
     .command('usage')
@@ -76,7 +76,7 @@ interface Column {
   title: string;
   /** For people. */
   text(row: UsageRow): string;
-  /** For programs: every digit. */
+  /** For programs: with every digit. */
   value(row: UsageRow): string;
 }
 
@@ -109,7 +109,7 @@ function csvOf(columns: readonly Column[], rows: readonly UsageRow[]): string[] 
   ];
 }
 
-/** Spreadsheets compute what begins like a formula, and labels are what somebody wrote. */
+/** Spreadsheets evaluate cells that look like formulas, and anybody may have written the labels. */
 function cell(text: string): string {
   const harmless = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
   return /[",\r\n]/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless;

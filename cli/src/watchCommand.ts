@@ -31,7 +31,9 @@ interface WatchFlags {
   new?: boolean;
 }
 
-/** Prints the events of several jobs as they come, each with its job, until all have ended; throws JobFailedError unless all succeeded. */
+/**
+ * Prints the events of several jobs as they arrive, each with its job, until all have ended; throws JobFailedError unless all succeeded.
+ */
 async function watchManyJobs(
   { client, output, signal }: Session,
   names: readonly string[],
@@ -68,7 +70,7 @@ async function watchManyJobs(
   throw new JobFailedError(message, { code: 'FAILED_PRECONDITION', reason: '' });
 }
 
-/** Shows events until the final one; throws JobFailedError, which decides the exit code, unless the job succeeded. */
+/** Shows events up to the final one; throws JobFailedError, which determines the exit code, unless the job succeeded. */
 export async function watchJob(
   { client, output, signal }: Session,
   name: string,
@@ -96,7 +98,7 @@ export async function watchJob(
   }
 }
 
-/** Steps of all phases; 0 while the server has not said. */
+/** Steps of all phases; 0 while unknown. */
 function stepCountOf({ progress, spec }: Job): number {
   return progress?.stepCount || (spec?.stepCount ?? 0) + (spec?.warmStart?.stepCount ?? 0);
 }

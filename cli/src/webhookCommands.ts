@@ -11,7 +11,7 @@ interface CreateFlags {
   secret?: string;
 }
 
-/** Where events are sent, and what did not arrive. */
+/** Commands for receivers of events, and for deliveries that failed. */
 export function addWebhookCommands(program: Command, run: Run): void {
   const webhook = program.command('webhook').description('post events of jobs to a URL of yours');
 

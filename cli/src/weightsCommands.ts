@@ -6,7 +6,7 @@ import { label, type Run } from './session.js';
 
 const columns = ['NAME', 'STATE', 'WEIGHTS', 'LAYERS', 'HIDDEN', 'SIZE', 'TITLE'];
 
-/** Models to begin at. */
+/** Commands for models that jobs can begin at. */
 export function addWeightsCommands(program: Command, run: Run): void {
   const weights = program
     .command('weights')

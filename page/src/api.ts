@@ -8,7 +8,7 @@ import type {
 } from '@relora/sdk/contract';
 import type { JsonNumber } from './format.js';
 
-/** A message as JSON has it. */
+/** The JSON form of a message. */
 export type Json<T> = T extends Date | Uint8Array
   ? string
   : T extends string | boolean | undefined
@@ -30,7 +30,7 @@ type MessageOf<T> = T extends MessageFns<infer Message> ? Message : never;
 type RequestOf<M> = M extends { requestType: infer Type } ? DeepPartial<Json<MessageOf<Type>>> : never;
 type ResponseOf<M> = M extends { responseType: infer Type } ? Json<MessageOf<Type>> : never;
 
-/** What the server answered instead: its reason stands in docs/errors.md. */
+/** An error from the server: its reason is listed in docs/errors.md. */
 export class CallFailed extends Error {
   override name = 'CallFailed';
   constructor(

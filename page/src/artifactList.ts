@@ -3,7 +3,7 @@ import { call, type Json } from './api.js';
 import { el, fill } from './element.js';
 import { bytes, figure, idOf, whole, word } from './format.js';
 
-/** The artifacts of a job, each file to download. */
+/** The artifacts of a job, with a download link for each file. */
 export class ArtifactList {
   readonly element = el(
     'div',

@@ -5,12 +5,12 @@ import { cssColor, onTheme } from './theme.js';
 
 export interface Line {
   label: string;
-  /** Name of a color of the style sheet, `--line-1`. */
+  /** Name of a color in the style sheet, for example `--line-1`. */
   color: string;
-  /** Values with gaps between them are joined, and each is marked. */
+  /** Joins values across gaps, and marks each value. */
   isSparse?: boolean;
   isDashed?: boolean;
-  /** Bounds of a band of another line: drawn as its area, not as lines. */
+  /** Index of another line whose band this line bounds: drawn as an area, not as a line. */
   boundsOf?: number;
   width?: number;
 }
@@ -20,23 +20,23 @@ export interface ChartOptions {
   unit?: string;
   lines: readonly Line[];
   format?: (value: number) => string;
-  /** Distances of the ticks of the y axis, where round ones are not round in its unit. */
+  /** Distances between ticks of the y axis, for units in which round numbers do not look round. */
   increments?: readonly number[];
-  /** Charts of the same name share their cursor and zoom. */
+  /** Charts with the same name share their cursor and zoom. */
   sync: string;
-  /** Places on the x axis to mark, such as restarts. */
+  /** Positions on the x axis to mark, such as restarts. */
   marks?: () => readonly number[];
   xLabel?: () => string;
 }
 
-/** A table of the chart: x values in order, then a column for each of its lines. */
+/** The data of the chart: x values in order, then one column per line. */
 export type Table = [number[], ...(number | null)[][]];
 
 const height = 200;
-/** Marks and points closer together than this, in CSS pixels, say nothing: marks shrink to ticks, points to their line. */
+/** Below this distance in CSS pixels, marks shrink to ticks, and lines are drawn without points. */
 const spacing = 12;
 
-/** One plot with its legend, which shows the values under the cursor, else the last ones. */
+/** A plot with its legend, which shows the values at the cursor, or else the last ones. */
 export class Chart {
   readonly element: HTMLElement;
   private readonly plot: uPlot;
@@ -89,12 +89,12 @@ export class Chart {
     );
   }
 
-  /** Shows other values. Tables with x values of their own are laid over each other. */
+  /** Shows other values. Tables with different x values are joined. */
   set(tables: readonly Table[]): void {
     const data = tables.length === 1 ? tables[0]! : uPlot.join(tables as never);
     this.empty.hidden = (data[0]?.length ?? 0) > 0;
     const { scales } = this.plot;
-    // A zoom stays while values are added.
+    // A zoom is kept while values are added.
     const isZoomed = this.isZoomed();
     const { min, max } = scales.x!;
     this.plot.setData(data as uPlot.AlignedData, !isZoomed);
@@ -140,7 +140,7 @@ export class Chart {
     });
   }
 
-  /** The cursor by arrow keys, for those without a mouse. */
+  /** Moves the cursor by arrow keys, for people without a mouse. */
   private onKey(event: KeyboardEvent): void {
     const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20 }[event.key];
     const xs = this.plot.data[0];

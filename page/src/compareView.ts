@@ -30,7 +30,7 @@ const plots: { metric: MetricName; title: string; unit: string; isSparse?: boole
   { metric: 'METRIC_EFFECTIVE_RANK', title: 'Effective rank', unit: 'at each restart', isSparse: true },
 ];
 
-/** Several jobs side by side. */
+/** Compares several jobs. */
 export function compareView(ids: readonly string[]): View {
   let axis: Axis = 'steps';
   let result: Json<CompareJobsResponse> | undefined;
@@ -156,7 +156,7 @@ export function compareView(ids: readonly string[]): View {
 }
 
 function lineOf({ displayName, name }: Json<ComparedJob>, index: number, isSparse: boolean): Line {
-  // After the last color the lines are dashed: no two look the same up to twice as many.
+  // After the last color, lines are dashed: up to twice as many lines look different.
   return {
     label: displayName || idOf(name),
     color: lineColors[index % lineColors.length]!,
@@ -256,7 +256,7 @@ function signed(value: number | string | undefined): string {
   return value === undefined ? '–' : `${Number(value) > 0 ? '+' : ''}${figure(value)}`;
 }
 
-/** A value as people write it: `["TARGET_MODULE_Q_PROJ"]` of `adapter.target_modules` as `q_proj`. */
+/** A value as people write it: `["TARGET_MODULE_Q_PROJ"]` of `adapter.target_modules` becomes `q_proj`. */
 function settingText(field: string, value: string): string {
   const name = field
     .slice(field.lastIndexOf('.') + 1)

@@ -82,7 +82,7 @@ function stateOf({ state }: Json<Dataset>): HTMLElement {
   return el('span', { class: `state ${like[name] ?? ''}` }, name);
 }
 
-/** By the rate so far. */
+/** Estimated from the rate so far. */
 function timeLeft({
   preparationRemainingSeconds: left,
   preparedBytesPerSecond: rate,
@@ -204,7 +204,7 @@ function parts(dataset: Json<Dataset>): HTMLElement[] {
   ];
 }
 
-/** Of many files the first, in as many columns as there is room for. */
+/** The first of many files, in as many columns as there is room for. */
 function fileList(files: Json<Dataset>['files']): HTMLElement[] {
   const shown = files.slice(0, filesMax);
   const more = files.length - shown.length;

@@ -2,7 +2,7 @@ type Child = Node | string | number | null | undefined | false;
 
 type Attributes = Record<string, string | number | boolean | null | undefined | ((event: Event) => void)>;
 
-/** Makes an element. Text stays text: nothing is ever read as HTML. */
+/** Creates an element. Text stays text: nothing is ever interpreted as HTML. */
 export function el<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   attributes: Attributes = {},
@@ -38,18 +38,18 @@ export function add(parent: Element, ...children: Child[]): void {
       parent.append(typeof child === 'number' ? String(child) : child);
 }
 
-/** Puts something else into an element. */
+/** Replaces the children of an element. */
 export function fill(parent: Element, ...children: Child[]): void {
   parent.replaceChildren();
   add(parent, ...children);
 }
 
-/** Changes a text only where it differs, so that a selection in it survives. */
+/** Changes a text only if it differs, so that a selection in it is kept. */
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** A place that scrolls sideways by itself, also by the keyboard. */
+/** A region that scrolls horizontally by itself, also with the keyboard. */
 export function scrolling(label: string, ...children: Child[]): HTMLElement {
   return el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': label }, ...children);
 }

@@ -2,13 +2,13 @@ import { messageOf } from './api.js';
 import { el } from './element.js';
 
 export interface FormDialog {
-  /** Of the dialog's heading. */
+  /** Id of the dialog's heading. */
   id: string;
   title: string;
   note: string;
   fields: HTMLElement[];
   verb: string;
-  /** Does what was asked for; the dialog stays with the reason where it rejects. */
+  /** Does what was requested; if it rejects, the dialog stays open and shows why. */
   send(): Promise<void>;
 }
 
@@ -21,7 +21,7 @@ export function field(
   return [el('label', {}, label, input), input];
 }
 
-/** Asks, and resolves when the dialog is closed. */
+/** Shows the dialog, and resolves when it is closed. */
 export async function formDialog({ id, title, note, fields, verb, send }: FormDialog): Promise<void> {
   const problem = el('p', { class: 'problem', role: 'alert', hidden: true });
   const go = el('button', { class: 'primary', value: 'go' }, verb);
@@ -62,7 +62,7 @@ export async function formDialog({ id, title, note, fields, verb, send }: FormDi
   dialog.remove();
 }
 
-/** crypto.randomUUID is only there where the page came over TLS or from this machine. */
+/** crypto.randomUUID only exists if the page was loaded over TLS or from this machine. */
 export function uuid(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6]! & 0x0f) | 0x40;

@@ -1,4 +1,4 @@
-/** A number as JSON has it: whole ones of 64 bits are texts, and so is what is not finite. */
+/** A number in JSON: 64-bit integers are strings, and so are values that are not finite. */
 export type JsonNumber = number | string;
 
 const dash = '–';
@@ -20,7 +20,7 @@ export function whole(value: JsonNumber | undefined): string {
   return value === undefined ? dash : Math.round(Number(value)).toLocaleString('en-US');
 }
 
-/** 1.24M, 980k: for what is read at a glance. */
+/** For example 1.24M or 980k: for numbers that are read at a glance. */
 export function short(value: JsonNumber | undefined): string {
   if (value === undefined) return dash;
   let number = Number(value);
@@ -46,7 +46,7 @@ export function bytes(value: JsonNumber | undefined): string {
   return dash;
 }
 
-/** 3d 4h, 2h 05m, 4m 10s, 8.2s: two units at most. */
+/** For example 3d 4h, 2h 05m, 4m 10s, 8.2s: at most two units. */
 export function duration(seconds: JsonNumber | undefined): string {
   if (seconds === undefined) return dash;
   const all = Number(seconds);
@@ -81,12 +81,12 @@ export function dateTime(time: string | undefined): string {
   return time === undefined ? dash : new Date(time).toLocaleString('sv-SE');
 }
 
-/** JOB_STATE_RUNNING as `running`, TARGET_MODULE_Q_PROJ as `q_proj`. */
+/** JOB_STATE_RUNNING becomes `running`, TARGET_MODULE_Q_PROJ becomes `q_proj`. */
 export function word(value: string | undefined, prefix: string): string {
   return (value ?? '').replace(`${prefix}_`, '').toLowerCase();
 }
 
-/** `jobs/abc` as `abc`. */
+/** `jobs/abc` becomes `abc`. */
 export function idOf(name: string): string {
   return name.slice(name.lastIndexOf('/') + 1);
 }

@@ -9,14 +9,14 @@ import { open } from './route.js';
 import { mayChange } from './session.js';
 import { updateDialog } from './updateDialog.js';
 
-/** Buttons for what can be done to a job as it stands. `changed` is called with what became of it. */
+/** Buttons for what can be done with a job in its state. `changed` is called with the job afterwards. */
 export function jobActions(job: Json<Job>, changed: (job: Json<Job>) => void): HTMLElement[] {
   if (!mayChange()) return [];
   const { name, etag, state } = job;
   const steer =
     (verb: 'pauseJob' | 'resumeJob' | 'cancelJob' | 'undeleteJob', said: string) =>
     async (): Promise<void> => {
-      // The etag of what is shown: nobody stops a job that someone else has just changed.
+      // The etag of the displayed job: nobody stops a job that someone else has just changed.
       const request =
         verb === 'undeleteJob'
           ? { name }
@@ -79,7 +79,7 @@ function button(text: string, action: () => Promise<void>, kind = ''): HTMLEleme
   return element;
 }
 
-/** Asks what the fork changes, and makes it. */
+/** Asks what the fork changes, and creates it. */
 async function forkDialog(job: Json<Job>): Promise<void> {
   const [title, titleField] = field('Title', { value: job.displayName, maxlength: 63 });
   const [checkpoint, checkpointField] = field('Checkpoint at step', {

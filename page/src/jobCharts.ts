@@ -10,7 +10,6 @@ export class JobCharts {
   readonly element: HTMLElement;
   private axis: Axis = 'steps';
   private plan: Json<JobPlan> | undefined;
-  /** Steps after a restart in which the rate is warmed up again. */
   private readonly charts: { chart: Chart; tables(): Table[] }[];
   private frame: number | undefined;
 
@@ -126,7 +125,7 @@ export class JobCharts {
     this.update();
   }
 
-  /** Draws what changed, at the next frame. */
+  /** Draws changes at the next frame. */
   update(): void {
     this.frame ??= requestAnimationFrame(() => this.draw());
   }
@@ -158,7 +157,7 @@ export class JobCharts {
     return [...this.column(metric), points.map(({ min }) => min), points.map(({ max }) => max)] as Table;
   }
 
-  /** What is still to come, over steps alone: tokens and hours of the future are not known. */
+  /** What is planned, only over steps: future tokens and hours are not known. */
   private planned(): Table {
     if (this.axis !== 'steps' || this.plan === undefined) return [[], []];
     const { learningRates } = this.plan;
@@ -168,7 +167,7 @@ export class JobCharts {
     ];
   }
 
-  /** Where a step stands on the axis, between two points on the straight line from one to the other. */
+  /** Position of a step on the axis, interpolated linearly between points. */
   private placeAt(step: number): number {
     if (this.axis === 'steps') return step;
     const points = this.series.of('METRIC_LOSS');
@@ -180,7 +179,7 @@ export class JobCharts {
   }
 }
 
-/** Round numbers of the units that a byte count is written in. */
+/** Round numbers in the units that byte counts are shown in. */
 const byteIncrements = [0, 3, 6, 9].flatMap((power) =>
   [1, 2, 5, 10, 20, 50, 100, 200, 500].map((count) => count * 10 ** power),
 );

@@ -6,11 +6,11 @@ import { stateBadge } from './jobParts.js';
 
 type Event = Json<JobEvent>;
 
-/** Events kept and shown: a person reads no more, and each costs a row. */
+/** Events that are kept and shown: a person does not read more, and each costs a row. */
 const eventsMax = 2000;
 const rowsMax = 300;
 
-/** What happened to a job beside its steps: newest first, of one kind or of all. */
+/** The events of a job except steps: newest first, of one kind or of all. */
 export class EventLog {
   readonly element: HTMLElement;
   private readonly events: Event[] = [];
@@ -176,14 +176,14 @@ export class SampleList {
   }
 }
 
-/** What an evaluation that the job names came to. */
+/** The result of a named evaluation. */
 export function evaluationText({ dataset, choices }: Json<NamedEvaluation>): string {
   return choices
     ? `${figure(100 * Number(choices.accuracy))} % of ${whole(choices.questionCount)} questions right`
     : `loss ${figure(dataset?.loss)}, perplexity ${figure(dataset?.perplexity)}`;
 }
 
-/** Each evaluation that the job names, as it came out last; null where it names none. */
+/** The last result of each named evaluation; null if the job has none. */
 export function evaluationTable({ spec, progress }: Json<Job>): HTMLElement | null {
   if ((spec?.evaluations ?? []).length === 0) return null;
   const found = progress?.evaluations ?? [];
@@ -212,7 +212,7 @@ export function evaluationTable({ spec, progress }: Json<Job>): HTMLElement | nu
   );
 }
 
-/** Each data set of a job at its last evaluation, with its weight in the mixture. */
+/** Each data set of a job with its weight in the mixture and its result in the last evaluation. */
 export function datasetTable({ spec, progress }: Json<Job>): HTMLElement {
   const evaluated = progress?.datasets ?? [];
   if (evaluated.length === 0) return el('p', { class: 'muted' }, 'No evaluation yet.');
@@ -244,7 +244,7 @@ export function datasetTable({ spec, progress }: Json<Job>): HTMLElement {
   );
 }
 
-/** Restarts with the proof of each merge. */
+/** Restarts with the measurements of each merge. */
 export function restartTable(restarts: readonly Json<Restart>[]): HTMLElement {
   if (restarts.length === 0) return el('p', { class: 'muted' }, 'No restarts yet.');
   const heads = [

@@ -6,7 +6,7 @@ import { isTerminal } from './jobParts.js';
 
 interface Coming {
   what: string;
-  /** Absent where it comes by the clock alone. */
+  /** Absent if it depends only on time. */
   step?: number;
   note?: string;
 }

@@ -9,7 +9,7 @@ export function isTerminal(job: Pick<Json<Job>, 'state'>): boolean {
   return terminalStates.includes(job.state);
 }
 
-/** A state as a word with a color that is never the only sign of it. */
+/** The state as a word with a color; the color is never the only sign of it. */
 export function stateBadge(state: string): HTMLElement {
   const name = word(state, 'JOB_STATE');
   return el('span', { class: `state ${name}` }, name);
@@ -19,13 +19,13 @@ export function titleOf({ displayName, name }: Pick<Json<Job>, 'displayName' | '
   return displayName || name.slice('jobs/'.length);
 }
 
-/** `relora r128`, `full rank`. */
+/** For example `relora r128` or `full rank`. */
 export function kindOf({ spec }: Pick<Json<Job>, 'spec'>): string {
   const kind = word(spec?.kind, 'JOB_KIND').replace('_', ' ');
   return spec?.adapter?.rank === undefined ? kind : `${kind} r${spec.adapter.rank}`;
 }
 
-/** `llama-60m`, `from artifact`, `512 × 8`. */
+/** For example `llama-60m`, `from artifact` or `512 × 8`. */
 export function modelOf({ spec }: Pick<Json<Job>, 'spec'>): string {
   const { preset, config, baseWeights } = spec?.model ?? {};
   if (preset) return preset;
@@ -44,7 +44,7 @@ export function progressBar({ progress }: Pick<Json<Job>, 'progress'>, format = 
   );
 }
 
-/** A curve of a hundred pixels, of values that are in order. */
+/** A curve a hundred pixels wide; the points must be in order. */
 export function sparkline(points: readonly Point[], label: string): SVGElement {
   const [width, height] = [104, 24];
   const box = svg('svg', {

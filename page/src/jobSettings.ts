@@ -4,7 +4,7 @@ import { el } from './element.js';
 import { dateTime, whole, word } from './format.js';
 import { facts } from './serverView.js';
 
-/** What was asked for, with every default filled in, and what ran it. */
+/** The specification with every default filled in, and the execution. */
 export function settingsPanel(job: Json<Job>): HTMLElement {
   const { spec, execution, labels, origin } = job;
   const ran: [string, string | HTMLElement][] = [
@@ -40,7 +40,7 @@ export function settingsPanel(job: Json<Job>): HTMLElement {
   return el('div', { class: 'columns' }, facts(ran), text);
 }
 
-/** Without what is empty, which says nothing. */
+/** Without empty values. */
 function compact(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(compact);
   if (typeof value !== 'object' || value === null) return value;

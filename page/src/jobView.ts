@@ -15,12 +15,15 @@ import { tabs } from './tabs.js';
 import type { View } from './view.js';
 import { watchJob, type Watched } from './watch.js';
 
-/** Points of a curve as the server sends it; more than a screen shows. */
+/** Points per curve from the server; more than a screen shows. */
 const pointsMax = 1000;
-/** A live curve has a point a second. One whose steps are faster is asked for whole again after a time, of which asking takes little. */
+/**
+ * A live curve gets one point per second. If steps are faster, the whole curve is loaded again at intervals that are long compared with the
+ * loading time.
+ */
 const curveRefreshMs = 10_000;
 const curveCostRatio = 20;
-/** Events from before the page was opened that are read for the log: all of them would take long after a week. */
+/** Events from before the page was opened that are read for the log: after a week, reading all would take long. */
 const pastEventsMax = 20_000;
 const jobRefreshMs = 3000;
 const restartsMax = 5000;
@@ -53,7 +56,7 @@ export function jobView(id: string): View {
 
   let job: Json<Job> | undefined;
   let plan: Json<JobPlan> | undefined;
-  /** Number of the newest event that the curves have. */
+  /** Number of the newest event in the curves. */
   let curveSequence = 0;
   let curveDueMs = 0;
   let watch: ReturnType<typeof watchJob> | undefined;
@@ -89,7 +92,7 @@ export function jobView(id: string): View {
 
   const loadCurves = async (): Promise<void> => {
     const begunMs = performance.now();
-    // Not before the answer: that sets the time of the next.
+    // Not before the answer, which determines the time of the next request.
     curveDueMs = Infinity;
     try {
       const history = await call(
@@ -127,7 +130,7 @@ export function jobView(id: string): View {
   };
 
   const loadPlan = async (): Promise<void> => {
-    // The plan follows from the settings; a job whose data is gone has none to show.
+    // The plan follows from the settings; a job whose data is gone has none.
     const estimate = await call('TrainingService', 'estimateJob', { spec: job!.spec as never }, signal).catch(
       () => undefined,
     );
@@ -153,7 +156,7 @@ export function jobView(id: string): View {
     if (event === undefined || event.heartbeat) return;
     const sequence = Number(event.sequence);
     const from = sequence - Number(omittedStepEvents);
-    // The journal has no gaps: what does not follow was lost on the way, and nothing is drawn over it in silence.
+    // The journal has no gaps: missing events were lost in transit, and this must not go unnoticed.
     if (expected !== undefined && from !== expected) {
       problem.show(`Events ${expected} to ${from - 1} are missing; the curves are loaded again`);
       void guard(loadCurves);
@@ -184,13 +187,13 @@ export function jobView(id: string): View {
         if (state === 'ended') setText(live, `ended · ${whole(watch!.sequence())} events`);
         else if (state !== 'live') setText(live, `${state.problem}; trying again`);
         else if (expected === undefined) setText(live, 'live');
-        // A server that was started again may have put jobs into other states.
+        // A server that was started again may have changed the states of jobs.
         if (state === 'live') refreshSoon(0);
       },
     });
   };
 
-  // A page in the background holds no connection: browsers allow few to one server. It comes back where it left.
+  // A page in the background holds no connection, because browsers allow few per server. It continues where it stopped.
   const onVisibility = (): void => {
     if (document.hidden) watch?.stop();
     else if (watch !== undefined) follow(watch.sequence());

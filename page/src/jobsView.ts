@@ -22,7 +22,7 @@ interface Row {
   drawnSequence: string | number;
 }
 
-/** All jobs: what runs stays up to date, older ones come as one scrolls. */
+/** All jobs: active ones are kept up to date, older ones are loaded on scrolling. */
 export function jobsView(): View {
   const rows = new Map<string, Row>();
   const body = el('tbody');
@@ -72,7 +72,7 @@ export function jobsView(): View {
       ? {}
       : { states: [...chosen].map((state) => `JOB_STATE_${state.toUpperCase()}` as never) };
 
-  /** Rows whose curves are drawn: those in sight. */
+  /** Rows whose curves are drawn: the visible ones. */
   const inSight = new Set<string>();
   const sight = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
@@ -92,7 +92,7 @@ export function jobsView(): View {
     if (known !== undefined) return update(known, job);
     const row = makeRow(job, showChoice);
     rows.set(job.name, row);
-    // The newest come first. Pages come in this order, so that most belong to the end.
+    // The newest come first. Pages come in this order, so most rows belong at the end.
     const isLater = (element: Element): boolean =>
       String(rows.get((element as HTMLElement).dataset.name!)!.job.createTime) < String(job.createTime);
     const { lastElementChild: last } = body;
@@ -108,7 +108,7 @@ export function jobsView(): View {
     if (mine !== generation) return;
     if (rows.size === 0) nextToken = first.nextPageToken;
     first.jobs.forEach(put);
-    // What is further back, in sight, and can still change.
+    // Visible jobs that are not on the first page and can still change.
     const listed = new Set(first.jobs.map(({ name }) => name));
     const older = [...inSight].filter(
       (name) => !listed.has(name) && rows.has(name) && !isTerminal(rows.get(name)!.job),
@@ -139,7 +139,7 @@ export function jobsView(): View {
       more.disabled = false;
     }
     show();
-    // Still in sight: nobody scrolls to it again.
+    // Still visible, so that no scrolling would load more.
     loadWhenSeen();
   };
 
@@ -307,7 +307,7 @@ function update(row: Row, job: Json<Job>): void {
   if (isNew) {
     const texts = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
     const labels = texts.map((text) => el('span', { class: 'label' }, text));
-    // What does not fit beside the figures is cut.
+    // What does not fit is cut off.
     link.title = [titleOf(job), ...texts].join('\n');
     fill(
       link,
@@ -347,7 +347,7 @@ async function drawCurve(row: Row): Promise<void> {
   }
 }
 
-/** j and k move between rows, Enter opens one, x chooses it, / goes to the filter. */
+/** j and k move between rows, Enter opens one, x selects it, / goes to the filter. */
 function moveByKey(event: KeyboardEvent, body: HTMLElement, search: HTMLInputElement): void {
   const isTyping = event.target instanceof HTMLInputElement && event.target.type !== 'checkbox';
   if (event.ctrlKey || event.metaKey || event.altKey) return;

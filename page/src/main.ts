@@ -39,7 +39,7 @@ function show(): void {
   scrollTo(0, 0);
 }
 
-/** A part of the address that somebody wrote by hand may be no such code. */
+/** A part of an address that somebody typed may be wrongly encoded. */
 function decoded(part: string): string {
   try {
     return decodeURIComponent(part);

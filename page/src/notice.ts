@@ -8,14 +8,14 @@ export function noticePlace(): HTMLElement {
   return place;
 }
 
-/** Says something for a few seconds. */
+/** Shows a message for a few seconds. */
 export function notice(text: string, kind: 'good' | 'bad' = 'good'): void {
   const item = el('div', { class: `notice ${kind}` }, text);
   place.append(item);
   setTimeout(() => item.remove(), shownMs);
 }
 
-/** Does what a person asked for, and says why where it fails. */
+/** Does what a person asked for, and shows why if it fails. */
 export async function attempt(action: () => Promise<void>): Promise<void> {
   try {
     await action();
@@ -24,7 +24,7 @@ export async function attempt(action: () => Promise<void>): Promise<void> {
   }
 }
 
-/** Asks before something that cannot be taken back. */
+/** Asks for confirmation before something that cannot be undone. */
 export async function confirmed(question: string, verb: string): Promise<boolean> {
   const dialog = el(
     'dialog',

@@ -1,11 +1,11 @@
 import { messageOf } from './api.js';
 import { el, setText } from './element.js';
 
-/** A line that says why something failed, and that is not seen where nothing did. */
+/** A line that says why something failed; hidden if nothing did. */
 export class Problem {
   readonly element = el('p', { class: 'problem', role: 'alert', hidden: true });
 
-  /** Does something; what is over by then has nobody to see why it failed. */
+  /** Does something and shows its error, unless the view has ended by then. */
   async of(action: () => Promise<void>, signal: AbortSignal): Promise<void> {
     try {
       await action();

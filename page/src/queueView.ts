@@ -8,7 +8,7 @@ import { repeat, type View } from './view.js';
 
 const pauseMs = 2000;
 
-/** What runs, and what waits in which order. */
+/** Running jobs, and waiting jobs in their order. */
 export function queueView(): View {
   const slots = el('p', { class: 'muted' });
   const problem = new Problem();

@@ -1,12 +1,12 @@
 const listeners = new Set<() => void>();
 
-/** Opens a path of this page, without loading the document again. */
+/** Opens a path of this page without loading the document again. */
 export function open(path: string): void {
   history.pushState(null, '', path);
   for (const listener of listeners) listener();
 }
 
-/** Called when another path is shown. Links to paths of this page are followed without loading. */
+/** Called when another path is shown. Links to paths of this page are opened without loading the document. */
 export function onRoute(listener: () => void): void {
   listeners.add(listener);
   addEventListener('popstate', listener);

@@ -53,7 +53,7 @@ export function toPoint({ step, trainedTokens, trainingSeconds, mean, min, max }
 /** The curves of one job: the server's history, and what the watch added since. */
 export class JobSeries {
   private readonly points = new Map<MetricName, Point[]>(metrics.map((metric) => [metric, []]));
-  /** Where the run stands. */
+  /** Where the run is now. */
   private now = { step: 0, tokens: 0, seconds: 0 };
 
   replace({ series }: Json<GetMetricHistoryResponse>): void {
@@ -77,12 +77,12 @@ export class JobSeries {
 
   addStep(event: Json<StepEvent>): void {
     const step = Number(event.step) + 1;
-    // A fast job reports several steps at once, and old ones are folded further.
+    // An event of a fast job stands for several steps, and old ones are folded further.
     const { span } = event;
     const seconds = Number(span?.seconds ?? event.stepSeconds);
-    // Steps that were left out of a thinned watch took their time, too.
+    // Steps that a thinned watch left out took time, too.
     const from = span === undefined ? step - 1 : Number(span.firstStep);
-    // Taken again after a crash: what was drawn of it counts no more.
+    // These steps are repeated after a crash: what was drawn of them no longer counts.
     if (from < this.now.step) this.cutAt(from + 1);
     const left = Math.max(0, from - this.now.step);
     const secondsEach = seconds / Math.max(1, step - from);

@@ -105,7 +105,7 @@ export function serverView(): View {
   };
 }
 
-/** A setting as the server has it, its value so that it can be read. */
+/** A setting of the server with a readable value. */
 function limitOf([name, value]: [string, string]): HTMLElement {
   const number = Number(value);
   const isSize = name.includes('_BYTES_');
@@ -113,7 +113,7 @@ function limitOf([name, value]: [string, string]): HTMLElement {
   return el('div', {}, el('dt', {}, name), el('dd', { class: 'number', title: value }, text));
 }
 
-/** Measured operations a second; the slow backends are not measured. */
+/** Measured operations per second; slow backends are not measured. */
 function speed(flops: number | string): string {
   return Number(flops) > 0 ? `${whole(Number(flops) / 1e9)} GFLOP/s` : '–';
 }

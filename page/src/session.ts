@@ -9,12 +9,12 @@ interface Caller {
 
 let caller: Caller | undefined;
 
-/** Whether this person may start, stop and change jobs. */
+/** Whether the user may start, stop and change jobs. */
 export function mayChange(): boolean {
   return caller?.role === 'trainer' || caller?.role === 'operator';
 }
 
-/** Asks the server who one is; undefined where it wants a token first. */
+/** Asks the server who the user is; undefined if it needs a token first. */
 export async function whoAmI(): Promise<Caller | undefined> {
   const response = await fetch('/api/session');
   if (response.status === 401) return undefined;
@@ -23,7 +23,7 @@ export async function whoAmI(): Promise<Caller | undefined> {
   return caller;
 }
 
-/** Who one is, with a way out; nothing on a server that asks nobody. */
+/** The user, with a way to log out; nothing on a server without a login. */
 export function accountLine({ name, tenant, role }: Caller): HTMLElement | null {
   if (name === 'anyone') return null;
   const leave = async (): Promise<void> => {
@@ -38,7 +38,7 @@ export function accountLine({ name, tenant, role }: Caller): HTMLElement | null 
   );
 }
 
-/** The form that takes a token. */
+/** The form for entering a token. */
 export function loginForm(onLogin: () => void): HTMLElement {
   const token = el('input', {
     type: 'password',

@@ -2,7 +2,7 @@ import { el } from './element.js';
 
 let made = 0;
 
-/** Panels of which one is shown; arrow keys move between them. */
+/** Panels of which one is shown; arrow keys switch between them. */
 export function tabs(label: string, panels: readonly (readonly [string, HTMLElement])[]): HTMLElement {
   const group = ++made;
   const heads = panels.map(([title], index) =>

@@ -10,13 +10,13 @@ const probe = el('span', { hidden: true });
 
 isDark.addEventListener('change', changed);
 
-/** Called when the colors change; the result ends it. */
+/** Called when the colors change; returns the function that ends it. */
 export function onTheme(listener: () => void): () => void {
   listeners.add(listener);
   return () => listeners.delete(listener);
 }
 
-/** A color of the style sheet as a canvas takes it. */
+/** A color of the style sheet in a form that a canvas accepts. */
 export function cssColor(name: string): string {
   let color = resolved.get(name);
   if (color === undefined) {

@@ -1,2 +1,2 @@
-// The server serves the library under this name beside the modules of the page.
+// The server serves the library under this name next to the modules of the page.
 export { default } from 'uplot';

@@ -5,7 +5,7 @@ import { field, formDialog, uuid } from './formDialog.js';
 import { titleOf } from './jobParts.js';
 import { notice } from './notice.js';
 
-/** Asks what is to change of a job that has not ended, and changes it. */
+/** Asks what to change in a job that has not ended, and changes it. */
 export async function updateDialog(job: Json<Job>, changed: (job: Json<Job>) => void): Promise<void> {
   const { spec } = job;
   const whole = (label: string, value: unknown, min: number) =>

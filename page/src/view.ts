@@ -1,4 +1,4 @@
-/** A page of the page: what it shows, and how it ends. */
+/** One of the page's views: its element, and how it ends. */
 export interface View {
   element: HTMLElement;
   title: string;
@@ -6,8 +6,8 @@ export interface View {
 }
 
 /**
- * Does something again and again while the page is seen, a pause after the last time; the result ends it. A page in the background
- * asks for nothing, and asks at once when it is seen again.
+ * Repeats an action while the page is visible, with a pause after each; returns the function that ends it. In the background it pauses, and
+ * runs at once when the page becomes visible again.
  */
 export function repeat(action: (signal: AbortSignal) => Promise<void>, pauseMs: number): () => void {
   const over = new AbortController();

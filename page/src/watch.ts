@@ -5,7 +5,7 @@ export type Watched = Json<WatchJobResponse>;
 
 export interface WatchHooks {
   onEvent(watched: Watched): void;
-  /** `live` while events come; otherwise why not, until they do again. */
+  /** `live` while events arrive; otherwise why not, until they do again. */
   onState(state: 'live' | 'ended' | { problem: string }): void;
 }
 
@@ -13,9 +13,8 @@ const firstDelayMs = 500;
 const delayMsMax = 10_000;
 
 /**
- * Follows a job's journal after a sequence number. Where the connection breaks it comes back with the last number that arrived, so
- * each event arrives once. EventSource would do as much, but gives up at the first answer that is not 200, such as that of a server
- * that starts.
+ * Follows a job's journal after a sequence number. If the connection breaks it reconnects with the last received number, so each event
+ * arrives once. EventSource could do that, but gives up at the first answer other than 200, such as that of a server that is starting.
  */
 export function watchJob(
   jobId: string,
@@ -53,7 +52,7 @@ export function watchJob(
         hooks.onState({ problem: 'The server ended the stream' });
       } catch (error) {
         if (over.signal.aborted) return;
-        // What the server refuses for good is not asked again.
+        // Errors that a retry cannot change are not retried.
         const isFinal = error instanceof CallFailed && error.status >= 400 && error.status < 429;
         hooks.onState({ problem: messageOf(error) });
         if (isFinal) return;

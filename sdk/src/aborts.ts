@@ -1,14 +1,14 @@
 import { ReloraError } from './errors.js';
 
 /**
- * The ways in which a call of this client is given up: by its caller's signal, or because the client was closed. However many
- * calls share one signal, this client has one listener on it; Node takes more than ten for a leak and says so.
+ * The ways in which a call of this client is aborted: by its caller's signal, or because the client was closed. However many calls share a
+ * signal, this client has only one listener on it; Node reports more than ten as a leak.
  */
 export class Aborts {
   private readonly followers = new WeakMap<AbortSignal, Set<LinkedAbort>>();
   private readonly closing = new AbortController();
 
-  /** A signal that aborts with the caller's, or with the end of this client. Disposed when the call is over. */
+  /** A signal that aborts with the caller's signal, or with the end of this client. Dispose it when the call is over. */
   link(signal?: AbortSignal): LinkedAbort {
     const followed = signal === undefined ? [this.closing.signal] : [this.closing.signal, signal];
     const link = new LinkedAbort(() => {
@@ -18,7 +18,7 @@ export class Aborts {
     return link;
   }
 
-  /** Gives up whatever is under way, and what comes later at once. */
+  /** Aborts all calls, present and future. */
   close(): void {
     this.closing.abort(new ReloraError('The client was closed', { code: 'CANCELLED' }));
   }
@@ -38,7 +38,7 @@ export class Aborts {
   }
 }
 
-/** A signal of one call. Its reason is always a ReloraError: what calls throw. */
+/** The signal of one call. Its reason is always a ReloraError, which the call throws. */
 export class LinkedAbort implements Disposable {
   private readonly controller = new AbortController();
   readonly signal: AbortSignal = this.controller.signal;

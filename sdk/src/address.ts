@@ -1,12 +1,12 @@
 import { ReloraError } from './errors.js';
 
 export interface Address {
-  /** host:port, with brackets around an IPv6 address; several with commas between them. */
+  /** host:port, with brackets around an IPv6 address; several separated by commas. */
   target: string;
-  /** Of several servers, which take turns. */
+  /** Whether it lists several servers, which take turns. */
   isList: boolean;
   isSecure: boolean;
-  /** On this machine: nobody is on the way to it. */
+  /** Whether it is on this machine, so that nobody can read the connection. */
   isLoopback: boolean;
   /** The proxy through which the server is reached; undefined for none. */
   proxy: { variable: string; url: string } | undefined;
@@ -15,7 +15,7 @@ export interface Address {
 const form = 'host:port, for example 127.0.0.1:50051 or [::1]:50051, or https://host:port for TLS';
 const hostPort = /^(?:(https?):\/\/)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})$/;
 
-/** Reads an address, or several with commas between them: servers of one store. Throws INVALID_ARGUMENT as parseOne does. */
+/** Reads an address, or several servers of one store separated by commas. Throws INVALID_ARGUMENT like parseOne. */
 export function parseAddress(text: string, environment: NodeJS.ProcessEnv = process.env): Address {
   const parts = text.split(',');
   const all = parts.map((part) => parseOne(parts.length > 1 ? part.trim() : part, environment));
@@ -27,10 +27,10 @@ export function parseAddress(text: string, environment: NodeJS.ProcessEnv = proc
   }
   const target = all.map((one) => one.target).join(',');
   const isLoopback = all.every((one) => one.isLoopback);
-  return { target, isList: true, isSecure: first.isSecure, isLoopback, proxy: undefined }; // a proxy would find one of them alone
+  return { target, isList: true, isSecure: first.isSecure, isLoopback, proxy: undefined }; // a proxy would resolve only one of them
 }
 
-/** Throws INVALID_ARGUMENT for what is no address, since a server there could only be waited for in vain. */
+/** Throws INVALID_ARGUMENT for an invalid address, because waiting for a server there would be in vain. */
 function parseOne(text: string, environment: NodeJS.ProcessEnv): Address {
   const [, scheme, host, port] = hostPort.exec(text) ?? [];
   if (host === undefined || Number(port) < 1 || Number(port) > 65_535) {
@@ -47,7 +47,7 @@ function parseOne(text: string, environment: NodeJS.ProcessEnv): Address {
   };
 }
 
-/** No proxy can reach what is on this machine, whatever the environment says of the rest of the world. */
+/** No proxy can reach a server on this machine, whatever the environment says. */
 function isLoopback(host: string): boolean {
   return (
     host === 'localhost' ||
@@ -57,13 +57,13 @@ function isLoopback(host: string): boolean {
   );
 }
 
-/** The proxy that grpc-js takes, by its rules: the first of three variables, unless one of two lists names the host. */
+/** The proxy that grpc-js uses, by its rules: the first of three variables, unless one of two lists contains the host. */
 function proxyOf(host: string, environment: NodeJS.ProcessEnv): Address['proxy'] {
   const variable = ['grpc_proxy', 'https_proxy', 'http_proxy'].find((name) => environment[name]);
   if (variable === undefined) return undefined;
   const without = (environment.no_grpc_proxy || environment.no_proxy || '').split(',').filter(Boolean);
   if (without.some((suffix) => host.endsWith(suffix))) return undefined;
-  // Without what may be a password.
+  // Without the login, which may contain a password.
   const url = environment[variable]!.replace(/\/\/[^@/]*@/, '//');
   return { variable, url };
 }

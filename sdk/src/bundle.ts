@@ -15,33 +15,33 @@ import { ReloraError } from './errors.js';
 import { parseJobSpec } from './specJson.js';
 import { spanOf } from './stepSpan.js';
 
-/** All that it takes to run a job again and to check that the result is the same. Written as JSON by `bundleToJson`. */
+/** Everything that is needed to run a job again and to check that the result is the same. Written as JSON by `bundleToJson`. */
 export interface Bundle {
-  /** Job that it was made of. */
+  /** The job that it was made from. */
   job: string;
-  /** What was trained, with what `auto` became on its server. */
+  /** The specification, with the values that `auto` had on its server. */
   spec: JobSpec;
   dataset: { name: string; manifestSha256: string };
-  /** Of a mixture all its data sets, in its order; empty without one. */
+  /** All data sets of a mixture, in its order; empty without a mixture. */
   mixture: { name: string; manifestSha256: string }[];
   execution: Execution;
-  /** What the job exported at its end, and a replay has to give; below the name of its layout where there are several. */
+  /** The files that the job exported at its end, which a replay has to reproduce; in a folder per format if there are several. */
   files: ArtifactFile[];
-  /** Training loss of every step, null where it was not finite, or is known only within a span. */
+  /** Training loss of every step; null if it was not finite, or is only known as part of a span. */
   losses: (number | null)[];
-  /** Steps whose own losses are not known any more: older step events are folded into spans, of which the last step stays. */
+  /** Steps whose individual losses are no longer known: older step events are folded into spans, of which only the last step remains. */
   foldedSteps: { first: number; last: number }[];
-  /** Changes that were made of the run, each at its step. */
+  /** Updates of the run, each at its step. */
   updates: JobUpdate[];
 }
 
-/** Describes the files beside it, and settings that a replay pins; it is no result. */
+/** Describes the files next to it, and settings that a replay fixes; it is not a result. */
 const manifestFileName = 'relora_manifest.json';
 
 const bundleFormat = 'relora-bundle';
 const bundleFormatVersion = 1;
 
-/** The bundle of a job that succeeded. Throws ReloraError FAILED_PRECONDITION for one that cannot be run again from its start. */
+/** The bundle of a job that succeeded. Throws ReloraError FAILED_PRECONDITION if the job cannot be run again from its start. */
 export async function createBundle(
   client: ReloraClient,
   name: string,
@@ -66,8 +66,8 @@ export async function createBundle(
 }
 
 /**
- * What a job came to: the training loss of every step, the last one where a crash made it take a step again, and the files of
- * what it exported at its end. Exports that were asked for beside it are in no event, and no part of its result.
+ * The result of a job: the training loss of every step, the last one if a step was repeated after a crash, and the files that it exported
+ * at its end. Exports that were requested separately are in no event, and are not part of the result.
  */
 export async function resultOf(
   client: ReloraClient,
@@ -82,7 +82,7 @@ export async function resultOf(
     if (event.kind !== 'step') continue;
     const { step, loss } = event.step;
     const { firstStep: first } = spanOf(event.step);
-    // A crash had the run go back: what was beyond is taken again.
+    // After a crash the run went back: the later steps are repeated.
     if (first < losses.length) {
       losses.length = first;
       foldedSteps = foldedSteps
@@ -116,7 +116,7 @@ export function bundleToJson(bundle: Bundle): object {
   };
 }
 
-/** Reads what `bundleToJson` gave; throws ReloraError INVALID_ARGUMENT, which names the field. */
+/** Reads JSON from `bundleToJson`; throws ReloraError INVALID_ARGUMENT, which names the field. */
 export function parseBundle(json: unknown): Bundle {
   const found = record('bundle', json);
   if (found.format !== bundleFormat || found.formatVersion !== bundleFormatVersion) {
@@ -150,7 +150,7 @@ export function parseBundle(json: unknown): Bundle {
     losses: list('losses', found.losses).map((loss, step) =>
       loss === null ? null : number(`losses[${step}]`, loss),
     ),
-    // Bundles of version 0.1 have neither, nor a mixture.
+    // Bundles of version 0.1 have neither of these, nor a mixture.
     updates: list('updates', found.updates ?? []).map((entry, index) =>
       JobUpdate.fromJSON(record(`updates[${index}]`, entry)),
     ),
@@ -164,7 +164,7 @@ export function parseBundle(json: unknown): Bundle {
   };
 }
 
-/** A rule that had no versions yet when the job ran was followed in its first. */
+/** A rule that had no versions when the job ran is the same as its version 1. */
 function withStreams(spec: JobSpec): JobSpec {
   const first = Object.fromEntries(Object.keys(StreamVersions.fromPartial({})).map((stream) => [stream, 1]));
   return { ...spec, streams: { ...first, ...spec.streams } };
@@ -183,14 +183,14 @@ function requireReplayable({ name, state, origin, spec, execution }: Job): {
   return { spec, execution };
 }
 
-/** With what `auto` became. A specification has one graph for all layers, so different ones stay the planner's. */
-/** A clock ended the run: a replay ends at the same step, whatever its clock says. */
+/** If a time limit ended the run, a replay ends at the same step, whatever its own clock says. */
 function clockStop({ progress, updates }: Job): JobUpdate[] {
   const byClock: readonly string[] = [StopReason.SECONDS, StopReason.DEVICE_HOURS];
   if (progress === undefined || !byClock.includes(progress.stopReason)) return [];
   return [JobUpdate.fromPartial({ number: updates.length + 1, step: progress.stepCount, stop: true })];
 }
 
+/** With the values that `auto` had. A specification has one graph for all layers; different ones are left to the planner. */
 function pinned(spec: JobSpec, { backend, precision, graphs }: Execution): JobSpec {
   const [graph, ...others] = new Set(graphs.map((entry) => entry.graph));
   const isOne = graph !== undefined && others.length === 0;

@@ -2,20 +2,20 @@ import type { CallOptions as GrpcOptions } from 'nice-grpc-common';
 import { Metadata } from 'nice-grpc-common';
 import type { CallExtension } from './calls.js';
 
-/** What every method takes. */
+/** Options of every method. */
 export interface CallOptions {
-  /** Gives the call up; it throws a ReloraError with the code CANCELLED and the signal's reason as cause. */
+  /** Aborts the call, which then throws a ReloraError with the code CANCELLED and the signal's reason as cause. */
   signal?: AbortSignal;
   /**
-   * Longest time for the call, repeats included; default that of the client. Streams and waiting calls have no end of their own:
-   * there it is the longest time that they are tried again without any progress.
+   * Longest time for the call, including retries; default: that of the client. Streams and waiting calls have no end of their own: for them
+   * it is the longest time to retry without any progress.
    */
   deadlineMs?: number;
   /** Sent with the call, for example for a proxy. */
   metadata?: Record<string, string>;
 }
 
-/** Parts the options of a method into those of the call and the fields of its request. */
+/** Separates the options of a method into those of the call and the fields of its request. */
 export function split<Options extends CallOptions>(
   options: Options,
 ): [fields: Omit<Options, keyof CallOptions>, call: GrpcOptions & CallExtension] {

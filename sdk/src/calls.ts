@@ -12,26 +12,26 @@ import type { Logger } from './logger.js';
 import { Patience, type RetryOptions } from './patience.js';
 import { checkRequest } from './requestFields.js';
 
-/** What a call of this client takes beside what gRPC takes. */
+/** Options of this client for a call, in addition to those of gRPC. */
 export interface CallExtension {
   deadlineMs?: number;
-  /** Called before the call is repeated. */
+  /** Called before the call is retried. */
   onRepeat?: () => void;
 }
 
 /**
- * Turns every failure into a ReloraError, gives unary calls a deadline, which is sent to the server, and repeats them until then
- * when that is safe and may help. The request, and so its request_id, stays the same, which makes a repeated call the same
- * call. Streams are not repeated here: who reads them knows from where to resume.
+ * Turns every failure into a ReloraError, gives unary calls a deadline, which the server gets, too, and retries them until then if that is
+ * safe and may help. The request, including its request_id, stays the same, which makes the retry the same call. Streams are not retried
+ * here: their readers know where to resume.
  */
 export function callMiddleware(options: {
   deadlineMs: number;
   retries: RetryOptions;
   aborts: Aborts;
   logger: Logger;
-  /** Say who calls. */
+  /** Headers that identify the caller. */
   headers: CallHeaders;
-  /** Says more of an error that has to do with the way to the server. */
+  /** Adds to an error that is about the connection to the server. */
   explain: (error: ReloraError) => ReloraError;
 }): ClientMiddleware<CallExtension> {
   const { retries, aborts, logger, explain, headers } = options;
@@ -55,7 +55,7 @@ export function callMiddleware(options: {
     try {
       for (;;) {
         const metadata = await withHeaders(callOptions.metadata, headers);
-        // The server gives up at the same time; the header holds at most eight digits.
+        // The server gives up at the same time; the header allows at most eight digits.
         const leftMs = Math.ceil(endsAtMs - performance.now());
         metadata.set('grpc-timeout', `${Math.min(99_999_999, Math.max(1, leftMs))}m`);
         try {
@@ -74,7 +74,10 @@ export function callMiddleware(options: {
   };
 }
 
-/** One try. What aborted the signal is what is thrown; nice-grpc's errors leave out the trailer, where the details are. */
+/**
+ * One attempt. If the signal was aborted, throws its reason; otherwise includes the trailer with the details, which nice-grpc's errors
+ * omit.
+ */
 async function* attempt<Request, Response>(
   call: ClientMiddlewareCall<Request, Response>,
   options: CallOptions & { signal: AbortSignal },
@@ -93,7 +96,7 @@ async function* attempt<Request, Response>(
   }
 }
 
-/** What the call itself sends goes before what the client sends with every call. */
+/** Metadata of the call takes precedence over headers that the client sends with every call. */
 async function withHeaders(given: CallOptions['metadata'], headers: CallHeaders): Promise<Metadata> {
   const metadata = Metadata(given);
   for (const [name, value] of Object.entries(await headers()))

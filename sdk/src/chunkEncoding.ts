@@ -2,7 +2,7 @@ import { BinaryWriter, WireType, type BinaryReader } from '@bufbuild/protobuf/wi
 import { UploadDatasetChunk } from './contract.js';
 
 interface UploadRequest {
-  /** Alike in every upload, with its fields under the same numbers. */
+  /** The same in every upload, with fields of the same numbers. */
   chunk?: UploadDatasetChunk | undefined;
 }
 
@@ -15,12 +15,11 @@ interface Definition {
   readonly methods: Readonly<Record<string, { requestStream: boolean; requestType: object }>>;
 }
 
-/** Numbers of the fields `chunk` of a request and `data` of a chunk, in every kind of upload. */
+/** Numbers of the field `chunk` in a request and `data` in a chunk, the same for every kind of upload. */
 const [chunkField, dataField] = [2, 3];
 
 /**
- * Encodes requests of an upload as the generated code does, but copies the bytes of a chunk once instead of five times: they are most of
- * what is sent.
+ * Encodes requests of an upload like the generated code, but copies the bytes of a chunk, most of what is sent, once instead of five times.
  */
 export function copyingOnce<T extends UploadRequest, Request extends Codec<T>>(request: Request): Request {
   const encode = (message: T, writer?: BinaryWriter): BinaryWriter => {
@@ -39,13 +38,13 @@ export function copyingOnce<T extends UploadRequest, Request extends Codec<T>>(r
     const bytes = new Uint8Array(before.length + data.length);
     bytes.set(before);
     bytes.set(data, before.length);
-    // nice-grpc hands it to Buffer.from, which copies an array and shares what is under it.
+    // nice-grpc passes it to Buffer.from, which copies a typed array but shares an ArrayBuffer.
     return { finish: () => bytes.buffer } as unknown as BinaryWriter;
   };
   return { ...request, encode };
 }
 
-/** A service whose uploads are encoded so. */
+/** The service with this encoding of its uploads. */
 export function withChunksCopiedOnce<Service extends Definition>(service: Service): Service {
   const methods = Object.entries(service.methods).map(([name, method]) => [
     name,

@@ -39,25 +39,24 @@ import { watchManyJobs, type JobsEvent, type WatchJobsOptions } from './watchJob
 
 export interface ClientOptions extends CredentialOptions {
   /**
-   * host:port, or https://host:port; by default the variable RELORA_ADDRESS, or 127.0.0.1:50051. Several servers of one store
-   * stand with commas between them: calls take turns, and pass over a server that cannot be reached.
+   * host:port, or https://host:port; default: the variable RELORA_ADDRESS, or 127.0.0.1:50051. Several servers of one store are separated
+   * by commas: calls take turns, and skip servers that cannot be reached.
    */
   address?: string;
   /**
-   * How long a call may take, and is repeated while the server cannot be reached; default 60 s. Streams and waiting calls,
-   * which have
-   * no end of their own, are given up when that time has brought no progress.
+   * How long a call may take, including retries while the server cannot be reached; default 60 s. Streams and waiting calls, which have no
+   * end of their own, are given up after this time without progress.
    */
   deadlineMs?: number;
-  /** Pauses between repeats; `{ attemptsMax: 1 }` turns repeats off. */
+  /** Pauses between retries; `{ attemptsMax: 1 }` turns retries off. */
   retries?: Partial<RetryOptions>;
-  /** Gets a line for each call and for each repetition; by default there is none. */
+  /** Gets a line for each call and for each retry; default: none. */
   logger?: Logger;
-  /** Streams beyond these limits wait until others end. */
+  /** Limits for streams; further streams wait until others end. */
   streams?: Partial<StreamLimits>;
 }
 
-/** Fields of a request that may be left out are optional here too. */
+/** Fields that may be omitted in a request are optional here, too. */
 export type JobSpec = contract.DeepPartial<contract.JobSpec>;
 export type CreateJobOptions = Omit<
   contract.DeepPartial<contract.CreateJobRequest>,
@@ -81,14 +80,14 @@ export type DeleteOptions = CallOptions & { allowMissing?: boolean; validateOnly
 export type DeleteJobOptions = DeleteOptions & { etag?: string };
 export type CreateWebhookOptions = Omit<contract.DeepPartial<contract.CreateWebhookRequest>, 'url'> &
   CallOptions;
-/** `labels`: only what has all of these; `owner`: only what this owner uploaded. */
+/** `labels`: only those that have all of these; `owner`: only those that this owner uploaded. */
 export type ListWeightsOptions = PageOptions & { labels?: Record<string, string>; owner?: string };
 export type ListDatasetsOptions = ListWeightsOptions & { showDeleted?: boolean };
 export type ControlOptions = CallOptions & { requestId?: string; etag?: string };
 
 export interface WaitOptions extends WatchOptions {
   onEvent?: (event: JobEvent) => void;
-  /** Also returns when the job is paused, which without this is waited out. */
+  /** Also return when the job is paused; otherwise a pause is waited out. */
   untilPaused?: boolean;
 }
 
@@ -99,13 +98,13 @@ export class ReloraClient {
   private readonly deadlineMs: number;
   private readonly logger: Logger;
   private readonly aborts = new Aborts();
-  /** For calls with one answer, which no number of streams can hold up. */
+  /** Connection of calls with one answer, which are therefore never delayed by streams. */
   private readonly services: Services;
   private readonly closeUnary: () => void;
   private readonly streams: StreamConnections;
 
   constructor(options: ClientOptions = {}) {
-    // An empty variable is how shells and compose files leave one unset.
+    // Shells and compose files pass an unset variable as an empty one.
     this.address = options.address || process.env.RELORA_ADDRESS || '127.0.0.1:50051';
     this.retries = { ...defaultRetries, ...options.retries };
     this.deadlineMs = options.deadlineMs ?? defaultDeadlineMs;
@@ -128,7 +127,7 @@ export class ReloraClient {
     this.streams = new StreamConnections(connector, { ...defaultStreamLimits, ...options.streams });
   }
 
-  /** Ends the connections and whatever still runs on them, which throws a ReloraError with the code CANCELLED. */
+  /** Closes the connections and aborts all calls, which throw a ReloraError with the code CANCELLED. */
   close(): void {
     this.aborts.close();
     this.closeUnary();
@@ -150,13 +149,13 @@ export class ReloraClient {
     return present(response.job, 'job');
   }
 
-  /** Checks a specification as createJob would and returns job, estimate, plan and warnings; nothing is stored. */
+  /** Checks a specification like createJob and returns job, estimate, plan and warnings; nothing is stored. */
   async validateJob(spec: JobSpec, options: CreateJobOptions = {}): Promise<contract.CreateJobResponse> {
     const [fields, call] = split(options);
     return await this.services.training.createJob({ ...fields, spec, validateOnly: true }, call);
   }
 
-  /** What a job would cost, and when things would happen. */
+  /** Estimates the cost of a job, and plans when things would happen. */
   async estimateJob(spec: JobSpec, options: CallOptions = {}): Promise<contract.EstimateJobResponse> {
     const [, call] = split(options);
     return await this.services.training.estimateJob({ spec }, call);
@@ -177,7 +176,7 @@ export class ReloraClient {
   }
 
   /**
-   * A job's events, past and future, each once and in order, until the final one. Reconnects by itself.
+   * A job's events, past and future, each once and in order, up to the final one. Reconnects automatically.
    * @example for await (const event of client.watch(job.name)) if (event.kind === 'step') console.log(event.step.loss);
    */
   async *watch(name: string, options: WatchOptions = {}): AsyncGenerator<JobEvent, void, undefined> {
@@ -202,8 +201,8 @@ export class ReloraClient {
   }
 
   /**
-   * The events of many jobs in one stream: those that are named, or all with the labels, also ones that are created meanwhile. Each
-   * job's events come once and in order. Reconnects by itself; `cursor` continues a stream of another process.
+   * The events of many jobs in one stream: those named, or all with the labels, including jobs that are created later. Each job's events
+   * come once and in order. Reconnects automatically; `cursor` continues a stream of another process.
    * @example for await (const event of client.watchJobs({ labels: { sweep: 'a' }, untilAllEnded: true })) console.log(event.job);
    */
   async *watchJobs(options: WatchJobsOptions = {}): AsyncGenerator<JobsEvent, void, undefined> {
@@ -225,7 +224,7 @@ export class ReloraClient {
     yield* watchManyJobs(open, { cursor, onCursor }, patience);
   }
 
-  /** Resolves when the job has succeeded; throws JobFailedError when it failed or was cancelled. Waits while it is paused. */
+  /** Resolves when the job has succeeded; throws JobFailedError if it failed or was cancelled. Waits while it is paused. */
   async waitForJob(
     name: string,
     { onEvent, untilPaused = false, ...options }: WaitOptions = {},
@@ -233,16 +232,16 @@ export class ReloraClient {
     const isOver = ({ state }: contract.Job) =>
       isTerminal(state) || (untilPaused && state === contract.JobState.PAUSED);
     let job = await this.getJob(name, options);
-    // The past is reported only to those who listen.
+    // Past events are only fetched for a listener.
     const afterSequence = options.afterSequence ?? (onEvent ? 0 : job.lastSequence);
     if (!isOver(job) || job.lastSequence > afterSequence) {
-      // Who does not listen needs the states alone, not a hundred thousand steps.
+      // Without a listener only the states matter, not a hundred thousand steps.
       const stepIntervalMs = options.stepIntervalMs ?? (onEvent ? 0 : 60_000);
       for await (const event of this.watch(name, { ...options, afterSequence, stepIntervalMs })) {
         onEvent?.(event);
         if (!untilPaused || event.kind !== 'state' || event.state.to !== contract.JobState.PAUSED) continue;
         job = await this.getJob(name, options);
-        if (isOver(job)) break; // a pause of the past may be over
+        if (isOver(job)) break; // an earlier pause may be over
       }
       job = await this.getJob(name, options);
     }
@@ -252,7 +251,7 @@ export class ReloraClient {
     throw new JobFailedError(`${name} ${ended}: ${message}`, { code: 'FAILED_PRECONDITION', reason });
   }
 
-  /** Stops a job with a checkpoint; returns when that is saved. */
+  /** Stops a job and saves a checkpoint; returns once that is saved. */
   async pauseJob(name: string, options: ControlOptions = {}): Promise<contract.Job> {
     const [fields, call] = split(options);
     return present((await this.services.training.pauseJob({ ...identified(fields), name }, call)).job, 'job');
@@ -277,8 +276,8 @@ export class ReloraClient {
   }
 
   /**
-   * Why a job waits: its place, what would have to come free, and when it may start; why it ended. With a step which documents add most to
-   * its loss, and where they are.
+   * Why a job waits: its position, what would have to become free, and when it may start; or why it ended. With a step, also which
+   * documents add most to its loss, and where they are.
    */
   async explainJob(
     name: string,
@@ -288,7 +287,7 @@ export class ReloraClient {
     return await this.services.training.explainJob({ ...fields, name }, call);
   }
 
-  /** What the trainers of a job printed; with `follow` also what they print until the job, or the attempt, has ended. */
+  /** What the trainers of a job printed; with `follow`, also what they print until the job, or the attempt, has ended. */
   async *jobLog(
     name: string,
     options: CallOptions & { attempt?: number; follow?: boolean } = {},
@@ -301,8 +300,8 @@ export class ReloraClient {
   }
 
   /**
-   * Changes a job that has not ended: its learning rate by a factor, its steps, when it evaluates, saves and samples, priority and
-   * labels. A running one takes it at its next step: the event `update` says which.
+   * Changes a job that has not ended: its learning rate by a factor, its steps, when it evaluates, saves and samples, priority and labels.
+   * A running job applies the change at its next step, which the event `update` names.
    * @example await client.updateJob(job.name, { learningRateFactor: 0.5 });
    */
   async updateJob(
@@ -315,23 +314,23 @@ export class ReloraClient {
   }
 
   /**
-   * Deletes a job that has ended, with its checkpoints and artifacts, or with `validateOnly` says what that would free. Until
-   * `purgeTime` undeleteJob brings it back. One that is deleted stays so.
+   * Deletes a job that has ended, with its checkpoints and artifacts; with `validateOnly`, returns what that would free. Until `purgeTime`,
+   * undeleteJob restores it. Deleting it again changes nothing.
    */
   async deleteJob(name: string, options: DeleteJobOptions = {}): Promise<contract.DeleteJobResponse> {
     const [fields, call] = split(options);
     return await this.services.training.deleteJob({ ...fields, name }, call);
   }
 
-  /** Brings a deleted job back, until its purgeTime. */
+  /** Restores a deleted job, until its purgeTime. */
   async undeleteJob(name: string, options: CallOptions = {}): Promise<contract.Job> {
     const [, call] = split(options);
     return present((await this.services.training.undeleteJob({ name }, call)).job, 'job');
   }
 
   /**
-   * Makes a new job that begins at a checkpoint of an ended one, by default the newest. What `changes` leave unset stays as
-   * it was; they cannot change what the checkpoint holds.
+   * Creates a job that begins at a checkpoint of an ended one, by default the newest. Fields that are unset in `changes` stay as they were;
+   * settings that the checkpoint depends on cannot change.
    * @example await client.forkJob(job.name, { recomputation: Recomputation.BLOCKS });
    */
   async forkJob(name: string, changes: JobSpec = {}, options: ForkJobOptions = {}): Promise<contract.Job> {
@@ -340,12 +339,12 @@ export class ReloraClient {
     return present((await this.services.training.forkJob(request, call)).job, 'job');
   }
 
-  /** @deprecated The name that `forkJob` had; it goes with version 1.0. */
+  /** @deprecated Former name of `forkJob`, until version 1.0. */
   async restartJob(name: string, changes?: JobSpec, options?: ForkJobOptions): Promise<contract.Job> {
     return await this.forkJob(name, changes, options);
   }
 
-  /** Restarts of a job, the first one first, each with its proof, fetched page by page. */
+  /** Restarts of a job in order, each with its measurements, fetched page by page. */
   listRestarts(job: string, options: PageOptions = {}): AsyncGenerator<contract.Restart, void, undefined> {
     const [fields, call] = split(options);
     return pages(
@@ -354,7 +353,7 @@ export class ReloraClient {
     );
   }
 
-  /** The series of a job, such as its loss by step, in at most so many points each. */
+  /** The series of a job, such as its loss by step, with a limited number of points each. */
   async getMetricHistory(
     name: string,
     options: MetricHistoryOptions = {},
@@ -363,7 +362,7 @@ export class ReloraClient {
     return await this.services.training.getMetricHistory({ ...fields, name }, call);
   }
 
-  /** Sets jobs side by side: series on common axes, a table against a reference, and what makes them hard to compare. */
+  /** Compares jobs: series over common steps, a table against a reference, and what makes the jobs hard to compare. */
   async compareJobs(
     names: readonly string[],
     options: CompareJobsOptions = {},
@@ -373,8 +372,8 @@ export class ReloraClient {
   }
 
   /**
-   * Queues the same training by several kinds and seeds, for the same number of tokens each.
-   * @param spec of kind RELORA; its learning rate, where it is set, is that of all kinds
+   * Queues the same training with several kinds and seeds, for the same number of tokens each.
+   * @param spec of kind RELORA; if its learning rate is set, all kinds use it
    * @example const { id } = await client.createComparison(spec, { seeds: [1, 2, 3] });
    */
   async createComparison(
@@ -385,8 +384,8 @@ export class ReloraClient {
   }
 
   /**
-   * Trains a specification with every learning rate of a grid, with every kind and rank that is asked for, waits for the jobs
-   * and finds the best rates by held-out loss. Called again with the same id it continues with the jobs of the first call.
+   * Trains a specification with every learning rate of a grid, and with every requested kind and rank, waits for the jobs and finds the
+   * best rates by held-out loss. Called again with the same id, it continues with the jobs of the first call.
    * @example const { variants } = await client.sweepLearningRate(spec, { from: 1e-4, to: 1e-2, count: 5 });
    */
   async sweepLearningRate(spec: JobSpec, options: SweepOptions): Promise<Sweep> {
@@ -394,7 +393,7 @@ export class ReloraClient {
   }
 
   /**
-   * Exports the weights of a checkpoint, or of a running job as they are now, which is not disturbed. The artifact is PENDING:
+   * Exports the weights of a checkpoint, or the current weights of a running job, without disturbing it. The artifact is PENDING:
    * `waitForArtifact` resolves when it can be downloaded.
    * @example await client.waitForArtifact((await client.exportWeights(job.name, { format: ExportFormat.GGUF })).name);
    */
@@ -405,8 +404,8 @@ export class ReloraClient {
   }
 
   /**
-   * Brings a job that has ended or is paused into a folder: specification, journal, checkpoints and artifacts, each file checked, as
-   * they are at one moment. A broken export continues where it stopped. `importJob` takes the folder, on any server.
+   * Exports a job that has ended or is paused to a folder: specification, journal, checkpoints and artifacts, as of one moment, each file
+   * verified. An interrupted export continues where it stopped. `importJob` imports the folder on any server.
    */
   async exportJob(
     name: string,
@@ -424,7 +423,7 @@ export class ReloraClient {
     );
   }
 
-  /** The same files one after another, for whoever keeps them elsewhere than in a folder: as a tar, in a bucket. */
+  /** The same files one after another, for storing them elsewhere than in a folder: as a tar, in a bucket. */
   async *exportJobFiles(
     name: string,
     options: Omit<ExportJobOptions, 'onProgress'> = {},
@@ -446,7 +445,9 @@ export class ReloraClient {
     };
   }
 
-  /** Takes a job that `exportJob` brought into a folder, or the same files from elsewhere; a broken import continues where it stopped. */
+  /**
+   * Imports a job that `exportJob` wrote to a folder, or the same files from elsewhere; an interrupted import continues where it stopped.
+   */
   async importJob(from: string | JobFiles, options: ImportJobOptions = {}): Promise<contract.Job> {
     using stop = this.aborts.link(options.signal);
     const { signal } = stop;
@@ -462,7 +463,7 @@ export class ReloraClient {
     return present((await this.services.artifacts.getArtifact({ name }, call)).artifact, 'artifact');
   }
 
-  /** Resolves when an artifact is READY; throws a ReloraError with its reason when it could not be made. */
+  /** Resolves when an artifact is READY; throws a ReloraError with its reason if making it failed. */
   async waitForArtifact(name: string, options: CallOptions = {}): Promise<contract.Artifact> {
     using stop = this.aborts.link(options.signal);
     for (let delayMs = 50; ; delayMs = Math.min(1000, 2 * delayMs)) {
@@ -479,7 +480,7 @@ export class ReloraClient {
     }
   }
 
-  /** Deletes an artifact and its files; one that is still being made is given up. */
+  /** Deletes an artifact and its files; if it is still being made, that is aborted. */
   async deleteArtifact(name: string, options: CallOptions = {}): Promise<void> {
     await deleted((call) => this.services.artifacts.deleteArtifact({ name }, call), options);
   }
@@ -497,9 +498,9 @@ export class ReloraClient {
   }
 
   /**
-   * Brings an artifact into a folder: resumes where a broken download stopped, verifies every SHA-256, and gives files their
-   * names only then. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout.
-   * With `weights: BEST` a job's newest that has those of its lowest held-out loss.
+   * Downloads an artifact to a folder: resumes where an interrupted download stopped, verifies every SHA-256, and only then gives files
+   * their names. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout; with `weights: BEST`, for
+   * the newest with the weights of its lowest held-out loss.
    * @returns paths of the files
    */
   async downloadArtifact(name: string, folder: string, options: DownloadOptions = {}): Promise<string[]> {
@@ -566,8 +567,8 @@ export class ReloraClient {
   }
 
   /**
-   * Has the server post events of jobs to an https:// address. The answer holds the key of the signatures, which is never shown again;
-   * repeats of this call know their own webhook by it.
+   * Has the server post events of jobs to an https:// URL. The answer contains the key of the signatures, which is not shown again; by this
+   * key, retries of the call recognize their own webhook.
    */
   async createWebhook(
     url: string,
@@ -593,18 +594,18 @@ export class ReloraClient {
     );
   }
 
-  /** Removes a webhook, with all that it had still to send. */
+  /** Deletes a webhook and its unsent messages. */
   async deleteWebhook(name: string, options: CallOptions = {}): Promise<void> {
     await deleted((call) => this.services.webhooks.deleteWebhook({ name }, call), options);
   }
 
-  /** Has a message of the type `relora.test` sent now, and returns what came of it. */
+  /** Has the server send a message of the type `relora.test` now, and returns the outcome. */
   async testWebhook(name: string, options: CallOptions = {}): Promise<contract.TestWebhookResponse> {
     const [, call] = split(options);
     return await this.services.webhooks.testWebhook({ name }, call);
   }
 
-  /** What waits to be sent and what was given up (dead letters), oldest first. */
+  /** Messages that wait to be sent and those that were given up (dead letters), oldest first. */
   listWebhookDeliveries(
     name: string,
     options: { state?: contract.WebhookDeliveryState } & PageOptions = {},
@@ -617,7 +618,7 @@ export class ReloraClient {
     );
   }
 
-  /** Has dead letters sent once more, all of them unless ids are given; returns how many. */
+  /** Has the server send dead letters again, all of them unless ids are given; returns how many. */
   async resendWebhookDeliveries(
     name: string,
     options: { messageIds?: string[] } & CallOptions = {},
@@ -641,15 +642,15 @@ export class ReloraClient {
   }
 
   /**
-   * Deletes a data set that no unfinished job uses, or with `validateOnly` says what that would free. Until `purgeTime`
-   * undeleteDataset brings it back. One that is deleted stays so.
+   * Deletes a data set that no unfinished job uses; with `validateOnly`, returns what that would free. Until `purgeTime`, undeleteDataset
+   * restores it. Deleting it again changes nothing.
    */
   async deleteDataset(name: string, options: DeleteOptions = {}): Promise<contract.DeleteDatasetResponse> {
     const [fields, call] = split(options);
     return await this.services.datasets.deleteDataset({ ...fields, name }, call);
   }
 
-  /** Brings a deleted data set back, until its purgeTime. */
+  /** Restores a deleted data set, until its purgeTime. */
   async undeleteDataset(name: string, options: CallOptions = {}): Promise<contract.Dataset> {
     const [, call] = split(options);
     return present((await this.services.datasets.undeleteDataset({ name }, call)).dataset, 'dataset');
@@ -679,7 +680,7 @@ export class ReloraClient {
   }
 
   /**
-   * Scores a model on the held-out parts of data sets, and on questions with choices. @param model as in `generate`
+   * Evaluates a model on the held-out parts of data sets and on multiple-choice questions. @param model as in `generate`
    * @example await client.evaluate(job.name, { datasets: ['datasets/tales'] });
    */
   async evaluate(
@@ -696,20 +697,20 @@ export class ReloraClient {
     return await this.services.server.getServerInfo({}, call);
   }
 
-  /** What takes the space of the server's disk: sums, and the largest jobs, data sets and weights. */
+  /** What uses the server's disk: sums, and the largest jobs, data sets and weights. */
   async diskUse(options: { entryCount?: number } & CallOptions = {}): Promise<contract.GetDiskUseResponse> {
     const [fields, call] = split(options);
     return await this.services.server.getDiskUse(fields, call);
   }
 
-  /** What the tenant may have at once and in a time, and how much of it is used. */
+  /** The quotas of the tenant, and how much of them is used. */
   async quota(options: CallOptions = {}): Promise<contract.GetQuotaResponse> {
     const [, call] = split(options);
     return await this.services.server.getQuota({}, call);
   }
 
   /**
-   * What jobs took, added up as `groupBy` and `label` ask, fetched page by page; jobs that are gone, too.
+   * What jobs used, summed by `groupBy` and `label`, fetched page by page; includes jobs that were purged.
    * @example for await (const { month, deviceHours } of client.usage({ groupBy: [UsageDimension.MONTH] })) console.log(month, deviceHours);
    */
   usage(
@@ -734,8 +735,8 @@ export class ReloraClient {
   }
 
   /**
-   * Has the server read again what it stores of a job, a data set or weights, of all of a kind (`jobs/-`), or of all; `problem` is
-   * empty for a file that is as it was sealed.
+   * Has the server read its stored files again and verify them: of a job, a data set or weights, of all of one kind (`jobs/-`), or of
+   * everything; `problem` is empty for an intact file.
    */
   async *scrub(
     options: { name?: string } & CallOptions = {},
@@ -746,7 +747,7 @@ export class ReloraClient {
     );
   }
 
-  /** A stream that is opened again until its first message: after that another try would say something else, or say it twice. */
+  /** A stream that is retried only until its first message: after that, a retry could give another result, or repeat messages. */
   private async *repeatedUntilBegun<T>(
     what: string,
     options: CallOptions,
@@ -787,7 +788,7 @@ export class ReloraClient {
         artifactId === undefined ? `${job} keeps no best checkpoint yet` : `${name} has its weights already`,
         { code: artifactId === undefined ? 'NOT_FOUND' : 'INVALID_ARGUMENT' },
       );
-    // Servers before ExportWeights say neither: theirs are all sealed models.
+    // Servers from before ExportWeights set neither of these: all their artifacts are finished models.
     const isModel = ({ state, format, step }: contract.Artifact) =>
       (bestStep === undefined || step === bestStep) &&
       (state === contract.ArtifactState.READY || state === contract.ArtifactState.UNSPECIFIED) &&
@@ -813,12 +814,12 @@ export class ReloraClient {
   }
 }
 
-/** With a request id, which makes a call that is repeated the same call. */
+/** Adds a request id, which makes a retry the same call. */
 function identified<Fields extends { requestId?: string }>(fields: Fields): Fields & { requestId: string } {
   return { ...fields, requestId: fields.requestId || randomUUID() };
 }
 
-/** Undefined for what does not exist. */
+/** Undefined if it does not exist. */
 async function found<T>(looking: Promise<T>): Promise<T | undefined> {
   try {
     return await looking;
@@ -828,7 +829,7 @@ async function found<T>(looking: Promise<T>): Promise<T | undefined> {
   }
 }
 
-/** Deletes. Where the first answer was lost and the call repeated, what is gone was deleted by the first. */
+/** Deletes something. If the first answer was lost and the call retried, "not found" means that the first call deleted it. */
 async function deleted(
   remove: (call: ReturnType<typeof split>[1]) => Promise<unknown>,
   options: CallOptions,
@@ -842,7 +843,7 @@ async function deleted(
   }
 }
 
-/** A proxy is set for a whole machine or shell, and easily forgotten. */
+/** A proxy is set for a whole machine or shell, and easily forgotten, so the error names it. */
 function namingProxy(error: ReloraError, { proxy }: Address): ReloraError {
   if (proxy === undefined || error.code !== 'UNAVAILABLE' || error.reason !== '') return error;
   const { code, method } = error;

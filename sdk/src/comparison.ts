@@ -4,17 +4,17 @@ import type { JobSpec, ReloraClient } from './client.js';
 import { JobKind, type Job } from './contract.js';
 
 export interface ComparisonOptions extends CallOptions {
-  /** Jobs have the label `comparison=<id>`; the same id again finds the jobs of the first call. By default a new one. */
+  /** Jobs get the label `comparison=<id>`; repeating an id finds the jobs of the first call. Default: a new id. */
   id?: string;
-  /** Default full-rank, ReLoRA and LoRA. */
+  /** Default: full-rank, ReLoRA and LoRA. */
   kinds?: readonly JobKind[];
-  /** Default that of the specification. */
+  /** Default: that of the specification. */
   seeds?: readonly number[];
   /** Further labels of the jobs. */
   labels?: Record<string, string>;
 }
 
-/** Queues the same training by several kinds and seeds. */
+/** Queues the same training with several kinds and seeds. */
 export async function createComparison(
   client: Pick<ReloraClient, 'createJob' | 'estimateJob'>,
   spec: JobSpec,
@@ -23,7 +23,7 @@ export async function createComparison(
   const { FULL_RANK, RELORA, LORA } = JobKind;
   const { id = randomUUID().slice(0, 8), kinds = [FULL_RANK, RELORA, LORA] } = options;
   const relora: JobSpec = { ...spec, kind: RELORA };
-  // The steps of the warm start are fixed before kinds without one take as many.
+  // The steps of the warm start are resolved first, so that kinds without one can take as many in addition.
   const stepCount = (await client.estimateJob(relora, { signal })).spec?.warmStart?.stepCount ?? 0;
   const whole = { ...relora, warmStart: { ...spec.warmStart, stepCount } };
   const jobs: Job[] = [];
@@ -43,8 +43,8 @@ export async function createComparison(
 }
 
 /**
- * The same training by another kind: model, data, seed, batch and number of tokens stay, so that the losses can be compared. What
- * the warm start of the other kinds does in full rank, FULL_RANK does in its one phase; LORA has no restarts.
+ * The same training with another kind: model, data, seed, batch and number of tokens stay the same, so that the losses can be compared. The
+ * steps of the warm start are ordinary steps for FULL_RANK; LORA has no restarts.
  * @param spec of kind RELORA, with the steps of its warm start
  */
 export function specOfKind(spec: JobSpec, kind: JobKind): JobSpec {
@@ -67,7 +67,7 @@ export function specOfKind(spec: JobSpec, kind: JobKind): JobSpec {
   }
 }
 
-/** A UUID that is a function of a text: a call that is made again for the same purpose is the same call. */
+/** A UUID derived from a text: repeating a call for the same purpose is the same call. */
 export function requestIdOf(text: string): string {
   const hex = createHash('sha256').update(text).digest('hex');
   return [

@@ -13,20 +13,23 @@ export interface TlsOptions {
 }
 
 export interface StreamLimits {
-  /** Streams on one connection; servers and proxies let a connection have 100 or more. */
+  /** Streams per connection; servers and proxies allow 100 or more. */
   streamsPerConnection: number;
   connectionsMax: number;
 }
 
 export const defaultStreamLimits: StreamLimits = { streamsPerConnection: 100, connectionsMax: 16 };
 
-/** What may be under way to a client that has not read it yet: with 64 KiB, the default, a fast download waits for its reader again and again. */
+/**
+ * Bytes that may be sent to a client before it reads them: with the default of 64 KiB, a fast download waits for its reader again and
+ * again.
+ */
 const flowControlWindow = 1 << 20;
 
 /** The services of the contract over one connection. */
 export type Services = ReturnType<typeof servicesOf>;
 
-/** Opens connections to one server: each is its own, never shared with another client of the process. */
+/** Opens connections to one server; none is shared with other clients in the process. */
 export class Connector {
   private readonly credentials: ChannelCredentials;
   private readonly options: ChannelOptions;
@@ -41,14 +44,14 @@ export class Connector {
         ? ChannelCredentials.createSsl(tls?.rootCertificates, tls?.privateKey, tls?.certificateChain)
         : ChannelCredentials.createInsecure();
     this.options = {
-      // Found dead within 80 s; more often would annoy proxies (gRFC A8).
+      // A dead connection is noticed within 80 s; more frequent pings would annoy proxies (gRFC A8).
       'grpc-node.flow_control_window': flowControlWindow,
       'grpc.keepalive_time_ms': 60_000,
       'grpc.keepalive_timeout_ms': 20_000,
-      // A server that is started again is noticed soon.
+      // So that a server that is started again is noticed soon.
       'grpc.initial_reconnect_backoff_ms': 200,
       'grpc.max_reconnect_backoff_ms': 2000,
-      // Channels to one address would share a connection, and with it the number of streams that it may have.
+      // Otherwise channels to one address would share a connection, and its limit of streams.
       'grpc.use_local_subchannel_pool': 1,
       'grpc.enable_http_proxy': address.proxy === undefined ? 0 : 1,
       ...(address.isList ? { 'grpc.service_config': takeTurns } : {}),
@@ -70,8 +73,8 @@ interface Connection {
 }
 
 /**
- * Connections for streams, apart from that of calls with one answer: a stream holds its place for hours, and what comes after the
- * last place of a connection waits without a word. Streams beyond all places wait here, in order, until others end.
+ * Connections for streams, separate from that of calls with one answer: a stream occupies its place for hours, and calls beyond a
+ * connection's limit wait silently. Streams beyond all limits wait here, in order, until others end.
  */
 export class StreamConnections {
   private readonly connections: Connection[] = [];
@@ -82,7 +85,7 @@ export class StreamConnections {
     private readonly limits: StreamLimits,
   ) {}
 
-  /** A stream of messages from the server. */
+  /** Opens a stream of messages from the server. */
   async *read<T>(signal: AbortSignal, open: (services: Services) => AsyncIterable<T>): AsyncGenerator<T> {
     const connection = await this.take(signal);
     try {
@@ -92,7 +95,7 @@ export class StreamConnections {
     }
   }
 
-  /** A stream of messages to the server, with one answer. */
+  /** Sends a stream of messages to the server; resolves with the answer. */
   async write<T>(signal: AbortSignal, send: (services: Services) => Promise<T>): Promise<T> {
     const connection = await this.take(signal);
     try {
@@ -148,7 +151,7 @@ export class StreamConnections {
     connection.streamCount--;
     const next = this.waiting.shift();
     if (next !== undefined) return next();
-    // One is kept for the streams to come.
+    // One connection is kept for future streams.
     if (connection.streamCount > 0 || this.connections.length === 1) return;
     const index = this.connections.indexOf(connection);
     if (index < 0) return;

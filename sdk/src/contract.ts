@@ -8,7 +8,7 @@ export * from './generated/relora/v1/model_service.js';
 export * from './generated/relora/v1/server_service.js';
 export * from './generated/relora/v1/weights_service.js';
 export * from './generated/relora/v1/webhook_service.js';
-// Every generated file has these; named here once, they are no longer ambiguous.
+// Every generated file exports these; naming them here resolves the ambiguity.
 export {
   protobufPackage,
   protobufFileName,
@@ -16,7 +16,7 @@ export {
   type MessageFns,
 } from './generated/relora/v1/job.js';
 export type { ServerStreamingMethodResult } from './generated/relora/v1/training_service.js';
-/** What the trailer `grpc-status-details-bin` of an error holds: an RpcStatus with an ErrorInfo and maybe others as Any. */
+/** The content of the trailer `grpc-status-details-bin` of an error: an RpcStatus with an ErrorInfo and perhaps others as Any. */
 export { Status as RpcStatus } from './generated/google/rpc/status.js';
 export {
   BadRequest,

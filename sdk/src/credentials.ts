@@ -3,24 +3,24 @@ import type { Address } from './address.js';
 import type { TlsOptions } from './connections.js';
 import { ReloraError } from './errors.js';
 
-/** A token, or what gives one for each call, such as a JWT that is fetched again before it expires. */
+/** A token, or a function that returns one for each call, such as a JWT that is renewed before it expires. */
 export type Token = string | (() => string | Promise<string>);
 
 export interface CredentialOptions {
-  /** Proves who calls; by default the variable RELORA_TOKEN, or none. */
+  /** Authenticates the caller; default: the variable RELORA_TOKEN, or none. */
   token?: Token;
-  /** Whom an operator acts for; by default the variable RELORA_TENANT, or the tenant of the token. */
+  /** The tenant that an operator acts for; default: the variable RELORA_TENANT, or the tenant of the token. */
   tenant?: string;
   /**
-   * Transport security; by default plain text, for servers on the same machine, unless the address begins with https:// or
-   * RELORA_CA_FILE, or RELORA_CERTIFICATE_FILE with RELORA_KEY_FILE, name files.
+   * Transport security. Default: unencrypted, for servers on the same machine, unless the address begins with https://, or RELORA_CA_FILE,
+   * or RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE, are set.
    */
   tls?: TlsOptions;
-  /** Lets the token be sent in plain text to another machine, where everybody on the way can read and use it. */
+  /** Allows sending the token unencrypted to another machine, where everybody on the network path can read and use it. */
   plainTextToken?: boolean;
 }
 
-/** Headers of every call that say who makes it. */
+/** Headers of every call that identify the caller. */
 export type CallHeaders = () => Promise<Record<string, string>>;
 
 export function callHeaders(
@@ -39,7 +39,7 @@ export function callHeaders(
   };
 }
 
-/** What the caller says of TLS, or the files that the environment names; undefined for neither. */
+/** The caller's TLS options, or the files that the environment names; undefined for neither. */
 export function tlsOptions(tls: TlsOptions | undefined, environment = process.env): TlsOptions | undefined {
   if (tls !== undefined) return tls;
   const { RELORA_CA_FILE: ca, RELORA_CERTIFICATE_FILE: certificate, RELORA_KEY_FILE: key } = environment;

@@ -8,13 +8,13 @@ import { PartWriter } from './partWriter.js';
 import type { Patience } from './patience.js';
 
 export interface DownloadOptions extends CallOptions {
-  /** BEST, of a job: an artifact with the weights of its lowest held-out loss, which exportWeights makes. */
+  /** BEST: an artifact of the job with the weights of its lowest held-out loss, as made by exportWeights. */
   weights?: ExportedWeights;
-  /** Called as bytes arrive, with those of earlier runs counted. */
+  /** Called as bytes arrive; includes those of earlier runs. */
   onProgress?: (progress: { receivedBytes: number; sizeBytes: number; fileName: string }) => void;
 }
 
-/** How often a file is fetched that does not come as it was sealed. */
+/** Attempts to fetch a file that arrives damaged. */
 const damagedTriesMax = 2;
 
 /** Opens the stream of one file from an offset. */
@@ -24,10 +24,10 @@ export type OpenDownload = (
 ) => AsyncIterable<Pick<DownloadArtifactResponse, 'offsetBytes' | 'data'>>;
 
 /**
- * Brings an artifact's files into a folder. Each goes into `<name>.<hash>.part`, from where a broken download resumes, also
- * in a later process; once size and SHA-256 of that file are right it is synced and renamed, so a file that is there is
- * whole. Files that are there already are not fetched again. Two downloads at once may share a part: both write the
- * same bytes to the same places, and what counts is the file. Throws IntegrityError when it is not that of the artifact.
+ * Downloads an artifact's files to a folder. Each is written to `<name>.<hash>.part`, from which an interrupted download resumes, even in a
+ * later process. Once its size and SHA-256 are right it is synced and renamed, so a file with its final name is complete. Existing files
+ * are not fetched again. Two downloads at the same time may share a part: both write the same bytes to the same places, and only the
+ * resulting file matters. Throws IntegrityError if that is not the file of the artifact.
  * @returns paths of the files
  */
 export async function downloadFiles(
@@ -56,7 +56,7 @@ export async function downloadFiles(
   return paths;
 }
 
-/** A file that does not come as it was sealed is fetched once more from its beginning: a bit may have changed on the way. */
+/** A file that arrives damaged is fetched once more from its beginning: a bit may have flipped in transit. */
 async function bring(
   file: ArtifactFile,
   path: string,
@@ -71,13 +71,13 @@ async function bring(
       return await finish(file, partPath, path, sha256);
     } catch (error) {
       if (!(error instanceof ReloraError) || error.code !== 'DATA_LOSS') throw error;
-      await rm(partPath, { force: true }); // nothing of it can be relied on
+      await rm(partPath, { force: true }); // its content cannot be trusted
       if (tries === damagedTriesMax) throw error;
     }
   }
 }
 
-/** Fills the part from where it ends; resolves with the SHA-256 of what is in it then, undefined where it is gone. */
+/** Fills the part from where it ends; resolves with the SHA-256 of its content, undefined if the file is gone. */
 async function receive(
   file: ArtifactFile,
   partPath: string,
@@ -85,7 +85,7 @@ async function receive(
   patience: Patience,
   report: (bytes: number) => void,
 ): Promise<string | undefined> {
-  // Not for appending: that would ignore positions.
+  // Not opened for appending, which would ignore positions.
   const part = await open(partPath, constants.O_RDWR | constants.O_CREAT, 0o666);
   const digest = file.sizeBytes >= besideBytesMin ? new FileDigest(partPath) : undefined;
   let writer: PartWriter | undefined;
@@ -116,7 +116,7 @@ async function receive(
       }
     }
     await writer.flush();
-    // Neither waits for the other.
+    // Hashing and syncing run in parallel.
     const [sha256] = await Promise.all([digest?.finish(size) ?? hashIfThere(partPath), part.sync()]);
     return sha256;
   } finally {
@@ -126,10 +126,10 @@ async function receive(
   }
 }
 
-/** Of smaller files the hash is had sooner than a thread for it. */
+/** Smaller files are hashed faster than a thread starts. */
 const besideBytesMin = 4 << 20;
 
-/** Gives a part its name if it is the file. */
+/** Renames a part to its final name if its content is right. */
 async function finish(
   file: ArtifactFile,
   partPath: string,
@@ -144,12 +144,12 @@ async function finish(
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     }
   }
-  // Another download of the same file may have come first.
+  // Another download of the same file may have finished first.
   if (await isComplete(path, file)) return;
   throw wrongBytes(file, `the SHA-256 of what came is not ${file.sha256}; it was removed`);
 }
 
-/** Names must stay inside the folder on every system; the hash becomes part of one. */
+/** Names must stay inside the folder on every system; the hash becomes part of a name. */
 function checkDescription({ fileName, sha256 }: ArtifactFile): void {
   const isPlain =
     fileName.length <= 200 &&
@@ -160,7 +160,7 @@ function checkDescription({ fileName, sha256 }: ArtifactFile): void {
   throw new IntegrityError(message, { code: 'DATA_LOSS' });
 }
 
-/** Windows takes such names for devices, or leaves out their ends. */
+/** Names that Windows takes for devices, or whose ends it removes. */
 function isReserved(name: string): boolean {
   return process.platform === 'win32' && /^(con|prn|aux|nul|com\d|lpt\d)(\.|$)|[. ]$|[<>"|?*]/i.test(name);
 }
@@ -171,7 +171,7 @@ async function isComplete(path: string, file: ArtifactFile): Promise<boolean> {
   return (await hashIfThere(path)) === file.sha256;
 }
 
-/** Undefined where another download has renamed it. */
+/** Undefined if another download has renamed the part. */
 async function hashIfThere(path: string): Promise<string | undefined> {
   try {
     return await sha256Of(path);
@@ -181,7 +181,7 @@ async function hashIfThere(path: string): Promise<string | undefined> {
   }
 }
 
-/** Makes the new names last. Windows has no such thing. */
+/** Makes the new names durable, which Windows does not support. */
 async function syncFolder(folder: string): Promise<void> {
   if (process.platform === 'win32') return;
   const handle = await open(folder, 'r');

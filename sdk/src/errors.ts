@@ -1,7 +1,7 @@
 import { Status, type ClientError, type Metadata } from 'nice-grpc-common';
 import { BadRequest, ErrorInfo, RetryInfo, RpcStatus } from './contract.js';
 
-/** One thing wrong with a request: where, and what was expected. */
+/** One problem of a request: the field, and what was expected. */
 export interface FieldViolation {
   /** Path in the request, for example `spec.adapter.rank`. */
   field: string;
@@ -11,12 +11,12 @@ export interface FieldViolation {
 /** Name of a gRPC status code. */
 export type StatusName = keyof typeof Status;
 
-/** The names of an error's classes: the same in every copy of this module, where the classes themselves are others. */
+/** The names of an error's classes: equal in every copy of this module, although the classes themselves differ. */
 const classNames = Symbol.for('@relora/sdk/error');
 
 /**
- * Every failed call throws one of these. `instanceof` also knows those of another copy of the package: a program that imports
- * it in one place and requires it in another has two.
+ * Every failed call throws one of these. `instanceof` also recognizes errors of another copy of the package: a program that both imports
+ * and requires it has two.
  */
 export class ReloraError extends Error {
   override name = 'ReloraError';
@@ -24,13 +24,13 @@ export class ReloraError extends Error {
   declare readonly [classNames]: readonly string[];
   /** gRPC status. */
   readonly code: StatusName;
-  /** Stable reason in UPPER_SNAKE_CASE, listed in docs/errors.md; empty when the error did not come from the server itself. */
+  /** Stable reason in UPPER_SNAKE_CASE, listed in docs/errors.md; empty if the error did not come from the server itself. */
   readonly reason: string;
-  /** All that is wrong with the request. */
+  /** All problems of the request. */
   readonly fields: readonly FieldViolation[];
-  /** What the message says, part by part; for a fault of the server its `errorId`, under which the server's log has more. */
+  /** The variable parts of the message; for a fault of the server its `errorId`, under which the server's log has more. */
   readonly metadata: Readonly<Record<string, string>>;
-  /** The server's advice when to try again. */
+  /** The server's advice on when to try again, milliseconds. */
   readonly retryDelayMs: number | undefined;
   /** Method that failed, `/relora.v1.TrainingService/CreateJob`. */
   readonly method: string;
@@ -55,7 +55,7 @@ export class ReloraError extends Error {
   }
 }
 
-/** Whether something that was caught is an error of this package, of whichever copy of it. */
+/** Whether a caught value is an error of this package, from whichever copy. */
 export function isReloraError(value: unknown): value is ReloraError {
   return isOfClass(value, 'ReloraError');
 }
@@ -66,7 +66,7 @@ function isOfClass(value: unknown, name: string): boolean {
   return names?.includes(name) ?? false;
 }
 
-/** From the class itself up to this one. */
+/** From the class itself up to ReloraError. */
 function namesOf(constructor: { name: string }): string[] {
   const names: string[] = [];
   for (let each = constructor; each !== Error; each = Object.getPrototypeOf(each) as typeof each)
@@ -74,7 +74,7 @@ function namesOf(constructor: { name: string }): string[] {
   return names;
 }
 
-/** A job ended as failed or cancelled where its success was awaited. */
+/** A job ended as failed or cancelled while its success was awaited. */
 export class JobFailedError extends ReloraError {
   override name = 'JobFailedError';
 }
@@ -84,7 +84,7 @@ export class DatasetFailedError extends ReloraError {
   override name = 'DatasetFailedError';
 }
 
-/** Downloaded bytes are not those of the artifact. */
+/** The downloaded bytes are not those of the artifact. */
 export class IntegrityError extends ReloraError {
   override name = 'IntegrityError';
 }
@@ -132,6 +132,6 @@ function readDetails(bytes: Uint8Array | undefined): Partial<Omit<ReloraError, k
     }
     return detail;
   } catch {
-    return {}; // details of a server that is not ours; the code and message still say what happened
+    return {}; // details from another kind of server; code and message still say what happened
   }
 }

@@ -18,8 +18,8 @@ interface Kinds {
 }
 
 /**
- * No entry of a journal: the server's store is another one than the last event came from, as after a restore from a backup or a
- * failover of its database. Events follow from the first of the job on, as the present store has them. Its `sequence` is 0.
+ * Not an entry of a journal: the server's store is no longer the one that the last event came from, as after a restore from a backup or a
+ * failover of its database. The events of the job follow from the first one, as the present store has them. `sequence` is 0.
  */
 export interface StoreChanged {
   message: string;
@@ -28,18 +28,21 @@ export interface StoreChanged {
 interface Entry {
   /** 1, 2, 3 … without gaps within the job. */
   sequence: number;
-  /** Of the first event that this one stands for: its own, but for the step event of a span (`step.span`), to which old ones are folded. */
+  /**
+   * First of the sequence numbers that this event stands for: its own, except for the step event of a span (`step.span`), into which old
+   * ones are folded.
+   */
   firstSequence: number;
   time: Date;
-  /** The last event that the job will ever have. */
+  /** Whether it is the last event that the job will ever have. */
   final: boolean;
-  /** Execution that caused it, from 1; 0 outside of one. */
+  /** Execution that caused it, from 1; 0 outside an execution. */
   attempt: number;
-  /** The store that the sequence number is of: WatchOptions.storeId takes it where a watch is continued later. Empty with an old server. */
+  /** The store that the sequence number belongs to; pass it as WatchOptions.storeId to continue a watch later. Empty with an old server. */
   storeId: string;
 }
 
-/** An entry of a job's journal: `kind` says which, and the field of that name holds it. */
+/** An entry of a job's journal: `kind` names its kind, and the field of that name has its content. */
 export type JobEvent = {
   [Kind in keyof Kinds]: Entry & { kind: Kind } & { [Key in Kind]: Kinds[Kind] };
 }[keyof Kinds];
@@ -60,13 +63,13 @@ const kinds = [
   'warning',
 ] as const satisfies Exclude<keyof Kinds, 'storeChanged'>[];
 
-/** Null for heartbeats, and for kinds that a newer server may have. */
+/** Null for heartbeats, and for kinds of newer servers. */
 export function fromEventMessage(message: contract.JobEvent, storeId: string): JobEvent | null {
   for (const kind of kinds) {
     const body = message[kind];
     if (body === undefined) continue;
     const { sequence, final, attempt } = message;
-    const firstSequence = message.firstSequence || sequence; // servers before spans do not say
+    const firstSequence = message.firstSequence || sequence; // servers from before spans do not set it
     const event: object = {
       sequence,
       firstSequence,
@@ -77,12 +80,12 @@ export function fromEventMessage(message: contract.JobEvent, storeId: string): J
       kind,
       [kind]: body,
     };
-    return event as JobEvent; // the table of kinds holds what the type says
+    return event as JobEvent; // the table of kinds guarantees the type
   }
   return null;
 }
 
-/** What a watch says when it begins again in another store. */
+/** The event of a watch that begins again in another store. */
 export function storeChanged(message: string): JobEvent {
   const entry = { sequence: 0, firstSequence: 0, time: new Date(), final: false, attempt: 0, storeId: '' };
   return { ...entry, kind: 'storeChanged', storeChanged: { message } };

@@ -2,12 +2,10 @@ import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { Worker } from 'node:worker_threads';
 
-/** Of a part of the file that has become longer, the worker hears so often: a message costs as much as hashing some kilobytes. */
+/** How many bytes the file grows between two messages to the worker: a message costs as much as hashing some kilobytes. */
 const stepBytes = 8 << 20;
 
-/**
- * Runs in a thread. As text, since a module of its own would have to be found from two builds and from whatever a bundler makes of them.
- */
+/** Runs in a thread. It is a text because a module of its own would have to be found from two builds and in the output of any bundler. */
 const program = `
 const { parentPort, workerData } = require('node:worker_threads');
 const { createHash } = require('node:crypto');
@@ -28,8 +26,8 @@ parentPort.on('message', ({ size, isEnd }) => {
 `;
 
 /**
- * SHA-256 of a file that grows, taken from the file itself beside the transfer: the thread that receives does not hash, and when the last
- * byte is written the hash is nearly there.
+ * SHA-256 of a growing file, computed from the file itself in parallel to the transfer: the receiving thread does not hash, and shortly
+ * after the last byte is written, the hash is ready.
  */
 export class FileDigest {
   private readonly worker: Worker;
@@ -40,14 +38,14 @@ export class FileDigest {
     this.worker.unref();
   }
 
-  /** The file holds so many bytes now. */
+  /** The file has this many bytes now. */
   reached(size: number): void {
     if (size - this.said < stepBytes) return;
     this.said = size;
     this.worker.postMessage({ size, isEnd: false });
   }
 
-  /** The hash of the first bytes. Rejects where the file cannot be read. */
+  /** The hash of the first `size` bytes. Rejects if the file cannot be read. */
   async finish(size: number): Promise<string> {
     this.worker.ref();
     const answer = new Promise<string>((resolve, reject) => {
@@ -64,7 +62,7 @@ export class FileDigest {
   }
 }
 
-/** SHA-256 of a file as it is, in hexadecimal digits. */
+/** SHA-256 of an existing file, hexadecimal. */
 export async function sha256Of(path: string): Promise<string> {
   const hash = createHash('sha256');
   const file = await open(path);

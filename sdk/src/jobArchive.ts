@@ -15,46 +15,46 @@ import { IntegrityError, ReloraError } from './errors.js';
 import type { Patience } from './patience.js';
 import { messagesOf, resumeUpload } from './resumeUpload.js';
 
-/** Names the files of an exported job, written last: a folder without it is not whole. */
+/** Lists the files of an exported job. Written last: a folder without it is incomplete. */
 export const archiveFile = 'archive.json';
 
 export interface ExportJobOptions extends CallOptions {
-  /** Whether the prepared data sets come along, which a server that lacks them takes from there. */
+  /** Whether to include the prepared data sets, for a server that does not have them. */
   withDatasets?: boolean;
-  /** Called as bytes arrive, with those of earlier runs counted. */
+  /** Called as bytes arrive; includes those of earlier runs. */
   onProgress?: (progress: { receivedBytes: number; sizeBytes: number; fileName: string }) => void;
 }
 
-/** A file of an exported job; its content has to be read before the next file is asked for. */
+/** A file of an exported job; its content must be read before the next file is requested. */
 export interface ExportedJobFile {
-  /** `archive.json`, then as the archive names it. */
+  /** `archive.json`, then the names in the archive. */
   fileName: string;
   sizeBytes: number;
-  /** Throws IntegrityError at its end where what came is not what the archive says. */
+  /** Throws IntegrityError at its end if the content does not match the archive. */
   content: AsyncIterable<Uint8Array>;
 }
 
-/** An exported job that lies elsewhere than in a folder. */
+/** An exported job that is not in a folder. */
 export interface JobFiles {
   /** Content of its `archive.json`. */
   archive: string;
-  /** Bytes of a file from an offset on. */
+  /** Bytes of a file from an offset. */
   read(fileName: string, offsetBytes: number): AsyncIterable<Uint8Array>;
 }
 
 export interface ImportJobOptions extends CallOptions {
-  /** Id that the job is to have; by default the one that it had. */
+  /** Id for the job; default: the one that it had. */
   jobId?: string;
   /** 0 to 1. */
   onProgress?: (ratio: number) => void;
 }
 
 export interface ExportJobCalls {
-  /** Without a file name the archive, then its record. */
+  /** Without a file name: the archive, then its record. */
   open(fileName: string, offsetBytes: number): AsyncIterable<ExportJobResponse>;
 }
 
-/** Brings all files of a job into a folder, each checked; one that was begun is continued. */
+/** Downloads all files of a job to a folder and verifies them; continues an interrupted download. */
 export async function exportJobTo(
   folder: string,
   calls: ExportJobCalls,
@@ -79,7 +79,7 @@ export async function exportJobTo(
       break;
     } catch (error) {
       if (!isRefused(error)) throw error;
-      // An artifact may be deleted, a checkpoint be pruned meanwhile: the job is then brought as it is without it.
+      // An artifact may be deleted, or a checkpoint pruned, meanwhile: the job is then exported as it is without it.
       archive = await describedIn(folder, calls, patience);
       if (archive.files.some(({ fileName }) => fileName === asked)) throw error;
     }
@@ -90,7 +90,9 @@ export async function exportJobTo(
   return archive;
 }
 
-/** The same files one after another; what breaks in the middle of one continues there, but for the record, which is of one moment. */
+/**
+ * The same files one after another. If the connection breaks within a file, it continues there, except in the record, which is a snapshot.
+ */
 export async function* exportedFiles(
   calls: ExportJobCalls,
   patience: Patience,
@@ -104,7 +106,9 @@ export async function* exportedFiles(
     yield { ...file, content: checked(file, unchanged(file, resumed(file, calls, patience))) };
 }
 
-/** What was passed on cannot be taken back: a file that was deleted meanwhile ends the export in words. */
+/**
+ * Files that were already passed on cannot be taken back, so a file that was deleted meanwhile ends the export with an error that says so.
+ */
 async function* unchanged(
   { fileName }: ArchiveFile,
   content: AsyncIterable<Uint8Array>,
@@ -118,12 +122,12 @@ async function* unchanged(
   }
 }
 
-/** Whether the server knows no such file of the job. */
+/** Whether the server does not know such a file of the job. */
 function isRefused(error: unknown): boolean {
   return error instanceof ReloraError && (error.code === 'NOT_FOUND' || error.code === 'INVALID_ARGUMENT');
 }
 
-/** The archive as it is now, with its record in the folder. */
+/** The current archive, with its record in the folder. */
 async function describedIn(folder: string, calls: ExportJobCalls, patience: Patience): Promise<JobArchive> {
   for (;;) {
     try {
@@ -145,7 +149,7 @@ async function describedIn(folder: string, calls: ExportJobCalls, patience: Pati
   }
 }
 
-/** The archive as it is now, and the rest of its answer: the bytes of the record. */
+/** The current archive, and the rest of the answer: the bytes of the record. */
 async function described(calls: ExportJobCalls, patience: Patience) {
   for (;;) {
     try {
@@ -181,7 +185,7 @@ async function* bytesOf(responses: AsyncIterator<ExportJobResponse>): AsyncGener
   }
 }
 
-/** Passes on what is of the file, and throws unless it was all of it. */
+/** Passes on the bytes of the file, and throws unless they were complete and correct. */
 async function* checked(
   { fileName, sizeBytes, sha256 }: ArchiveFile,
   content: AsyncIterable<Uint8Array>,
@@ -228,7 +232,9 @@ interface Received {
   files: readonly { receivedBytes: number }[];
 }
 
-/** Sends what is missing of a folder that `exportJobTo` filled, or of the same files elsewhere; resolves with the job once it is stored. */
+/**
+ * Sends the missing bytes of a folder that `exportJobTo` filled, or of the same files elsewhere; resolves with the job once it is stored.
+ */
 export async function importJobFrom(
   from: string | JobFiles,
   upload: (messages: AsyncIterable<DeepPartial<ImportJobRequest>>) => Promise<Received>,

@@ -1,8 +1,8 @@
-/** Where the client reports what it does by itself. A pino logger is one, and so is `console`. */
+/** Where the client logs what it does by itself. A pino logger fits, and so does `console`. */
 export interface Logger {
-  /** Each call with its outcome and time. */
+  /** Each call with its outcome and duration. */
   debug(fields: object, message: string): void;
-  /** What went wrong on the way and is mended: a call that is repeated, a stream that is opened again. */
+  /** Problems that were handled: a retried call, a reopened stream. */
   warn(fields: object, message: string): void;
 }
 

@@ -1,4 +1,4 @@
-/** Asks for page after page and gives what is on them, one by one. */
+/** Fetches page after page and yields their items one by one. */
 export async function* pages<Page extends { nextPageToken: string }, Item>(
   fetch: (pageToken: string) => Promise<Page>,
   itemsOf: (page: Page) => readonly Item[],

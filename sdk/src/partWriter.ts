@@ -1,11 +1,11 @@
 import type { FileHandle } from 'node:fs/promises';
 
-/** So much may wait for the disk before whoever brings more has to wait as well. */
+/** Bytes that may wait for the disk before `add` has to wait, too. */
 const waitingBytesMax = 8 << 20;
 
 /**
- * Writes what comes to a file, in order, without making the one who brings it wait for the disk: what came during a write goes into the next
- * one. The file never has a later byte without those before it, so whatever length it has after a crash can be continued from.
+ * Writes data to a file, in order, without making the caller wait for the disk: data that arrives during a write goes into the next one.
+ * The file never has a later byte without all bytes before it, so after a crash it can be continued at its length.
  */
 export class PartWriter {
   private waiting: Uint8Array[] = [];
@@ -14,8 +14,8 @@ export class PartWriter {
   private failure: { error: unknown } | undefined;
 
   /**
-   * @param writtenBytes how many bytes the file has
-   * @param onWritten called after each write with how many it has then
+   * @param writtenBytes how many bytes the file already has
+   * @param onWritten called after each write with the number of bytes in the file
    */
   constructor(
     private readonly file: FileHandle,
@@ -23,7 +23,7 @@ export class PartWriter {
     private readonly onWritten: (writtenBytes: number) => void,
   ) {}
 
-  /** Takes the next bytes, which must not change afterwards. Throws what made an earlier write fail. */
+  /** Takes the next bytes, which must not change afterwards. Throws the error of an earlier write. */
   async add(data: Uint8Array): Promise<void> {
     this.throwFailure();
     this.waiting.push(data);
@@ -33,18 +33,18 @@ export class PartWriter {
     this.throwFailure();
   }
 
-  /** Until all of it is in the file. Throws what made a write fail. */
+  /** Resolves when everything is in the file. Throws the error of a failed write. */
   async flush(): Promise<void> {
     await this.idle();
     this.throwFailure();
   }
 
-  /** Until nothing is being written, whatever became of it: the file may be closed then. */
+  /** Resolves when no write is in progress, whether or not it succeeded: the file may then be closed. */
   async idle(): Promise<void> {
     await this.writing;
   }
 
-  /** Never rejects: nobody may be waiting when a write fails. */
+  /** Never rejects: perhaps nobody waits when a write fails. */
   private async write(): Promise<void> {
     try {
       while (this.waiting.length > 0) {
@@ -65,7 +65,7 @@ export class PartWriter {
   }
 }
 
-/** @returns where the file ends then */
+/** @returns where the file ends afterwards */
 async function writeAll(file: FileHandle, pieces: Uint8Array[], start: number): Promise<number> {
   let position = start;
   while (pieces.length > 0) {

@@ -12,7 +12,7 @@ export interface ReplayOptions {
   onCreated?: (job: Job) => void;
 }
 
-/** Something recorded of an execution that another one has otherwise. */
+/** A recorded fact that differs between two executions. */
 export interface FactDifference {
   fact: keyof Execution;
   expected: string;
@@ -20,19 +20,22 @@ export interface FactDifference {
 }
 
 export interface ReplayReport {
-  /** Whether every file that the job exported at its end has the SHA-256 that the bundle names. */
+  /** Whether every file that the job exported at its end has the SHA-256 that is in the bundle. */
   isIdentical: boolean;
   /** The new job. */
   job: string;
-  /** All files that either has; an empty hash where one has no such file. */
+  /** All files of either job; an empty hash if one of them does not have the file. */
   files: { fileName: string; expectedSha256: string; foundSha256: string }[];
-  /** First step whose training loss is another one; null when there is none. Steps that either knows only within a span are passed over. */
+  /** First step whose training loss differs; null if there is none. Steps that either job knows only as part of a span are ignored. */
   firstDifferingStep: { step: number; expected: number | null; found: number | null } | null;
-  /** What was recorded of both executions and differs. */
+  /** Recorded facts that differ between the two executions. */
   facts: FactDifference[];
 }
 
-/** What decides the bits, beside the settings: a replay pins some of those, so its specification has a hash of its own. */
+/**
+ * What determines the bits in addition to the settings. The hash of the specification is not among them: a replay fixes some settings,
+ * which changes it.
+ */
 const decidingFacts = [
   'engineVersion',
   'backend',
@@ -47,7 +50,7 @@ const decidingFacts = [
   'libraries',
 ] as const satisfies (keyof Execution)[];
 
-/** What a server has otherwise than the bundle's, as far as it is known before the run. Then bits may differ. */
+/** What is different on this server than in the bundle, as far as it is known before the run. Bits may then differ. */
 export async function compareServer(
   client: ReloraClient,
   { execution }: Bundle,
@@ -64,8 +67,8 @@ export async function compareServer(
 }
 
 /**
- * Runs a bundle as a new job, on the data set that has the same content, and compares the result bit for bit. Throws ReloraError
- * NOT_FOUND when the server has no such data set, and what createJob and waitForJob throw.
+ * Runs a bundle as a new job, on the data set with the same content, and compares the result bit for bit. Throws ReloraError NOT_FOUND if
+ * the server does not have that data set, and the errors of createJob and waitForJob.
  */
 export async function replayBundle(
   client: ReloraClient,
@@ -91,7 +94,7 @@ export async function replayBundle(
   };
 }
 
-/** What a specification says of its data, by the names that it has on this server. */
+/** The data fields of a specification, with the names on this server. */
 async function findData(
   client: ReloraClient,
   { dataset, mixture, spec }: Bundle,
@@ -113,7 +116,7 @@ async function findData(
   return { dataset: parts[0]!.dataset, mixture: parts, omittedDocuments: omittedFrom(names) };
 }
 
-/** Named evaluations decide nothing that is compared: one whose data set this server does not have is left out. */
+/** Named evaluations do not affect what is compared: one whose data set this server does not have is left out. */
 async function evaluationsThere(
   client: ReloraClient,
   { spec: { evaluations } }: Bundle,
@@ -126,7 +129,7 @@ async function evaluationsThere(
   return evaluations.filter(({ dataset }) => ready.has(dataset));
 }
 
-/** By content: on another server it has another name. */
+/** Finds it by content: on another server it has another name. */
 async function findDataset(
   client: ReloraClient,
   dataset: Bundle['dataset'],
@@ -135,7 +138,7 @@ async function findDataset(
   const matches: string[] = [];
   for await (const { name, state, manifestSha256 } of client.listDatasets(options)) {
     if (state !== DatasetState.READY || manifestSha256 !== dataset.manifestSha256) continue;
-    // Its own name makes the same specification.
+    // The same name makes the specification the same.
     if (name === dataset.name) return name;
     matches.push(name);
   }

@@ -1,7 +1,7 @@
 import * as contract from './contract.js';
 import { ReloraError, type FieldViolation } from './errors.js';
 
-/** What reads and writes a message, as the generated code has it. */
+/** The part of a generated message type that is used here. */
 interface MessageType {
   fromPartial(value: object): unknown;
   toJSON(message: never): unknown;
@@ -23,8 +23,8 @@ const requestTypes = new Map<string, MessageType>(
 );
 
 /**
- * Refuses a request with a field that does not exist or a value of another type, as the compiler does for TypeScript: what is
- * read of it otherwise is a default, and a slip of the pen a training that nobody asked for.
+ * Refuses a request with an unknown field or a value of the wrong type, as the compiler does for TypeScript: otherwise such a field would
+ * silently get its default, and a typing mistake would start an unintended training.
  */
 export function checkRequest(path: string, request: unknown): void {
   const type = requestTypes.get(path);
@@ -32,12 +32,12 @@ export function checkRequest(path: string, request: unknown): void {
 }
 
 export function checkMessage(type: MessageType, given: object, path: string): void {
-  // Through JSON and back, every value has the type of its field.
+  // After conversion to JSON and back, every value has the type of its field.
   const read = type.fromJSON(type.toJSON(type.fromPartial(given) as never));
   refuse(violations({ given, message: read, written: read, path, nameOf: (key) => key, isSame: isEqual }));
 }
 
-/** Throws INVALID_ARGUMENT with all that is wrong, if anything is. */
+/** Throws INVALID_ARGUMENT with all problems, if there are any. */
 export function refuse(fields: readonly FieldViolation[], reason = 'REQUEST_INVALID'): void {
   if (fields.length === 0) return;
   const message = fields.map(({ field, description }) => `${field}: ${description}`).join('; ');
@@ -48,19 +48,19 @@ interface Comparison {
   given: object;
   /** As a message, which has every field. */
   message: unknown;
-  /** And written as JSON again, where integers are whole and enums have names. */
+  /** The same as JSON again, where integers are whole and enums have names. */
   written: unknown;
   path: string;
-  /** The field that a key means. */
+  /** The field that a key refers to. */
   nameOf: (key: string) => string;
   isSame: (given: unknown, read: unknown) => boolean;
 }
 
-/** What was given, against what was read of it. */
+/** Compares what was given with what was read from it. */
 export function violations(comparison: Comparison): FieldViolation[] {
   const { given, message, written, path, nameOf, isSame } = comparison;
   return Object.entries(given).flatMap(([key, value]): FieldViolation[] => {
-    if (value === null || value === undefined) return []; // the ways to leave a field out
+    if (value === null || value === undefined) return []; // ways to omit a field
     const field = path === '' ? key : `${path}.${key}`;
     const name = nameOf(key);
     if (!hasField(message, name)) return [{ field, description: 'there is no such field' }];
@@ -87,7 +87,7 @@ function isEqual(given: unknown, read: unknown): boolean {
 }
 
 function shown(value: unknown): string {
-  // JSON has no words for these.
+  // JSON cannot represent these.
   return typeof value === 'number' || typeof value === 'bigint'
     ? String(value)
     : (JSON.stringify(value) ?? typeof value);

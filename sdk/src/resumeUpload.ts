@@ -4,7 +4,10 @@ import { ReloraError } from './errors.js';
 import { sha256Of } from './fileDigest.js';
 import type { Patience } from './patience.js';
 
-/** Where the bytes of a file are: on this machine, in memory, or where somebody reads them from an offset on; null for none to send. */
+/**
+ * Where the bytes of a file are: on this machine, in memory, or behind a function that reads them from an offset; null if there are none to
+ * send.
+ */
 export type ByteSource =
   | { path: string }
   | { content: string | Uint8Array }
@@ -24,20 +27,20 @@ export interface FileChunk {
 
 interface ResumeOptions<Resource extends Received> {
   sources: readonly ByteSource[];
-  /** Opens the upload again with the chunks that are missing. */
+  /** Opens the upload again and sends the missing chunks. */
   upload(chunks: AsyncIterable<FileChunk>): Promise<Resource>;
-  /** What the server has so far; undefined when nothing. */
+  /** What the server has so far; undefined if nothing. */
   known(): Promise<Resource | undefined>;
   onSent(bytes: number): void;
 }
 
 const chunkBytes = 256 << 10;
-/** A read costs the wake-up of a thread: it brings several chunks. */
+/** Each read has the cost of waking a thread, so it reads several chunks. */
 const blockBytes = 2 << 20;
-/** A server notices a broken connection, and lets go of its upload, within a minute and a half. */
+/** A server notices a broken connection, and releases its upload, within a minute and a half. */
 const busyMsMax = 100_000;
 
-/** Uploads what is missing, again after each break. */
+/** Uploads what is missing, again after each interruption. */
 export async function resumeUpload<Resource extends Received>(
   { sources, upload, known: lookUp, onSent }: ResumeOptions<Resource>,
   patience: Patience,
@@ -50,10 +53,10 @@ export async function resumeUpload<Resource extends Received>(
       const received = sources.map((_, index) => known?.files[index]?.receivedBytes ?? 0);
       return await upload(chunks(sources, received, onSent));
     } catch (error) {
-      // The connection of an earlier try broke, and the server, which answers, has not noticed yet.
+      // The connection of an earlier attempt broke, and the server, which can be reached, has not noticed that yet.
       const isBusy = error instanceof ReloraError && error.code === 'ABORTED';
       if (isBusy && performance.now() - (busySinceMs ??= performance.now()) < busyMsMax) patience.progress();
-      // What an earlier try had sent was stored after we had looked, by a server that noticed its end only then.
+      // The server noticed the end of an earlier attempt only after our look-up, and stored what that had sent.
       const isPassed = error instanceof ReloraError && error.reason === 'UPLOAD_OFFSET_WRONG';
       const assumed = totalReceived(known);
       if (isPassed) {
@@ -122,7 +125,7 @@ async function* pieces(source: ByteSource, offset: number): AsyncGenerator<Buffe
   }
 }
 
-/** Size and hash of what is to be sent. */
+/** Size and hash of a file to send. */
 export async function measure(
   source: { path: string } | { content: string | Uint8Array },
 ): Promise<{ sizeBytes: number; sha256: string }> {
@@ -144,7 +147,7 @@ function unreadable(path: string, error: unknown): ReloraError {
   return new ReloraError(`${path} cannot be read: ${why}`, detail, { cause: error });
 }
 
-/** An upload as the contract has it: what comes, then the bytes. */
+/** The messages of an upload: its header, then the bytes. */
 export async function* messagesOf<Header>(
   header: Header,
   chunks: AsyncIterable<FileChunk>,
@@ -153,7 +156,7 @@ export async function* messagesOf<Header>(
   for await (const chunk of chunks) yield { chunk };
 }
 
-/** An id for what the caller did not name, so that its upload can be resumed. */
+/** An id for something unnamed, so that its upload can be resumed. */
 export function newId(kind: string): string {
   return `${kind}-${Date.now().toString(36)}-${randomBytes(4).toString('hex')}`;
 }

@@ -1,13 +1,13 @@
 import { lookup } from 'node:dns/promises';
 import { experimental, Metadata, status } from '@grpc/grpc-js';
 
-/** Of targets that list servers: `relora-servers:host:port,host:port`. */
+/** Scheme of targets that list servers: `relora-servers:host:port,host:port`. */
 export const listScheme = 'relora-servers';
 
-/** Takes turns, and leaves out servers that cannot be reached; the other settings of a channel stay as they are. */
+/** Takes turns and leaves out servers that cannot be reached; other settings of a channel are not changed. */
 export const takeTurns = JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] });
 
-/** gRPC's resolvers know one name, or addresses without names: this one finds the addresses of several names. */
+/** gRPC's resolvers accept one name, or only addresses: this one resolves several names. */
 class ListResolver implements experimental.Resolver {
   private isDestroyed = false;
   private resolving: Promise<void> | undefined;
@@ -26,7 +26,7 @@ class ListResolver implements experimental.Resolver {
     this.isDestroyed = true;
   }
 
-  /** The part before the first comma stands for all in requests and certificates. */
+  /** The first entry is the name used in requests and certificates, for all servers. */
   static getDefaultAuthority({ path }: experimental.GrpcUri): string {
     return path.split(',')[0]!;
   }
@@ -46,13 +46,13 @@ class ListResolver implements experimental.Resolver {
 async function endpointsOf(hostPort: string): Promise<experimental.Endpoint[]> {
   const [, host = '', port] = /^\[?(.*?)\]?:(\d+)$/.exec(hostPort) ?? [];
   const addresses = await lookup(host, { all: true });
-  // What one name has several of are other ways to one server, or several servers: turns are taken among all.
+  // A name with several addresses may be one server or several: all addresses take turns.
   return addresses.map(({ address }) => ({ addresses: [{ host: address, port: Number(port) }] }));
 }
 
 let isRegistered = false;
 
-/** Makes the scheme known to gRPC in this process, once it is needed. */
+/** Registers the scheme with gRPC in this process, once it is needed. */
 export function registerListScheme(): void {
   if (!isRegistered) experimental.registerResolver(listScheme, ListResolver);
   isRegistered = true;

@@ -2,8 +2,8 @@ import { JobSpec } from './contract.js';
 import { refuse, violations } from './requestFields.js';
 
 /**
- * Reads a job specification from JSON as the API writes it: field names in camelCase or snake_case, enums by name. A field
- * that does not exist or a value of another type is an error, so that a slip of the pen is not a default.
+ * Reads a job specification from JSON in the API's form: field names in camelCase or snake_case, enums by name. An unknown field or a value
+ * of the wrong type is an error, so that a typing mistake does not silently become a default.
  */
 export function parseJobSpec(json: object): JobSpec {
   const spec = JobSpec.fromJSON(json);
@@ -17,7 +17,7 @@ function camelCase(key: string): string {
   return key.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 }
 
-/** JSON may write large integers as strings, and enums as numbers. */
+/** JSON may contain large integers as strings, and enums as numbers. */
 function isSame(given: unknown, read: unknown): boolean {
   if (given === read) return true;
   if (typeof read === 'number')

@@ -1,6 +1,6 @@
 import type { Spread, StepEvent, StepSpan } from './contract.js';
 
-/** What a step event stands for: fast and old steps come together as a span, and a step alone is a span of one. */
+/** The span of a step event: events of fast and old steps have one; a single step becomes a span of one. */
 export function spanOf(event: StepEvent): WholeSpan {
   const { span, step, skipped, omitted, tokenCount, stepSeconds } = event;
   const spreads = (valueOf: (metric: SpreadMetric) => Spread) => ({
@@ -25,12 +25,12 @@ export function spanOf(event: StepEvent): WholeSpan {
 
 type SpreadMetric = 'loss' | 'gradientNorm' | 'learningRate' | 'tokensPerSecond' | 'residentBytes';
 
-/** With no spread missing. */
+/** A span with every spread set. */
 export type WholeSpan = StepSpan & Record<SpreadMetric, Spread>;
 
 const none: Spread = { last: 0, min: 0, max: 0, mean: 0, valueCount: 0, nonfiniteCount: 0 };
 
-/** Of a single value. */
+/** The spread of a single value. */
 function spreadOf(value: number): Spread {
   if (!Number.isFinite(value)) return { ...none, nonfiniteCount: 1 };
   return { ...none, last: value, min: value, max: value, mean: value, valueCount: 1 };

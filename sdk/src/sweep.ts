@@ -5,20 +5,20 @@ import type { JobSpec, ReloraClient } from './client.js';
 import { JobKind, JobState, Metric, type Job } from './contract.js';
 import { JobFailedError, ReloraError } from './errors.js';
 
-/** Learning rates to try: a list, or a number of them from one to another with equal ratios between. */
+/** Learning rates to try: a list, or a number of rates with equal ratios between two limits. */
 export type RateGrid = { rates: readonly number[] } | { from: number; to: number; count: number };
 
 export type SweepOptions = RateGrid &
   CallOptions & {
-    /** Jobs have the label `sweep=<id>`; the same id again finds the jobs of the first call. By default a new one. */
+    /** Jobs get the label `sweep=<id>`; repeating an id finds the jobs of the first call. Default: a new id. */
     id?: string;
-    /** Kinds to try every rate with; default that of the specification. */
+    /** Kinds to try every rate with; default: that of the specification. */
     kinds?: readonly JobKind[];
-    /** Ranks to try every rate with; default that of the specification. FULL_RANK has none. */
+    /** Ranks to try every rate with; default: that of the specification. FULL_RANK has none. */
     ranks?: readonly number[];
     /**
-     * Scales, alpha / rank, to try every rate with; default the alpha of the specification. They move the adapters beside
-     * embedding, norms and head, which the learning rate moves with them. FULL_RANK has none.
+     * Scales, alpha / rank, to try every rate with; default: that of the specification. They change the adapters relative to embedding,
+     * norms and head, which the learning rate changes together. FULL_RANK has none.
      */
     scales?: readonly number[];
     /** Further labels of the jobs. */
@@ -27,18 +27,18 @@ export type SweepOptions = RateGrid &
     onRun?: (run: SweepRun) => void;
   };
 
-/** One rate that was tried. */
+/** One tried rate. */
 export interface SweepRun {
   kind: JobKind;
   /** 0 for FULL_RANK. */
   rank: number;
-  /** alpha / rank; null for FULL_RANK, and where no scales were asked for. */
+  /** alpha / rank; null for FULL_RANK, and if no scales were requested. */
   scale: number | null;
   learningRate: number;
   job: Job;
-  /** Last loss on the held-out part; null while there is none. */
+  /** Last loss on the held-out part; null if there is none. */
   evaluationLoss: number | null;
-  /** `diverged`: losses were not finite, or the held-out loss ended above where it began. Never the best. */
+  /** `diverged`: losses were not finite, or the held-out loss ended above its first value. Never the best. */
   outcome: 'waiting' | 'succeeded' | 'diverged' | 'failed' | 'cancelled';
 }
 
@@ -47,11 +47,11 @@ export interface SweepVariant {
   kind: JobKind;
   rank: number;
   scale: number | null;
-  /** By rate. */
+  /** Ordered by rate. */
   runs: SweepRun[];
-  /** The lowest held-out loss; null when no run has one. */
+  /** The run with the lowest held-out loss; null if no run has one. */
   best: SweepRun | null;
-  /** The best rate is the lowest or highest that was tried: a better one may lie beyond. */
+  /** The best rate is the lowest or highest that was tried: there may be a better one beyond it. */
   isBestAtEdge: boolean;
 }
 
@@ -60,16 +60,16 @@ export interface Sweep {
   variants: SweepVariant[];
 }
 
-/** Calls that a sweep is made of. */
+/** The calls that a sweep makes. */
 type SweepClient = Pick<
   ReloraClient,
   'createJob' | 'estimateJob' | 'waitForJob' | 'getJob' | 'getMetricHistory'
 >;
 
-/** Most jobs of a sweep: a grid that is larger is a slip of the pen. */
+/** Most jobs of a sweep: a larger grid is a mistake. */
 export const sweepJobsMax = 256;
 
-/** Trains a specification with every rate, kind, rank and scale that is asked for, and finds the best rate of each of the others. */
+/** Trains a specification with every requested rate, kind, rank and scale, and finds the best rate for each combination of the others. */
 export async function sweepLearningRate(
   client: SweepClient,
   spec: JobSpec,
@@ -82,7 +82,7 @@ export async function sweepLearningRate(
     const found = `${rates.length} rates × ${variants.length} kinds, ranks and scales`;
     throw invalid(`A sweep has at most ${sweepJobsMax} jobs, and ${found} are more`);
   }
-  // One after the other, so that they run in this order, and a full queue refuses the rest rather than some.
+  // Created one after the other, so that they run in this order, and a full queue refuses the last ones.
   const runs: SweepRun[] = [];
   for (const variant of variants) {
     for (const learningRate of rates) {
@@ -144,7 +144,7 @@ export function ratesOf(grid: RateGrid): number[] {
   return [...new Set(rates)];
 }
 
-/** Finds the best of the rates of one kind, rank and scale. */
+/** Finds the best rate of one kind, rank and scale. */
 export function bestOf(
   variant: Pick<SweepVariant, 'kind' | 'rank' | 'scale'>,
   runs: readonly SweepRun[],
@@ -165,7 +165,7 @@ function judge(job: Job, evaluations: readonly number[]): Pick<SweepRun, 'evalua
   if (job.failure?.reason === 'TRAINING_DIVERGED') return { evaluationLoss, outcome: 'diverged' };
   if (job.state === JobState.FAILED) return { evaluationLoss, outcome: 'failed' };
   if (job.state === JobState.CANCELLED) return { evaluationLoss, outcome: 'cancelled' };
-  // Only finite losses are reported; where nothing is held out there is not even the first.
+  // Only finite losses are reported; without a held-out part, not even the first.
   const isWorse = first !== undefined && (evaluations.length === 1 || last! >= first);
   return { evaluationLoss, outcome: isWorse ? 'diverged' : 'succeeded' };
 }
@@ -179,7 +179,7 @@ async function variantsOf(
 ): Promise<Variant[]> {
   const complete = (await client.estimateJob(spec, { signal })).spec;
   const { kind = JobKind.RELORA, adapter, warmStart } = complete ?? {};
-  // The same tokens for every kind: the steps of the warm start are fixed before the kind is changed.
+  // For equal numbers of tokens, the steps of the warm start are resolved before the kind is changed.
   const whole = { ...spec, warmStart: { ...spec.warmStart, stepCount: warmStart?.stepCount ?? 0 } };
   return (kinds ?? [kind]).flatMap((each): Variant[] => {
     const base = kind === each ? spec : specOfKind(whole, each);
@@ -193,7 +193,7 @@ async function variantsOf(
   });
 }
 
-/** Waits for a job, whatever its end. */
+/** Waits until a job has ended, however it ends. */
 async function untilEnd(client: SweepClient, name: string, signal?: AbortSignal): Promise<void> {
   try {
     await client.waitForJob(name, { signal });

@@ -17,25 +17,25 @@ import type { Patience } from './patience.js';
 import { checkMessage } from './requestFields.js';
 import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
 
-/** One source file: on this machine, in memory, or on the server inside a folder that its operator allowed. */
+/** One source file: on this machine, in memory, or on the server in a folder that its operator allowed. */
 export type UploadFile = (
   | (({ path: string } | { content: string | Uint8Array }) & {
-      /** By default the name of the path. */
+      /** Default: the file name in the path. */
       fileName?: string;
     })
   | { serverPath: string }
 ) & {
-  /** By default recognized by the content, and where that is not clear by the name. */
+  /** Default: recognized from the content, or if that is not clear, from the name. */
   format?: DatasetFormat;
-  /** By default divided by heldOutShare. */
+  /** Default: divided by heldOutShare. */
   split?: DatasetSplit;
 };
 
 export interface UploadOptions extends CallOptions {
-  /** Id of the data set; with it a later process can resume a broken upload. Made up when left out. */
+  /** Id of the data set; with it a later process can resume an interrupted upload. Default: a new one. */
   datasetId?: string;
   displayName?: string;
-  /** To find it by. */
+  /** Labels to find it by. */
   labels?: Record<string, string>;
   /** A data set that the files are appended to, as a new version; it stays as it is. */
   base?: string;
@@ -53,13 +53,13 @@ export interface UploadProgress {
 
 export interface UploadCalls {
   upload(messages: AsyncIterable<DeepPartial<UploadDatasetRequest>>): Promise<Dataset>;
-  /** Undefined when there is none. */
+  /** Undefined if it does not exist. */
   get(name: string): Promise<Dataset | undefined>;
 }
 
 const pollMs = { first: 50, max: 1000 };
 
-/** Uploads what is missing of a data set and waits until jobs can use it; throws DatasetFailedError when it cannot be prepared. */
+/** Uploads the missing bytes of a data set and waits until jobs can use it; throws DatasetFailedError if it cannot be prepared. */
 export async function uploadDataset(
   calls: UploadCalls,
   options: UploadOptions,
@@ -84,9 +84,9 @@ export async function uploadDataset(
 }
 
 async function describe(source: UploadFile, index: number): Promise<Partial<DatasetFile>> {
-  if ('serverPath' in source) return source; // the server names it by its path
+  if ('serverPath' in source) return source; // the server takes its name from the path
   const fileName = 'path' in source ? basename(source.path) : `text-${index}.txt`;
-  // All else as it was given, so that a field that does not exist is found.
+  // Other fields are passed on as given, so that an unknown field is detected.
   const { path: _, content: __, ...given } = { path: '', content: '', ...source };
   return { ...given, fileName: given.fileName ?? fileName, ...(await measure(source)) };
 }

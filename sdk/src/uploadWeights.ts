@@ -12,30 +12,30 @@ import { checkMessage } from './requestFields.js';
 import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
 
 export interface UploadWeightsOptions extends CallOptions {
-  /** A folder in Hugging Face layout, of which the files of the model and its tokenizer are taken; or the files alone. */
+  /** A folder in Hugging Face layout, from which the files of the model and its tokenizer are taken; or a list of files. */
   from: string | readonly string[];
-  /** Id of the weights; with it a later process can resume a broken upload. Made up when left out. */
+  /** Id of the weights; with it a later process can resume an interrupted upload. Default: a new one. */
   weightsId?: string;
   displayName?: string;
-  /** To find them by. */
+  /** Labels to find them by. */
   labels?: Record<string, string>;
-  /** 0 to 1; at 1 the server checks every tensor. */
+  /** From 0 to 1; at 1 the server checks every tensor. */
   onProgress?: (ratio: number) => void;
 }
 
 export interface UploadWeightsCalls {
   upload(messages: AsyncIterable<DeepPartial<UploadWeightsRequest>>): Promise<Weights>;
-  /** Undefined when there are none. */
+  /** Undefined if they do not exist. */
   get(name: string): Promise<Weights | undefined>;
 }
 
 const templates = 'additional_chat_templates';
 
-/** What of a folder belongs to the model; others, such as the weights in PyTorch's format, stay where they are. */
+/** Files of a folder that belong to the model; others, such as weights in PyTorch's format, are left out. */
 const ofModel =
   /^(model[\w-]*\.safetensors|model\.safetensors\.index\.json|chat_template\.jinja|(chat_template|config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json|additional_chat_templates\/[A-Za-z0-9][\w.-]*\.jinja)$/;
 
-/** Uploads what is missing of weights; resolves when the server has checked them. */
+/** Uploads the missing bytes of weights; resolves when the server has checked them. */
 export async function uploadWeights(
   calls: UploadWeightsCalls,
   options: UploadWeightsOptions,
@@ -62,7 +62,7 @@ export async function uploadWeights(
 
 async function filesOf(folder: string): Promise<string[]> {
   const names = await readdir(folder);
-  // The one folder of a model that belongs to it.
+  // The only subfolder that belongs to a model.
   if (names.includes(templates))
     for (const name of await readdir(join(folder, templates))) names.push(`${templates}/${name}`);
   return names
@@ -71,7 +71,7 @@ async function filesOf(folder: string): Promise<string[]> {
     .map((name) => join(folder, name));
 }
 
-/** Templates keep their folder, whether it or they were named. */
+/** Chat templates keep their folder, whether the folder or the files were named. */
 function nameOf(path: string): string {
   const name = basename(path);
   return basename(dirname(path)) === templates ? `${templates}/${name}` : name;

@@ -7,13 +7,16 @@ import { isTerminal } from './jobState.js';
 import type { Patience } from './patience.js';
 
 export interface WatchOptions extends CallOptions {
-  /** Events with a higher number only; 0, the default, for all from the beginning. */
+  /** Only events with a higher number; 0, the default, for all from the beginning. */
   afterSequence?: number;
-  /** `storeId` of the event with that number. Where the store is another one by now, the event `storeChanged` comes, and then all from the first on. */
+  /**
+   * `storeId` of the event with that number. If the present store is another one, the event `storeChanged` comes, and then all events from
+   * the first.
+   */
   storeId?: string;
   /**
-   * At most one step event in so many milliseconds, up to 60000; 0, the default, for all. Events of other kinds all come. For a
-   * view of a fast job that many watch.
+   * At most one step event per this many milliseconds, up to 60000; 0, the default, for all. Events of other kinds are all sent. For views
+   * of a fast job with many watchers.
    */
   stepIntervalMs?: number;
   /** Silence after which the connection counts as dead; the server sends a heartbeat every 10 s. Default 30 s. */
@@ -26,13 +29,12 @@ export interface WatchCalls {
   get(): Promise<Job>;
 }
 
-/** ABORTED is how a server says that the reader was too slow: the journal still has everything. */
+/** The server ends the stream of a slow reader with ABORTED: the journal still has everything. */
 export const worthAnotherWatch = ['ABORTED', 'DEADLINE_EXCEEDED', 'CANCELLED'] as const;
 
 /**
- * A job's events, each once and in order, until the final one: when a stream breaks it is opened again after the last
- * number. A number that was seen is dropped, one that was left out is an error. Where the store has become another one it says so
- * and begins again.
+ * A job's events, each once and in order, up to the final one: a broken stream is opened again after the last number. Repeated numbers are
+ * dropped, a missing one is an error. If the store has changed, it reports that and begins again.
  */
 export async function* watchJob(
   calls: WatchCalls,
@@ -53,7 +55,8 @@ export async function* watchJob(
         if (known !== null) yield known;
         if (event.final) return;
       }
-      // Ended well but not by the final event: that one was delivered before, or the server wants to be asked again.
+      // The stream ended without error and without the final event: either that was delivered before, or the server wants the client to
+      // reconnect.
       const { state, lastSequence } = await calls.get();
       if (isTerminal(state) && lastSequence <= sequence) return;
       throw new ReloraError('The server ended the stream before the job ended', { code: 'UNAVAILABLE' });
@@ -80,7 +83,7 @@ export async function* untilSilence<Message>(
   const stop = new LinkedAbort();
   const onAbort = () => stop.abort(signal.reason);
   signal.addEventListener('abort', onAbort, { once: true });
-  // Runs only while a message is awaited: a reader may take its time with one.
+  // The timer runs only while a message is awaited: a reader may take its time.
   const startTimer = () => setTimeout(() => stop.abort(silent(silenceMs)), silenceMs);
   let timer = startTimer();
   try {

@@ -5,34 +5,34 @@ import type { Patience } from './patience.js';
 import { gap, isStoreChanged, type WatchOptions } from './watch.js';
 
 export interface WatchJobsOptions extends CallOptions, Pick<WatchOptions, 'stepIntervalMs' | 'silenceMs'> {
-  /** `jobs/…` of each; by default all jobs with the labels. */
+  /** `jobs/…` of each; default: all jobs with the labels. */
   names?: readonly string[];
-  /** Only jobs with all of these. */
+  /** Only jobs with all of these labels. */
   labels?: Record<string, string>;
-  /** Of jobs that are there already only what happens from now on. */
+  /** For existing jobs, only future events. */
   skipPast?: boolean;
-  /** End when all of the jobs have ended; otherwise it waits for jobs to come. */
+  /** End when all of the jobs have ended; otherwise also wait for future jobs. */
   untilAllEnded?: boolean;
-  /** One that `onCursor` was given, with the same names and labels. */
+  /** A cursor that `onCursor` got, with the same names and labels. */
   cursor?: string;
   /**
-   * Called now and then, between two events: all before were handed out. Who keeps the cursor together with what it made of the events
-   * continues from there after its own end.
+   * Called regularly, between two events: all events before it were delivered. A program that stores the cursor together with what it made
+   * of the events can continue from there after it was stopped.
    */
   onCursor?: (cursor: string) => void;
 }
 
-/** An event of one of several jobs; `job` is empty with `storeChanged`, which concerns all. */
+/** An event of one of several jobs; `job` is empty for `storeChanged`, which concerns all. */
 export type JobsEvent = JobEvent & { job: string };
 
-/** As watchJob, for many: what follows a cursor is sent again after a broken stream, and what was seen of it is dropped. */
+/** Like watchJob, for many jobs: after a broken stream, what follows the cursor is sent again, and what was already seen is dropped. */
 export async function* watchManyJobs(
   open: (cursor: string) => AsyncIterable<WatchJobsResponse>,
   begin: { cursor: string; onCursor(cursor: string): void },
   patience: Patience,
 ): AsyncGenerator<JobsEvent, void, undefined> {
   let { cursor } = begin;
-  /** The last number of each job, and the jobs whose end was seen: after a broken stream what follows the cursor comes again. */
+  /** The last number of each job, and the jobs whose end was seen: after a broken stream, events after the cursor are repeated. */
   const seen = new Map<string, number>();
   const ended = new Set<string>();
   for (;;) {
@@ -43,7 +43,7 @@ export async function* watchManyJobs(
         if (next !== '') {
           cursor = next;
           begin.onCursor(cursor);
-          // What was sent before a cursor never comes again, but the first only repeats where the stream was begun.
+          // Events before a cursor are never repeated. The first cursor of a stream only repeats the one that the stream began with.
           if (!isFirstCursor) for (const job of ended) seen.delete(job);
           if (!isFirstCursor) ended.clear();
           isFirstCursor = false;
@@ -59,7 +59,7 @@ export async function* watchManyJobs(
         const known = fromEventMessage(event, cursor.slice(0, cursor.indexOf('.')));
         if (known !== null) yield { ...known, job };
       }
-      return; // only ever where the end of all jobs was waited for
+      return; // only happens if the end of all jobs was waited for
     } catch (error) {
       if (isStoreChanged(error)) {
         yield { ...storeChanged(error.message), job: '' };

@@ -45,7 +45,7 @@ const charts: readonly Chart[] = [
 /** Series that the report draws. */
 export const reportMetrics = [...new Set(charts.map(({ metric }) => metric))];
 
-/** A comparison as a page of its own: curves, tables, what differs and what to beware of. */
+/** A comparison as a page: curves, tables, differences and warnings. */
 export function comparisonReport(comparison: CompareJobsResponse, time: Date): string {
   const { jobs, reference, differences, warnings, bucketStepCount } = comparison;
   const labels = jobLabels(jobs);

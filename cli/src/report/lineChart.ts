@@ -7,9 +7,9 @@ export interface ChartOptions {
   xName: string;
   showX(value: number): string;
   showY(value: number): string;
-  /** Points are drawn, not curves alone: where there are few of them. */
+  /** Draw points, not only curves: for few values. */
   hasPoints?: boolean;
-  /** Crosses below the top edge: places that were tried and gave no value. */
+  /** Crosses below the top edge: x values that were tried but gave no y value. */
   crosses?: readonly { tone: number; x: number }[];
 }
 
@@ -19,7 +19,7 @@ const plot = { left: 58, right: 24, top: 12, bottom: 42 };
 const plotWidth = width - plot.left - plot.right;
 const plotHeight = height - plot.top - plot.bottom;
 
-/** Curves over one pair of axes as an SVG figure. The tone of a curve is its place in the list, on the whole page. */
+/** Curves with common axes as an SVG figure. The tone of a curve is its index in the list, on the whole page. */
 export function lineChart(lines: readonly PlotLine[], options: ChartOptions): string {
   const { title, axes, xName, showX, showY, hasPoints = false, crosses = [] } = options;
   const xOf = (value: number) => round(plot.left + shareOf(value, axes.x, axes.isLogarithmic) * plotWidth);
@@ -40,7 +40,7 @@ export function lineChart(lines: readonly PlotLine[], options: ChartOptions): st
       ? ''
       : `<g class="${toneOf(index)}"><title>${escaped(label)}</title><path class="line" d="M${path}"/>${circles}</g>`;
   });
-  // An arrow where a curve comes in from above: cut off without one it would be taken for a curve that begins late.
+  // An arrow where a curve enters from above: without it, the curve would look as if it begins late.
   const arrows = lines.flatMap(({ points }, index) => {
     const first = points.findIndex(([, y]) => y <= axes.y.high);
     if (first === 0 || points.length === 0) return [];

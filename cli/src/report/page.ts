@@ -1,4 +1,4 @@
-/** Dashes beside colors: curves stay apart where colors are not seen or not printed. */
+/** Dashes in addition to colors distinguish curves where colors are not seen or not printed. */
 const dashes = ['none', '7 3', '2 3', '9 3 2 3', '4 2', '12 4', '1 4', '7 3 2 3 2 3'];
 const lightTones = ['#2a6fdb', '#c2620f', '#1f8f4e', '#b83280', '#7a52cc', '#0e7c86', '#a3352c', '#5d6670'];
 const darkTones = ['#589df6', '#e8934a', '#4cc27c', '#ee7ab9', '#b08cf5', '#3fb6c2', '#ef8279', '#9aa4af'];
@@ -42,7 +42,7 @@ body{max-width:none;padding:0;font-size:11px}.charts{grid-template-columns:1fr 1
 table{font-size:9px}th,td{padding:3px 7px 3px 0}.scroll{overflow:visible}
 }`;
 
-/** A page that needs nothing beside itself: no script, font, image or address. */
+/** A self-contained page: no script, external font, image or address. */
 export function page(title: string, subtitle: string, parts: readonly string[]): string {
   return `<!doctype html>
 <html lang="en">
@@ -62,7 +62,7 @@ ${parts.filter((part) => part !== '').join('\n')}
 `;
 }
 
-/** A table whose first cell of each row is led by the tone of a curve, where `tones` names one. */
+/** A table in which the first cell of each row shows the tone of a curve, if `tones` has one. */
 export function tableHtml(
   head: readonly { title: string; meaning?: string }[],
   rows: readonly { tone?: number; isBest?: boolean; cells: readonly string[] }[],
@@ -92,7 +92,7 @@ export function notesHtml(notes: readonly { reason: string; message: string }[])
   return `<ul class="notes">${entries.join('')}</ul>`;
 }
 
-/** Class of the curve at a place in the list of all curves of the page. */
+/** Class of the curve at an index in the list of all curves of the page. */
 export function toneOf(index: number): string {
   return `tone${index % lightTones.length}`;
 }

@@ -5,7 +5,7 @@ import { adviceText, pointsOf, rateText, sweepHead, sweepRows, variantLabel } fr
 import { lineChart } from './lineChart.js';
 import { escaped, legendHtml, page, tableHtml } from './page.js';
 
-/** A sweep as a page of its own. Runs that diverged are crosses at the top. */
+/** A sweep as a page. Runs that diverged are crosses at the top. */
 export function sweepReport({ id, variants }: Sweep, time: Date): string {
   const labels = variants.map(variantLabel);
   const lines = variants.map((variant, index) => ({ label: labels[index]!, points: pointsOf(variant) }));

@@ -11,8 +11,8 @@ type Definition = { methods: Record<string, { responseStream: boolean }> };
 type Handler = (request: never, context: CallContext) => unknown;
 
 /**
- * A server for the tests of a program that uses the SDK: it speaks the contract over gRPC on a free port of this machine, and its jobs do
- * what a script says instead of training. What is not here answers UNIMPLEMENTED with its name.
+ * A server for tests of programs that use the SDK: it implements the contract over gRPC on a free port of this machine, but its jobs follow
+ * a script instead of training. Methods that are not implemented return UNIMPLEMENTED with their name.
  */
 export class TestServer {
   private readonly jobs = new Map<string, ScriptedJob>();
@@ -23,7 +23,7 @@ export class TestServer {
   private streams = new AbortController();
   private readonly server: Server = createServer();
   private usual: JobScript = {};
-  /** Names of the calls that came, in order, such as `createJob`. */
+  /** Names of the received calls, in order, such as `createJob`. */
   readonly calls: string[] = [];
   /** host:port, for ReloraClient and RELORA_ADDRESS. */
   address = '';
@@ -45,17 +45,17 @@ export class TestServer {
     return server;
   }
 
-  /** What jobs do from now on. */
+  /** Sets what jobs do from now on. */
   script(script: JobScript): void {
     this.usual = script;
   }
 
-  /** What the next job does; of several calls each is for one job. */
+  /** Sets what the next job does; several calls apply to several jobs. */
   scriptNext(script: JobScript): void {
     this.scripts.push(script);
   }
 
-  /** A data set that jobs can name, as if it had been uploaded. */
+  /** Adds a data set that jobs can name, as if it had been uploaded. */
   addDataset(id: string): void {
     const name = `datasets/${id}`;
     this.datasets.set(
@@ -64,12 +64,12 @@ export class TestServer {
     );
   }
 
-  /** Has the next calls of a method, such as `getJob`, fail. */
+  /** Makes the next calls of a method, such as `getJob`, fail. */
   failNext(method: string, code: StatusName, { times = 1, message = 'On purpose' } = {}): void {
     for (let count = 0; count < times; count++) this.faults.push({ method, code, message });
   }
 
-  /** Breaks all streams that are open, as a network does. */
+  /** Breaks all open streams, as a network failure does. */
   breakStreams(): void {
     this.streams.abort();
     this.streams = new AbortController();
@@ -104,7 +104,7 @@ export class TestServer {
         await handle(request, context);
       return [name, responseStream ? stream : unary];
     });
-    // The types of nice-grpc want each method by name; which ones there are is known here as data alone.
+    // The types of nice-grpc want each method by name, but here they are only known as data.
     this.server.add(definition as never, Object.fromEntries(methods) as never);
   }
 
@@ -226,7 +226,7 @@ export class TestServer {
   }
 }
 
-/** Starts a server for tests; stop it, or hold it with `await using`. */
+/** Starts a server for tests; stop it, or declare it with `await using`. */
 export async function startTestServer(): Promise<TestServer> {
   return await TestServer.start();
 }

@@ -4,18 +4,18 @@ import { isTerminal } from '../jobState.js';
 
 /** What a job of the test server does. */
 export interface JobScript {
-  /** Steps that it takes; by default those of its specification, or 10. */
+  /** Number of its steps; default: that of its specification, or 10. */
   steps?: number;
-  /** Loss of each step; by default it falls from 4. */
+  /** Loss of each step; default: it falls from 4. */
   loss?: (step: number) => number;
-  /** Steps between restarts and between checkpoints; by default a tenth of the steps, at least 2. */
+  /** Steps between restarts and between checkpoints; default: a tenth of the steps, at least 2. */
   restartEvery?: number;
   checkpointEvery?: number;
-  /** Milliseconds that a step takes; by default 0: a job is done in a moment. */
+  /** Duration of a step in milliseconds; default 0: a job is done in a moment. */
   stepMs?: number;
-  /** The step before which it fails, with its reason and message. */
+  /** The step before which it fails, with reason and message. */
   fail?: { step: number; reason: string; message?: string };
-  /** Files of the model that it leaves; by default a small one. */
+  /** Files of its model; default: a small one. */
   files?: Record<string, Uint8Array>;
 }
 
@@ -26,7 +26,7 @@ type EventBody = Omit<
 
 const { JobState } = contract;
 
-/** One job of the test server: a state, a journal as the contract has it, and what it does by its script. */
+/** One job of the test server: its state, its journal as in the contract, and its behavior according to the script. */
 export class ScriptedJob {
   readonly job: contract.Job;
   readonly events: contract.JobEvent[] = [];
@@ -78,7 +78,7 @@ export class ScriptedJob {
     this.end(JobState.SUCCEEDED);
   }
 
-  /** Whether it could be done. */
+  /** Whether it could be paused. */
   pause(): boolean {
     if (this.job.state === JobState.PAUSED) return true;
     if (isTerminal(this.job.state)) return false;
@@ -99,7 +99,7 @@ export class ScriptedJob {
     return true;
   }
 
-  /** The model that it leaves. */
+  /** The model that it produces. */
   artifact(): contract.Artifact {
     const files = Object.entries(this.files).map(([fileName, bytes]) => ({
       fileName,
@@ -132,7 +132,7 @@ export class ScriptedJob {
     });
   }
 
-  /** As it is now: others change it while a step is awaited. */
+  /** The current state: others change it while a step is awaited. */
   private isIn(state: contract.JobState): boolean {
     return this.job.state === state;
   }
