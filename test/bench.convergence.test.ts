@@ -84,7 +84,7 @@ describe('a comparison of modes', () => {
       expect(other![0]!.loss).toBe(one![0]!.loss); // the same weights and the same text
       expect(one!.at(-1)!.loss).toBeLessThan(one![0]!.loss);
     }
-    // Two cycles of rank 2 at most; full rank knows no such bound.
+    // Two cycles of rank 2 at most; full rank has no such bound.
     expect(relora.runs[0].effectiveRank).toBeLessThanOrEqual(4);
     expect(fullRank.runs[0].effectiveRank).toBeGreaterThan(4);
     const best = Math.min(...relora.tried.map(({ loss }: { loss: number }) => loss));
@@ -115,7 +115,7 @@ describe('what a comparison says', () => {
     expect(order([1, 1.1, 1.2], [1.3, 1.41, 1.49])).toBe('asExpected');
     expect(order([1.3, 1.41, 1.49], [1, 1.1, 1.2])).toBe('reversed');
     expect(order([1, 1.1, 1.2], [1.01, 1.09, 1.21])).toBe('undecided');
-    expect(order([1], [2])).toBe('undecided'); // one seed says nothing of its spread
+    expect(order([1], [2])).toBe('undecided'); // a single seed gives no spread
     expect(orderOf(row('relora', [1, 1.1]), row('lora', [1.5, 1.7])).difference).toBeCloseTo(0.55, 12);
   });
 

@@ -22,7 +22,7 @@ import { judged } from '../bench/targets.mjs';
 const addon = loadNativeAddon();
 const machine = addon.describe();
 
-/** Of a machine that was never measured: operations do not depend on it. */
+/** A device that was never measured: operations do not depend on it. */
 const device = {
   instructionSet: machine.instructionSets[0],
   threadCount: 1,
@@ -69,7 +69,7 @@ async function startScript(script: string): Promise<Child> {
 
 describe('a side of a comparison', () => {
   it.runIf(process.platform === 'linux')('stands still until it is asked', async () => {
-    // Answers with its process id at once and with a count of its timer's ticks when asked.
+    // Answers at once with its process id, and on request with the number of its timer's ticks.
     const child = await startScript(`
       let ticks = 0;
       setInterval(() => ticks++, 1);
@@ -139,7 +139,7 @@ describe('a side of a comparison', () => {
       await child.ask({ profile: {} });
       await child.ask({ step: {} });
       const { kernels } = await child.ask({ profile: {} });
-      delete kernels.mlpHalfStateLength; // they only count
+      delete kernels.mlpHalfStateLength; // it only computes a size
       delete kernels.attentionHalfStateLength;
       const counted = Object.values(kernels as Record<string, { operations: number; bytes: number }>);
       const operations = counted.reduce((sum, kernel) => sum + kernel.operations, 0);
@@ -184,7 +184,7 @@ describe('options', () => {
 
 describe('units for matrices', () => {
   const product = { rows: 5, inFeatures: 33, out: 17 };
-  /** The addon of a machine that has AMX, whose instructions are those of `stand`. */
+  /** The addon of a machine with AMX, whose instructions are those of `stand`. */
   const withAmx = (stand: string) => ({
     ...addon,
     describe: () => ({ ...machine, instructionSets: ['amx', ...machine.instructionSets] }),
@@ -206,7 +206,7 @@ describe('units for matrices', () => {
     ]);
     expect(amx!.rows.every(({ share, peak }) => share > 0 && peak > 0)).toBe(true);
     if (process.arch === 'x64') expect(neon).toMatchObject({ failure: 'not there', rows: [] });
-    // Other instructions sum in another order.
+    // Other instructions change the order of sums.
     const [other] = run('portable');
     expect(other!.rows[0]!.differing).toContain('y of 33x130x67x5');
     expect(exactness.report([other!])).toContain('different: ');
@@ -241,7 +241,7 @@ describe('the table of processors', () => {
     const twice = withRow(once, rowOf(results, 'the-second'));
     expect(lines(twice)).toHaveLength(lines(once).length);
     expect(twice).not.toContain('the-first');
-    // What stands around the table is left alone.
+    // The text around the table does not change.
     const begin = page.indexOf('<!-- kinds');
     expect(twice.slice(0, begin)).toBe(page.slice(0, begin));
     expect(twice.endsWith(page.slice(page.indexOf('<!-- end of kinds')))).toBe(true);

@@ -8,8 +8,8 @@ import { tinyText } from './e2e/tinyJob.js';
 import { realServer } from './sdk/realServer.js';
 
 /**
- * Files that went wrong once, through a real server. Those of the fixtures are kept without weights, which are made here; a folder of
- * such files that TEST_CASES names is tried as well, and then has to have all of them (`npm run test:cases FOLDER`).
+ * Files that once caused errors, on a real server. The fixtures are without weights, which are created here; a folder of such files that
+ * TEST_CASES names is tested too, and must be complete (`npm run test:cases FOLDER`).
  */
 const kept = fileURLToPath(new URL('fixtures/cases/', import.meta.url));
 const named = process.env.TEST_CASES;

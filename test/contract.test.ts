@@ -7,7 +7,7 @@ import { temporaryFolder } from './e2e/tinyJob.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 
-/** What `buf breaking` says of the contract, after a change to one of its files, against the released one. */
+/** Output of `buf breaking` for the contract, after a change to one of its files, against the released one. */
 function breaking(file: string, change: (text: string) => string): string {
   const folder = temporaryFolder();
   for (const name of ['proto', 'buf.yaml']) cpSync(join(root, name), join(folder, name), { recursive: true });

@@ -75,7 +75,7 @@ describe.each(pods)('pods of $path', ({ spec }) => {
   it('have settings that the server takes, and are stopped later than it stops', () => {
     expect(config.shutdownSeconds).toBeLessThan(terminationGracePeriodSeconds);
     expect(config.tlsCertificate).not.toBe('');
-    // Connections end now and then, so that clients find pods that are new; not before their streams.
+    // Connections are closed now and then, so that clients find new pods; but not before their streams end.
     expect(config.connectionAgeSeconds).toBeGreaterThan(0);
   });
 
@@ -127,7 +127,7 @@ const inBase = ['ConfigMap', 'Namespace', 'PodDisruptionBudget', 'Service', 'Ser
 describe.skipIf(!hasProgram('kubectl'))('kustomize', () => {
   const ajv = new Ajv({ strict: false, validateFormats: false });
   ajv.addSchema(kubernetes, 'kubernetes');
-  // Kinds of operators are not in it.
+  // Kinds defined by operators are not included.
   const ofOperators = new Set(['ServiceMonitor', 'ScaledObject']);
 
   it.each([
@@ -145,7 +145,7 @@ describe.skipIf(!hasProgram('kubectl'))('kustomize', () => {
     for (const manifest of made.filter(({ kind }) => !ofOperators.has(kind))) {
       const validate = ajv.compile({ $ref: `kubernetes#/definitions/${kubernetes.kinds[manifest.kind]!}` });
       expect(validate(manifest), `${manifest.kind} ${JSON.stringify(validate.errors)}`).toBe(true);
-      // It knows every field.
+      // The schema knows every field: a misspelled one is refused.
       expect(validate({ ...manifest, sepc: {} })).toBe(false);
     }
   });

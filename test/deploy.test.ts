@@ -11,7 +11,7 @@ import { metricTable, type MetricEntry } from '../server/dist/metrics/metricTabl
 const root = fileURLToPath(new URL('..', import.meta.url));
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 
-/** Every name under which a metric is served, with its labels. */
+/** All metric names served, with their labels. */
 const series = new Map<string, readonly string[]>(
   Object.values(metricTable as Record<string, MetricEntry>).flatMap(({ name, type, labels }) =>
     type === 'histogram'
@@ -41,7 +41,7 @@ interface Dashboard {
 const dashboards = readdirSync(join(root, 'deploy/grafana/dashboards')).map(
   (file) => JSON.parse(read(`deploy/grafana/dashboards/${file}`)) as Dashboard,
 );
-/** Throws at what is not YAML, repeated keys among it. */
+/** Throws on invalid YAML, including repeated keys. */
 const readYaml = (path: string): unknown =>
   parse(read(path), { strict: true, uniqueKeys: true, merge: true });
 const { groups } = readYaml('deploy/prometheus/rules.yml') as {
@@ -167,7 +167,7 @@ interface Service {
   mem_limit?: string;
 }
 
-/** As compose reads it, where no variable is set. */
+/** With compose's defaults for unset variables. */
 function withDefaults(environment: Record<string, string>): Record<string, string> {
   const filled = Object.entries(environment).map(([name, value]) => [
     name,
@@ -201,7 +201,7 @@ describe('docker-compose.yml', () => {
     expect(ports.length).toBeGreaterThanOrEqual(7);
     for (const port of ports) expect(port).toMatch(/^127\.0\.0\.1:\d+(-\d+)?:\d+$/);
     const images = Object.values(composeServices).flatMap(({ image = [] }) => image);
-    // PostgreSQL's versions have two numbers.
+    // PostgreSQL's versions have only two numbers.
     expect(images.filter((image) => !/:(v?\d+\.\d+\.\d+|(?<=postgres:)\d+\.\d+)$/.test(image))).toEqual([]);
   });
 
@@ -214,7 +214,7 @@ describe('docker-compose.yml', () => {
       composeServices,
     )) {
       expect(limit, name).toMatch(/^\d+[mg]$/);
-      // The image of the server has its own.
+      // The server's image has its own health check.
       if (name !== 'server' && name !== 'fleet') expect(healthcheck, name).toBeTypeOf('object');
       for (const [other, { condition }] of Object.entries(needed))
         expect([other in composeServices, condition], `${name} needs ${other}`).toEqual([
@@ -262,7 +262,7 @@ describe('docker-compose.yml', () => {
       const validate = new Ajv({ strict: false, validateFormats: false }).compile(composeSchema);
       const file = readYaml(path) as { services: Record<string, object> };
       expect(validate(file), JSON.stringify(validate.errors)).toBe(true);
-      // It is one that finds something.
+      // Checks that the schema finds errors.
       const [name] = Object.keys(file.services) as [string];
       const wrong = {
         ...file,
@@ -292,7 +292,7 @@ describe('docker-compose.yml', () => {
     ]);
     const port = s3.command![s3.command!.indexOf('--port') + 1]!;
     expect(storeUrl).toMatchObject({ kind: 's3', bucket: 'relora', endpoint: `http://s3${port}` });
-    // The bucket is the folder that the volume makes.
+    // The bucket is the folder that the volume creates.
     expect(compose).toContain(`:${s3.command!.at(-1)}/relora\n`);
     for (const range of fleet.ports!) {
       const [, first, last] = /:(\d+)-(\d+):/.exec(range)!;
@@ -315,7 +315,7 @@ describe('the image', () => {
     expect(stages.every((stage) => /^node:24[.\d]*-bookworm-slim/.test(stage))).toBe(true);
     expect(stages.at(-1)).toMatch(/^USER node$/m);
     expect(stages.at(-1)).toContain('HEALTHCHECK');
-    // Signals reach a program that does not listen yet only through an init.
+    // Only with an init process do signals reach a program that has no handlers yet.
     expect(stages.at(-1)).toContain('ENTRYPOINT ["tini", "--"]');
     expect(stages.at(-1)).toContain('CMD ["node", "server/dist/main.js", "health"]');
   });
@@ -333,7 +333,7 @@ describe('the image', () => {
       ]);
       expect(pairs.length).toBeGreaterThan(0);
       const environment = Object.fromEntries(pairs) as Record<string, string>;
-      // The image alone is open to nobody knows whom, and so does not start.
+      // The image alone would be open to everybody, and therefore does not start.
       if (text === dockerfile) expect(() => readConfig(environment)).toThrow('RELORA_INSECURE');
       expect(() => readConfig({ RELORA_INSECURE: 'plain-text,no-login', ...environment })).not.toThrow();
     }
@@ -369,7 +369,7 @@ describe('the image for cards', () => {
     expect(dockerfile).toMatch(new RegExp(`libcublasLt\\.so\\.12 ${folder}/$`, 'm'));
     expect(dockerfile).toMatch(/nvidia-cuda-nvrtc-cu12==\d+\.\d+\.\d+ \\$/m);
     expect(dockerfile).toMatch(/nvidia-cublas-cu12==\d+\.\d+\.\d+\.\d+$/m);
-    // As that of the processor: without rights, with its init and its check of health.
+    // Like the CPU image: unprivileged, with its init process and its health check.
     expect(dockerfile.split(/^FROM /m).at(-1)).toMatch(/^\$\{SERVER\}$/m);
     expect(dockerfile).not.toMatch(/^(USER|ENTRYPOINT|CMD)/m);
   });
@@ -393,7 +393,7 @@ describe('the image for cards', () => {
 const hasHadolint = spawnSync('hadolint', ['--version']).status === 0;
 
 it.skipIf(!hasHadolint)('images pass hadolint', () => {
-  // Packages of the base image have no versions that stay; the user is that of the base.
+  // Package versions in the base image do not stay available; the user is that of the base.
   const ignored = ['DL3008', 'DL3066'].flatMap((rule) => ['--ignore', rule]);
   const files = ['deploy/Dockerfile', 'deploy/Dockerfile.gpu'];
   const { stdout, status } = spawnSync('hadolint', [...ignored, ...files], { cwd: root, encoding: 'utf8' });

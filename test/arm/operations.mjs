@@ -1,5 +1,5 @@
-// Bits of native operations over fixed inputs: node operations.mjs ADDON prints, as JSON, what the addon describes and a digest of each
-// operation for every instruction set and model that it can use.
+// Bits of native operations on fixed inputs: node operations.mjs ADDON prints as JSON the addon's description, and a digest of each
+// operation for every instruction set, emulated ones included, that it can use.
 import { createHash } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';

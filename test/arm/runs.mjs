@@ -1,5 +1,5 @@
-// Whole small runs: node runs.mjs REQUEST prints, as JSON, the losses of a run by each instruction set, and whether one that was
-// interrupted and resumed from its checkpoint has the same losses and weights. REQUEST: a file with the spec and the folder of the data.
+// Small complete runs: node runs.mjs REQUEST prints as JSON the losses of a run with each instruction set, and whether a run that was
+// interrupted and resumed has the same losses and weights. REQUEST: a file with the spec and the data folder.
 import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

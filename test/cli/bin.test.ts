@@ -14,7 +14,7 @@ const commands = ['cli', 'server'].flatMap((name) => {
   return Object.entries(bin).map(([command, path]) => ({ command, path: join(name, path) }));
 });
 
-// npm makes no link for a command whose file is built only after it has installed.
+// npm does not link a command whose file is built only after the installation.
 test.each(commands)(
   '$command is a file that is there before the build, and npm has linked it',
   ({ command, path }) => {

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 
 const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
 
-/** The command line as a process, in a folder, speaking to an address. */
+/** Runs the command line as a process, in a folder, with the address of a server. */
 export function cli(folder: string, address: string) {
   return async (args: string[], options: { input?: string; interruptAt?: string } = {}) => {
     const child = spawn(process.execPath, [main, ...args], {

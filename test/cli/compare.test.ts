@@ -6,7 +6,7 @@ import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
 import { cli } from './commandLine.js';
 
-/** Nothing on the page is fetched from anywhere, and every element that is opened is closed. */
+/** The page loads nothing from elsewhere, and every opened element is closed. */
 function expectWholePage(html: string): void {
   expect(html).toMatch(/^<!doctype html>/);
   expect(html).not.toMatch(/https?:|<script|<link|@import|url\((?!#)|src=/);
@@ -45,7 +45,7 @@ test('full-rank, ReLoRA and LoRA are queued by one command and compared by anoth
   expect(created).toMatchObject({ code: 0, errors: '' });
   const { jobs } = created.json()[0] as { jobs: { name: string }[] };
   expect(jobs).toHaveLength(3);
-  // Said again, it is the same comparison.
+  // Repeating the command gives the same comparison.
   expect((await relora([...create, '--comparison', 'first'])).json()[0]).toMatchObject({
     jobs: jobs.map(({ name }) => ({ name })),
   });
@@ -53,7 +53,7 @@ test('full-rank, ReLoRA and LoRA are queued by one command and compared by anoth
 
   const compared = await relora(['compare', '--label', 'comparison=first', '--json']);
   const comparison = compared.json()[0] as unknown as CompareJobsResponse;
-  // Nobody chose the rates: what the kinds are compared at is an accident of their defaults.
+  // The rates are defaults, so the comparison of the kinds depends on them.
   expect(comparison.warnings.map(({ reason }) => reason)).toEqual(['RATES_UNTUNED']);
   expect(comparison.jobs.map(({ displayName }) => displayName)).toEqual(
     ['full-rank', 'relora', 'lora'].map((kind) => `${kind}, seed 1`),
@@ -61,7 +61,7 @@ test('full-rank, ReLoRA and LoRA are queued by one command and compared by anoth
   const firstLosses = comparison.jobs.map(
     ({ series }) => series.find(({ metric }) => metric === 'METRIC_EVALUATION_LOSS')!.points[0]!.last,
   );
-  // Before any training all kinds of one seed are the same model, evaluated on the same text.
+  // Before training, all kinds with the same seed are the same model, evaluated on the same text.
   expect(new Set(firstLosses).size).toBe(1);
   for (const job of comparison.jobs) expect(job).toMatchObject({ step: 30, trainedTokens: 30 * 128 });
 

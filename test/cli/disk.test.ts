@@ -44,7 +44,7 @@ test('data sets are listed, things deleted and brought back, and what is stored 
   expect(damaged.errors).toMatch(/, 1 damaged\.\n$/);
   expect(await relora(['scrub', 'datasets/nobody'])).toMatchObject({ code: 3, output: '' });
 
-  // What is asked for wrongly, or is not there, deletes nothing of the others.
+  // An invalid request, or one for something that does not exist, deletes nothing of the others.
   const wrong = await relora(['delete', 'datasets/other-text', 'artifacts/job-one']);
   expect(wrong).toMatchObject({ code: 2, output: '' });
   expect(wrong.errors).toContain('artifacts/job-one: expected a job, jobs/… or datasets/…');

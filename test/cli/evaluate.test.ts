@@ -34,7 +34,7 @@ test('relora evaluate scores a job and its artifact on data sets and questions, 
   const options = { datasets: ['datasets/tiny-text'], tokenCount, questions: '' };
   const found = await client.evaluate('jobs/one-run', options);
   expect(found).toMatchObject({ step: 210, datasets: [{ dataset: 'datasets/tiny-text', tokenCount }] });
-  // The run may have rounded its products to bfloat16.
+  // The run may have used bfloat16 products.
   expect(found.datasets[0]!.loss).toBeCloseTo(loss, 1);
   expect(found.choices).toBeUndefined();
   const artifact = await client.evaluate('jobs/one-run/artifacts/merged-model-1', options);
@@ -60,7 +60,7 @@ test('relora evaluate scores a job and its artifact on data sets and questions, 
   );
   expect(await relora(['evaluate', 'one-run', '--dataset', 'nobody'])).toMatchObject({ code: 3, output: '' });
 
-  // What calls found stays with the job, the newest first, however the calls were made.
+  // Results of calls are stored with the job, newest first, however the calls were made.
   const { evaluations } = await client.getJob('jobs/one-run');
   expect(evaluations.map(({ model, step }) => [model, step])).toEqual([
     ['jobs/one-run', 210],
@@ -108,10 +108,10 @@ test('a job is scored under the names that it gives, which events, description, 
   expect(seen.filter(([name]) => name === 'other').map(([, step]) => step)).toEqual([
     0, 5, 10, 15, 20, 25, 30,
   ]);
-  // A time alone stands beside the steps that are usual.
+  // If only a time is given, the usual steps apply too.
   const foxes = seen.filter(([name]) => name === 'foxes').map(([, step]) => step);
   expect(foxes).toEqual([0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30]);
-  // Nothing of the run depends on it.
+  // The run itself does not depend on it.
   const weights = async (id: string) =>
     (await files(id)).find(({ fileName }) => fileName === 'model.safetensors');
   expect(await weights('named-run')).toEqual(await weights('plain-run'));

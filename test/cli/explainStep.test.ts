@@ -19,7 +19,7 @@ test('relora explain --step names the documents that made the loss of a step, an
   expect(await relora(upload)).toMatchObject({ code: 0 });
   expect(await relora(['run', '--spec', 'spec.json', '--id', 'one-run'])).toMatchObject({ code: 0 });
 
-  // The document was read once a pass: the step of its highest loss is the one to look at.
+  // The document was read once per pass: use the step with its highest loss.
   const seen = [];
   for await (const event of client.watch('jobs/one-run'))
     if (event.kind === 'documents') seen.push(...event.documents.worst);
@@ -30,7 +30,7 @@ test('relora explain --step names the documents that made the loss of a step, an
   expect(index).toBeGreaterThanOrEqual(0);
   expect(found.places[index]).toMatchObject({ dataset: 'datasets/tiny-text', file: 'train-00000.bin' });
   expect(odd).toContain(found.places[index]!.text);
-  // One file, of which all is trained on: its number there is that in the training part.
+  // There is only one file, used completely for training: the number in the file equals that in the training part.
   expect(found.places[index]).toMatchObject({ sourceFile: 'lines.jsonl', sourceDocument: 123 });
   const before = lines.slice(0, 123).reduce((sum, line) => sum + Buffer.byteLength(line) + 1, 0);
   expect(found.places[index]).toMatchObject({
@@ -48,7 +48,7 @@ test('relora explain --step names the documents that made the loss of a step, an
   const fork = ['fork', 'one-run', '--omit-steps', '205', '--steps', '210', '--id', 'without-it'];
   expect(await relora(fork)).toMatchObject({ code: 0 });
 
-  // Without the documents that it names, all else in its place.
+  // Without the documents that it names, with everything else unchanged.
   expect(shown.output).toMatch(new RegExp(`relora fork one-run --omit-documents-of-step ${step}$`, 'm'));
   const without = [
     'fork',

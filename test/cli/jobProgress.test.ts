@@ -12,7 +12,7 @@ const single = StepEvent.fromPartial({
   trainedTokens: 100,
   stepSeconds: 0.5,
 });
-/** Steps 1 to 9, of which the event itself has the last alone. */
+/** Steps 1 to 9; only the last one has values of its own. */
 const nine = StepEvent.fromPartial({
   ...single,
   step: 9,

@@ -4,7 +4,7 @@ import { lineChart } from '../../cli/dist/report/lineChart.js';
 const axes = { x: { low: 0, high: 100 }, y: { low: 0, high: 4 }, isLogarithmic: false };
 const options = { title: 'Loss', axes, xName: 'step', showX: String, showY: String };
 
-/** Where the arrows of a chart stand, as values of x. */
+/** The x positions of a chart's arrows. */
 function arrowsOf(...curves: [x: number, y: number][][]): number[] {
   const lines = curves.map((points, index) => ({ label: `run ${index}`, points }));
   const svg = lineChart(lines, options);
@@ -26,6 +26,6 @@ test('a curve that comes in from above has an arrow where it does, and no other 
   expect(arrowsOf(within)).toEqual([]);
   expect(arrowsOf(fromAbove)).toEqual([40]);
   expect(arrowsOf(within, fromAbove, [])).toEqual([40]);
-  // One that never comes in is not left out without a word.
+  // A curve that is completely outside is still shown by an arrow.
   expect(arrowsOf([[30, 9]])).toEqual([30]);
 });

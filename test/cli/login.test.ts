@@ -12,7 +12,7 @@ import { runServer } from '../server/runningServer.js';
 
 const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
 
-/** The command line of a person with a home folder of its own. */
+/** The command line of a person with a separate home folder. */
 function person(home = temporaryFolder()) {
   const run = async (args: string[], options: { input?: string; env?: Record<string, string> } = {}) => {
     const child = spawn(process.execPath, [main, ...args], {
@@ -68,7 +68,7 @@ describe('relora login', () => {
     const [one, other] = [await serverWithToken(), await serverWithToken()];
     const { run } = person();
     await run(['login', one.address], { input: one.token });
-    // Another address takes no token of a profile; the variable's token goes to no profile's server.
+    // Another address uses no profile's token; the variable's token is never sent to a profile's server.
     const elsewhere = await run(['--address', other.address, 'list']);
     expect([elsewhere.code, elsewhere.errors]).toEqual([3, expect.stringContaining('no token came with it')]);
     expect((await run(['list'], { env: { RELORA_ADDRESS: other.address } })).code).toBe(3);

@@ -181,7 +181,7 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
   const relora = cli(folder, address);
   writeFileSync(join(folder, 'slip.json'), '{ "steps": 5, "adapter": { "rnk": 3 } }');
   writeFileSync(join(folder, 'bad.txt'), Buffer.from([0xff, 0xfe]));
-  // On a busy machine the time is over before the connection is refused.
+  // On a busy machine the time limit is reached before the connection is refused.
   const notThere = /127\.0\.0\.1:1|No answer within 500 ms/;
   const cases: [args: string[], code: number, message: string | RegExp][] = [
     [['bogus'], 2, "unknown command 'bogus'"],
@@ -213,7 +213,7 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
   ];
   await Promise.all(
     cases.map(async ([args, code, message]) => {
-      // Half of them for people, half for programs.
+      // Alternates between output for people and for programs.
       const isJson = cases.findIndex(([other]) => other === args) % 2 === 0;
       const { errors, ...rest } = await relora(isJson ? [...args, '--json'] : args);
       expect({ args, ...rest }).toMatchObject({ args, code, output: '' });

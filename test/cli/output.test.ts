@@ -4,7 +4,7 @@ import { formats, Output } from '../../cli/dist/output.js';
 
 afterEach(() => void vi.restoreAllMocks());
 
-/** Characters that a terminal obeys, or that turn round the order of what follows. */
+/** Characters that control a terminal, or reverse the order of the following text. */
 const steering = ['\u001b[2J', '\u001b]0;title\u0007', '\u009b31m', '\u007f', '\r', '\u202e', '\u2066'];
 const obeyed = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/;
 

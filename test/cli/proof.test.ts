@@ -37,7 +37,7 @@ test('a job shows its restarts, and runs again to the same bytes, here and on an
   const [listed] = (await relora(['restarts', 'job-one', '--json'])).json();
   expect(listed!.restarts).toHaveLength(2);
 
-  // What is exported beside the job is no result of its training.
+  // Further exports are not results of the training.
   expect((await relora(['export', 'job-one', '--format', 'gguf', '--out', 'gguf'])).code).toBe(0);
   const replayed = await relora(['replay', 'job-one']);
   expect(replayed).toMatchObject({ code: 0 });
@@ -53,7 +53,7 @@ test('a job shows its restarts, and runs again to the same bytes, here and on an
   const write = (changes: Partial<WrittenBundle>) =>
     writeFileSync(join(folder, 'changed.json'), JSON.stringify({ ...bundle, ...changes }));
 
-  // As little as float32 can tell apart, and seen from the first step that has taken an update.
+  // As small a change as float32 can represent, visible from the first step after an update.
   const peak = bundle.spec.learningRate.peak * (1 + 2 ** -22);
   write({ spec: { ...bundle.spec, learningRate: { ...bundle.spec.learningRate, peak } } });
   const differs = await relora(['replay', '--bundle', 'changed.json']);

@@ -49,7 +49,7 @@ const evaluationAt = (step: number): Body => ({
 });
 const running: Body = { state: { to: JobState.RUNNING, reason: 'Training' } };
 
-/** A run of so many of 100 steps. */
+/** A run that has done `steps` of 100 steps. */
 function runOf(steps: number, title = 'jobs/job-1'): JobProgress {
   const progress = feed(newProgress(title, 100), running, evaluationAt(0));
   for (let step = 0; step < steps; step++) {

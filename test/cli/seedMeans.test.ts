@@ -11,7 +11,7 @@ interface Tried {
   tokens?: number;
 }
 
-/** As a server answers: what differs is named for every job. */
+/** A server's answer: lists the differing settings for every job. */
 function comparisonOf(tried: Tried[]): CompareJobsResponse {
   const jobs = tried.map(({ kind, seed, loss, tokens = 1000 }, index): Partial<ComparedJob> => {
     const evaluation =
@@ -54,7 +54,7 @@ describe('means over seeds', () => {
     expect(relora).toMatchObject({ label: 'relora', seeds: [2, 1], isReference: false });
     expect(relora!.loss.mean).toBeCloseTo(2.2, 12);
     expect(relora!.loss.deviation).toBeCloseTo(Math.SQRT2 / 10, 12);
-    // Each seed is 0.1 above: seeds taken crosswise would show a spread.
+    // Each seed differs by 0.1: pairing different seeds would show a spread.
     expect(relora!.difference!.mean).toBeCloseTo(0.1, 12);
     expect(relora!.difference!.deviation).toBeCloseTo(0, 12);
   });

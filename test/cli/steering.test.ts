@@ -8,7 +8,7 @@ import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
 import { cli } from './commandLine.js';
 
-/** A server with a data set and a job that waits, since another one takes the only slot. */
+/** A server with a data set and a waiting job: another job takes the only slot. */
 async function waitingJob() {
   const dataFolder = temporaryFolder();
   const { address, client } = await realServer({ RELORA_DATA_FOLDER: dataFolder, RELORA_SLOTS: '1' });
@@ -56,7 +56,7 @@ test('relora set changes a job that has not ended, says how the rate jumps, and 
   expect(await relora(['set', 'next-one', 'label.team='])).toMatchObject({ code: 0 });
   expect((await client.getJob('jobs/next-one')).labels).toEqual({ note: 'a=b' });
 
-  // A repeated command acts once.
+  // A repeated command takes effect once.
   const once = ['set', 'next-one', 'rate=2x', '--request-id', '7d3e0a6c-0b43-4f2b-9d51-2d2f3e3f8a10'];
   for (const _ of [1, 2]) expect(await relora(once)).toMatchObject({ code: 0 });
   expect((await client.getJob('jobs/next-one')).updates).toHaveLength(2);
@@ -77,7 +77,7 @@ test('relora set changes a job that has not ended, says how the rate jumps, and 
   expect(few.errors).toMatch(/spec\.checkpoint\.keep_count +expected a whole number from 2 to 1000, got 1/);
   expect(await relora(['set', 'nobody', 'rate=2x'])).toMatchObject({ code: 3 });
 
-  // The job that runs ends before its next step, and its weights come with it.
+  // The running job ends before its next step, with weights.
   expect(await relora(['set', 'long-one', 'stop=now'])).toMatchObject({ code: 0 });
   expect(await client.waitForJob('jobs/long-one')).toMatchObject({
     state: JobState.SUCCEEDED,

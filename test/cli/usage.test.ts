@@ -31,14 +31,14 @@ test('what jobs took comes as table, JSON and CSV, and quotas as a table', async
   ];
   expect(rows).toHaveLength(1);
   const { tokens, deviceHours, stepSeconds } = rows[0]!;
-  // The sum over its journal, as a watcher reads it.
+  // The sum over the journal, as a watcher reads it.
   const events = (await relora(['watch', 'job-one', '--json'])).json() as {
     step?: { tokenCount?: number };
   }[];
   const ofJournal = events.reduce((sum, { step }) => sum + (step?.tokenCount ?? 0), 0);
   expect(tokens).toBe(ofJournal);
   expect(deviceHours).toBeGreaterThan(stepSeconds / 3600);
-  // Spreadsheets do not compute what somebody wrote into a label.
+  // Labels are escaped, so that spreadsheets do not evaluate them as formulas.
   expect((await relora(['usage', '--by', 'job', '--label', 'team', '--csv'])).output).toBe(
     `job,team,attempts,step_seconds,tokens,device_hours\njobs/job-one,"'=sum(1), ""x""",1,${stepSeconds},${tokens},${deviceHours}\n`,
   );

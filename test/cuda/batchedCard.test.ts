@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { batched } from '../../engine/dist/device/cuda/batchedCard.js';
 import type { Card } from '../../engine/dist/device/cuda/cudaAddon.js';
 
-/** A card that notes what reaches it. */
+/** A card that records its calls. */
 function noting() {
   const calls: string[] = [];
   const names = ['fill', 'copy', 'upload', 'downloadLater', 'wait', 'synchronize', 'endCapture', 'allocate'];
@@ -19,7 +19,7 @@ it('launches that follow one another are one call, in their order, before whatev
   const { calls, card } = noting();
   card.run(launch(1));
   card.run(launch(2));
-  card.allocate(16); // not queued: the launches may wait
+  card.allocate(16); // not queued: collected launches need not be submitted
   expect(calls).toEqual(['allocate']);
   card.fill(256, 0, 16);
   card.run(launch(3));

@@ -21,7 +21,7 @@ describe('parked weights', () => {
     );
     expect(device.memory().bytes).toBeLessThan(bytes);
     expect(await device.download(weight)).toEqual(values.map((value) => 2 * value));
-    device.scaleInPlace(weight, 0.5); // which reads it at every step: it comes back
+    device.scaleInPlace(weight, 0.5); // reads it at every step: it is copied back
     expect(device.memory().bytes).toBe(bytes);
     expect(await device.download(weight)).toEqual(values);
     device.release(weight);

@@ -8,7 +8,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 const folder = mkdtempSync(join(tmpdir(), 'relora-check-gpu-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** What somebody with a card runs, on the model of one. */
+/** Runs a script for users with a card on the model of a card. */
 async function run(script: string, sections: string, environment: NodeJS.ProcessEnv = {}) {
   const path = fileURLToPath(new URL(`../../bench/gpu/${script}.mjs`, import.meta.url));
   const report = join(folder, `${script}-${sections.replaceAll(',', '-')}.md`);

@@ -13,7 +13,7 @@ const dataset = licenseDataset(newFolder);
 
 type ScheduledBench = Parameters<Parameters<typeof onEverySchedule>[0]>[0];
 
-/** Rows as one kernel has made them, and their codes from it: the same as from a pass of its own over the rows. */
+/** Codes that a kernel writes with its rows: they must equal those of a separate pass over the rows. */
 function codesOf(
   rows: number,
   columns: number,
@@ -40,7 +40,7 @@ function codesOf(
   expect(own.codes.some((code) => code !== 0)).toBe(true);
 }
 
-/** Rows in bfloat16, the second of zeros: its scale is 1. */
+/** Rows in bfloat16; the second is all zeros, so its scale is 1. */
 const given = (rows: number, columns: number, seed: number) => {
   const values = roundToBfloat16(seededArray(rows * columns, seed, 3));
   if (rows > 1) values.fill(0, columns, 2 * columns);
@@ -131,7 +131,7 @@ it('a step with a base in FP8 reads again for its codes what the tiles of attent
     before = count;
     return false;
   });
-  // Steps behind packings and evaluations have more.
+  // Steps after packings and evaluations have more calls.
   const microBatches = batch.sequenceCount / batch.microBatchSequenceCount;
   expect(Math.min(...passes.filter((count) => count > 0))).toBe(2 * model.numHiddenLayers * microBatches);
   disposeRun(run);
@@ -147,7 +147,7 @@ it('widths that are no multiple of eight have passes for their norms, too', asyn
     device.close();
     return count;
   };
-  // Each of the two groups of layers is packed for both directions; the gradient of the half comes from outside.
+  // Both groups of layers are packed for both directions; the half's gradient is an input.
   const [packings, norm, gradient, tiles] = [4, 1, 1, 2];
   expect(await passes('mlpHalf')).toBe(packings + norm + gradient);
   expect(await passes('attentionHalf')).toBe(packings + norm + gradient + tiles);

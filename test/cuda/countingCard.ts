@@ -3,7 +3,7 @@ import { CudaDevice } from '../../engine/dist/device/cuda/cudaDevice.js';
 import type { Card, CardDescription } from '../../engine/dist/device/cuda/cudaAddon.js';
 import { Kernels } from '../../engine/dist/device/cuda/kernels.js';
 
-/** A card that computes nothing: every value is the same, and only the memory that is asked for is real. For runs at the size of a card. */
+/** A card that computes nothing: all values are equal, and only memory requests are real. For runs with sizes of a real card. */
 export function openCountingCard(precision: 'float32' | 'bfloat16', memoryBytes = 2 ** 40) {
   const sizes = new Map<number, number>();
   const used = { bytes: 0, peakBytes: 0, allocationCount: 0 };
@@ -30,7 +30,7 @@ export function openCountingCard(precision: 'float32' | 'bfloat16', memoryBytes 
     },
     upload: () => {},
     download: () => {},
-    // Values of a model are ones, so that what is compared with them is not divided by zero.
+    // Values of a model are ones, so that comparisons do not divide by zero.
     downloadLater: (to) => {
       if (to instanceof Float32Array) to.fill(1);
       return Promise.resolve();

@@ -17,7 +17,7 @@ import { onEverySchedule } from './everySchedule.js';
 import { model } from './modelCard.js';
 import { modelOptions } from './modelPaths.js';
 
-/** Every value of e4m3 by its code: four bits of exponent, three behind the point, no infinity. */
+/** Every e4m3 value by its code: four exponent bits, three mantissa bits, no infinity. */
 const values = Float64Array.from({ length: 256 }, (_, code) => {
   const [exponent, mantissa] = [(code >> 3) & 15, code & 7];
   if ((code & 0x7f) === 0x7f) return NaN;
@@ -25,7 +25,7 @@ const values = Float64Array.from({ length: 256 }, (_, code) => {
   return code < 128 ? size : -size;
 });
 
-/** The nearest, of two that are as near the even one. */
+/** Rounds to nearest, ties to even. */
 function nearest(value: number): number {
   let best = 0;
   for (let code = 0; code < 127; code++) {
@@ -62,7 +62,7 @@ describe('rows in e4m3', () => {
     if (rows > 3) given.fill(0, columns, 2 * columns); // a row of zeros
     const from = type === 'bf16' ? roundToBfloat16(given) : given;
     const toColumns = Math.ceil(columns / 16) * 16;
-    // Rows of parameters begin anywhere.
+    // Rows of parameters need not be aligned.
     const stride = type === 'bf16' ? Math.ceil(columns / 8) * 8 : columns;
     const { codes, scales } = onEverySchedule((bench) => {
       const [to, scalesAt] = [bench.empty(rows * toColumns), bench.empty(4 * rows)];
@@ -105,7 +105,7 @@ describe('rows in e4m3', () => {
     [17, 130, 48],
     [129, 9, 160],
   ])('are multiplied: %d x %d over %d', (m, n, k) => {
-    // Codes of moderate size, so that no sum rounds more than float32 does.
+    // Codes of moderate size, so that sums are exact in float32.
     const codesOf = (length: number, seed: number) =>
       Uint8Array.from(
         seededArray(length, seed),
@@ -165,7 +165,8 @@ describe.each(sides)('a base in FP8 by $name', ({ name, libraries }) => {
     );
     const device = open(libraries);
     const found = await one.run(new HalfBench(device));
-    // Operands keep four bits, so a sum of n terms is off by a sixteenth over sqrt(n) of itself and by as much of its largest terms.
+    // Operands keep four significant bits, so the error of a sum of n terms is a sixteenth of it over sqrt(n), plus the same fraction of
+    // its largest terms.
     for (const [result, of] of found)
       if (of.length > 1) expect(largestDifference(of, definitions.get(result)!), result).toBeLessThan(0.12);
     expect(device.memory()).toEqual({ count: 0, bytes: 0 });
@@ -189,7 +190,8 @@ describe('the device that bench/fp8Band.mjs trains on without a card', () => {
     const found = await one.run(new HalfBench(openE4m3Cpu({ threads: 1 })));
     for (const [result, of] of found) {
       if (of.length === 1) continue;
-      // Some values lie so near between two codes that the rounding before decides; the codes' own rounding is several times as much.
+      // Some values are so close to the middle between two codes that earlier rounding decides; the error of codes is several times as
+      // large.
       const apart = largestDifference(of, card.get(result)!);
       expect(apart, result).toBeLessThan(0.05);
       expect(apart, result).toBeLessThan(0.7 * largestDifference(of, definitions.get(result)!));

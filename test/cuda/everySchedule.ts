@@ -4,14 +4,14 @@ import { openModelCard, sanitizer, schedules, type ModelCard } from './modelCard
 
 export type Activation = 'bf16' | 'float';
 
-/** Memory of the model's card, in the shapes that kernels read. */
+/** Memory of the model of a card, in the layouts that kernels read. */
 export class Bench {
   constructor(
     readonly card: ModelCard,
     readonly activation: Activation = 'bf16',
   ) {}
 
-  /** Parameters and sums: float32, one after the other. */
+  /** Parameters and sums: contiguous float32. */
   floats(values: Float32Array): number {
     return this.upload(values);
   }
@@ -24,12 +24,12 @@ export class Bench {
   doubles(values: readonly number[]): number {
     return this.upload(Float64Array.from(values));
   }
-  /** Memory that nothing has written. */
+  /** Uninitialized memory. */
   empty(bytes: number): number {
     return this.card.allocate(Math.max(bytes, 16));
   }
 
-  /** [rows, columns] of activations, `stride` apart; what lies between rows stays NaN. */
+  /** Activations [rows, columns] with a stride; the gaps between rows stay NaN. */
   activations(values: Float32Array, rows: number, columns: number, stride: number): number {
     const address = this.empty(rows * stride * this.activationBytes);
     for (let row = 0; row < rows; row++) {
@@ -38,7 +38,7 @@ export class Bench {
     }
     return address;
   }
-  /** Rounded, one after the other. */
+  /** Rounded, contiguous. */
   bf16(values: Float32Array): number {
     return this.upload(words(values));
   }
@@ -106,9 +106,7 @@ export function fromBfloat16(words: Uint16Array): Float32Array {
   return new Float32Array(Uint32Array.from(words, (word) => word << 16).buffer);
 }
 
-/**
- * What `run` gives: the same bits in every order of threads, and checked access by access without a fault.
- */
+/** Result of `run`: requires the same bits in every order of threads, and no fault when every access is checked. */
 export function onEverySchedule<T>(run: (bench: Bench) => T, activation: Activation = 'bf16'): T {
   const results = schedules.map((schedule) => once(run, activation, schedule, false));
   if (sanitizer === '') results.push(once(run, activation, schedules[0], true));
@@ -135,5 +133,5 @@ function once<T>(
   }
 }
 
-/** The unit of rounding of what an activation is kept in. */
+/** Unit roundoff of the type of an activation. */
 export const unitOf = (activation: Activation) => (activation === 'float' ? 2 ** -24 : 2 ** -8);

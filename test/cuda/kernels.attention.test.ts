@@ -9,7 +9,7 @@ interface Shape {
   heads: number;
   kvHeads: number;
   dim: number;
-  /** Where documents begin in each sequence; one at 0 without. */
+  /** Starts of documents in each sequence; absent: one at 0. */
   begins?: readonly (readonly number[])[];
 }
 
@@ -17,7 +17,7 @@ const unit = unitOf('bf16');
 const tileBytes = (rows: number, dim: number) => rows * (Math.ceil(dim / 16) * 16 + 8) * 2;
 const scaleOf = ({ dim }: Shape) => 1 / Math.sqrt(dim);
 
-/** [batch * queries], as kernels read them: where the document of each position begins, and where it ends. */
+/** [batch * queries], as kernels read them: begin and end of each position's document. */
 function documentsOf({ batch, queries, begins }: Shape): { begins: Int32Array; ends: Int32Array } | null {
   if (begins === undefined) return null;
   const [own, ends] = [new Int32Array(batch * queries), new Int32Array(batch * queries)];
@@ -30,7 +30,7 @@ function documentsOf({ batch, queries, begins }: Shape): { begins: Int32Array; e
   return { begins: own, ends };
 }
 
-/** In float64, with the sums of magnitudes that rounding errors are proportional to. */
+/** In float64, with the sums of magnitudes, to which rounding errors are proportional. */
 function reference(shape: Shape, q: Float32Array, k: Float32Array, v: Float32Array, dout: Float32Array) {
   const { batch, queries, keys, heads, kvHeads, dim } = shape;
   const zeros = (of: ArrayLike<number>) => new Float64Array(of.length);
@@ -63,7 +63,7 @@ function reference(shape: Shape, q: Float32Array, k: Float32Array, v: Float32Arr
         const p = scores.map((s) => Math.exp(s - most) / total);
         const dp = scores.map((_, j) => dot(dout, qAt, v, kAt(j)));
         const delta = p.reduce((sum, value, j) => sum + value * dp[j]!, 0);
-        // What `delta` is made of: out, which is rounded, times dout.
+        // `delta` is computed from rounded outputs times dout.
         let deltaSize = 0;
         for (let d = 0; d < dim; d++) {
           let out = 0;
@@ -88,7 +88,7 @@ function reference(shape: Shape, q: Float32Array, k: Float32Array, v: Float32Arr
   return { result, size };
 }
 
-/** Addresses of zero where there are none. */
+/** Addresses of zero if there are none. */
 function givenDocuments(bench: Bench, shape: Shape): { begins: number; ends: number } {
   const found = documentsOf(shape);
   return found === null
@@ -111,7 +111,7 @@ function attend(shape: Shape, isTrained: boolean) {
   const scale = scaleOf(shape);
   const definitions = [`HEAD_DIM=${dim}`];
   const actual = onEverySchedule((bench) => {
-    // Beside each other, as one product makes them; the backward pass has no rows of its own for keys.
+    // Adjacent columns, as from one product; in the backward pass keys have no rows of their own.
     const stride = qWidth + 2 * kWidth;
     const place = (values: Float32Array, rows: number, width: number, to: number) => {
       const from = bench.activations(values, batch * rows, width, width);
@@ -193,7 +193,7 @@ function expectAgreement(shape: Shape, isTrained: boolean): void {
   expect(
     excess(actual.lse, result.lse, (i) => 64 * epsilon * (Math.abs(result.lse[i]!) + 4)),
   ).toBeLessThanOrEqual(0);
-  // Weights are rounded to bfloat16 once, and results once more.
+  // Weights are rounded to bfloat16 once, and results again.
   expect(
     excess(actual.out, result.out, (i) => unit * (Math.abs(result.out[i]!) + 1.1 * size.out[i]!)),
   ).toBeLessThanOrEqual(0);
@@ -209,7 +209,7 @@ const whole = (batch: number, time: number, heads: number, kvHeads: number, dim:
   ...{ batch, queries: time, keys: time, heads, kvHeads, dim },
 });
 
-/** Documents of one position and over several tiles, that begin and end at their edges and within, other ones in each sequence. */
+/** Documents of one position and of several tiles, with boundaries at tile edges and within, different in each sequence. */
 const masked: Shape[] = [
   { ...whole(2, 5, 2, 1, 8), begins: [[0], [0, 1, 2, 4]] },
   {

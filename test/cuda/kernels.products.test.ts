@@ -24,7 +24,7 @@ interface Case {
   k: number;
 }
 
-/** Sizes of one, odd ones, and a tile with one more and one less. */
+/** Sizes of one, odd sizes, and tile sizes plus or minus one. */
 const cases: Case[] = [
   { kernel: 'product', m: 1, n: 1, k: 1 },
   { kernel: 'product', m: 129, n: 17, k: 33 },

@@ -3,10 +3,10 @@ import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeR
 import { fromBfloat16, onEverySchedule, unitOf, type Activation } from './everySchedule.js';
 
 const activations: Activation[] = ['bf16', 'float'];
-/** Nobody reads the rows in e4m3. */
+/** No codes in e4m3 wanted. */
 const noCodes = { codes: 0, scales: 0, codes_columns: 0 };
 const strideOf = (columns: number) => Math.ceil(columns / 8) * 8;
-/** As the card holds it. */
+/** Values rounded to the type in which the card stores them. */
 const held = (values: Float32Array, activation: Activation) =>
   activation === 'float' ? values : roundToBfloat16(values);
 const sum = (length: number, term: (i: number) => number) => {
@@ -15,7 +15,7 @@ const sum = (length: number, term: (i: number) => number) => {
   return total;
 };
 
-/** What goes in as it flows, and as the state of a half keeps it. */
+/** Inputs as float32 activations, and in the type of a half's state. */
 const inputs = activations.flatMap((activation) => activations.map((input) => [input, activation] as const));
 
 describe.each(inputs)('RMSNorm of %s that makes %s', (input, activation) => {
@@ -139,7 +139,7 @@ describe.each(activations)('rotary embedding of %s', (activation) => {
   ])('%d rows of %d heads of %d turn, and turn back, from %d on, %s', (...shape) => {
     const [rows, heads, headDim, firstPosition, documents] = shape;
     const width = heads * headDim;
-    const stride = strideOf(width + 3); // as beside other columns
+    const stride = strideOf(width + 3); // as with adjacent columns
     const time = 5;
     const half = headDim / 2;
     const x = held(seededArray(rows * width, 5), activation);

@@ -10,7 +10,7 @@ import {
 } from '../engine/nativeReference.js';
 import { onEverySchedule, type Bench } from './everySchedule.js';
 
-/** Of matrices [m, k] behind each other, each with itself. */
+/** X Xᵀ for each of several stacked matrices [m, k]. */
 function squaresOf(x: Float32Array, count: number, m: number, k: number): Float64Array[] {
   return Array.from({ length: count }, (_, i) => {
     const rows = matrix(x.subarray(i * m * k, (i + 1) * m * k), m, k);

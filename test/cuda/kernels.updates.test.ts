@@ -22,7 +22,7 @@ describe('the embedding', () => {
       });
       const gradient = bench.floats(before);
       const partial = bench.empty(2 * hidden * 4);
-      // The rows of id 3 in two parts.
+      // The rows of id 3 are in two parts.
       bench.launch('embedding', 'embedding_backward', [4], {
         ...{ dtable: gradient, partial, dy: bench.activations(dy, ids.length, hidden, stride) },
         rows: bench.ints([1, 0, 2, 4, 3]),
@@ -185,7 +185,7 @@ describe('AdamW', () => {
     seededArray(length, seed),
   ) as Float32Array[];
   const second = seededArray(length, 13).map((v) => v * v);
-  /** As struct Member has them. */
+  /** In the layout of struct Member. */
   const membersOf = (bench: Bench, ...members: Record<string, number>[]) => {
     const names = [
       'parameter',
@@ -295,7 +295,7 @@ describe('AdamW', () => {
         scales: bench.readFloats(at.second_scales, scales),
       };
     });
-    // The same gradient each time: Adam moves every parameter by the rate, up to the cells of the codes.
+    // With a constant gradient Adam moves every parameter by the rate, up to the resolution of the codes.
     const moved = actual.parameter.map((v, i) => (parameter![i]! - v) * Math.sign(gradient![i]!));
     const large = moved.filter((_, i) => Math.abs(gradient![i]!) > 0.3);
     expect(Math.max(...large)).toBeLessThan(0.035);

@@ -49,7 +49,7 @@ const specOf = ({ adapter, batch, ...more }: GivenSpec) =>
 const begin = async (spec: RunSpec, device: Device) =>
   beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
 
-/** Allocated with the device: what the library of products works in, and the tables of updates. */
+/** Allocated with the device: the workspace of the product library, and the tables of updates. */
 const apartBytes = 2 ** 25 + 2 ** 20;
 
 it.each(cases)('of a card what %s needs is foreseen to three hundredths', async (_name, changes) => {
@@ -94,7 +94,7 @@ it('a run that a card has no memory for is refused before its first step, with f
   expect(used.peakBytes, 'nothing was begun').toBeLessThan(2 ** 26);
 });
 
-/** A step of llama-1b on a card that computes nothing: its memory is what it is on a card that does. */
+/** Steps of llama-1b on a card that computes nothing: memory use is the same as on a real card. */
 const largeRuns: [name: string, most: number, changes: object][] = [
   ['at full speed', 16.5e9, {}],
   [

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { openModelCard, sanitizer, schedules, type ModelCard } from './modelCard.js';
 
-/** Kernels with planted faults, and their like without. Each block has two warps and 64 floats of everything. */
+/** Kernels with planted faults, and correct versions of them. Each block has two warps and 64 floats of everything. */
 const planted = {
   reverse: `
     p.to[threadIdx.x] = 0;
@@ -116,7 +116,7 @@ describe('the model of a card runs kernels as a card does', () => {
   });
 
   it('finds a write beside an allocation by its guard, also where accesses are not checked', () => {
-    if (sanitizer !== '') return; // which ends the process there
+    if (sanitizer !== '') return; // the sanitizer would end the process there
     const { faults } = run('writeBefore', { checked: false });
     expect(faults.join()).toMatch(/a write beside an allocation of 256 bytes/);
   });

@@ -7,7 +7,7 @@ import { hostPath, kernelCache, modelIdentity, modelPath } from './modelPaths.js
 
 export { sanitizer } from './modelPaths.js';
 
-/** What the library that stands for a card's offers beside it. */
+/** Functions of the library that emulates a card's libraries, beyond theirs. */
 interface Model {
   setSchedule(schedule: { order: 'forward' | 'backward' | 'seeded'; seed: number }): void;
   takeFaults(): string[];
@@ -24,8 +24,8 @@ interface Model {
 export const model = createRequire(import.meta.url)(modelPath) as Model;
 
 /**
- * The model of a card, open. `checked`: every access of a kernel passes the shadow, slowly. `texts`: kernels of the test's own in
- * place of the files.
+ * Opens the model of a card. `checked`: every access of a kernel is checked in shadow memory, which is slow. `texts`: kernel sources of the
+ * test, instead of the files.
  */
 export function openModelCard({
   checked = false,
@@ -48,7 +48,7 @@ export function openModelCard({
 
 export type ModelCard = ReturnType<typeof openModelCard>;
 
-/** Every order of threads that results must not depend on. */
+/** The orders of threads on which results must not depend. */
 export const schedules = [
   { order: 'forward', seed: 0 },
   { order: 'backward', seed: 0 },

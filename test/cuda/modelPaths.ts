@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 
 const cudaFolder = fileURLToPath(new URL('../../engine/cuda/', import.meta.url));
 
-/** Set by `npm run test:sanitize`: everything, the kernels too, is watched by the address sanitizer then. */
+/** Set by `npm run test:sanitize`: then everything, including kernels, runs under AddressSanitizer. */
 export const sanitizer = process.env.RELORA_SANITIZER === 'address' ? 'address' : '';
 
 function build(part: 'host' | 'model', file: string): string {
@@ -15,11 +15,11 @@ function build(part: 'host' | 'model', file: string): string {
   return join(cudaFolder, 'build', part, sanitizer, file);
 }
 
-/** The addon, and the model that stands for the libraries that it opens. */
+/** The addon, and the model that replaces the libraries that it opens. */
 export const hostPath = build('host', 'relora_cuda.node');
 export const modelPath = build('model', 'cuda_model.node');
 
-/** The model's compiler is the model: what it makes is kept as long as it stays the same. */
+/** Identifies the model's compiler, which is the model itself: compiled kernels are cached as long as it does not change. */
 const identity = createHash('sha256').update(readFileSync(modelPath));
 for (const header of ['device.h', 'runtime.h'])
   identity.update(readFileSync(join(cudaFolder, 'model', header)));
@@ -27,7 +27,7 @@ export const modelIdentity = `--model=${identity.digest('hex').slice(0, 16)}`;
 
 export const kernelCache = { folder: join(cudaFolder, 'build', 'model', 'kernels'), isWritable: true };
 
-/** How `openCuda` opens the device `cuda` on the model. */
+/** Options of `openCuda` for the model. */
 export const modelOptions = {
   libraries: { driver: modelPath, compilers: [modelPath], products: [modelPath] },
   ordinal: 0,

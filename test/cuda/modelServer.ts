@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import { kernelCache, modelIdentity, modelPath } from './modelPaths.js';
 
-/** A folder with the names of NVIDIA's libraries, behind which is the model of a card; without those that are left out. */
+/** A folder with the names of NVIDIA's libraries, all of which are the model of a card; only the given names exist. */
 export function libraryFolder(names = ['libcuda.so.1', 'libnvrtc.so.13', 'libcublasLt.so.13']): string {
   const folder = mkdtempSync(join(tmpdir(), 'relora-libraries-'));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
@@ -12,7 +12,7 @@ export function libraryFolder(names = ['libcuda.so.1', 'libnvrtc.so.13', 'libcub
   return folder;
 }
 
-/** Compiled kernels of this model, which all servers on it share: g++ takes seconds for each file. */
+/** Compiled kernels of this model, shared by all servers on it: g++ takes seconds per file. */
 const cacheFolder = join(kernelCache.folder, modelIdentity.replace('--model=', 'servers-'));
 
 /** Settings of a server whose card is the model. */

@@ -95,11 +95,11 @@ describe('opening a card', () => {
 
 describe('a card in use', () => {
   it('that has too little memory says how much there is, and works with that', async () => {
-    // Without the workspace of products.
+    // Without the product library's workspace.
     const device = open({ libraries: { ...modelOptions.libraries, products: [] } });
     model.setCard({ memoryBytes: 2 ** 20 });
     const kept = device.alloc(1000);
-    device.release(device.alloc(100_000)); // kept to be used again, and given up for what does not fit beside it
+    device.release(device.alloc(100_000)); // kept for reuse, and freed when a larger request does not fit
     const large = device.alloc(200_000);
     expect(() => device.alloc(200_000)).toThrow(
       expect.objectContaining({

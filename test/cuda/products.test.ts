@@ -19,7 +19,7 @@ import { modelPath } from './modelPaths.js';
 let open: ModelCard | null = null;
 afterEach(() => open?.close());
 
-/** Products by cuBLASLt's model or, with `hasBlas` false, by kernels of our own. */
+/** Products by the model's cuBLASLt or, if `hasBlas` is false, by our own kernels. */
 function bench(hasBlas: boolean) {
   const card = (open = openModelCard());
   card.model.takeFaults();
@@ -191,7 +191,7 @@ describe('small uploads', () => {
     const at = values.map((each) => card.allocate(each.length));
     values.forEach((each, i) => {
       card.upload(at[i]!, each);
-      each.fill(0); // what was passed in may change at once
+      each.fill(0); // arguments may be changed right after the call
     });
     at.forEach((address, i) => {
       const found = new Uint8Array(2 ** 19);

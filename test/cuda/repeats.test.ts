@@ -21,7 +21,7 @@ afterEach(() => {
   for (const device of opened.splice(0)) device.close();
 });
 
-/** A card, with the graphs that were made, run and given back. */
+/** A card that records which graphs were created, run and released. */
 function openWatched() {
   const device = openCuda({ ...modelOptions, isApart: false, precision: 'bfloat16' });
   opened.push(device);

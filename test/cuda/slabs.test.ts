@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Slabs } from '../../engine/dist/device/cuda/slabs.js';
 
-/** Allocations of a driver that has so many bytes. */
+/** Allocations of a driver with limited memory. */
 function source(bytesMax = Infinity) {
   const held = new Map<number, number>();
   let next = 256;

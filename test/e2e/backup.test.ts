@@ -10,12 +10,12 @@ import { freshBucket, hasS3 } from '../server/s3.js';
 import { startServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec, tinyText } from './tinyJob.js';
 
-/** A store in a file, whatever TEST_STORE says. */
+/** A store in a file, even if TEST_STORE says otherwise. */
 const inFile = { RELORA_DATABASE_URL: '' };
 
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
-/** Runs a command of the server to its end. */
+/** Runs a command of the server until it ends. */
 function command(args: string[], dataFolder: string, settings: Record<string, string> = {}) {
   const { status, stderr } = spawnSync(process.execPath, [main, ...args], {
     encoding: 'utf8',
@@ -34,7 +34,7 @@ function manifestOf(folder: string): Backup {
   return JSON.parse(readFileSync(join(folder, 'backup.json'), 'utf8')) as Backup;
 }
 
-/** Files by path and digest, and rows by table: what has to be the same wherever it was moved. */
+/** Files by path and digest, and rows by table: must be the same after a move. */
 function contentOf(folder: string) {
   const { files, tables } = manifestOf(folder);
   return {
@@ -71,7 +71,7 @@ test.skipIf(!hasPostgres)(
     expect(made).toMatchObject({ status: 0 });
     expect(made.stderr).toContain('has 2 jobs, 1 data sets, 0 weights');
     expect((await client.getJob(done)).state).toBe(JobState.SUCCEEDED); // it runs meanwhile
-    expect(command(['backup', first], home)).toMatchObject({ status: 1 }); // not into what is there
+    expect(command(['backup', first], home)).toMatchObject({ status: 1 }); // an existing folder is refused
 
     const settings = {
       RELORA_DATABASE_URL: await freshDatabase(),
@@ -82,7 +82,7 @@ test.skipIf(!hasPostgres)(
     const far = temporaryFolder();
     expect(command(['restore', first], far, settings)).toMatchObject({ status: 0 });
     expect(command(['restore', first], far, settings).stderr).toContain('The store is not empty');
-    rmSync(join(far, 'jobs'), { recursive: true }); // copies: the store has all
+    rmSync(join(far, 'jobs'), { recursive: true }); // only copies: the store has everything
     const second = join(temporaryFolder(), 'backup');
     expect(command(['backup', second], far, settings)).toMatchObject({ status: 0 });
     expect(contentOf(second)).toEqual(contentOf(first));

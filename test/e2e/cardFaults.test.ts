@@ -16,7 +16,7 @@ import {
   type Clients,
 } from './watchedJob.js';
 
-/** Small enough for a card that is modeled thread by thread. */
+/** Small enough for a card that is emulated thread by thread. */
 const spec = (changes: object = {}) =>
   JobSpec.fromJSON({
     ...tinySpec(16),
@@ -31,7 +31,7 @@ const spec = (changes: object = {}) =>
     ...changes,
   });
 
-/** One that is at work until it is cancelled. */
+/** A job that runs until it is canceled. */
 const long = () =>
   spec({ step_count: 8000, end_of_data: 'END_OF_DATA_REPEAT', checkpoint: { every_step_count: 1000 } });
 
@@ -45,7 +45,7 @@ test(
   async () => {
     const folder = temporaryFolder();
     const settings = modelSettings();
-    // Enough launches for a few checkpoints, and not for the whole job.
+    // Enough launches for a few checkpoints, but not for the whole job.
     const losing = await startServerProcess(folder, { ...settings, CUDA_MODEL_LOSE_AFTER_LAUNCHES: '900' });
     const before = clientsOf(losing.grpcAddress);
     await uploadTinyText(before);
@@ -78,7 +78,7 @@ test(
     const settings = {
       ...modelSettings(),
       CUDA_MODEL_OTHERS_FILE: others,
-      // What others hold stands in a file here, which a confined trainer cannot read; a real driver asks the card.
+      // Memory used by others is read from a file here, which a sandboxed trainer cannot open; a real driver asks the card.
       RELORA_SANDBOX: 'off',
       RELORA_RETRY_DELAY_SECONDS: '0.2',
       RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1000',
@@ -93,7 +93,7 @@ test(
     await watchUntil(clients, name, events, ({ state }) => state?.to === JobState.PAUSED);
     const savedStep = events.findLast(({ checkpoint }) => checkpoint !== undefined)!.checkpoint!.step;
 
-    // Of 8 GiB: what is left has room for the library of products, and not for the run.
+    // Of 8 GiB: leaves room for the product library, but not for the run.
     writeFileSync(others, String(2 ** 33 - 2 ** 25 - 2 ** 21));
     await clients.training.resumeJob({ name });
     const figures = /needs [\d.]+ GiB of the card's memory, of which [\d.]+ GiB are free/;

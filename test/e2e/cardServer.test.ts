@@ -26,7 +26,7 @@ import {
 
 const uuid = 'GPU-72656c6f-7261-2d6d-6f64-656c2d303000';
 
-/** Two cycles and a warm start, small enough for a card that is modeled thread by thread. */
+/** A warm start and two cycles, small enough for a card that is emulated thread by thread. */
 const spec = (changes: object = {}) =>
   JobSpec.fromJSON({
     ...tinySpec(24),

@@ -7,14 +7,14 @@ import { startServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec } from './tinyJob.js';
 
 const settings = { RELORA_CONNECTION_AGE_SECONDS: '1', RELORA_CONNECTION_AGE_GRACE_SECONDS: '1' };
-/** Connections that a watcher is to outlive. */
+/** Number of connections that a watcher has to outlive. */
 const cutsWanted = 3;
 
 test('a connection is asked to go at an age, takes calls to their end, and is cut after the grace', async () => {
   const { grpcAddress } = await startServerProcess(temporaryFolder(), settings);
   const session = connect(`http://${grpcAddress}`);
   onTestFinished(() => session.destroy());
-  // A call that does not end by itself.
+  // A call that never ends by itself.
   const stream = session.request({
     ':method': 'POST',
     ':path': '/grpc.health.v1.Health/Watch',
@@ -26,7 +26,7 @@ test('a connection is asked to go at an age, takes calls to their end, and is cu
   const [message] = (await once(stream, 'data')) as [Buffer];
   expect(message.length).toBeGreaterThan(5);
   const [code] = (await once(session, 'goaway')) as [number];
-  expect(code).toBe(0); // nothing is wrong with it
+  expect(code).toBe(0); // it ends without an error
   expect(stream.closed).toBe(false);
   stream.resume();
   await once(stream, 'close');

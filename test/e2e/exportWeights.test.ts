@@ -26,7 +26,7 @@ async function uploadText(client: ReloraClient): Promise<void> {
   });
 }
 
-/** A server with a job that has ended. */
+/** A server with a finished job. */
 async function afterJob(stepCount = 40) {
   const folder = temporaryFolder();
   const server = await startServerProcess(folder);
@@ -44,13 +44,13 @@ async function finalSha256(client: ReloraClient, job: string): Promise<string> {
 
 const jobFolder = (folder: string, name: string) => join(folder, name);
 
-/** Processes that the server runs. */
+/** Child processes of the server. */
 function childrenOf({ process }: ServerProcess): number[] {
   const text = readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8').trim();
   return text === '' ? [] : text.split(' ').map(Number);
 }
 
-/** It may have ended between the look and the kill. */
+/** The process may have ended in between. */
 function kill(pid: number): void {
   try {
     process.kill(pid, 'SIGKILL');
@@ -104,13 +104,13 @@ test('a kept checkpoint of an ended job is exported by its step, and what cannot
     weightType: 'WEIGHT_TYPE_Q8_0',
   });
   expect(artifact.castErrorMax).toBeGreaterThan(0);
-  // Repeated it is the same; of another request the id is refused.
+  // Repeating it gives the same export; the same id with another request is refused.
   expect((await client.exportWeights(name, options)).name).toBe(first.name);
   await expect(client.exportWeights(name, { requestId })).rejects.toMatchObject({
     reason: 'REQUEST_ID_REUSED',
   });
 
-  // The weights of the newest checkpoint are those of the end.
+  // The newest checkpoint has the final weights.
   const again = await client.waitForArtifact((await client.exportWeights(name)).name);
   expect(again.files.find(({ fileName }) => fileName === 'model.safetensors')!.sha256).toBe(
     await finalSha256(client, name),
@@ -197,6 +197,6 @@ test('a job exports every layout that it names at its end', async () => {
   ]);
   expect(new Set(artifacts.map(({ step, state }) => `${step} ${state}`)).size).toBe(1);
   const folder = temporaryFolder();
-  await client.downloadArtifact(name, folder); // the model, not the newest of any layout
+  await client.downloadArtifact(name, folder); // the model, although another layout is newer
   expect(existsSync(join(folder, 'config.json'))).toBe(true);
 });

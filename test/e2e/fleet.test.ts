@@ -10,7 +10,7 @@ import { blobStores, clientOf, fleet, runnerOf, uploaded, weightsOf } from './se
 import { startServerProcess, type ServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec } from './tinyJob.js';
 
-// Far more than a trainer can take before the end of its server is noticed.
+// Far more than a trainer can do before it notices the end of its server.
 const stepCount = 300;
 
 describe.each(blobStores)('three servers over PostgreSQL and $name', ({ url }) => {

@@ -11,7 +11,7 @@ import { clientsOf } from './watchedJob.js';
 const partBytes = 65_536;
 const url = blobStores.at(-1)?.url ?? (async () => '');
 
-/** Text that does not repeat itself, so that every part has bytes of its own. */
+/** Text without repetition, so that all of its parts differ. */
 function longText(byteCount: number): string {
   return randomBytes(byteCount / 2)
     .toString('hex')
@@ -49,7 +49,7 @@ test.skipIf(!hasPostgres)('an upload whose server is killed is continued at anot
     onProgress: ({ phase, ratio }) => phase === 'uploading' && ratios.push(ratio),
   });
   expect(dataset.state).toBe(DatasetState.READY);
-  // Sent from where the other one was.
+  // Continued where the other server had ended.
   expect(ratios[0]! * content.length).toBeGreaterThan(receivedBytes);
   const again = await one.again();
   expect(
@@ -87,7 +87,7 @@ test.skipIf(!hasPostgres)('wrong bytes that a part has are found, and sent again
   expect(await received(two)).toBe(half);
   await expect(two!.uploadDataset(messages(half, content.length, content))).rejects.toThrow(/SHA-256/);
   expect(await received(one)).toBe(0);
-  // The half that this server has is the wrong one; what the others know counts.
+  // This server's half is the wrong one; what the other servers have counts.
   await expect(two!.uploadDataset(messages(0, half, content))).rejects.toThrow(/ended early/);
   const { dataset } = await one!.uploadDataset(messages(half, content.length, content));
   expect(dataset!.state).toBe(DatasetState.PREPARING);
@@ -130,7 +130,7 @@ test.skipIf(!hasPostgres)(
     const direct = clientOf(servers[0]!.grpcAddress);
     const { name, spec: stored } = await direct.createJob(spec);
     expect(stored!.model!.baseWeights!.weights).toMatch(/^weights\/path-[0-9a-f]{32}$/);
-    // The same folder is taken once.
+    // The same folder is imported only once.
     const again = await direct.createJob(spec);
     expect(again.spec!.model!.baseWeights).toEqual(stored!.model!.baseWeights);
     rmSync(folder, { recursive: true });

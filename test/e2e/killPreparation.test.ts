@@ -6,7 +6,7 @@ import { patienceMs } from '../patience.mjs';
 import { startServerProcess } from './serverProcess.js';
 import { temporaryFolder } from './tinyJob.js';
 
-/** Some megabytes, so that preparing them takes longer than noticing that it began. */
+/** Some megabytes, so that the preparation takes longer than noticing its start. */
 const text = (word: string) =>
   Array.from({ length: 120_000 }, (_, index) => `${word} ${index * 7919} over and under the stone.\n`).join(
     '',
@@ -29,7 +29,7 @@ test(
     const options = { files: [{ content: text('beta'), fileName: 'b.txt' }], base: whole.name };
     const appended = await client.uploadDataset({ ...options, datasetId: 'appended' });
 
-    /** Uploads and kills the server when preparing has come so far; what the data set is after the next start. */
+    /** Uploads, kills the server at a given progress of the preparation, and returns the data set after the next start. */
     const killedAt = async (share: number, upload: Parameters<typeof client.uploadDataset>[0]) => {
       const name = `datasets/${upload.datasetId}`;
       const broken = client.uploadDataset(upload).catch(() => {});
@@ -50,7 +50,7 @@ test(
       client = new ReloraClient({ address: server.grpcAddress });
       const stateOf = async () => (await client.getDataset(name)).state;
       await expect.poll(stateOf, { interval: 20, timeout: patienceMs }).not.toBe('DATASET_STATE_PREPARING');
-      // It goes once the data set is ready.
+      // It is removed once the data set is ready.
       const isLeft = () => existsSync(join(folder, 'datasets', upload.datasetId!, '.progress'));
       await expect.poll(isLeft, { timeout: patienceMs }).toBe(false);
       return await client.getDataset(name);

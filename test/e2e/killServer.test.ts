@@ -11,7 +11,7 @@ import {
   weightsSha256,
 } from './watchedJob.js';
 
-// Far more than a trainer can take before its end is noticed.
+// Far more than a trainer can do before its end is noticed.
 const stepCount = 300;
 
 test('a job whose server is killed resumes when it is started again and ends with the same weights', async () => {
@@ -42,7 +42,7 @@ test('a job whose server is killed resumes when it is started again and ends wit
     JobState.RUNNING,
     JobState.SUCCEEDED,
   ]);
-  // From its checkpoint, not from the beginning.
+  // It resumed from its checkpoint, not from the beginning.
   const resumed = events.find(({ step, attempt }) => step !== undefined && attempt === 2);
   expect(resumed?.step?.step).toBeGreaterThanOrEqual(20);
   expect(await weightsSha256(after, name)).toBe(expected);

@@ -23,12 +23,12 @@ test('a job whose trainer is killed resumes from its checkpoint, and its watcher
   onTestFinished(async () => await server.stop());
   const clients = clientsOf(server.grpcAddress);
   await uploadTinyText(clients);
-  // Far more steps than a trainer can take before it is killed.
+  // Far more steps than a trainer can do before it is killed.
   const name = await createTinyJob(clients, 300);
 
   const events: JobEvent[] = [];
   let isKilled = false;
-  // One watch over the whole life of the job.
+  // A single watch over the job's whole life.
   await watchUntil(clients, name, events, ({ checkpoint }) => {
     if (checkpoint !== undefined && checkpoint.step >= 20 && !isKilled) {
       isKilled = true;

@@ -6,7 +6,7 @@ import { realServer } from '../sdk/realServer.js';
 import { temporaryFolder, tinySpec } from './tinyJob.js';
 import { clientsOf, watchUntil, weightsSha256 } from './watchedJob.js';
 
-/** A server with short texts, and with completions that alone are learned. */
+/** A server with short texts, and with pairs of which only completions are learned. */
 async function serverWithDocuments() {
   const { server, client } = await realServer({ RELORA_RETRY_DELAY_SECONDS: '0.01' });
   const folder = temporaryFolder();
@@ -20,7 +20,7 @@ async function serverWithDocuments() {
     });
   };
   const rows = (of: (index: number) => object) => Array.from({ length: 400 }, (_, index) => of(index));
-  // Some ten tokens each: several begin in every sequence of 32.
+  // About ten tokens each: several begin in every sequence of 32.
   await upload(
     'texts',
     rows((i) => ({ text: `${i} lines` })),
@@ -76,7 +76,7 @@ test('a job with masked documents over merges has the same bits after a kill, an
   expect((await client.getJob(killed)).attempt).toBe(2);
   expect(resumed.sha256).toBe(undisturbed.sha256);
 
-  // A fork keeps the masks, and may leave documents out beside them.
+  // A fork keeps the masks, and may omit documents in addition.
   const omittedDocuments = [{ dataset: 'datasets/texts', firstToken: 40, tokenCount: 200 }];
   const fork = await client.forkJob(masked, { omittedDocuments }, { checkpointStep: 220 });
   const forked = await ended(fork.name);

@@ -11,7 +11,7 @@ async function mixtureServer() {
   const lines = (word: string, count: number) =>
     Array.from({ length: count }, (_, index) => `${word} ${index * 7919} ${word}.\n`).join('');
   await uploadText(clients, 'alpha', lines('alpha', 900), { trainedBpe: { vocabularySize: 300 } });
-  // One tokenizer for all: that of the first.
+  // All use the tokenizer of the first.
   await uploadText(clients, 'beta-text', lines('beta', 500), { dataset: 'datasets/alpha' });
   await uploadText(clients, 'gamma', lines('gamma', 300), { dataset: 'datasets/alpha' });
   return { server, clients };
@@ -41,7 +41,7 @@ test('a job trains on a mixture, says how it does on each data set, and is the s
   expect(last.datasets.map(({ dataset }) => dataset)).toEqual(mixture.map(({ dataset }) => dataset));
   expect(last.loss).toBeCloseTo((3 * last.datasets[0]!.loss + last.datasets[1]!.loss) / 4, 10);
   expect(last.datasets[2]!.epochs).toBe(0);
-  // 160 sequences, three quarters of them of the first; of 32 tokens each.
+  // 160 sequences of 32 tokens each, three quarters of them from the first.
   const { dataset: alpha } = await clients.datasets.getDataset({ name: 'datasets/alpha' });
   const inPass = Math.floor((alpha!.train!.tokenCount - 1) / 32);
   expect(Math.abs(last.datasets[0]!.epochs - 120 / inPass)).toBeLessThan(3 / inPass);
@@ -55,7 +55,7 @@ test('a job trains on a mixture, says how it does on each data set, and is the s
   await watchUntil(clients, killed, seen, ({ checkpoint }) => (checkpoint?.step ?? 0) >= 20);
   const pid = server.trainerPid(killed.replace('jobs/', ''));
   if (pid !== undefined) process.kill(pid, 'SIGKILL');
-  // Its data sets are needed, whichever of them.
+  // All of its data sets are in use.
   const inUse = clients.datasets.deleteDataset({ name: 'datasets/gamma' });
   await expect(inUse).rejects.toThrow(/Data set gamma cannot be deleted: jobs\/.* needs it/);
   await watchUntil(clients, killed, seen, () => false);

@@ -29,7 +29,7 @@ describe('a job that goes to another server', () => {
   it('has its journal, changes and checkpoints there, and resumes with the bits that it would have had', async () => {
     const [old, next] = [await serverWithText(), await serverWithText()];
     const paused = await pausedJob(old.client, 'my-job');
-    // The same job, which nobody interrupts.
+    // The same job without interruption.
     const whole = await old.client.createJob(spec, { updates });
     await old.client.waitForJob(whole.name);
 
@@ -60,7 +60,7 @@ describe('a job that goes to another server', () => {
     expect(ended.updates).toEqual((await old.client.getJob(whole.name)).updates);
     expect(await weightsOf(next.client, 'jobs/my-job')).toEqual(await weightsOf(old.client, whole.name));
 
-    // Ended, it goes back under another name, with what was exported and found of it.
+    // When finished it moves back under another name, with its later exports and evaluations.
     await next.client.evaluate('jobs/my-job', {
       questions: '{"question": "a", "choices": ["b", "c"], "answer": 0}',
     });
@@ -73,7 +73,7 @@ describe('a job that goes to another server', () => {
     const target = temporaryFolder();
     await old.client.downloadArtifact('jobs/came-back', target);
     expect(readdirSync(target)).toContain('model.safetensors');
-    // An answer that was lost is given again; another job of that name is refused.
+    // A repeated request gets the same answer; a different job under that name is refused.
     expect((await old.client.importJob(back, { jobId: 'came-back' })).name).toBe('jobs/came-back');
     await expect(old.client.importJob(back, { jobId: 'my-job' })).rejects.toMatchObject({
       reason: 'JOB_EXISTS',
@@ -152,18 +152,18 @@ describe('a job that goes to another server', () => {
       ).rejects.toMatchObject(expected);
     await expect(client.getJob(job.name)).rejects.toMatchObject({ reason: 'JOB_NOT_FOUND' });
 
-    // A server without the data says so, and takes the rest of it once that is there.
+    // A server without the data set reports that; the import continues once the data set exists.
     const bare = await realServer();
     await expect(bare.client.importJob(folder)).rejects.toMatchObject({ reason: 'DATASET_NOT_FOUND' });
     await uploadText(bare.client);
     expect((await bare.client.importJob(folder)).state).toBe(JobState.PAUSED);
 
-    // What broke continues: one file of the export is there already, and a part of another.
+    // An interrupted export continues: one of its files exists already, and a part of another.
     const part = temporaryFolder();
     copyFileSync(join(folder, 'job.jsonl'), join(part, 'job.jsonl'));
     await old.client.exportJob(job.name, part);
     expect(readdirSync(join(part, 'checkpoints'))).toEqual(readdirSync(join(folder, 'checkpoints')));
-    // A job that may change is not given away.
+    // A job that can still change cannot be exported.
     await old.client.resumeJob(job.name);
     await expect(old.client.exportJob(job.name, temporaryFolder())).rejects.toMatchObject({
       reason: 'JOB_STATE_WRONG',

@@ -57,7 +57,7 @@ describe('a job that goes to a server without its data', () => {
       expect((await bare.client.waitForJob('jobs/my-job')).state).toBe(JobState.SUCCEEDED);
       expect(await weightsOf(bare.client, 'jobs/my-job')).toEqual(await weightsOf(old.client, whole.name));
 
-      // The same through a pipe; what is here under the name is the same, and stays.
+      // The same through a pipe; an existing object with the same name and content stays.
       const pipe = async (from: string, to: string): Promise<string> => {
         const node = `${process.execPath} ${program}`;
         const shell = spawn('sh', [
@@ -208,7 +208,7 @@ describe('an archive that somebody made up', () => {
         /bin$/.test(String(name)),
       ),
     ).toEqual([]);
-    // It was the archives: the one that nobody changed is taken.
+    // The archives were the problem: the unchanged one is accepted.
     expect((await client.importJob(folder)).state).toBe(JobState.PAUSED);
   });
 

@@ -10,7 +10,7 @@ import { temporaryFolder, tinySpec } from './tinyJob.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
-/** A job with weights that were exported once more, and how another client deletes them, between two steps of this one. */
+/** A job with an additional export of its weights, and a function by which another client deletes them between two steps of this one. */
 async function jobWithSpare() {
   const server = await startServerProcess(temporaryFolder());
   const client = new ReloraClient({ address: server.grpcAddress });

@@ -32,7 +32,7 @@ export async function serverWithText(settings: Record<string, string> = {}) {
   return server;
 }
 
-/** A job that was changed and stopped between two checkpoints' steps. */
+/** A job that was changed, and paused between two checkpoints. */
 export async function pausedJob(client: ReloraClient, jobId: string) {
   const { name } = await client.createJob(spec, { jobId, labels: { team: 'docs' }, updates });
   for await (const event of client.watch(name)) if (event.kind === 'step' && event.step.step === 33) break;
@@ -47,7 +47,7 @@ export const weightsOf = async (client: ReloraClient, name: string) =>
 
 const sha256 = (data: Buffer) => createHash('sha256').update(data).digest('hex');
 
-/** A copy of an exported job that was changed. */
+/** A modified copy of an exported job. */
 export function changedArchive(folder: string, change: (copy: string) => void): string {
   const copy = temporaryFolder();
   cpSync(folder, copy, { recursive: true });
@@ -55,7 +55,7 @@ export function changedArchive(folder: string, change: (copy: string) => void): 
   return copy;
 }
 
-/** Files of an exported job with other content, which its archive names with the digests of that. */
+/** Replaces the content of an exported job's file, and its digest in the archive. */
 export function rewriteFile(copy: string, fileName: string, edit: (content: Buffer) => Buffer): void {
   const path = join(copy, fileName);
   const content = edit(readFileSync(path));
@@ -72,13 +72,13 @@ export function rewriteRecord(copy: string, edit: (record: string) => string): v
   rewriteFile(copy, 'job.jsonl', (content) => Buffer.from(edit(content.toString('utf8'))));
 }
 
-/** The same of a file that the record names, too. */
+/** The same for a file that the record names too. */
 export function rewriteNamedFile(copy: string, fileName: string, edit: (content: Buffer) => Buffer): void {
   const before = readFileSync(join(copy, fileName));
   rewriteFile(copy, fileName, edit);
   const after = readFileSync(join(copy, fileName));
   const about = (content: Buffer) => `"sizeBytes":${content.length},"sha256":"${sha256(content)}"`;
-  // A manifest is named a second time, by its digest alone.
+  // The record names a manifest a second time, only by its digest.
   rewriteRecord(copy, (record) =>
     record.replaceAll(about(before), about(after)).replaceAll(sha256(before), sha256(after)),
   );

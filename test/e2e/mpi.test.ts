@@ -17,7 +17,7 @@ const spec = (stepCount: number, replicas: number) =>
 
 const folderUrl = (): string => pathToFileURL(temporaryFolder()).href;
 
-/** Losses by step: of one that was taken again the last. */
+/** Losses by step; for repeated steps the last one. */
 function lossesOf(events: readonly JobEvent[]): number[] {
   const losses: number[] = [];
   for (const event of events) if (event.kind === 'step') losses[event.step.step] = event.step.loss;
@@ -40,7 +40,7 @@ async function run(
   return { name, events, losses: lossesOf(events) };
 }
 
-/** Processes of the ranks of the job that runs, by rank: MPI names it to each. */
+/** Process ids of the running job's ranks, by rank: MPI passes each its rank. */
 function ranksOf(servers: readonly FleetServer[]): number[] {
   const pids: number[] = [];
   for (const pid of servers.flatMap(({ process: { pid, exitCode } }) =>
@@ -60,7 +60,7 @@ function environmentOf(pid: number): string {
   }
 }
 
-/** What ranks that share the memory of one machine come to. */
+/** The result of ranks that share the memory of one machine. */
 async function shared(stepCount: number, replicas: number) {
   const { client } = await fleet(1, folderUrl(), { RELORA_SLOTS: String(replicas) });
   await uploaded(client);
@@ -83,7 +83,7 @@ describe.each(launchers)('a job over several servers, by mpirun of $name', ({ co
     const { name, events, losses } = await run(client, spec(30, replicas));
     const states = events.flatMap((event) => (event.kind === 'state' ? [event.state] : []));
     expect(states.map(({ to }) => to).at(-1), states.at(-1)?.reason).toBe(JobState.SUCCEEDED);
-    // Where they differ, it matters whether it was resumed.
+    // If they differ, the message shows whether the run was resumed.
     const course = states.map(({ to, reason }) => `${to} ${reason}`).join('; ');
     expect(losses, course).toEqual(wanted.losses);
     expect(await weightsOf(client, name)).toBe(wanted.weights);
@@ -98,7 +98,7 @@ describe.each(launchers)('a job over several servers, by mpirun of $name', ({ co
         RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '20',
       });
       await uploaded(client);
-      // More steps than a trainer may be ahead of its server, after each kill.
+      // After each kill more steps remain than a trainer may be ahead of its server.
       const undisturbed = await run(client, spec(300, 2));
       const kills: unknown[] = [];
       const disturbed = await run(client, spec(300, 2), (event, name) => {

@@ -5,7 +5,7 @@ import { trainerPeak } from '../../bench/sides/trainerPeak.mjs';
 import { temporaryFolder } from '../server/parts.js';
 import { startServerProcess } from './serverProcess.js';
 
-// Each precision by a server of its own, so that the children of another job cannot count.
+// A separate server for each precision, so that children of other jobs do not count.
 it
   .skipIf(process.platform !== 'linux')
   .each(['PRECISION_FLOAT32', 'PRECISION_BFLOAT16', 'PRECISION_INT8_BASE', 'PRECISION_NF4_BASE'])(

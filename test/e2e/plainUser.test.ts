@@ -9,7 +9,7 @@ import { canBePlainUser, own, ownedFolder, startAsPlainUser } from './plainUser.
 import type { ServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec, tinyText } from './tinyJob.js';
 
-/** Takes the right to write from a folder, and returns what gives it back; the end of the test does so too. */
+/** Makes a folder read-only, and returns a function that undoes it; the end of the test does so too. */
 function closeFolder(folder: string): () => void {
   chmodSync(folder, 0o555);
   const open = (): void => chmodSync(folder, 0o755);
@@ -53,7 +53,7 @@ describe.skipIf(!canBePlainUser)('a server whose user is not root', () => {
     await expect(client.waitForArtifact(failing.name)).rejects.toMatchObject(failure);
     await expect(client.waitForArtifact(failing.name)).rejects.toThrow(cure);
     await client.waitForArtifact((await client.exportWeights(healthy.name)).name);
-    // Pending when the server dies: its next start finds it.
+    // Pending when the server is killed: its next start finds it.
     await client.exportWeights(job.name);
     await killed(server);
 
@@ -113,7 +113,7 @@ describe.skipIf(!canBePlainUser)('a server whose user is not root', () => {
     const dataFolder = ownedFolder();
     const client = clientOf(await startAsPlainUser(dataFolder));
     await uploadText(client);
-    // It is received whole before anything of it is prepared.
+    // It is received completely before its preparation begins.
     mkdirSync(join(dataFolder, 'datasets/stuck'));
     own(join(dataFolder, 'datasets/stuck'));
     mkdirSync(join(dataFolder, 'datasets/stuck/uploads'));
@@ -186,7 +186,7 @@ async function stopped(server: ServerProcess): Promise<void> {
   expect(await server.exited).toEqual({ code: 0, signal: null });
 }
 
-/** A folder that is a model to the client, which sends the files one by one. */
+/** A folder that the client takes for a model, and sends file by file. */
 function tinyModel(): string {
   const folder = temporaryFolder();
   cpSync(new URL('../fixtures/cases/tied-head/', import.meta.url), folder, { recursive: true });

@@ -5,30 +5,30 @@ import { onTestFinished } from 'vitest';
 import { main, startServerProcess, type ServerProcess } from './serverProcess.js';
 import { temporaryFolder } from './tinyJob.js';
 
-/** `nobody` on Linux: a user for whom the modes of folders count. Where the tests are not run by root they are run by such a one. */
+/** `nobody` on Linux: a user to whom folder permissions apply. If the tests do not run as root, their own user is such a one. */
 const isRoot = process.getuid!() === 0;
 const user = isRoot ? { uid: 65534, gid: 65534 } : {};
 
-/** Whether that user may read this checkout, as the server has to. */
+/** Whether that user may read this checkout, as the server must. */
 export const canBePlainUser = ((): boolean => {
   const code = 'require("node:fs").accessSync(process.argv[1])';
   return spawnSync(process.execPath, ['-e', code, main], user).status === 0;
 })();
 
-/** Hands a folder or file to the user of the server. */
+/** Gives a folder or file to the server's user. */
 export function own(path: string): string {
   if (isRoot) chownSync(path, user.uid!, user.gid!);
   return path;
 }
 
-/** A data folder of the user of the server. */
+/** A data folder owned by the server's user. */
 export function ownedFolder(): string {
   const folder = join(own(temporaryFolder()), 'data');
   mkdirSync(folder);
   return own(folder);
 }
 
-/** A server of a user who is not root. */
+/** Starts a server as a user other than root. */
 export async function startAsPlainUser(
   dataFolder: string,
   settings: Record<string, string> = {},

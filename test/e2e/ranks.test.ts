@@ -41,7 +41,7 @@ async function create({ training }: Clients, stepCount: number, changes: Record<
   return job!.name;
 }
 
-/** Losses of the steps as they stand at the end: of a step that was taken again the last. */
+/** Final losses by step; for repeated steps the last one. */
 function lossesOf(events: JobEvent[]): number[] {
   const losses: number[] = [];
   for (const { step } of events) if (step !== undefined) losses[step.step] = step.loss;
@@ -69,7 +69,7 @@ test('a job of two processes learns what a job of one does, and survives the los
   const name = await create(clients, 60, { replicas: 2 });
   const kills: string[] = [];
   await watchUntil(clients, name, disturbed!, ({ checkpoint, attempt }) => {
-    // The second process first, then the one that the server hears of.
+    // First the second process, then the one that talks to the server.
     const rank = [1, 0][attempt - 1];
     if (checkpoint === undefined || rank === undefined || kills.length >= attempt) return false;
     const pids = server.rankPids(idOf(name));

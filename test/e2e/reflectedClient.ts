@@ -10,7 +10,7 @@ interface ReflectionAnswer {
 
 export type ReflectionVersion = 'v1' | 'v1alpha';
 
-/** Asks a server for its contract, as grpcurl does: services, the files that define them, and what those import. */
+/** Gets a server's contract by reflection, as grpcurl does: services, the files that define them, and their imports. */
 export async function reflect(
   address: string,
   version: ReflectionVersion,
@@ -48,7 +48,7 @@ export async function reflect(
   return { serviceNames, descriptorSet: Buffer.concat([...files.values()].map(asEntry)) };
 }
 
-/** A client of one service, made of nothing but descriptors. */
+/** A client of one service, created only from descriptors. */
 export function dynamicClient(descriptorSet: Buffer, serviceName: string, address: string): DynamicClient {
   const options = { longs: String, enums: String, defaults: true, oneofs: true };
   return makeClient(loadFileDescriptorSetFromBuffer(descriptorSet, options), serviceName, address);

@@ -13,7 +13,7 @@ import {
   weightsSha256,
 } from './watchedJob.js';
 
-// A trainer is 64 messages ahead of the server at most: it cannot be done before it is paused and killed.
+// A trainer is at most 64 messages ahead of the server: it cannot finish before it is paused and killed.
 const stepCount = 300;
 
 async function serverWithThreads(threads: number) {
@@ -64,10 +64,10 @@ test('the same spec and seed give the same weights with one thread, with two, ov
     baseWeightsSha256: '',
   });
   expect(execution.graphs).toHaveLength(7);
-  // The threads are all that is recorded and differs.
+  // In the recorded environment only the number of threads differs.
   expect(await executionOf(two.clients, name)).toEqual({ ...execution, threadCount: 2 });
 
-  // The trainer was killed, and what it had not saved came again: every restart stands in the list once all the same.
+  // The killed trainer repeated its unsaved work, but every restart is listed only once.
   const restartsOf = async ({ training }: typeof one.clients, job: string) =>
     (await training.listRestarts({ parent: job })).restarts.map(({ event }) => ({ ...event!, seconds: 0 }));
   const restarts = await restartsOf(two.clients, name);

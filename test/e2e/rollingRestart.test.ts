@@ -13,12 +13,12 @@ import { tinySpec } from './tinyJob.js';
 import { tcpBalancer } from './tcpBalancer.js';
 
 const stepCount = 150;
-/** With those of the warm start. */
+/** Including the warm start. */
 const allSteps = stepCount + tinySpec(stepCount).warm_start.step_count;
-/** As many as keep three servers busy while each of them is stopped and started. */
+/** Enough to keep three servers busy while each of them is stopped and started. */
 const jobCount = 6;
 
-/** Every event of a job, to its end, as a user sees them. */
+/** Every event of a job until its end, as a user sees them. */
 async function watched(client: ReloraClient, name: string, onEvent: (event: JobEvent) => void = () => {}) {
   const events: JobEvent[] = [];
   for await (const event of client.watch(name)) {
@@ -28,7 +28,7 @@ async function watched(client: ReloraClient, name: string, onEvent: (event: JobE
   return events;
 }
 
-/** Its journal has no gap and nothing twice, and its steps follow each other within each attempt. */
+/** Checks that the journal has no gaps or duplicates, and that steps are consecutive within each attempt. */
 function expectWhole(events: readonly JobEvent[]): void {
   expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
   let attempt = 0;
@@ -36,7 +36,7 @@ function expectWhole(events: readonly JobEvent[]): void {
   for (const event of events) {
     if (event.kind !== 'step') continue;
     if (event.attempt === attempt) expect(event.step.step).toBe(next);
-    // A later attempt begins where its checkpoint is, which is not after what was seen.
+    // A later attempt starts from its checkpoint, which is not after the last step seen.
     else expect(event.step.step).toBeLessThanOrEqual(next);
     attempt = event.attempt;
     next = event.step.step + 1;
@@ -48,7 +48,7 @@ function statesOf(events: readonly JobEvent[]): JobState[] {
   return events.flatMap((event) => (event.kind === 'state' ? [event.state.to] : []));
 }
 
-/** Resolves when one of the jobs runs there, and has a checkpoint's worth of steps behind it. */
+/** Resolves when one of the jobs runs there, and has done enough steps for a checkpoint. */
 async function untilBusy(
   server: FleetServer,
   servers: readonly FleetServer[],
@@ -74,7 +74,7 @@ async function undisturbedWeights(client: ReloraClient): Promise<string> {
 
 describe.each(blobStores.slice(-1))('three servers over PostgreSQL and $name', ({ url }) => {
   test('are stopped and started one after another while jobs run: none is lost, and none starts over', async () => {
-    // So long that a busy machine takes none for dead: a server that stops gives its jobs away at once.
+    // Long enough that no busy server loses its leases: a server that stops hands its jobs over at once.
     const { servers, client } = await fleet(3, await url(), { RELORA_LEASE_SECONDS: '60' });
     await uploaded(client);
     const expected = await undisturbedWeights(client);
@@ -83,7 +83,7 @@ describe.each(blobStores.slice(-1))('three servers over PostgreSQL and $name', (
     for (let index = 0; index < jobCount; index++)
       names.push((await client.createJob(parseJobSpec(tinySpec(stepCount)))).name);
     const watches = names.map(async (name) => await watched(client, name));
-    // Whoever calls meanwhile notices nothing.
+    // Clients that call meanwhile notice nothing.
     const calls = { made: 0, isOver: false };
     const caller = (async () => {
       while (!calls.isOver) {
@@ -108,9 +108,9 @@ describe.each(blobStores.slice(-1))('three servers over PostgreSQL and $name', (
       expectWhole(events);
       moves += Math.max(...events.map(({ attempt }) => attempt)) - 1;
       const letters = statesOf(events).map((state) => state.replace('JOB_STATE_', '')[0]);
-      // QUEUED, STARTING, RUNNING: one that was being started when its server stopped did not run there.
+      // QUEUED, STARTING, RUNNING: a job that was still starting when its server stopped was not RUNNING there.
       expect(letters.join('')).toMatch(/^Q(SR?Q)*SRS$/);
-      // Moved at a checkpoint, not taken for dead: nothing was trained twice.
+      // Jobs moved at a checkpoint, without an expired lease: nothing was trained twice.
       const warnings = events.flatMap((event) => (event.kind === 'warning' ? [event.warning.reason] : []));
       const ofFaults = ['TRAINER_RESTARTED', 'CHECKPOINT_CORRUPT', 'RESUMED_ON_OTHER_BACKEND'];
       expect(warnings.filter((reason) => ofFaults.includes(reason))).toEqual([]);

@@ -13,14 +13,14 @@ import { temporaryFolder, tinySpec, tinyText } from './tinyJob.js';
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 const reloraCli = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
 
-/** What nobody may find again, wherever a server, its children and its clients write. */
+/** Must not appear in anything that a server, its children and its clients write. */
 const secrets = {
   databasePassword: 'planted-database-password-1f2e',
   s3Key: 'planted-s3-secret-key-9a8b',
   wrongToken: 'relora_planted-wrong-token-3c4d',
 };
 
-/** Every text that a folder holds, by its path. */
+/** All texts in a folder, by path. */
 function textsBelow(folder: string): [path: string, text: string][] {
   if (!existsSync(folder)) return [];
   return readdirSync(folder, { recursive: true, withFileTypes: true })
@@ -77,7 +77,7 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
     const address = `https://localhost:${server.grpcAddress.split(':')[1]}`;
     const client = new ReloraClient({ address, token, tls: { rootCertificates: authority.ca } });
     onTestFinished(() => client.close());
-    // A receiver that takes nothing: what is said of each failure is written too.
+    // A receiver that refuses everything: messages about each failure are checked too.
     const receiver = await startReceiver();
     receiver.answer = () => 503;
     const { secret: webhookSecret } = await client.createWebhook(receiver.url, { webhookId: 'tales-hook' });
@@ -93,7 +93,7 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
     await client.waitForJob(name, {
       onEvent: (event) => {
         seen.push(event);
-        // A crash has messages of its own.
+        // Messages of a crash are checked too.
         if (isKilled || event.kind !== 'step') return;
         isKilled = true;
         const children = readFileSync(
@@ -121,7 +121,7 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
       written.push(['a message', JSON.stringify(delivery)]);
     written.push(['what a receiver gets', JSON.stringify(receiver.received)]);
 
-    // Clients that are refused, in the words of each.
+    // Clients that are refused, with the messages of each.
     const caFile = { RELORA_CA_FILE: authority.caFile, RELORA_ADDRESS: address };
     written.push(['refused', run(reloraCli, ['list'], { ...caFile, RELORA_TOKEN: secrets.wrongToken })]);
     written.push([
@@ -135,7 +135,7 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
     });
     expect(wrong).not.toBe('');
 
-    // Doctor beside it, and what a start says that cannot be.
+    // Also the output of doctor, and of a start that fails.
     written.push(['doctor', run(main, ['doctor', '--json'], { ...base, ...settings })]);
     const gone = url.replace(/:[0-9]+\//, ':1/');
     const [httpPort, grpcPort] = ['127.0.0.1:0', '127.0.0.1:0'];
@@ -165,7 +165,7 @@ test.skipIf(!hasPostgres || !hasOpenssl)(
     );
     expect(found).toEqual([]);
 
-    // A restored server signs as before, so this one is in a backup, and in nothing else.
+    // A restored server must sign with the same key, so this secret is in a backup, and nowhere else.
     const places = written.filter(([, text]) => text.includes(webhookSecret)).map(([where]) => where);
     expect(places).toEqual([join(work, 'backup', 'tables', 'webhooks.jsonl')]);
   },

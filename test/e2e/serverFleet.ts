@@ -6,23 +6,23 @@ import { freshBucket, hasS3 } from '../server/s3.js';
 import { startServerProcess, type ServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinyText } from './tinyJob.js';
 
-/** Long enough that a busy machine does not take a server for dead. */
+/** Long enough that no busy server loses its leases. */
 const leaseSeconds = 5;
 
-/** Where servers of one store may keep their files, as far as this machine has it. */
+/** Kinds of shared file storage available on this machine. */
 export const blobStores = [
   { name: 'a folder', url: async () => pathToFileURL(temporaryFolder()).href, skip: !hasPostgres },
   { name: 'S3', url: freshBucket, skip: !hasPostgres || !hasS3 },
 ].filter(({ skip }) => !skip);
 
-/** A server that can be started again where it was. */
+/** A server that can be started again in the same place. */
 export interface FleetServer extends ServerProcess {
   folder: string;
-  /** At the same address, on the same folder; `changes` to its settings. */
+  /** Starts it at the same address, on the same folder; `changes` apply to its settings. */
   again(changes?: Record<string, string>): Promise<FleetServer>;
 }
 
-/** Servers of one store, each with a data folder of its own as on a machine of its own, and a client of all. */
+/** Servers with a common store, each with its own data folder as on separate machines, and a client of all of them. */
 export async function fleet(
   count: number,
   blobsUrl: string,
@@ -59,7 +59,7 @@ export function clientOf(...addresses: string[]): ReloraClient {
   return client;
 }
 
-/** The server that runs a job, or ran it last: logs say when a trainer was started. */
+/** The server that runs a job, or ran it last: logs record the start of trainers. */
 export function runnerOf<S extends ServerProcess>(servers: readonly S[], job: string): S {
   const starts = servers.flatMap((server) =>
     server.logged
@@ -74,7 +74,7 @@ export async function uploaded(client: ReloraClient): Promise<void> {
   await client.uploadDataset({ datasetId: 'tiny-text', files });
 }
 
-/** SHA-256 of the weights of a job, which are downloaded and checked. */
+/** SHA-256 of a job's weights, which are downloaded and verified. */
 export async function weightsOf(client: ReloraClient, job: string): Promise<string> {
   const [artifact] = await client.listArtifacts(job);
   await client.downloadArtifact(artifact!.name, temporaryFolder()); // checks every hash

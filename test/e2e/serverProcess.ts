@@ -7,22 +7,22 @@ import { storeSettings } from '../server/testStore.js';
 
 export const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
-/** The server as users run it: a process of its own, which can be killed. */
+/** The server as users run it: a separate process, which can be killed. */
 export interface ServerProcess {
   process: ChildProcess;
   grpcAddress: string;
   httpAddress: string;
   /** Lines of standard output that are JSON. */
   logged: Record<string, unknown>[];
-  /** What it has written to standard error. */
+  /** Its standard error so far. */
   errors(): string;
   /** Resolves with how the process ended. */
   exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
 
 /**
- * Starts the server on a data folder, as another user where one is given, and resolves with its addresses; it is killed after the test,
- * or when `atEnd` says.
+ * Starts the server on a data folder, optionally as another user, and resolves with its addresses; it is killed after the test, or when
+ * `atEnd` says.
  */
 export async function startServerProcess(
   dataFolder: string,
@@ -58,7 +58,7 @@ export async function startServerProcess(
   const logged: Record<string, unknown>[] = [];
   const addresses = new Promise<{ grpcAddress: string; httpAddress: string }>((resolve, reject) => {
     createInterface({ input: child.stdout }).on('line', (line) => {
-      // A reader of JSON keeps one of them, and which is chance.
+      // A JSON parser would keep only one of them, which one is undefined.
       if (/"(pid|hostname|time|jobId|artifactId|datasetId)":[^]*,"\1":/.test(line))
         throw new Error(`A line of the log has one key twice: ${line}`);
       const entry = JSON.parse(line) as Record<string, unknown>;

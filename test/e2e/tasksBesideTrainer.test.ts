@@ -16,10 +16,10 @@ import { startServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec } from './tinyJob.js';
 import { clientsOf, uploadTinyText, watchUntil } from './watchedJob.js';
 
-/** Hardly more than the smallest job needs of a card. */
+/** Little more card memory than the smallest job needs. */
 const cardBytes = 670 * 2 ** 20;
 
-/** Children of a process, with whether the driver of a card is in their memory. */
+/** Children of a process, and whether the driver of a card is loaded in them. */
 function childrenOf(pid: number): Map<number, boolean> {
   const children = new Map<number, boolean>();
   const listed = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
@@ -28,7 +28,7 @@ function childrenOf(pid: number): Map<number, boolean> {
       const maps = readFileSync(`/proc/${child}/maps`, 'utf8');
       children.set(child, maps.includes(realpathSync(modelPath)));
     } catch {
-      // It ended while it was looked at.
+      // It ended meanwhile.
     }
   }
   return children;
@@ -59,7 +59,7 @@ test(
       checkpoint: { every_step_count: 4 },
       end_of_data: 'END_OF_DATA_REPEAT',
     });
-    // Nothing of its size has room beside it.
+    // A second job of this size does not fit.
     const { estimate } = await clients.training.estimateJob({ spec });
     expect(estimate!.cardMemoryBytes).toBeGreaterThan(0.5 * estimate!.cardMemoryLimitBytes);
     const { name } = (await clients.training.createJob({ spec })).job!;
@@ -68,7 +68,7 @@ test(
     expect(execution!.backend).toBe('cuda');
     const before = new Set(childrenOf(server.process.pid!).keys());
 
-    /** What ran beside the trainer while something was asked for: whether any of it had the driver in its memory. */
+    /** For each process that ran during a request: whether it had the driver loaded. */
     const watched = async (ask: () => Promise<unknown>): Promise<boolean[]> => {
       const found = new Map<number, boolean>();
       const timer = setInterval(() => {
@@ -105,7 +105,7 @@ test(
     };
     expect(await watched(exported)).toEqual(on.processors);
 
-    // The trainer was there all the time, on its card.
+    // The trainer kept running on its card all the time.
     const { state, attempt } = (await clients.training.getJob({ name })).job!;
     expect({ state, attempt }).toEqual({ state: JobState.RUNNING, attempt: 1 });
     const drivers = [...childrenOf(server.process.pid!)].filter(([pid]) => before.has(pid));

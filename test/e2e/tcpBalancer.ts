@@ -1,7 +1,7 @@
 import { connect, createServer, type Socket } from 'node:net';
 import { onTestFinished } from 'vitest';
 
-/** A balancer of connections in turn, which passes over an address that cannot be reached; closed after the test. */
+/** A round-robin balancer of connections that skips unreachable addresses; closed after the test. */
 export async function tcpBalancer(addresses: readonly string[]): Promise<string> {
   let turn = 0;
   const sockets = new Set<Socket>();

@@ -10,7 +10,7 @@ export function temporaryFolder(): string {
   return folder;
 }
 
-/** Some 20 kB of English that repeats itself, so that a tiny model learns within seconds. */
+/** About 20 kB of repetitive English, so that a tiny model learns within seconds. */
 export function tinyText(): string {
   const lines = Array.from(
     { length: 300 },
@@ -19,7 +19,7 @@ export function tinyText(): string {
   return lines.join('');
 }
 
-/** A job of seconds in JSON, as a person would write it for grpcurl. */
+/** A job of a few seconds in JSON, as a person would write it for grpcurl. */
 export function tinySpec(stepCount: number) {
   return {
     kind: 'JOB_KIND_RELORA',

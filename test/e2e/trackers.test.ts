@@ -10,11 +10,11 @@ import { temporaryFolder, tinySpec } from './tinyJob.js';
 import { clientsOf, uploadTinyText, watchUntil, type Clients } from './watchedJob.js';
 
 const python = process.env.RELORA_TEST_PYTHON ?? 'python3';
-/** Of the main phase, which ten steps of warm start are before. */
+/** In the main phase, after a warm start of ten steps. */
 const mainSteps = 60;
 const stepCount = mainSteps + 10;
 
-/** Whether Python has a module, which is else said and its tests are counted as skipped. */
+/** Whether Python has a module; if not, that is reported and its tests count as skipped. */
 function has(module: string): boolean {
   try {
     execFileSync(python, [
@@ -35,7 +35,7 @@ async function python3(program: string, ...args: string[]): Promise<unknown> {
 
 type Curve = [step: number, value: number][];
 
-/** The curves of a job by its journal, with each step once as it was taken last: all times have the same values. */
+/** A job's curves from its journal; for repeated steps the last values. All curves by time have the same values. */
 function curvesOf(events: readonly JobEvent[]): Record<string, Curve> {
   const losses = new Map<number, number>();
   const rates = new Map<number, number>();
@@ -52,7 +52,7 @@ function curvesOf(events: readonly JobEvent[]): Record<string, Curve> {
 /** TensorBoard keeps 32 bits of a value. */
 const inSingle = (curve: Curve): Curve => curve.map(([step, value]) => [step, Math.fround(value)]);
 
-/** A job during which the trainer is killed once and the server twice. */
+/** A job whose trainer is killed once and whose server is killed twice. */
 async function disturbedJob(settings: Record<string, string>): Promise<{
   name: string;
   events: JobEvent[];
@@ -106,7 +106,7 @@ print(json.dumps({t: [[e.step, e.value] for e in a.Scalars(t)] for t in a.Tags()
   });
 });
 
-/** A real MLflow on a free port, with a store of its own. */
+/** Starts a real MLflow on a free port, with its own store. */
 async function startMlflow(): Promise<string> {
   const folder = temporaryFolder();
   const probe = createServer().listen(0, '127.0.0.1');

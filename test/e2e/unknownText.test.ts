@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { realServer } from '../sdk/realServer.js';
 import { tinyText } from './tinyJob.js';
 
-/** Knows small letters of English and digits, and makes one token of any other word. */
+/** Knows small English letters and digits; any other word is a single token. */
 const tokenizerJson = JSON.stringify({
   ...{ version: '1.0', truncation: null, padding: null, normalizer: { type: 'Lowercase' } },
   ...{ pre_tokenizer: { type: 'Whitespace' }, post_processor: null, decoder: null, added_tokens: [] },

@@ -7,7 +7,7 @@ import { clientsOf } from './watchedJob.js';
 import { temporaryFolder, tinySpec, tinyText } from './tinyJob.js';
 
 const downloadsMax = 40;
-/** What one holds that nobody reads: docs/configuration.md has it at RELORA_DOWNLOADS_MAX. */
+/** Memory of a download that is not read: docs/configuration.md has it at RELORA_DOWNLOADS_MAX. */
 const unreadBytesMax = 5e6;
 
 test('downloads that nobody reads hold a few megabytes each, and one too many is refused by name', async () => {
@@ -25,7 +25,7 @@ test('downloads that nobody reads hold a few megabytes each, and one too many is
     fileName: file.fileName,
     offsetBytes: 0,
   }).finish();
-  // Each on a connection of its own, since those of one share the window of their connection.
+  // Each on a separate connection, since downloads on one connection share its flow-control window.
   const beginUnread = async () => {
     const session = await rawSession(server.grpcAddress);
     const call = beginCall(session, `/${ArtifactServiceDefinition.fullName}/DownloadArtifact`);
@@ -36,7 +36,7 @@ test('downloads that nobody reads hold a few megabytes each, and one too many is
   const unread = downloadsMax - 1;
   for (let count = 0; count < unread; count++) await beginUnread();
 
-  // One that is read comes whole beside them: time enough for the others to take what they may.
+  // A download that is read completes meanwhile, in which time the others fill their buffers.
   await client.downloadArtifact(artifact, temporaryFolder());
   expect((await sentBytes()) - file.sizeBytes).toBeLessThan(unread * unreadBytesMax);
   expect((await residentBytes()) - residentBefore).toBeLessThan((unread + 10) * unreadBytesMax);
@@ -53,7 +53,7 @@ test('downloads that nobody reads hold a few megabytes each, and one too many is
   });
 });
 
-/** Weights of 60 MB of a job of one step. */
+/** A 60 MB weights file of a job of one step. */
 async function largeFile(client: ReloraClient) {
   await client.uploadDataset({
     datasetId: 'tiny-text',

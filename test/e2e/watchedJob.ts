@@ -26,12 +26,12 @@ export function clientsOf(address: string) {
 
 export type Clients = ReturnType<typeof clientsOf>;
 
-/** Uploads the tiny text and resolves when it is ready. */
+/** Uploads the tiny text and waits until it is ready. */
 export async function uploadTinyText(clients: Clients): Promise<void> {
   await uploadText(clients, 'tiny-text', tinyText());
 }
 
-/** Uploads a text, a tenth of it held out, and resolves when it is ready. */
+/** Uploads a text, of which a tenth is held out, and waits until it is ready. */
 export async function uploadText(
   { datasets }: Clients,
   datasetId: string,
@@ -61,8 +61,8 @@ export async function createTinyJob({ training }: Clients, stepCount: number): P
 }
 
 /**
- * Collects a job's events after those that are there, each once and without a gap in the sequence, until a condition holds
- * or the job's last event. Rejects when the watch breaks before.
+ * Collects a job's further events, each once and without gaps in the sequence, until a condition holds or the job's last event. Rejects if
+ * the watch breaks before.
  */
 export async function watchUntil(
   { training }: Clients,
@@ -79,7 +79,7 @@ export async function watchUntil(
   }
 }
 
-/** SHA-256 of the job's weights, of the bytes as downloaded. */
+/** SHA-256 of the job's downloaded weights. */
 export async function weightsSha256({ artifacts }: Clients, jobName: string): Promise<string> {
   const listed = await artifacts.listArtifacts({ parent: jobName });
   const artifact = listed.artifacts[0]!;
@@ -96,7 +96,7 @@ export async function weightsSha256({ artifacts }: Clients, jobName: string): Pr
   return sha256;
 }
 
-/** States that the job went through, by its events. */
+/** States of the job in order, from its events. */
 export function statesOf(events: readonly JobEvent[]): string[] {
   return events.flatMap(({ state }) => (state === undefined ? [] : [state.to]));
 }

@@ -9,7 +9,7 @@ import { clientsOf, createTinyJob, uploadTinyText } from './watchedJob.js';
 const settings = {
   RELORA_WEBHOOK_NETWORKS: '127.0.0.1',
   RELORA_WEBHOOK_RETRY_SECONDS: '0.05',
-  // The kills come by what was received, which may be before any checkpoint.
+  // Kills are triggered by received messages, possibly before any checkpoint.
   RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '20',
 };
 const sequenceOf = ({ message }: Received): number => Number(message.data.sequence);
@@ -18,7 +18,7 @@ const isFinal = ({ message }: Received): boolean => (message.data.event as { fin
 test('a receiver hears of every event at least once under one id, whatever dies between', async () => {
   const folder = temporaryFolder();
   const receiver = await startReceiver();
-  // Every seventh message fails twice, so that retries wait while the server is killed.
+  // Every seventh message fails twice, so that retries are pending when the server is killed.
   const seen = new Map<string, number>();
   receiver.answer = (message) => {
     const count = (seen.get(message.id) ?? 0) + 1;
@@ -55,7 +55,7 @@ test('a receiver hears of every event at least once under one id, whatever dies 
   }
   await receiver.until((received) => received.some(isFinal));
   const last = sequenceOf(receiver.received.find(isFinal)!);
-  // Those that failed come after the last one.
+  // Failed messages are repeated after the last one.
   await receiver.until((received) => {
     const taken = received.filter((message) => sequenceOf(message) % 7 !== 0 || seen.get(message.id)! >= 3);
     return new Set(taken.map(sequenceOf)).size === last;
@@ -65,11 +65,11 @@ test('a receiver hears of every event at least once under one id, whatever dies 
     new Set(Array.from({ length: last }, (_, index) => index + 1)),
   );
   expect(new Set(received.map(({ message }) => message.data.job))).toEqual(new Set([name]));
-  // One id and one body for each number, and one number for each id.
+  // Each number has one id and one body, and each id one number.
   expect(new Set(received.map(({ id, body }) => `${id} ${body}`)).size).toBe(last);
   expect(new Set(received.map((message) => `${message.id} ${sequenceOf(message)}`)).size).toBe(last);
   expect(received.every((message) => isSigned(message, secret))).toBe(true);
-  // A message that was on its way at a kill comes twice, and no others but those that were refused.
+  // Only messages in flight at a kill, and those that were refused, are sent twice.
   const refused = received.filter((message) => sequenceOf(message) % 7 === 0).length;
   const others = received.length - refused;
   const distinct = new Set(received.filter((message) => sequenceOf(message) % 7 !== 0).map(sequenceOf)).size;

@@ -7,7 +7,7 @@ import { tinySpec } from './tinyRun.js';
 const float32: GraphMachine = { instructionSet: 'avx512', precision: 'float32' };
 const bfloat16: GraphMachine = { instructionSet: 'avx512bf16', precision: 'bfloat16' };
 
-/** llama-130m, with so many tokens a step in micro-batches of eight sequences. */
+/** llama-130m with this number of tokens per step, in micro-batches of eight sequences. */
 function specOf(rank: number, tokens: number, changes: Partial<AdapterSettings> = {}): RunSpec {
   const sequenceLength = 256;
   const sequenceCount = tokens / sequenceLength;
@@ -27,7 +27,7 @@ describe('the graph of an adapted layer, chosen by its cost', () => {
       expect(chooseGraphs(specOf(32, 4096), machine)).toEqual(all('merged'));
       expect(chooseGraphs(specOf(128, 4096), machine)).toEqual(all('merged'));
       expect(chooseGraphs(specOf(512, 4096), machine)).toEqual(all('weightGradient'));
-      // Each way pays from some rank on and stays so.
+      // Each graph is best from some rank on.
       const order = ['separate', 'merged', 'weightGradient'];
       const choices = Array.from({ length: 768 }, (_, i) => chooseGraphs(specOf(i + 1, 4096), machine));
       for (const module of targetModules) {

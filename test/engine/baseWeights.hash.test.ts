@@ -30,7 +30,7 @@ async function begin(options: Partial<BeginRunOptions> = {}): Promise<TrainingRu
   });
 }
 
-/** The hashes of a run, its weights and its specification, that begins with weights written as a type. */
+/** Hashes of a run's weights and specification, for a start from weights stored in a given type. */
 async function hashesFrom(
   run: TrainingRun,
   weightType: 'float32' | 'float16',
@@ -55,10 +55,10 @@ async function hashesFrom(
 
 it('a run knows which weights it began with, whatever file held them, and so does a resumed one', async () => {
   const run = await begin();
-  expect(run.baseWeightsSha256).toBeNull(); // new weights: the seed gives them
+  expect(run.baseWeightsSha256).toBeNull(); // new weights: they follow from the seed
   const hashes = await hashesFrom(run, 'float32');
   expect(hashes.weights).toMatch(/^[0-9a-f]{64}$/);
-  // Each time in another folder: the same weights are the same job.
+  // Each time in another folder: the same weights make the same job.
   expect(await hashesFrom(run, 'float32')).toEqual(hashes);
   const rounded = await hashesFrom(run, 'float16');
   expect(rounded.weights).not.toBe(hashes.weights);

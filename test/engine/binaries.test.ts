@@ -28,7 +28,7 @@ const { version } = JSON.parse(readFileSync(join(root, 'engine/package.json'), '
 };
 
 describe('headers of libraries', () => {
-  // A package that has a library for every system.
+  // A package with a library for every system.
   const libraries = readdirSync(tokenizers).filter((name) => name.endsWith('.node'));
   it.each(libraries.filter((name) => !/android|universal|eabihf/.test(name)))(
     'say what %s is for',
@@ -69,7 +69,10 @@ describe('headers of libraries', () => {
   });
 });
 
-/** A folder with packages of binaries, by the ends of their names, in its `node_modules`; answers a file from which they are found. */
+/**
+ * Creates a folder with packages of binaries, given by the suffixes of their names, in its `node_modules`; returns a file from which they
+ * are found.
+ */
 function installed(
   names: string[],
   change: (at: string) => void = () => {},
@@ -128,7 +131,7 @@ describe('which file of native code is taken', () => {
     }
   });
 
-  // Each message ends with what to do, behind its last colon.
+  // Each message ends with what to do, after its last colon.
   it.each<[string, () => unknown, RegExp]>([
     [
       'no package',
@@ -225,7 +228,7 @@ describe('a file that cannot be loaded', () => {
     const { os, arch, libc } = platformsWithBinaries[name]!;
     const path = join(tokenizers, `tokenizers.${file}.node`);
     const what = `${os} ${arch}${libc === null ? '' : ` with ${libc}`}`;
-    // What musl's loader is missing shows itself at the first call alone, so that glibc's may well load it.
+    // Symbols that musl lacks are noticed only at the first call, so glibc's loader may accept the file.
     if (name === `${ownName}-musl`)
       expect(whyUnfit({ path, origin: '' }, here)).toContain(`is for ${what}, this is`);
     else
@@ -242,7 +245,7 @@ describe('a file that cannot be loaded', () => {
   });
 
   it.skipIf(here.libc !== 'glibc')('needs a newer glibc than there is', () => {
-    // The newest version that the addon needs, changed into one that no glibc has, as a build on a newer system would.
+    // Replaces the newest version that the addon needs by one that no glibc has, as after a build on a newer system.
     const path = join(temporaryFolder(), 'relora.node');
     const bytes = readFileSync(built);
     const binary = readBinary(bytes)!;
@@ -284,7 +287,7 @@ describe('the stamp of what was installed and built', () => {
   });
 });
 
-/** The hash of a symbol's version in an ELF file: the loader compares hashes before names. */
+/** The hash of a version name in an ELF file: the loader compares hashes before names. */
 function hashOf(name: string): Buffer {
   let hash = 0;
   for (const character of Buffer.from(name, 'latin1')) {

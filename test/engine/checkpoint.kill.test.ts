@@ -13,7 +13,7 @@ const dataset = licenseDataset(newFolder);
 const child = fileURLToPath(new URL('trainAndSave.mjs', import.meta.url));
 const spec = tinySpec({ checkpoint: { everyStepCount: 1 } });
 
-/** Trains in a child and kills it so long after it reported this event that it is likely busy with the next checkpoint. */
+/** Trains in a child and kills it some time after an event, when it is probably writing the next checkpoint. */
 async function killAfter(event: string, delayMs: number, runFolder: string): Promise<void> {
   const trainer = spawn(
     process.execPath,
@@ -25,7 +25,7 @@ async function killAfter(event: string, delayMs: number, runFolder: string): Pro
   const exited = once(trainer, 'exit');
   let wasSeen = false;
   for await (const line of createInterface({ input: trainer.stdout })) {
-    // Until the next event it works; then it waits for a byte that does not come.
+    // It works until the next event; then it waits for a byte that never comes.
     if (line === event) setTimeout(() => trainer.kill('SIGKILL'), delayMs);
     if (!wasSeen) trainer.stdin.write('.');
     wasSeen ||= line === event;
@@ -49,7 +49,7 @@ it('a run that was killed while it saved resumes from its newest checkpoint, exa
     await killAfter(event, delayMs, runFolder);
     const checkpoints = join(runFolder, 'checkpoints');
     const names = readdirSync(checkpoints).filter((name) => name.startsWith('step-'));
-    // A checkpoint that has its name is whole, whatever else lies about.
+    // A checkpoint under its final name is complete, whatever other files exist.
     for (const name of names) await verifyCheckpoint(join(checkpoints, name));
     const newest = join(checkpoints, names.sort().at(-1)!);
 

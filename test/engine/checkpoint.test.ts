@@ -50,7 +50,7 @@ async function begin(spec: RunSpec, options: Partial<BeginRunOptions> = {}) {
   });
 }
 
-/** Wide enough for moments in eight bits: its embedding, head and base layers have 4096 weights or more. */
+/** Wide enough for 8-bit moments: its embedding, head and base layers have at least 4096 weights. */
 function wideSpec(changes: Parameters<typeof tinySpec>[0]): RunSpec {
   return tinySpec({ model: { hiddenSize: 64, intermediateSize: 96 }, adapter: { rank: 64 }, ...changes });
 }
@@ -150,7 +150,7 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
       let run = await begin(spec);
       const runFolder = run.folder;
       const all: TrainingEvent[] = [];
-      // Paused, and right after the next event again.
+      // Paused, and again right after the next event.
       for (const [attempt, length] of [
         [2, pause + 1],
         [3, pause + 2],
@@ -196,14 +196,14 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
       streams: { dataCut: 1, dropout: 1, fullRankWarmup: 1 },
       baseWeightsHash: 'path',
     });
-    // As the data set was spelled when that release hashed it.
+    // With the spelling of the data set that the release hashed.
     const spec = { ...named, dataset: 'datasets/licen\u0063e' };
     const { recomputation: _, streams: _streams, baseWeightsHash: _hash, ...before } = spec;
     const { momentType: _moments, ...optimizer } = spec.optimizer;
     const { graph: _graph, ...adapter } = spec.adapter!;
     const stored = readStoredRunSpec(JSON.stringify({ ...before, optimizer, adapter }));
     expect(stored).toEqual(spec);
-    // The hash that the first release gave this specification.
+    // The hash of this specification in the first release.
     const hashOf = (spec: RunSpec) => specHash(spec, null);
     expect(hashOf(stored)).toBe('e198cf1c65449c020302628423b1db370452648e0e9d15631b03802ca06fba52');
     expect(hashOf({ ...stored, streams: { ...stored.streams, dataCut: 2 } })).not.toBe(hashOf(stored));
@@ -273,7 +273,7 @@ describe('a checkpoint', () => {
     const resumed = await begin(spec, { checkpointPath: kept[0]!, runFolder: run.folder, attempt: 2 });
     await runLoop(resumed);
     expect(await weightsOf(resumed)).toEqual(await weightsOf(run));
-    expect(existsSync(join(folder, 'step-00000024-2'))).toBe(true); // beside the first attempt's, never over it
+    expect(existsSync(join(folder, 'step-00000024-2'))).toBe(true); // in addition to that of the first attempt, which is not overwritten
     [run, resumed].forEach(disposeRun);
   });
 

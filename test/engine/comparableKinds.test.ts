@@ -5,7 +5,7 @@ import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec, weightsOf 
 const newFolder = temporaryFolders();
 const dataset = licenseDataset(newFolder);
 
-/** What a run begins with and is shown, up to its first steps. */
+/** The initial state of a run and the data of its first steps. */
 async function beginning(spec: RunSpec) {
   const device = await openDevice({ device: 'native', precision: 'float32' });
   const run = await beginRun({
@@ -30,7 +30,7 @@ async function beginning(spec: RunSpec) {
   return { weights, batches, heldOut, losses, evaluations };
 }
 
-/** The same number of steps by each kind, the first of them full-rank where there is a warm start. */
+/** The same number of steps by each kind; the first of them are full-rank if there is a warm start. */
 function kindsOf(warmStartSteps: number, seed: number): Record<RunSpec['kind'], RunSpec> {
   const warmStart = { stepCount: warmStartSteps, learningRate: 3e-3, warmupStepCount: 2 };
   const relora = tinySpec({ warmStart, stepCount: 12, seed });
@@ -59,7 +59,7 @@ describe.each([0, 6])('kinds of training with %i steps of warm start', (warmStar
       expect(low.weights).toEqual(full.weights);
       expect(low.batches).toEqual(full.batches);
       expect(low.heldOut).toEqual(full.heldOut);
-      // What a job reports of it: the evaluation before all training, and the loss of the first step.
+      // As a job reports it: the evaluation before training, and the loss of the first step.
       expect({ ...low.evaluations[0], seconds: 0 }).toEqual({ ...full.evaluations[0], seconds: 0 });
       expect(low.losses[0]).toBe(full.losses[0]);
       expect(low.losses.at(-1)).not.toBe(full.losses.at(-1));

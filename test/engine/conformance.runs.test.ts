@@ -26,7 +26,7 @@ import {
 const newFolder = temporaryFolders();
 const dataset = licenseDataset(newFolder);
 
-/** What every device must do with whole runs, beside its calls (conformance/). */
+/** Requirements on every device for whole runs, in addition to those on its calls (conformance/). */
 const cpu = (options: DeviceOptions) => () => openDevice(options);
 const card = (precision: 'float32' | 'bfloat16') => () =>
   Promise.resolve(openCuda({ ...modelOptions, isApart: false, precision }));
@@ -38,7 +38,7 @@ const devices: { name: string; open: () => Promise<Device>; tolerance: number; i
     tolerance: 1e-5,
   },
   { name: 'cuda on its model', open: card('float32'), tolerance: 1e-5 },
-  // Operands of products keep 8 bits.
+  // Operands of products keep 8 significant bits.
   { name: 'cuda on its model, bfloat16', open: card('bfloat16'), tolerance: 0.02 },
   { name: 'reference', open: cpu({ device: 'reference', precision: 'float32' }), tolerance: 1e-30 },
   {
@@ -72,7 +72,7 @@ const resumedSpecs: [name: string, spec: RunSpec][] = [
   ],
 ];
 
-/** A card's model takes a hundred times as long as a card. */
+/** The model of a card is a hundred times slower than a card. */
 const patienceMs = 300_000;
 
 for (const { name, open, tolerance, isMissing = false } of devices)

@@ -50,7 +50,7 @@ describe('a data set that appends to another', () => {
     expect(readFileSync(join(base, 'manifest.json'), 'utf8')).toBe(before);
     const again = await Dataset.open(base, { verify: true });
     expect(tokensOf(again)).toEqual(ofOne);
-    // What did not change is not on the disk twice.
+    // Unchanged data is not stored twice.
     const shard = again.manifest.train.shards[0]!.file;
     expect(statSync(join(both, shard)).ino).toBe(statSync(join(base, shard)).ino);
     await Promise.all([whole.close(), again.close()]);

@@ -33,7 +33,7 @@ describe('the order of sequences', () => {
       for (const b of orders.slice(i + 1))
         expect(a.filter((value, index) => value === b[index]).length).toBeLessThan(12);
     }
-    // Neighbors part: the mean distance of a random order is a third of its length.
+    // Neighbors are separated: the mean distance in a random order is a third of its length.
     const distances = orders[0]!.slice(1).map((value, index) => Math.abs(value - orders[0]![index]!));
     expect(
       Math.abs(distances.reduce((sum, value) => sum + value, 0) / distances.length - length / 3),
@@ -44,7 +44,7 @@ describe('the order of sequences', () => {
 describe('training batches', () => {
   it('hold each token of an epoch once as target, shifted by one from its input', async () => {
     const text = Array.from({ length: 60 }, (_, index) => String.fromCharCode(48 + index)).join('');
-    const { train, close } = await opened(text); // 61 tokens with the end of the text, no two alike
+    const { train, close } = await opened(text); // 61 tokens including the end of the text, all different
     const batches = new Batches(train, { sequenceLength: 7, seed: 3, cut: 1, endOfTextId: 256 });
     expect(batches.sequencesPerEpoch).toBe(8);
     for (const epoch of [0, 1]) {
@@ -71,7 +71,7 @@ describe('training batches', () => {
       const { sequencesPerEpoch: count } = moving;
       expect(await moving.read(0, count)).toEqual(await fixed.read(0, count));
 
-      // Place of a token in the text; the end of the text, 256, is the last one.
+      // Position of a token in the text; the end of the text, 256, is the last one.
       const placeOf = (token: number) => (token === 256 ? tokenCount - 1 : token - 48);
       const learned = new Array<number>(tokenCount).fill(0);
       let leftOut: number[] = [];
@@ -84,7 +84,7 @@ describe('training batches', () => {
         leftOut = learned.map((_, place) => place).filter((place) => !places.includes(place));
         for (const place of places) learned[place]!++;
       }
-      // No token is learned more often than another, but for the passes that are not through.
+      // All tokens are learned equally often, except for incomplete passes.
       expect(Math.max(...learned) - Math.min(...learned)).toBeLessThanOrEqual(1);
       await close();
     },

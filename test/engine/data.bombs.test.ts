@@ -13,10 +13,10 @@ const { source, prepare, folder } = dataFolder();
 const program = fileURLToPath(new URL('dataBombs.mjs', import.meta.url));
 let outputs = 0;
 
-/** How the preparation of a file ends in a process of its own, and the most memory that it took. */
+/** How the preparation of a file ends in a separate process, and its peak memory. */
 async function prepareApart(file: SourceFile): Promise<{ ending: string; residentBytes: number }> {
   const output = join(folder, `apart-${outputs++}`);
-  // The largest heap is little above what Node itself takes; a hang is ended.
+  // The heap limit is little above what Node itself needs; a hang is ended.
   const options = ['--max-old-space-size=128', program, file.path, file.format, output];
   const { stdout } = await promisify(execFile)(process.execPath, options, { timeout: patienceMs });
   const [ending = '', kilobytes = ''] = stdout.trim().split(' ');
@@ -25,7 +25,7 @@ async function prepareApart(file: SourceFile): Promise<{ ending: string; residen
 
 const refused = /^(PARQUET_INVALID|PARQUET_TOO_LARGE|FIELD_MISSING|UTF8_INVALID|DATASET_EMPTY)$/;
 
-/** A number as thrift writes it: zigzag, then seven bits a byte. */
+/** A number in thrift's encoding: zigzag, then seven bits per byte. */
 function thriftNumber(value: number): Buffer {
   const bytes: number[] = [];
   let rest = BigInt(value) * 2n;
@@ -45,7 +45,7 @@ describe('Parquet files that claim more than they are', () => {
     const original = parquet('SNAPPY');
     const footerBytes = original.readUInt32LE(original.length - 8);
     const footerAt = original.length - 8 - footerBytes;
-    // The page header begins the file; its first numbers are kind, unpacked size, packed size and the number of values.
+    // The file begins with a page header; its first numbers are kind, unpacked size, packed size and number of values.
     const places = [
       ...Array.from({ length: 48 }, (_, i) => 4 + i),
       ...Array.from({ length: footerBytes }, (_, i) => footerAt + i),
@@ -62,7 +62,7 @@ describe('Parquet files that claim more than they are', () => {
 
   it('unpacked to more than they say take no more memory than the limits allow', async () => {
     const original = parquet('SNAPPY');
-    const unpackedAt = 4 + 3; // after kind, in the header of the first page: field header and number
+    const unpackedAt = 4 + 3; // after kind in the header of the first page: field header and number
     for (const claim of [2 ** 29, 2 ** 30 - 1, 2 ** 31 - 1]) {
       const bomb = withNumber(original, unpackedAt, thriftNumber(claim));
       const { ending, residentBytes } = await prepareApart(source(`bomb-${claim}.parquet`, bomb, 'parquet'));
@@ -72,7 +72,7 @@ describe('Parquet files that claim more than they are', () => {
   });
 });
 
-/** Zstandard by hand: a frame without a content size, and one block for each run of a byte. */
+/** A hand-made Zstandard frame without a content size, with one block per run of a byte. */
 function zstdRuns(runs: [byte: number, count: number][]): Buffer {
   const blockBytesMax = 2 ** 17;
   const blocks = runs.flatMap(([byte, count]) =>
@@ -181,7 +181,7 @@ describe('JSONL files made to harm', () => {
   });
 });
 
-/** The thrift number at a place replaced; lengths outside of the footer stay, so that what follows is moved. */
+/** Replaces the thrift number at a position; lengths outside of the footer stay the same, so the rest is shifted. */
 function withNumber(original: Buffer, at: number, number: Buffer): Buffer {
   let end = at;
   while (original[end]! >= 0x80) end++;

@@ -56,7 +56,7 @@ describe.each(Object.keys(templates))('a chat by a template like that of %s', (n
       expect([...targets.subarray(0, -1)]).toEqual(ids);
       expect(targets.at(-1)).toBe(tokenizer.endOfTextId);
       train.mask(position, targets);
-      // The separator behind a chat is no part of it.
+      // The separator after a chat does not belong to it.
       expect(targets.at(-1)).toBe(-1);
       const learned: number[][] = [];
       for (const [at, target] of targets.entries()) {
@@ -80,7 +80,7 @@ describe.each(Object.keys(templates))('a chat by a template like that of %s', (n
       chat: chatOf(name),
       heldOutShare: 0,
       tokenizer: { kind: 'huggingFace', tokenizerJson } as const,
-      limits: { shardBytesMax: 50 }, // a chat lies in several
+      limits: { shardBytesMax: 50 }, // a chat spans several shards
     };
     const prepared = await prepare([source('chats.jsonl', rowsOf(good), 'jsonl')], options);
     const others = await prepare(
@@ -110,7 +110,7 @@ describe.each(Object.keys(templates))('a chat by a template like that of %s', (n
     const marked = [...ends.keys()].filter((at) => ends[at] === 1);
     expect(marked.slice(2)).toEqual(places);
 
-    // As a run has them, from any place on.
+    // As a run reads them, from any position.
     const batches = new Batches(train, { sequenceLength: 7, seed: 1, cut: 2, endOfTextId });
     for (let sequence = 0; sequence < 2 * batches.sequencesPerEpoch; sequence++) {
       const first = batches.placeOf(sequence).position;
@@ -148,7 +148,7 @@ const chat = (...texts: string[]) => ({
 
 describe('a template', () => {
   it('that leaves something out of earlier answers still says where they are', () => {
-    // Thoughts are written for the last message alone, as reasoning models do it.
+    // Like reasoning models, it writes thoughts only for the last message.
     const template = new ChatTemplate({
       ...simple,
       template:

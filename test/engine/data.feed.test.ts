@@ -39,7 +39,7 @@ function feedOf(data: TrainingData, checkedPath: string | null = null): BatchFee
 
 const shardOf = ({ folder, manifest }: Dataset): string => join(folder, manifest.train.shards[0]!.file);
 
-/** Turns one bit of a file over where it is, as a disk or somebody may. */
+/** Flips one bit in the middle of a file, like a disk fault. */
 function damage(path: string): void {
   const file = openSync(path, 'r+');
   writeSync(file, Buffer.of(readFileSync(path)[7]! ^ 1), 0, 1, 7);
@@ -53,7 +53,7 @@ describe('the thread that reads for a run', () => {
     for (const [first, count, next] of [
       [0, 4, 4],
       [4, 4, 8],
-      [40, 8, 0], // steps that are omitted
+      [40, 8, 0], // omitted steps
       [3, 2, 3],
       [9_000, 5, 0], // epochs later
     ] as const) {
@@ -78,12 +78,12 @@ describe('the thread that reads for a run', () => {
     const time = new Date(1_700_000_000_000);
     utimesSync(path, time, time);
     await feedOf(data, checked).read(0, 200);
-    // Damaged so that nothing but the digest shows it: whoever does not fail has not read all of it again.
+    // Only the digest shows this damage: if nothing fails, the file was not verified again.
     damage(path);
     utimesSync(path, time, time);
     await feedOf(data, checked).read(0, 200);
     await failure(feedOf(data).read(0, 200), 'DATASET_CORRUPT');
-    // Another time, and it is checked again.
+    // With a changed time it is verified again.
     utimesSync(path, time, new Date(time.getTime() + 5000));
     await failure(feedOf(data, checked).read(0, 200), 'DATASET_CORRUPT');
   });
@@ -136,7 +136,7 @@ describe('more than 2^31 tokens', () => {
     const folder = newFolder();
     const tokens = 2 ** 31 + 1000;
     const file = openSync(join(folder, 'train-00000.bin'), 'w');
-    ftruncateSync(file, 2 * tokens); // a hole, which takes no space
+    ftruncateSync(file, 2 * tokens); // a hole, which takes no disk space
     writeSync(file, Uint16Array.of(11, 12, 13), 0, 6, 2 * (tokens - 3));
     closeSync(file);
     const mask = openSync(join(folder, 'train-00000.mask'), 'w');

@@ -16,7 +16,7 @@ interface Read {
   skipped: { rows: number; of: number; first: { reason: string; message: string }[] } | undefined;
 }
 
-/** Prepares a file of which only the name and the content are known; tokens are bytes, so that the texts come back. */
+/** Prepares a file given only by name and content; tokens are bytes, so that the texts can be read back. */
 async function read(file: string, options: Partial<PrepareOptions> = {}): Promise<Read> {
   const outputFolder = join(folder, `formats-${outputs++}`);
   const { manifest, formats } = await prepareDataset(
@@ -118,7 +118,7 @@ describe('a file of any name', () => {
     ['europe.csv', 'id;text\n1;one\n2;"two ""quoted""\nlines, 🙂"\n3;three', 'csv'],
   ])('is recognized by its content: %s', async (name, content, format) => {
     expect(await read(written(name, content))).toMatchObject({ texts: three, format });
-    // The same packed, with the name of it or without.
+    // The same file compressed, with and without the extension.
     for (const packed of [`${name}.gz`, name])
       expect(await read(written(packed, gzipSync(content)))).toMatchObject({ texts: three, format });
   });
@@ -143,7 +143,7 @@ describe('a file of any name', () => {
       Buffer.from([0xff, 0xd8, 0xff]),
     ])
       await failure(read(written('program', content)), 'FORMAT_UNKNOWN');
-    // Whose files it knows, it says so, under whatever name they come.
+    // Known file types of other programs are named in the error, whatever their name.
     const tar = Buffer.alloc(512);
     tar.write('ustar', 257);
     const foreign: [content: Buffer, got: string][] = [
@@ -194,7 +194,7 @@ describe('a packed file', () => {
       'not sound as gzip: unexpected end of file',
     );
     const damaged = Buffer.from(packed);
-    damaged[damaged.length - 5]! ^= 255; // of the checksum
+    damaged[damaged.length - 5]! ^= 255; // in the checksum
     expect(await bad(damaged)).toContain('not sound as gzip: incorrect data check');
     const bomb = gzipSync(`{"text":"${' '.repeat(2 ** 26)}"}`);
     expect(await bad(bomb, { limits: { unpackedBytesMax: 2 ** 20 } })).toContain(

@@ -15,7 +15,7 @@ interface Json {
 
 const plain = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: false };
 
-/** Byte-level BPE with some words, and tokens of several punctuation marks, line ends and spaces, which cuts may divide. */
+/** Byte-level BPE with some words, and tokens of several punctuation marks, line ends and spaces, through which a cut may go. */
 function byteLevel(changes: Partial<Json> = {}): string {
   const merges: [string, string][] = [
     ['Ġ', 't'],
@@ -51,7 +51,7 @@ const llama3 =
 const qwen =
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-/** As Llama 2 and its like: no words, spaces are marks, and a text gets one before it. */
+/** Like Llama 2: without words, with marks for spaces, one of which precedes the text. */
 const metaspace = (parts: object) => {
   const tokens = ['<unk>', '</s>', '▁', '▁▁', 'th', 'the', '▁the', 'er', 'ri', '▁ri', 'river', 'aa', 'aaaa'];
   const characters = [...new Set('abcdefghijklmnopqrstuvwxyzABCDEFGH0123456789.,!?\n\r\t-–é🙂日本')];
@@ -129,7 +129,7 @@ const tokenizers: [name: string, json: string][] = [
   ['white space', metaspace({ normalizer: { type: 'Lowercase' }, pre_tokenizer: { type: 'Whitespace' } })],
 ];
 
-/** Text in which any place may be a bad one to cut at. */
+/** Text in which any position may be a bad one to cut. */
 function text(length: number, seed: number): string {
   const parts = [
     'the river ',
@@ -156,7 +156,7 @@ function text(length: number, seed: number): string {
   return result.slice(0, length);
 }
 
-/** The tokens of a text that comes in pieces of about so many characters. */
+/** The tokens of a text that arrives in pieces of about `length` characters. */
 async function inPieces(tokenizer: Tokenizer, whole: string, length: number): Promise<number[]> {
   const encoder = new PieceEncoder(tokenizer);
   const ids: number[] = [];

@@ -87,7 +87,7 @@ describe('the order of a mixture', () => {
         .digest('hex')
         .slice(0, 16);
     expect(digest(9)).not.toBe(digest(8));
-    // A mixture that was begun is trained to its end in this order, whatever the version of the engine.
+    // A mixture is trained to its end in the order in which it began, with any later version of the engine.
     expect(digest(8)).toBe('26549c7f890b7567');
   });
 

@@ -58,7 +58,7 @@ describe('pairs of prompt and completion', () => {
 
       const batches = new Batches(train, { sequenceLength: 9, seed: 4, cut: 2, endOfTextId: 256 });
       const used = batches.sequencesPerEpoch * 9;
-      // The second pass goes over the end of the data and on at its beginning.
+      // The second pass wraps around from the end of the data to its beginning.
       for (const epoch of [0, 1]) {
         const { inputs, targets } = await batches.read(
           epoch * batches.sequencesPerEpoch,
@@ -87,7 +87,7 @@ describe('pairs of prompt and completion', () => {
     const dataset = await Dataset.open(await prepare([jsonl(), held], { pairFields }), { verify: true });
     for (const tokenCount of [0, 8]) {
       let [targets, bytes] = [0, 0];
-      // The first eight tokens are of the prompt: it reads on until something counts.
+      // The first eight tokens belong to the prompt: reading continues until one counts.
       for await (const batch of dataset.heldOutBatches({ sequenceLength: 4, sequenceCount: 1, tokenCount })) {
         targets += batch.targets.filter((target) => target !== -1).length;
         bytes += batch.byteCount;
@@ -116,7 +116,7 @@ describe('pairs of prompt and completion', () => {
 
 describe('what is held out', () => {
   it('is never trained on: documents with its text are taken out of training and counted', async () => {
-    const long = 'long words '.repeat(150_000); // more than is compared in memory
+    const long = 'long words '.repeat(150_000); // longer than what is compared in memory
     const texts = Array.from({ length: 300 }, (_, i) => `document ${i % 60}`);
     const lines = source(
       'l.jsonl',

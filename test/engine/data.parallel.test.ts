@@ -19,13 +19,13 @@ import { byteLevelTokenizerJson } from '../../engine/dist/data/trainBpe.js';
 import { dataFolder, failure, sentences } from './dataFixtures.js';
 
 const { source, prepare, path } = dataFolder();
-/** So small that a text of two mebibytes has several. */
+/** So small that a text of two mebibytes has several blocks. */
 const blocks = { blockBytesMax: 1 << 20 };
 const child = fileURLToPath(new URL('./prepareInParts.mjs', import.meta.url));
 
-/** Longer than a block, so that several threads have parts of one text. */
+/** Longer than a block, so that several threads share one text. */
 const longText = sentences(48_000, 3);
-/** With words over the end of a block that are longer than what a block is encoded after: where one begins cannot be seen there. */
+/** With words across the end of a block that are longer than a block's lead: the lead does not show where they begin. */
 const longWords = [
   longText.slice(0, 2 ** 20 - 100_000),
   'ab'.repeat(100_000),
@@ -42,7 +42,7 @@ const lines = (count: number, seed: number) =>
     )
     .join('\n');
 
-/** Words as GPT-2 cuts them, and words as our own encoder does not know them. */
+/** Words as GPT-2 splits them, and words that our own encoder does not support. */
 const [byteLevel, split] = (() => {
   const merges: [string, string][] = [
     ['Ġ', 't'],
@@ -64,7 +64,7 @@ const [byteLevel, split] = (() => {
   })) as [PrepareOptions['tokenizer'], PrepareOptions['tokenizer']];
 })();
 
-/** Name and SHA-256 of every file that a preparation leaves. */
+/** Name and SHA-256 of every file of a preparation. */
 const contentOf = (folder: string) =>
   Object.fromEntries(
     readdirSync(folder).map((name) => [
@@ -86,7 +86,7 @@ function mixedFiles(): SourceFile[] {
   ];
 }
 
-/** Rows of CSV, each of three lines. */
+/** Rows of CSV with three lines each. */
 function table(count: number, seed: number): string {
   const rows = sentences(3 * count, seed).match(/(?:.+\n){3}/g)!;
   return ['text', ...rows.map((row) => `"${row}"`)].join('\n');
@@ -260,7 +260,9 @@ describe('preparation that is killed', () => {
     threads: 2,
   };
 
-  /** In a process that is killed so many milliseconds after its first report, or when something holds; the shares that it reported. */
+  /**
+   * Runs in a process that is killed some time after its first report, or when a condition holds; returns the progress that it reported.
+   */
   async function attempt(
     files: SourceFile[],
     folder: string,
@@ -298,15 +300,15 @@ describe('preparation that is killed', () => {
     let killMs = 1;
     const begun: number[] = [];
     for (let kills = 0; ; kills++) {
-      // Moments that are spread over all of it, wherever they fall.
+      // Times spread over the whole preparation.
       const { shares, isDone } = await attempt(files, 'killed', killMs);
-      // One that was killed before it said anything is none of which this is to be seen.
+      // Killed before its first report it shows nothing.
       if (shares[0] !== undefined) begun.push(shares[0]);
       if (isDone) break;
       killMs = 1 + ((killMs * 37) % 97) + 60 * kills;
     }
     expect(contentOf(path('killed'))).toEqual(expected);
-    // No try begins before what the one before it had on the disk.
+    // No attempt starts before what the previous one had stored.
     expect(begun).toEqual([...begun].sort((a, b) => a - b));
     expect(begun[0]).toBeGreaterThan(0.2);
   });
@@ -314,7 +316,7 @@ describe('preparation that is killed', () => {
   it('begins again where files or options are others, or where what was written is not what it was', async () => {
     const files = mixedFiles();
     expect(await attempt(files, 'changed', isWrittenIn('changed'))).toMatchObject({ isDone: false });
-    // Bytes of a shard that the disk lost.
+    // Loses bytes of a shard, as a disk might.
     truncateSync(join(path('changed'), 'train-00000.bin'), 10);
     expect(await attempt(files, 'changed', 1e6)).toMatchObject({ isDone: true });
     expect(contentOf(path('changed'))).toEqual(contentOf(await prepare(files, options)));

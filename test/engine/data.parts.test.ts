@@ -30,7 +30,7 @@ interface How {
   progress?: FirstPassProgress;
 }
 
-/** What a first pass finds, or what it fails with; by default as a whole and by one thread. */
+/** The result or the error of a first pass; by default as a whole and with one thread. */
 async function find(
   files: SourceFile[],
   { filePartBytes = 2 ** 40, threads = 1, skipInvalid = null, progress = never }: How = {},
@@ -45,7 +45,7 @@ async function find(
   }
 }
 
-/** With everything that could be taken for the end of a row, or of a text. */
+/** Contains everything that could be mistaken for the end of a row, or of a text. */
 const texts = (count: number, seed: number) =>
   sentences(count, seed)
     .split('\n')
@@ -137,7 +137,7 @@ describe('a file that is read in parts', () => {
         const options = optionsWith(filePartBytes);
         let { place } = wholeFile();
         for (const part of partsOfBytes(size, filePartBytes)) {
-          // In a list the last part may have the end of an element alone.
+          // In a list the last part may contain only the end of an element.
           if (place.at < part.to && part.from < size - 100)
             expect(await beginOfPart(one, format, part, options)).toBe(place.at);
           const order = { format, part, place };
@@ -164,7 +164,7 @@ describe('a file that is read in parts', () => {
   });
 
   it.each([
-    // Every mark has a comma or the end of a line on both sides: nothing shows whether it opens or closes.
+    // Every mark has a comma or line end on both sides: nothing shows whether it opens or closes.
     ['CSV', () => source('lines.csv', `text,n\n${'"\na,b\nc\n",1\n'.repeat(60)}`, 'csv')],
     [
       'CSV with rows longer than parts',
@@ -325,7 +325,7 @@ describe('a first pass that is ended at each of its marks', () => {
       while (found === undefined) {
         const ended = new Error('ended at a mark');
         const set = (mark: { reading: FirstPassMark }) => {
-          // As it comes back from the disk.
+          // As read back from disk.
           reading = JSON.parse(JSON.stringify(mark.reading)) as FirstPassMark;
           places.push(`${reading.sources.length} ${reading.parts.count}`);
           return Promise.reject(ended);

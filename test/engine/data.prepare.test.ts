@@ -167,7 +167,7 @@ describe('preparation', () => {
     const error = await failure(prepare([source('e.txt', '', 'text'), held]), 'DATASET_EMPTY');
     expect(error.message).toBe('The training part has no text: 2 files were read, 1 documents are held out');
     const trained = { tokenizer: { kind: 'trainedBpe', vocabularySize: 300 } } as const;
-    await failure(prepare([held], trained), 'DATASET_EMPTY'); // not the vocabulary's fault
+    await failure(prepare([held], trained), 'DATASET_EMPTY'); // the vocabulary is not the problem
     await failure(prepare([source('blank.jsonl', '\n\n{"text":""}', 'jsonl')]), 'DATASET_EMPTY');
   });
 

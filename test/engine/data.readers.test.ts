@@ -8,7 +8,7 @@ import { dataFolder, failure, mutated, sentences } from './dataFixtures.js';
 
 const { source, prepare, path, folder } = dataFolder();
 
-/** Documents of the training part, as text; tokens are bytes, so that this is all that was read. */
+/** Documents of the training part as text; tokens are bytes, so that this is everything that was read. */
 async function documentsOf(file: SourceFile): Promise<string[]> {
   const dataset = await Dataset.open(await prepare([file]), { verify: true });
   const tokens = dataset.train.read(0, dataset.train.tokenCount);
@@ -57,7 +57,7 @@ describe('text files', () => {
     const good = Buffer.from(`${sentences(40_000)}é`);
     for (const [bad, at] of [
       [Buffer.concat([good, Buffer.from([0xff]), good]), good.length],
-      [Buffer.concat([good, Buffer.from([0xe6, 0x97])]), good.length], // cut inside a character
+      [Buffer.concat([good, Buffer.from([0xe6, 0x97])]), good.length], // cut within a character
       [Buffer.from([0xc0, 0xaf]), 0],
       [Buffer.from([0x61, 0xed, 0xa0, 0x80]), 1], // a surrogate
     ] as const) {

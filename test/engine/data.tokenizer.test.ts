@@ -27,7 +27,7 @@ interface Json {
 }
 
 let json: string;
-/** A tokenizer of words, which only the library can run. */
+/** A word-level tokenizer, which only the library supports. */
 let wordJson: string;
 let trained: Tokenizer;
 
@@ -64,7 +64,7 @@ beforeAll(async () => {
   });
 });
 
-/** The process that a test has begun. */
+/** The process started by a test. */
 async function childOf(pid: number): Promise<number> {
   for (;;) {
     const [child] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
@@ -139,7 +139,7 @@ describe('a tokenizer.json that needs the library', () => {
   });
 
   it('is not hurried by a machine that is busy', async () => {
-    // Stopped for longer than the processor time that it has: no wall clock counts against it.
+    // Stopped for longer than its limit of processor time: wall time does not count.
     const trying = jsonTokenizer(wordJson, 'huggingFace', { cpuSeconds: 3 });
     const child = await childOf(process.pid);
     process.kill(child, 'SIGSTOP');

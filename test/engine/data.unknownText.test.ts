@@ -23,7 +23,7 @@ const withSpaces = { pre_tokenizer: { type: 'Whitespace' } };
 const pieces = { continuing_subword_prefix: '##', max_input_chars_per_word: 100 };
 const bpe = { type: 'BPE', merges: [], ignore_merges: false };
 
-/** Each knows what is written in small Latin letters, and nothing else. */
+/** Each kind knows only small Latin letters. */
 const kinds: Record<string, string> = {
   WordPiece: tokenizerJson(
     {
@@ -36,7 +36,7 @@ const kinds: Record<string, string> = {
     { type: 'WordLevel', unk_token: '<unk>', vocab: idsOf(['</s>', '<unk>', 'the', 'river', 'e', 'lite']) },
     withSpaces,
   ),
-  // A whole run of what it does not know is one token of these two.
+  // For these two a run of unknown characters is a single token.
   Unigram: tokenizerJson(
     { type: 'Unigram', unk_id: 1, vocab: ['</s>', '<unk>', '▁', ...letters].map((token) => [token, -3]) },
     { pre_tokenizer: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always', split: true } },
@@ -45,7 +45,7 @@ const kinds: Record<string, string> = {
     { ...bpe, unk_token: '<unk>', fuse_unk: true, vocab: idsOf(['</s>', '<unk>', ...letters]) },
     withSpaces,
   ),
-  // These drop it.
+  // These drop unknown text.
   'BPE without a token for what is unknown': tokenizerJson(
     { ...bpe, vocab: idsOf(['</s>', ...letters]) },
     withSpaces,
@@ -151,7 +151,7 @@ describe('a data set that is appended to', () => {
 
 describe('a text that a tokenizer without an unknown token cannot encode', () => {
   it.each([1, 2])('is an error of the tokenizer, in %i threads', async (threads) => {
-    // It knows the line that it is tried with.
+    // It knows the line that it is tested with.
     const line = "The quick brown fox, it's 1984! naïve café — 日本語 🙂 <s> </s> \0 a";
     const vocab = ['</s>', ...new Set([...line, '\n', '\t'])].map((token) => [token, -3]);
     const json = tokenizerJson({ type: 'Unigram', unk_id: null, vocab });

@@ -4,7 +4,7 @@ import { loadNative } from '../../engine/dist/data/nativeTokenizer.js';
 import { checkTokenizerJson, type TokenizerJson } from '../../engine/dist/data/tokenizerJson.js';
 import { byteLevelTokenizerJson } from '../../engine/dist/data/trainBpe.js';
 
-/** As the files of these models have them. */
+/** The pattern in these models' files. */
 const patternOf = (digits: string) =>
   `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
 const split = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false });
@@ -28,7 +28,7 @@ const merges: [string, string][] = [
 interface Kind {
   pre_tokenizer: object;
   normalizer?: object;
-  /** Whether a word that is a token is that token. */
+  /** Whether words that are tokens are kept whole. */
   ignores?: boolean;
 }
 
@@ -43,7 +43,7 @@ const kinds: Record<string, Kind> = {
 };
 
 function read({ ignores = false, ...parts }: Kind): TokenizerJson {
-  // `abc` is a token that no merge makes, as Llama 3 has some.
+  // `abc` is a token that no merge produces, like some of Llama 3.
   const json = JSON.parse(byteLevelTokenizerJson(merges.slice(0, -1))) as {
     model: { vocab: Record<string, number> };
   };
@@ -54,10 +54,10 @@ function read({ ignores = false, ...parts }: Kind): TokenizerJson {
   return checkTokenizerJson(JSON.stringify({ ...json, ...parts }), 'anyone', { isTrusted: true });
 }
 
-/** Every character that may count, beside letters, digits, spaces, signs and ends of lines. */
+/** Every character that may matter, within letters, digits, spaces, punctuation and line ends. */
 function* surroundings(): Generator<string> {
   for (let begin = 0; begin < 0x20000; begin += 64) {
-    // Of ideographs and syllables, which all are letters, the first ones.
+    // Only the first of the ideographs and syllables, since all of them are letters.
     const isLong = (begin >= 0x3500 && begin < 0x9f00) || (begin >= 0xac80 && begin < 0xd700);
     if (isLong || (begin >= 0xd800 && begin < 0xf900)) continue;
     let text = '';
@@ -90,7 +90,7 @@ describe.each(Object.entries(kinds))('words as %s cuts them', (_, parts) => {
       const expected = await native.encodeWithCuts(text);
       const found = own.encode(text);
       if (JSON.stringify(Array.from(found.ids)) === JSON.stringify(Array.from(expected.ids))) continue;
-      // Names the character.
+      // Finds the character that fails.
       for (const c of new Set(text))
         for (const near of [`a${c}b`, ` ${c}1${c}2`, `  ${c}`, `'${c}`, `l'l${c}`, `${c}\n`])
           if (

@@ -1,4 +1,4 @@
-// Prepares one file in a process of its own and says how that ended: 'text' or the reason of the error.
+// Prepares one file in a separate process and prints the outcome: 'text' or the reason of the error.
 import { DataError, prepareDataset } from '@relora/engine/data';
 
 const [path, format, outputFolder] = process.argv.slice(2);

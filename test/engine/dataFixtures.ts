@@ -10,7 +10,7 @@ import {
   type SourceFile,
 } from '@relora/engine/data';
 
-/** A folder that is gone after the test file, and what tests of data do in it. */
+/** A folder that is deleted after the test file, with helpers for tests of data. */
 export function dataFolder() {
   const folder = mkdtempSync(join(tmpdir(), 'relora-data-'));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -29,7 +29,7 @@ export function dataFolder() {
       writeFileSync(path, content);
       return { path, name, format, split };
     },
-    /** Prepares files, by default as bytes and with nothing held out; returns the folder. */
+    /** Prepares files, by default as bytes and without a held-out part; returns the folder. */
     async prepare(
       files: SourceFile[],
       options: Partial<PrepareOptions> = {},
@@ -43,7 +43,7 @@ export function dataFolder() {
   };
 }
 
-/** The error that a promise fails with, which must be a DataError of this reason. */
+/** The error of a rejected promise, which must be a DataError with this reason. */
 export async function failure(promise: Promise<unknown>, reason: DataErrorReason): Promise<DataError> {
   const error = await promise.then(
     () => undefined,
@@ -55,7 +55,7 @@ export async function failure(promise: Promise<unknown>, reason: DataErrorReason
   return error;
 }
 
-/** A few bytes changed, cut off, doubled or filled with junk, the same way for the same number. */
+/** Corrupts content: some bytes changed, removed, doubled or replaced by junk; the same number gives the same result. */
 export function mutated(content: Uint8Array, number: number): Buffer {
   const random = randomNumbers(number);
   const below = (limit: number) => Math.floor(random() * limit);
@@ -78,7 +78,7 @@ export function mutated(content: Uint8Array, number: number): Buffer {
   return bytes;
 }
 
-/** English without meaning: words of a small vocabulary, a sentence a line. */
+/** Meaningless English: words of a small vocabulary, one sentence per line. */
 export function sentences(count: number, seed = 7): string {
   const words =
     'the a river stone light under over runs stands because many small old new people water house and of it is'.split(
@@ -93,7 +93,7 @@ export function sentences(count: number, seed = 7): string {
   return Array.from({ length: count }, () => `${sentence()}.\n`).join('');
 }
 
-/** In [0, 1): splitmix32, from its seed alone. */
+/** In [0, 1): splitmix32, only from its seed. */
 function randomNumbers(seed: number): () => number {
   let state = seed;
   return () => {

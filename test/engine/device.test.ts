@@ -27,7 +27,7 @@ describe('choosing a device', () => {
   });
 
   it('is measured as it is, although something holds a core up for a moment', () => {
-    // Six windows one after the other see half of the processor: a fifth of a second.
+    // Six consecutive windows measure half of the processor's speed: a fifth of a second.
     const peaks: Record<string, number> = { float32: 260, bfloat16: 240, int8: 1000 };
     for (let from = 0; from < 12; from++) {
       let window = 0;
@@ -75,7 +75,7 @@ describe('choosing a device', () => {
     });
 
     it('works where Node.js has dropped what its package calls', () => {
-      // As Node.js 23 does, before anything of ours is loaded.
+      // As in Node.js 23, before any of our code is loaded.
       const program = `
         import util from 'node:util';
         delete util.isNullOrUndefined;
@@ -114,7 +114,7 @@ describe('choosing a device', () => {
     });
     expect(second.description.instructionSet).toBe('portable');
     expect(first.description.instructionSet).toBe(best);
-    first.repackBase(base, weight); // refused where the kernels are those of another set
+    first.repackBase(base, weight); // refused: the kernels are those of another instruction set
     expect(first.kernelCounts().get('repackBase')).toBe(1);
     expect(second.kernelCounts().has('repackBase')).toBe(false);
     first.releaseBase(base);
@@ -174,7 +174,7 @@ it('memory that is discarded or trimmed leaves the process now, but a part of wh
 
   const length = 2 ** 26;
   const buffer = device.alloc(length);
-  device.upload(buffer, new Float32Array(length).fill(1)); // the source is left to the collector
+  device.upload(buffer, new Float32Array(length).fill(1)); // the source is left to the garbage collector
   device.release(buffer);
   const before = process.memoryUsage().arrayBuffers;
   device.trim();
@@ -187,7 +187,7 @@ it('buffers that are free are used again, and only so many are kept', () => {
   for (const array of [first, second, third, new Float32Array(26)]) pool.give(array);
   expect(pool.take(12)).toBe(second);
   expect(pool.take(8)).toBe(third);
-  expect(pool.take(10)).not.toBe(first); // 40 + 48 + 32 bytes are more than 100: the oldest went
+  expect(pool.take(10)).not.toBe(first); // 40 + 48 + 32 bytes exceed 100: the oldest array was dropped
   expect(pool.take(26).length).toBe(26);
   pool.give(first);
   expect(pool.clear()).toContain(first);

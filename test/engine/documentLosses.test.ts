@@ -18,7 +18,7 @@ const newFolder = temporaryFolders();
 const end = 256;
 const odd = 'Zq#7~x!Kw%2^vJ&9*pG(4)mB_8+hD{6}';
 
-/** Many short documents, one of which is like no other. */
+/** Many short documents, and one that differs from all others. */
 async function mixedDataset(oddAt: number): Promise<Dataset> {
   const folder = newFolder();
   const lines = Array.from({ length: 400 }, (_, index) => `the cat ${index % 7} sat on the mat ${index % 5}`);
@@ -51,7 +51,7 @@ describe('the documents of a step', () => {
   const rows = (changes: Partial<StepRows> = {}): StepRows => ({
     step: 5,
     loss: 2,
-    // Two sequences of four: the second document begins behind the end of the first.
+    // Two sequences of four: the second document begins after the end of the first.
     documents: Int32Array.of(0, 0, 2, 2, 0, 0, 0, 0),
     targets: Int32Array.of(8, end, 9, 7, 2, -1, 4, 5),
     rowLosses: Float32Array.of(1, 2, 5, 3, 0.5, 0, 1.5, 1),
@@ -103,7 +103,7 @@ describe('the documents of a step', () => {
     }
     const jump = takeDocuments(record, rows({ step: 40, loss: 2.2 }), 1000);
     expect(jump.reports).toMatchObject([{ firstStep: 40, step: 40, isSpike: true, documentCount: 3 }]);
-    // The next ones are the same jump.
+    // The following steps belong to the same spike.
     expect(takeDocuments(jump.record, rows({ step: 41, loss: 2.4 }), 1000).reports).toEqual([]);
     const broken = rows({ step: 60, loss: NaN });
     broken.rowLosses[6] = NaN;
@@ -120,7 +120,7 @@ describe('a run', () => {
     'on %s reports losses that sum to those of its steps',
     async (device) => {
       const dataset = await mixedDataset(200);
-      // Every document of a step is among the worst where there are few.
+      // If there are few documents in a step, all of them are among the worst.
       const batch = { sequenceLength: 32, sequenceCount: 2, microBatchSequenceCount: 1 };
       const run = await begin(dataset, { ...windows, documentWindowStepCount: 1, device, batch });
       const events = await runLoop(run);
@@ -168,7 +168,7 @@ describe('a run', () => {
 
   it('names the document that made its loss jump, and where it is', async () => {
     const dataset = await mixedDataset(333);
-    // A pass is some 95 steps.
+    // A pass takes about 95 steps.
     const batch = { sequenceLength: 32, sequenceCount: 4, microBatchSequenceCount: 4 };
     const run = await begin(dataset, { ...windows, kind: 'fullRank', adapter: null, stepCount: 220, batch });
     const events = await runLoop(run);
@@ -198,7 +198,7 @@ it('the losses of documents cost less than a hundredth of a step', async () => {
   const whole = process.cpuUsage(before);
   const stepCount = ofKind(events, 'step').length;
 
-  // The same work by itself, often enough to be measured.
+  // Measures the same work separately, repeated often enough.
   const tokens = batch.sequenceLength * batch.sequenceCount;
   const inputs = Int32Array.from({ length: tokens }, (_, index) => (index % 30 === 0 ? end : index % 250));
   let first = 0;

@@ -6,7 +6,7 @@ import { dropoutMask, philox } from '../../engine/dist/device/dropout.js';
 const share = 0.25;
 const place: DropoutPlace = { version: 2, seed: 2 ** 40 + 7, step: 3, micro: 0, firstSequence: 9 };
 const layer = { name: 'layer', index: 5, inFeatures: 7 } as Layer;
-const time = 5; // 35 elements a sequence: the last counter is cut
+const time = 5; // 35 elements per sequence: the last counter is used only in part
 
 function maskOf(
   sequences: number,

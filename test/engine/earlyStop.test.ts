@@ -29,7 +29,7 @@ async function begin(changes: GivenSpec = {}, options: Partial<BeginRunOptions> 
 
 const often = { evaluation: { everyStepCount: 2, everySeconds: 0, tokenCount: 128, finalTokenCount: 512 } };
 
-/** The run to its end, and what it said of its end. */
+/** Runs to the end, and returns the events about its end. */
 async function ended(changes: GivenSpec, options: Partial<BeginRunOptions> = {}) {
   const run = await begin(changes, options);
   const events = await runLoop(run);
@@ -69,7 +69,7 @@ describe('the record of held-out losses', () => {
   });
 
   it('takes a loss for lower only by the improvement that is asked for, also over several small ones', () => {
-    // The best is the lowest; patience is about the last one that counted.
+    // The best is the lowest loss; patience refers to the last loss that counted as better.
     expect(record([3, 2.95, 2.92], 0.1)).toEqual({
       loss: 2.92,
       best: { step: 3, loss: 2.92 },
@@ -124,7 +124,7 @@ describe('a run that ends early', () => {
     expect(tokens.steps).toEqual(plain.steps.slice(0, 9));
     expect(tokens.evaluations.at(-1)).toMatchObject({ step: 9, tokenCount: 512 });
     expect(tokens.checkpoints.at(-1)!.step).toBe(9);
-    // By their kinds: the end of a run is its last evaluation and checkpoint, whatever ended it.
+    // By kind: a run ends with its last evaluation and checkpoint, whatever ended it.
     expect(plain.events.at(-1)!.kind).toBe('checkpoint');
     expect(tokens.events.at(-1)!.kind).toBe('checkpoint');
   });
@@ -158,7 +158,7 @@ describe('a run that ends early', () => {
     const bestStep = compared.find(({ loss }) => loss === best)!.step;
     expect(compared.slice(-3).every(({ loss }) => loss >= best)).toBe(true);
     expect(bestStep).toBe(stop!.step - 6);
-    // Each evaluation that was the best so far has its checkpoint, and the last one names the best.
+    // Every evaluation that was the best so far has a checkpoint, and the last checkpoint names the best.
     expect(whole.checkpoints.map(({ step }) => step)).toContain(bestStep);
     expect(whole.checkpoints.at(-1)!.best).toEqual({ step: bestStep, loss: best });
 
@@ -185,7 +185,7 @@ describe('a run that ends early', () => {
     expect(stop!.step).toBeLessThan(20);
     const slow = { now: () => 2e12, startMs: 0, stopStep: stop!.step };
     const again = await ended(timed, { steering: slow });
-    // It is in the journal already.
+    // It was reported before.
     expect(again.stop).toEqual([]);
     expect(again.steps).toEqual(whole.steps);
     expect(again.weights).toEqual(whole.weights);
@@ -234,7 +234,7 @@ it('a job that keeps its best compares its last evaluation too, by the same toke
   const best = compared.reduce((one, other) => (other.loss < one.loss ? other : one));
   expect(whole.checkpoints.at(-1)!.best).toEqual({ step: best.step, loss: best.loss });
   expect(whole.checkpoints.map(({ step }) => step)).toContain(best.step);
-  // Where both sizes are one, so is the evaluation.
+  // If both sizes are equal, one evaluation serves for both.
   const same = { ...often.evaluation, finalTokenCount: 100 };
   const once = await ended({ evaluation: same, checkpoint: { everyStepCount: 1000, keepBest: true } });
   expect(once.evaluations.filter(({ step }) => step === 24)).toHaveLength(1);

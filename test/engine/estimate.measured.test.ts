@@ -7,13 +7,15 @@ import { Trainer } from '../../bench/sides/trainer.mjs';
 const { instructionSets } = loadNativeAddon().describe();
 const precisions = ['float32', 'bfloat16', 'int8Base', 'nf4Base'] as const;
 
-/** Of this process: whatever else the machine does hardly counts. */
+/** Processor time of this process, on which other load on the machine has little effect. */
 function processorSeconds(): number {
   const { user, system } = process.cpuUsage();
   return (user + system) / 1e6;
 }
 
-/** Foreseen over measured: a step of a small model on one thread, and the speed of the processor as a server measures it at its start. */
+/**
+ * Ratio of estimate to measurement: a step of a small model on one thread, with the processor speed that a server measures at its start.
+ */
 async function foreseenOverMeasured(
   instructionSet: (typeof instructionSets)[number],
   precision: (typeof precisions)[number],
@@ -36,11 +38,11 @@ describe('the time that is foreseen, beside what a step takes here', () => {
   it.each(instructionSets)('%s', async (instructionSet) => {
     const ratios: number[] = [];
     for (const precision of precisions) ratios.push(await foreseenOverMeasured(instructionSet, precision));
-    // A fifth is what the model is held to (docs/performance.md); the rest is a small model on a machine that others use, too.
+    // The model has to be accurate to a fifth (docs/performance.md); the additional tolerance is for a small model on a shared machine.
     for (const ratio of ratios) {
       expect(ratio).toBeGreaterThan(0.7);
       expect(ratio).toBeLessThan(1.4);
-      // Between precisions, where the machine falls out: a peak measured at half would show.
+      // Ratio between precisions, which does not depend on the machine: a peak measured at half would show.
       expect(ratio / ratios[0]!).toBeGreaterThan(0.75);
       expect(ratio / ratios[0]!).toBeLessThan(1.35);
     }

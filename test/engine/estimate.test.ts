@@ -80,7 +80,7 @@ describe('the estimate of memory', () => {
     const phases = (run: RunSpec) => memoryPhases(run, device).map(totalOf);
     const plain = spec();
     expect(peakOf(plain)).toBe(Math.max(...phases(plain)));
-    // A warm start trains every weight, which the int8 base then does without.
+    // A warm start trains every weight, so there is no int8 base during it.
     const lean: Changes = { precision: 'int8Base', recomputation: 'blocks', adapter: { rank: 8 } };
     const warm = spec({ ...lean, warmStart: { stepCount: 10 } });
     expect(peakOf(warm)).toBeGreaterThan(1.3 * peakOf(spec(lean)));
@@ -96,7 +96,7 @@ describe('the estimate of memory', () => {
     expect(weights('merged') - weights('separate')).toBe(4 * linear);
   });
 
-  // Peaks of whole steps that were measured with AVX512-BF16 (bench/estimates.mjs): within a tenth.
+  // Measured peaks of whole steps with AVX512-BF16 (bench/estimates.mjs): within a tenth.
   it.each<[string, Changes, megabytes: number]>([
     ['llama-60m, full-rank', { kind: 'fullRank', adapter: null }, 1377],
     ['llama-60m r=128', {}, 1319],
@@ -240,7 +240,7 @@ describe('the estimate of time', () => {
     expect(estimateRun(spec({ device: 'reference' }), reference).peakMemoryBytes).toBeGreaterThan(1e9);
   });
 
-  // Best of several steps, on the machine whose speed `device` has: within a fifth.
+  // Best of several steps on the machine with the speed in `device`: within a fifth.
   it.each<[string, Changes, seconds: number]>([
     ['llama-60m, full-rank', { kind: 'fullRank', adapter: null }, 1.525],
     ['llama-60m r=128', {}, 1.525],
@@ -262,7 +262,7 @@ describe('the estimate of time', () => {
     expect(ratio).toBeLessThan(1.2);
   });
 
-  // Best of seven steps on two cores of Cascade Lake, which has no bfloat16 units: products widen it (run of 2026-11-28).
+  // Best of seven steps on two cores of Cascade Lake, which has no bfloat16 instructions: products widen bfloat16 (run of 2026-11-28).
   const intel: DeviceSpeed = {
     ...device,
     ...{ instructionSet: 'avx512', autoPrecision: 'float32' },
@@ -294,7 +294,7 @@ describe('the estimate of time', () => {
     const shapes = Object.values(linearShapes(spec().model));
     const products = shapes.reduce((sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures, 0);
     const { base } = stepTime(spec({ precision: 'float32', adapter: { graph: 'separate' } }), device);
-    // Forward and dx, at no more than the peak.
+    // Forward and dx, at most at the peak rate.
     expect(base).toBeGreaterThan((8 * 2048 * 4 * products) / device.float32Flops);
   });
 });

@@ -58,7 +58,7 @@ describe('choices', () => {
     return report;
   }
 
-  /** Log-probability of the tokens of a text behind another, from float64 logits. */
+  /** Log-probability of the tokens of one text after another, from float64 logits. */
   async function expected(model: Llama, question: string, choice: string): Promise<number> {
     const before = Array.from(await tokenizer.encode(question));
     const behind = Array.from(await tokenizer.encode(choice));
@@ -110,9 +110,9 @@ describe('choices', () => {
       { question, choices: ['a', 'many more bytes'], answer: 1 },
     ]);
     const report = await score(model, questions);
-    // Each pair has the same question with both answers: one of them is right, whatever the model says.
+    // Each pair is the same question with both answers: one of them is correct, whatever the model answers.
     expect(report).toMatchObject({ questionCount: 8, accuracy: 0.5, normalizedAccuracy: 0.5 });
-    // A model that was not trained finds each byte about as likely: the short choice always wins by its sum.
+    // An untrained model finds all bytes about equally likely: the short choice always has the higher sum.
     const short = await score(
       model,
       questions.filter(({ answer }) => answer === 0),

@@ -12,7 +12,7 @@ describe('bytes that travel in a step', () => {
       const spec = defaultRunSpec({ kind: 'relora', model, adapter: { rank: 128 }, stepCount: 100 });
       const full = exchangedBytes(spec, 'warmStart');
       const adapted = exchangedBytes(spec, 'adapter');
-      // All sizes are whole lines of the cache, so that nothing is added to them.
+      // All sizes are multiples of a cache line, so there is no padding.
       expect(full).toBe(4 * countParameters(spec).model);
       const { trainable } = countParameters(spec);
       expect(adapted).toBe(4 * trainable);

@@ -11,7 +11,7 @@ const newFolder = temporaryFolders();
 const open = await findLlamaCpp();
 if (typeof open === 'string') console.warn(`Skipped: the tests with llama.cpp, since ${open}`);
 
-/** A model of zeros: what is large here is its vocabulary. */
+/** A model of zeros: only its vocabulary is large. */
 function zeros(vocabSize: number): WeightSource {
   const config = { ...tinySpec({}).model, vocabSize, hiddenSize: 32, numHiddenLayers: 1 };
   const { hiddenSize, intermediateSize, numAttentionHeads, numKeyValueHeads } = config;
@@ -45,7 +45,7 @@ function zeros(vocabSize: number): WeightSource {
   };
 }
 
-// The larger has more tokens than a function call may have arguments, whatever the stack of the machine.
+// The larger one has more tokens than a function call can have arguments, whatever the machine's stack size.
 describe.each([128_256, 300_000])('a vocabulary of %i tokens', (vocabSize) => {
   it.runIf(typeof open === 'function')(
     'is exported as GGUF, and llama.cpp cuts text into its tokens',

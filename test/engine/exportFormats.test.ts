@@ -42,7 +42,7 @@ describe('an export', () => {
     const { folder, files } = await exported(run, { shardBytesMax: 20_000 });
     const shards = readdirSync(folder).filter((name) => /^model-\d{5}-of-\d{5}\.safetensors$/.test(name));
     expect(shards.length).toBeGreaterThan(3);
-    // The embedding alone has 257 x 32 float32 values, more than a file may: it has one of its own.
+    // The embedding by itself has 257 x 32 float32 values, more than the limit: it gets its own file.
     const headerMax = 4096;
     for (const shard of shards.slice(1))
       if (!shard.startsWith(`model-${String(shards.length).padStart(5, '0')}`))

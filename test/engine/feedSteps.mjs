@@ -1,5 +1,4 @@
-// The data of a run without its arithmetic: a line for each step with the digest of its batch. All steps from the first on, or those that
-// are named.
+// The data of a run without its arithmetic: prints a line per step with the digest of its batch, for all steps or for the given ones.
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { join } from 'node:path';

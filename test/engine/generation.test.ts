@@ -45,7 +45,7 @@ describe.each(['reference', 'native'] as const)('text on %s', (name) => {
       cached.forEach((logit, id) => expect(Math.abs(logit - whole[id]!)).toBeLessThan(1e-4));
       const next = sampleToken(whole, greedy, Random.forStream(1, 'unused'));
       ids.push(next);
-      // Two ids at once now and then: several new rows over a filled cache.
+      // Two ids at once now and then: several new rows with a filled cache.
       if (count % 3 === 2) ids.push((next * 3) % 37);
       cached = await model.extend(cache, Int32Array.from(count % 3 === 2 ? ids.slice(-2) : ids.slice(-1)));
     }

@@ -5,7 +5,7 @@ import type { GradientBuffer } from '../../engine/dist/model/gradientBuffer.js';
 import type { GradientOptions, Llama } from '../../engine/dist/model/llama.js';
 import type { Parameter } from '../../engine/dist/model/parameter.js';
 
-/** What tests of a model do at once, on devices whose memory is the host's. */
+/** Synchronous operations on a model, for tests on devices with host memory. */
 type HostModel = Pick<Llama, 'parameters' | 'trainable' | 'differentiate' | 'addLoss'> & { device: Device };
 
 /** A copy of a parameter's values. */
@@ -23,7 +23,7 @@ export function change(
   parameter.version++;
 }
 
-/** Loss of one batch and a copy of every gradient, in the order of what is trained. */
+/** Loss of one batch and a copy of every gradient, in the order of the trainable parameters. */
 export function lossAndGradients(
   model: HostModel,
   inputs: Int32Array,

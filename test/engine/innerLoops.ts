@@ -1,10 +1,10 @@
-/** Jumps as objdump prints them: those that may close a loop, with the address they go to, and all of them. */
+/** Jumps as printed by objdump: `backward` matches those that may close a loop, with their target, `any` all of them. */
 export interface Jumps {
   backward: RegExp;
   any: RegExp;
 }
 
-/** Instructions from the target of each backward jump to the jump itself, where none of those between is a jump. */
+/** Instructions from the target of each backward jump to the jump, if no other jump is between them. */
 export function innerLoops(disassembly: string, { backward, any }: Jumps): string[][] {
   const lines = disassembly
     .split('\n')

@@ -30,7 +30,7 @@ const texts = [
 ];
 const withSpecialToken = 'before<|endoftext|>after';
 
-/** Ends in the middle of a cycle unless another step is named. */
+/** Ends in the middle of a cycle unless another step is given. */
 async function trainedRun(
   changes: Parameters<typeof tinySpec>[0],
   dataset: Dataset,
@@ -43,7 +43,7 @@ async function trainedRun(
   return run;
 }
 
-/** So that within a short text some frequencies stay, some are stretched, and some are between. */
+/** Within a short text some frequencies are unchanged, some stretched, and some in between. */
 const scaledRotary = {
   factor: 8,
   lowFrequencyFactor: 1,
@@ -67,7 +67,7 @@ async function ourLogits({ model }: TrainingRun, tokens: readonly number[]): Pro
 
 const largest = (logits: Float32Array) => logits.indexOf(Math.max(...logits));
 
-/** The greedy continuation, each token judged on the sequence so far. */
+/** The greedy continuation; each token is judged on the sequence so far. */
 async function continued(
   logitsOf: (tokens: number[]) => Float32Array | Promise<Float32Array>,
   prompt: readonly number[],
@@ -88,7 +88,7 @@ async function expectSameTokens(path: string, tokenizer: Tokenizer, texts: strin
 }
 
 describe.skipIf(typeof open === 'string')('llama.cpp', () => {
-  // Of float32 what the order of sums changes; llama.cpp rounds inputs of products with narrower weights to their type.
+  // For float32 only the order of sums differs; with narrower weights llama.cpp rounds inputs of products to their type.
   it.each([
     ['float32', 1e-4],
     ['float16', 2e-2],
@@ -196,7 +196,7 @@ describe.skipIf(typeof open === 'string')('llama.cpp', () => {
         new AbortController().signal,
       );
       const dataset = await Dataset.open(folder, { verify: true });
-      const model = { vocabSize: tokenizer.vocabularySize + 3 }; // rows without a token, as models often have
+      const model = { vocabSize: tokenizer.vocabularySize + 3 }; // rows without a token, as in many models
       const run = await trainedRun({ model }, dataset, 0);
       const { path, manifest } = await exported(run, 'q8_0');
       expect(manifest.tokenizer).toEqual({ preTokenizer: name, isExact: true });

@@ -44,7 +44,7 @@ interface Answer {
 const text = 'You may reproduce and';
 const ids = [...Buffer.from(text)];
 
-/** So that within a short text some frequencies stay, some are stretched, and some are between. */
+/** Within a short text some frequencies are unchanged, some stretched, and some in between. */
 const scaledRotary = {
   factor: 8,
   lowFrequencyFactor: 1,
@@ -78,7 +78,7 @@ async function exported(run: TrainingRun, options: Partial<ExportOptions>): Prom
   return folder;
 }
 
-/** Sums of at most 48 products in another order, two layers: far above their error, far below any wrong weight's effect. */
+/** For sums of at most 48 products in another order, two layers: far above their error, far below the effect of any wrong weight. */
 const tolerance = 1e-4;
 
 async function expectOurs(run: TrainingRun, theirs: number[], within = tolerance): Promise<void> {

@@ -1,6 +1,6 @@
 import { byteCharacters } from '../../engine/dist/data/byteAlphabet.js';
 
-/** A tokenizer.json of byte-level BPE with so many tokens: the end of a text, all bytes, pairs of them, then triples. */
+/** A byte-level BPE tokenizer.json with this many tokens: the end of a text, all bytes, pairs of them, then triples. */
 export function largeTokenizerJson(tokenCount: number): string {
   const vocab: Record<string, number> = { '<|endoftext|>': 0 };
   const merges: [string, string][] = [];

@@ -13,5 +13,5 @@ type Later =
   | 'adapterOptimizer'
   | 'fullRankOptimizer';
 
-/** Settings of adapters that came later, as they were before; a filtered table cannot have in its type that none is left out. */
+/** Adapter settings added later, with their earlier behavior; the type of a filtered table cannot express that all of them are included. */
 export const laterAdapter = laterDefaults.adapter as Pick<AdapterSettings, Later>;

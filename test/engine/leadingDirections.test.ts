@@ -4,7 +4,7 @@ import { leadingDirections } from '../../engine/dist/training/leadingDirections.
 import { singularValues } from '../../engine/dist/device/tfjs/singularValues.js';
 import { Random } from '../../engine/dist/random.js';
 
-/** [rows, columns] with columns of unit norm at right angles. */
+/** [rows, columns] with orthonormal columns. */
 function orthonormalColumns(rows: number, columns: number, random: Random): Float64Array[] {
   const vectors: Float64Array[] = [];
   for (let column = 0; column < columns; column++) {
@@ -24,7 +24,7 @@ function orthonormalColumns(rows: number, columns: number, random: Random): Floa
 
 const dot = (u: Float64Array, v: Float64Array): number => u.reduce((sum, value, i) => sum + value * v[i]!, 0);
 
-/** U diag(values) Vᵀ in float32, whose left singular vectors are therefore known. */
+/** U diag(values) Vᵀ in float32, so that its left singular vectors are known. */
 function matrixOf(inFeatures: number, outFeatures: number, values: number[]) {
   const random = Random.forStream(3, 'matrix', inFeatures, outFeatures);
   const left = orthonormalColumns(inFeatures, values.length, random);
@@ -58,7 +58,7 @@ describe.each(['native', 'reference'] as const)('the leading directions of a gra
     for (let k = 0; k < rank; k++) {
       const found = column(a, rank, k);
       expect(dot(found, found)).toBeCloseTo(1, 5);
-      // Beside what the iteration leaves, float32 products turn a vector by rounding over its gap to the next one.
+      // Besides the iteration's error, float32 products rotate a vector by rounding over the gap to the next singular value.
       const sine = Math.sqrt(Math.max(0, 1 - dot(found, left[k]!) ** 2));
       expect(sine).toBeLessThan(0.02);
       for (let other = 0; other < k; other++)

@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /**
- * llama.cpp v0.5.0 as node-llama-cpp builds it for the npm registry: only the package with the binary, which depends on
- * nothing. The main package would bring twenty more and builds for GPUs of half a gigabyte.
+ * llama.cpp v0.5.0 as built by node-llama-cpp for the npm registry: only the package with the binary, which has no dependencies. The main
+ * package would add twenty more, and GPU builds of half a gigabyte.
  */
 const packages: Record<string, { name: string; integrity: string }> = {
   'linux-x64': {
@@ -18,7 +18,7 @@ const packages: Record<string, { name: string; integrity: string }> = {
 
 const cache = fileURLToPath(new URL('../../.relora/llama.cpp', import.meta.url));
 
-/** What we use of the binding; its types come with the main package. */
+/** The parts of the binding that we use; its types are in the main package. */
 interface Addon {
   setLoggerLogLevel(level: number): void;
   loadBackends(folder?: string): void;
@@ -59,12 +59,12 @@ export interface LlamaCppModel {
   endToken: number;
   addsBeginToken: boolean;
   tokenize(text: string): number[];
-  /** Logits after the last of the tokens; a text that begins with the one before is gone on with. */
+  /** Logits after the last token; if the tokens extend those of the call before, its state is reused. */
   logits(tokens: readonly number[], vocabularySize: number): Promise<Float32Array>;
   dispose(): Promise<void>;
 }
 
-/** Opens GGUF files with llama.cpp; a text says why that is not possible here. */
+/** Opens GGUF files with llama.cpp; returns a text with the reason if that is not possible here. */
 export async function findLlamaCpp(): Promise<((path: string) => Promise<LlamaCppModel>) | string> {
   const platform = `${process.platform}-${process.arch}`;
   const wanted = packages[platform];
@@ -110,7 +110,7 @@ async function openModel(addon: Addon, path: string): Promise<LlamaCppModel> {
   const sampler = new addon.AddonSampler(model);
   sampler.applyConfig({ temperature: 0 });
   let context: AddonContext | undefined;
-  /** What the context has seen: a longer text continues from there. */
+  /** Tokens in the context: a longer text that begins with them continues from there. */
   let seen: number[] = [];
   const contextFor = async (tokens: readonly number[]): Promise<AddonContext> => {
     const isLonger = tokens.length > seen.length;

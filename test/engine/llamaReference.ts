@@ -4,7 +4,7 @@ import { valuesIn } from './hostModel.js';
 
 type Matrix = Float64Array[];
 
-/** What a test asks of a model's shape; everything odd that is allowed. */
+/** A small model shape with all kinds of odd sizes that are allowed. */
 export function tinyConfig(changes: Partial<LlamaConfig> = {}): LlamaConfig {
   return {
     vocabSize: 37,
@@ -27,8 +27,8 @@ export function tinyConfig(changes: Partial<LlamaConfig> = {}): LlamaConfig {
 }
 
 /**
- * Logits [time * vocabulary] of one sequence in float64, written from the description of Llama alone: no tensors, no
- * batches, adapters as W + scale A B. `scale` is given by the caller.
+ * Logits [time * vocabulary] of one sequence in float64, written only from the description of Llama: no tensors, no batches, adapters as W
+ * + scale A B. The caller gives `scale`.
  */
 export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0): Float64Array {
   const { config } = model;
@@ -53,7 +53,7 @@ export function referenceLogits(model: Llama, ids: ArrayLike<number>, scale = 0)
       return rows.map((row) => row.map((value, i) => value + bias[i]!));
     };
     const v = projected('v_proj');
-    /** Each head with its own norm, where the model has those, and turned, where the layer turns. */
+    /** Each head, normalized if the model has head norms, and rotated if the layer has rotary embedding. */
     const heads = (name: 'q' | 'k') =>
       projected(`${name}_proj`).map((row, position) =>
         Array.from({ length: row.length / headDim }, (_, head) => {
@@ -131,7 +131,7 @@ function norm(x: Matrix, gain: Float64Array, epsilon: number): Matrix {
   });
 }
 
-/** Entry i turns with entry i + half, by position * base^(-i / half). */
+/** Entry i is rotated with entry i + half, by position * base^(-i / half). */
 function turn(head: Float64Array, position: number, config: LlamaConfig): Float64Array {
   const half = head.length / 2;
   return head.map((entry, i) => {
@@ -142,7 +142,7 @@ function turn(head: Float64Array, position: number, config: LlamaConfig): Float6
   });
 }
 
-/** Positions until a pair of features has turned once. */
+/** Number of positions for a full turn of a pair of features. */
 function wavelength(pair: number, half: number, { ropeTheta, ropeScaling }: LlamaConfig): number {
   const plain = 2 * Math.PI * ropeTheta ** (pair / half);
   if (ropeScaling === null) return plain;

@@ -32,7 +32,7 @@ function adapted(device: Device, changes: Partial<AdapterSettings> = {}, seed = 
   return model;
 }
 
-/** Lets every B be what training might have made of it. */
+/** Sets every B to values as after training. */
 function learn(model: Llama): void {
   for (const parameter of model.parameters.values()) {
     if (parameter.role !== 'adapterB') continue;
@@ -120,7 +120,7 @@ describe.each(['reference', 'native'] as const)('on %s', (name) => {
       expect(Math.max(...before.map((value, i) => Math.abs(value - after[i]!)))).toBeLessThan(
         1e-6 * Math.max(1, largest),
       );
-      // The packed copies were made again as well.
+      // The packed copies were updated too.
       const packed = await model.logits(inputs, 2, 6);
       expect(Math.max(...ownPrecision.map((value, i) => Math.abs(value - packed[i]!)))).toBeLessThan(
         0.02 * largest,
@@ -154,7 +154,7 @@ describe.each(['reference', 'native'] as const)('on %s', (name) => {
     change(device, model.parameters.get('model.layers.1.mlp.up_proj.lora_B')!, () => Number.NaN);
     const before = model.layers.map((layer) => valuesOf(model, layer.weight.name));
     await expect(model.mergeAdapters()).rejects.toThrow(MergeNotFinite);
-    const { count } = device.memory(); // with what kernels reuse
+    const { count } = device.memory(); // including scratch memory of kernels
     await expect(model.mergeAdapters()).rejects.toThrow('model.layers.1.mlp.up_proj');
     model.layers.forEach((layer, index) => expect(valuesOf(model, layer.weight.name)).toEqual(before[index]));
     expect(device.memory().count).toBe(count);
@@ -169,7 +169,7 @@ describe.each(['reference', 'native'] as const)('on %s', (name) => {
         dropout: { version: 1, seed: 1, step, micro, firstSequence: 2 * micro },
       }).loss;
     const plain = lossAndGradients(model, inputs, targets, 2, 6).loss;
-    expect(lossAt(0)).toBeCloseTo(plain, 6); // B = 0: whatever is dropped, the base sees the whole input
+    expect(lossAt(0)).toBeCloseTo(plain, 6); // B = 0: dropout has no effect, since the base sees the whole input
     learn(model);
     expect(lossAt(0)).toBe(lossAt(0));
     expect(new Set([lossAt(0), lossAt(1), lossAt(0, 1)]).size).toBe(3);

@@ -45,7 +45,7 @@ interface Added {
   content: string;
 }
 
-/** Byte-level BPE over bytes and the given texts, all of them with one id after the other. */
+/** Byte-level BPE of bytes and the given texts, with consecutive ids. */
 function tokenizerJson(texts: string[], added: Added[], changes: object = {}): string {
   const bytes = JSON.parse(readFileSync(join(prepared, 'tokenizer.json'), 'utf8')) as {
     model: { vocab: Record<string, number> };
@@ -61,7 +61,7 @@ function tokenizerJson(texts: string[], added: Added[], changes: object = {}): s
   });
 }
 
-/** Has the tokenizer.json of bytes. */
+/** A data set with the tokenizer.json of bytes. */
 const prepared = newFolder();
 writeFileSync(join(prepared, 'tokenizer.json'), byteLevelTokenizerJson([]));
 
@@ -79,7 +79,7 @@ async function prepare(tokenizer: Parameters<typeof prepareDataset>[0]['tokenize
   return dataset;
 }
 
-/** A model with weights of its own and the given files beside them. */
+/** A model with its own weights and the given additional files. */
 async function modelFolder(
   files: Record<string, string>,
   config: Record<string, unknown>,
@@ -141,7 +141,7 @@ async function exported(run: TrainingRun, format: 'huggingFace' | 'gguf' = 'hugg
 const read = (folder: string, name: string) => readFileSync(join(folder, name), 'utf8');
 const readJson = (folder: string, name: string) => JSON.parse(read(folder, name)) as Record<string, unknown>;
 
-/** What transformers says of an export. */
+/** How transformers reads an export. */
 function askTransformers(folder: string): {
   eosToken: string;
   eosId: number;
@@ -381,7 +381,7 @@ describe('added tokens', () => {
   const text = (id: number) => tokenizerJson(['<|endoftext|>'], added(id));
 
   it('have the ids that Hugging Face gives them, or are refused', async () => {
-    // The library passes over what the file says.
+    // The library ignores what the file says.
     expect(Library.fromString(text(650)).tokenToId('<|im_end|>')).toBe(257);
     const { message } = await failure(jsonTokenizer(text(650), 'huggingFace'), 'TOKENIZER_INVALID');
     expect(message).toBe(

@@ -29,7 +29,7 @@ const settings: AdapterSettings = {
   ...laterAdapter,
 };
 
-/** Over so few positions that every kind of wavelength is there: short, long and between. */
+/** With so few positions that all kinds of wavelengths occur: short, long and in between. */
 const ropeScaling = {
   factor: 8,
   lowFrequencyFactor: 0.02,
@@ -94,7 +94,7 @@ const variants: Variant[] = [
   },
 ];
 
-/** A model whose adapters, if any, have learned something. */
+/** A model with adapters, if any, as after training. */
 function build(device: Device, { config, adapter }: Variant): Llama {
   const model = Llama.create(device, config, 5);
   // Norms other than 1 and weights large enough that every part matters.
@@ -155,9 +155,9 @@ describe.each(variants)('$name', (variant) => {
   });
 
   it.each(['reference', 'native'] as const)('logits on %s are those of a float64 Llama', async (name) => {
-    const device = await openDevice({ device: name, precision: 'auto' }); // on the native backend bfloat16, where it can
+    const device = await openDevice({ device: name, precision: 'auto' }); // on the native backend bfloat16, if supported
     const model = build(device, variant);
-    const scale = variant.adapter?.trainableScale ? 0.9 : 2; // alpha / rank = 2, cut to 0.9 where it is trained
+    const scale = variant.adapter?.trainableScale ? 0.9 : 2; // alpha / rank = 2, limited to 0.9 if trainable
     const logits = await model.logits(inputs, batch, time, { precision: 'float32' });
     const expected = [0, 1].flatMap((row) => [
       ...referenceLogits(model, inputs.slice(row * time, (row + 1) * time), scale),
@@ -180,7 +180,7 @@ describe.each(variants)('$name', (variant) => {
           model.restartAdapters(5, step);
         }
       }
-      if (step === 0) before = device.memory().count; // with what kernels reuse
+      if (step === 0) before = device.memory().count; // including scratch memory of kernels
       expect(device.memory().count).toBe(before);
     }
     model.dispose();
@@ -194,7 +194,7 @@ describe('on the native backend', () => {
       const steps = [];
       for (const threads of [1, 2, 2]) {
         const device = await openDevice({ device: 'native', precision: 'auto', threads });
-        // The second of each pair works in buffers that the first has used.
+        // The second of each pair uses the buffers of the first again.
         steps.push(differentiate(device, variant), differentiate(device, variant));
       }
       for (const step of steps) expect(step).toEqual(steps[0]);

@@ -9,8 +9,8 @@ import { largest } from './nativeReference.js';
 import { laterAdapter } from './laterAdapter.js';
 import { seeded } from '@relora/engine/conformance';
 
-// More rows than a block of a product, more positions than a tile of attention, several blocks of every other kernel:
-// work that threads share, and a different share for each number of them.
+// More rows than a block of a product, more positions than an attention tile, several blocks of every other kernel: so threads share the
+// work, differently for each number of threads.
 const [batch, time] = [3, 70];
 const config = tinyConfig({
   vocabSize: 301,
@@ -23,7 +23,7 @@ const config = tinyConfig({
 const inputs = Int32Array.from({ length: batch * time }, (_, i) => (i * 37 + 3) % 301);
 const targets = Int32Array.from({ length: batch * time }, (_, i) => (i % 9 === 4 ? -1 : (i * 53 + 1) % 301));
 
-/** Loss and every gradient of a step with adapters that have learned something. */
+/** Loss and all gradients of a step with adapters as after training. */
 function step(device: Device): Map<string, Float32Array> {
   const model = Llama.create(device, config, 5);
   model.attachAdapters(
@@ -70,8 +70,7 @@ beforeAll(async () => {
 });
 
 describe.each(instructionSets)('a step of a whole model with %s', (instructionSet) => {
-  // Sums of up to 301 terms one after the other, through a layer and back; a rounding to bfloat16 is 2^-9 of
-  // a term, and some twenty of them follow each other.
+  // Sums of up to 301 sequential terms, through a layer and back; rounding to bfloat16 adds 2^-9 of a term, about twenty times in a row.
   it.each([
     ['float32', 301 * 2 ** -24 * 4],
     ['bfloat16', 20 * 2 ** -9],

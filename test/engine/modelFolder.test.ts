@@ -10,7 +10,7 @@ const folder = mkdtempSync(join(tmpdir(), 'relora-folder-'));
 cpSync(fixture, folder, { recursive: true });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Whether the folder is refused with one of the reader's own errors, of a length that can be shown; sound otherwise. */
+/** Whether the folder is refused with one of the reader's own errors, short enough to be shown; otherwise it must be valid. */
 async function isRefused(): Promise<boolean> {
   try {
     const { parameterCount } = await checkModelFolder(folder, { values: true });

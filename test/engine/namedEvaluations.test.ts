@@ -89,12 +89,12 @@ describe('evaluations that a job names', () => {
     expect(stepsOf('facts')).toEqual([0, 7, 14, 21, 24]);
     const [first] = found;
     expect(first).toMatchObject({ name: 'poem', dataset: { dataset: 'datasets/poem', tokenCount: 64 } });
-    // A model that knows nothing finds each byte about as likely.
+    // An untrained model finds all bytes about equally likely.
     expect(first!.dataset!.loss).toBeCloseTo(Math.log(257), 0);
     const facts = found.flatMap(({ name, choices }) => (name === 'facts' ? [choices!] : []));
     expect(facts.map(({ questionCount }) => questionCount)).toEqual([2, 2, 2, 2, 2]);
     expect([0, 0.5, 1]).toContain(facts.at(-1)!.accuracy);
-    // The right choices are of the text that is trained on.
+    // The correct choices come from the training text.
     expect(facts.at(-1)!.logProbability).toBeGreaterThan(facts[0]!.logProbability);
     disposeRun(plain);
     disposeRun(run);

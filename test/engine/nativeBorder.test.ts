@@ -31,7 +31,7 @@ const muon = {
   ...{ learningRate: 1, momentum: 0, weightDecay: 0, gradientScale: 1 },
   precision: 'float32' as const,
 };
-/** One of so many elements. */
+/** A single matrix of `length` elements. */
 const matrices = (length: number) => ({
   parameters: [f(length)],
   gradients: [f(length)],
@@ -44,7 +44,7 @@ const missingFolder = '/no/such/folder';
 
 type Changed = Record<string, unknown>;
 
-/** A layer of a half that is right: frozen, with an adapter of rank 1. */
+/** A valid layer of a half: frozen, with an adapter of rank 1. */
 const adapted = (base: PackedBase, inFeatures: number, outFeatures: number): NativeLayer => ({
   base,
   weight: null,
@@ -73,14 +73,14 @@ const withAdapter = (layer: NativeLayer, changes: Changed): NativeLayer => ({
 const released = addon.packBase(f(6), 2, 3, 'float32');
 addon.releaseBase(released);
 const downBase = addon.packBase(f(6), 3, 2, 'float32');
-/** Hidden size 2 and intermediate size 3, two rows; `gate` is adapted, `up` trained whole. */
+/** Hidden size 2 and intermediate size 3, two rows; `gate` is adapted, `up` fully trained. */
 const gate = adapted(base, 2, 3);
 const mlpLayers = { gate, up: trained(2, 3), down: adapted(downBase, 3, 2) };
 const common = { gain: f(2), epsilon: 1e-5, precision: 'float32', compact: false, apart: false } as const;
 const mlpHalf = { shape: { rows: 2, hidden: 2, intermediate: 3 }, ...common, ...mlpLayers };
 const mlpLength = addon.mlpHalfStateLength(mlpHalf);
 
-/** Fields of the half, or arguments beside it. */
+/** Changes apply to fields of the half, or to other arguments. */
 function mlpForward(changes: Changed = {}): void {
   const { y, state, x } = { y: f(4), state: f(mlpLength), x: f(4), ...changes } as Record<
     string,
@@ -102,7 +102,7 @@ function mlpBackward(changes: Changed = {}, gradients: Changed = {}): void {
   addon.mlpHalfBackward({ ...mlpHalf, ...changes }, f(4), state!, dy!, { ...given, ...gradients });
 }
 
-/** Hidden size 2, two heads of 2 that read one key head, two positions of one sequence; all layers trained whole. */
+/** Hidden size 2, two heads of 2 that share one key head, two positions of one sequence; all layers fully trained. */
 const attentionLayers = {
   q: { ...trained(2, 4), bias: f(4) },
   k: trained(2, 2),
@@ -132,10 +132,10 @@ function attentionBackward(changes: Changed = {}, gradients: Changed = {}): void
   addon.attentionHalfBackward({ ...attentionHalf, ...changes }, f(4), given['state']!, given['dy']!, all);
 }
 
-/** Each call has one mistake, and the message names function, argument, what was expected and what came. */
+/** Each call has one mistake; the message names function, argument, what was expected and what was found. */
 const dropout = { share: 0.5, seed: 1, step: 0, firstSequence: 0, layer: 0, sequenceLength: 3 };
 
-/** The memory of a run of one member. */
+/** Shared memory of a run with one member. */
 function openShared() {
   const path = join(newFolder(), 'shared');
   writeFileSync(path, Buffer.alloc(2 * 65_536));
@@ -807,7 +807,7 @@ describe('a wrong argument is refused before anything is computed', () => {
 });
 
 describe('the right arguments of a half', () => {
-  // What the mistakes above are mistakes in: without this they might all be refused for something else.
+  // The same calls without the mistakes: otherwise all might be refused for another reason.
   it.each([
     ['mlpHalfForward', mlpForward],
     ['mlpHalfBackward', mlpBackward],
@@ -851,7 +851,7 @@ describe('mapped floats', () => {
     mapped.set(ramp);
     addon.releasePages(mapped);
     expect(mapped).toEqual(ramp);
-    // A part that begins and ends within pages, then all once more.
+    // A range that begins and ends within pages, then the whole again.
     addon.releasePages(mapped.subarray(1000, 9000));
     addon.releasePages(mapped);
     mapped[3] = -1;
@@ -884,7 +884,7 @@ describe('mapped floats', () => {
       expect(readdirSync(folder)).toEqual([]);
       addon.mapFloats(folder, 2 ** 13).fill(1);
     } finally {
-      // What is still mapped keeps the file system busy until it is collected.
+      // Arrays that are still mapped keep the file system busy until they are garbage-collected.
       spawnSync('umount', ['--lazy', folder]);
     }
   });

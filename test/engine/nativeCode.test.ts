@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { innerLoops } from './innerLoops.js';
 
-// What the compiler made of the native kernels. Object files are named source.instructionSet.digest.o.
+// Machine code of the native kernels. Object files are named source.instructionSet.digest.o.
 const build = fileURLToPath(new URL('../../engine/native/build/', import.meta.url));
 const objects = readdirSync(build).filter((file) => file.endsWith('.o'));
 const ofSet = (set: string) => objects.filter((file) => file.split('.').at(-3) === set);
@@ -28,7 +28,7 @@ describe.skipIf(!isX64)('the compiled kernels (only of x86-64)', () => {
       for (const set of newer) {
         expect(ofSet(set), set).not.toEqual([]);
         const symbols = execFileSync('nm', ['-C', ...ofSet(set)], { cwd: build, encoding: 'utf8' });
-        // Weak symbols are shared between files, so the linker could keep the copy of the newest instruction set.
+        // Weak symbols are shared between files, so the linker could keep the copy compiled for the newest instruction set.
         const weak = symbols
           .split('\n')
           .filter((line) => / [Wu] /.test(line) && !line.includes(`relora::${set}::`));
@@ -37,7 +37,7 @@ describe.skipIf(!isX64)('the compiled kernels (only of x86-64)', () => {
     },
   );
 
-  // A vector moved through an MMX register leaves the x87 unit unusable for whoever called: its results are then NaN.
+  // A vector moved through an MMX register leaves the x87 unit unusable for the caller: its results are then NaN.
   it.skipIf(!hasObjdump).each(['portable', ...newer])(
     'code for %s leaves the x87 registers alone (needs objdump)',
     (set) => {
@@ -69,8 +69,7 @@ describe.skipIf(!isX64)('the compiled kernels (only of x86-64)', () => {
           loop.filter((line) => line.includes(instruction) && line.includes(register)).length === count,
       );
       expect(loops).not.toEqual([]);
-      // Addresses may be read from the stack where there are too few registers for them; what is written there inside
-      // the loop is a spilled sum.
+      // With too few registers addresses may be read from the stack; writing to it inside the loop means that a sum was spilled.
       const written = loops.flat().filter((line) => /^\w+\s+%\w+,\s*-?(0x[0-9a-f]+)?\(%r[sb]p/.test(line));
       expect(written).toEqual([]);
     },

@@ -2,14 +2,14 @@ import { expect } from 'vitest';
 import type { BasePrecision, ProductPrecision } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { excess, seededArray } from './nativeReference.js';
 
-// Ones, and one less, the same and one more than a vector, a register tile or a panel holds on some instruction set.
+// Ones, and sizes around those of a vector, a register tile or a panel on some instruction set.
 const edges = [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65];
-// A NaN that no kernel makes: read, it spoils the result; written over, it is missed.
+// A NaN that no kernel produces: reading it spoils the result, overwriting it is detected.
 const guard = 0x7fa5a5a5;
 
 /**
- * Draws sizes, numbers and arrays for one call of a kernel, the same ones for the same seed. Every array begins anywhere
- * in memory and lies between guards.
+ * Draws sizes, numbers and arrays for a kernel call, the same for the same seed. Every array has an arbitrary alignment and guards on both
+ * sides.
  */
 export class Draw {
   private state: number;
@@ -18,7 +18,7 @@ export class Draw {
 
   constructor(
     readonly seed: number,
-    /** One more thing to know when a call goes wrong. */
+    /** Additional information for the message when a call fails. */
     private readonly circumstances: string,
   ) {
     this.state = Math.imul(seed, 0x9e3779b1) >>> 0;
@@ -34,7 +34,7 @@ export class Draw {
     return values[this.below(values.length)]!;
   }
 
-  /** Half of them edges, half any number up to `most`; `more` are edges of that dimension alone. */
+  /** Half of them edge cases, half any number up to `most`; `more` are edge cases for this dimension only. */
   size(name: string, most = 70, more: number[] = []): number {
     const all = [...edges, ...more, ...more].filter((edge) => edge <= most);
     return this.say(name, this.below(2) === 0 ? this.of(all) : 1 + this.below(most));
@@ -61,12 +61,12 @@ export class Draw {
     return Int32Array.from({ length }, () => least + this.below(end - least));
   }
 
-  /** An array to be written, filled with guards itself: a place left out shows as a NaN. */
+  /** An output array, filled with guards: an entry that is not written shows as NaN. */
   output(name: string, length: number): Float32Array {
     return this.written(name, new Float32Array(new Uint32Array(length).fill(guard).buffer));
   }
 
-  /** An array to be changed in place. */
+  /** An array to be modified in place. */
   inPlace(name: string, values: Float32Array): Float32Array {
     return this.written(name, values);
   }
@@ -101,7 +101,7 @@ export class Draw {
     expect(bits(actual).equals(bits(expected)), `the bits of ${name}, with ${this.toString()}`).toBe(true);
   }
 
-  /** What has been written, bit for bit; nothing beside it may have been. */
+  /** Everything written, as bytes; checks that nothing else was written. */
   results(): Buffer[] {
     for (const { name, words, begin, end } of this.outputs) {
       const broken = words.findIndex((word, index) => (index < begin || index >= end) && word !== guard);

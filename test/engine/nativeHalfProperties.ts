@@ -22,16 +22,16 @@ const normEpsilon = 1e-5;
 
 const atMost = (most: number, share: number) => Math.max(1, Math.min(most, Math.floor(share)));
 
-/** Uniform numbers of that bound have the variance that keeps what a layer of so many inputs gives near what it gets. */
+/** Bound of uniform numbers whose variance keeps a layer's outputs about as large as its inputs. */
 const boundOf = (fanIn: number) => Math.sqrt(3 / fanIn);
 
-/** A layer of a half, computed in any way there is, and its definition in float64. */
+/** A layer of a half, in a randomly drawn variant, and its definition in float64. */
 class DrawnLayer {
   readonly base: PackedBase | null;
   readonly args: NativeLayer;
   readonly gradients: NativeLayerGradients;
   private readonly weight: Float64Array;
-  /** scale A B; apart from the weight, for its input may be masked. */
+  /** scale A B; separate from the weight, since its input may be masked. */
   private readonly delta: Float64Array;
 
   constructor(
@@ -45,7 +45,7 @@ class DrawnLayer {
     /** Of the half. */
     of: { rows: number; apart: boolean },
   ) {
-    // Separate paths twice as often: they alone keep something in the state.
+    // Separate paths twice as often: only they keep state.
     const kinds = ['trained', 'frozen', 'separate', 'separate', 'merged', 'weightGradient'] as const;
     const kind = draw.say(name, draw.of(of.apart ? kinds.slice(0, 3) : kinds));
     const hasAdapter = kind !== 'trained' && kind !== 'frozen';
@@ -87,7 +87,7 @@ class DrawnLayer {
     );
   }
 
-  /** Holds the gradients of the weights against the definition and gives that of x. */
+  /** Checks the gradients of the weights against the definition and returns that of x. */
   backward(x: ArrayLike<number>, dy: ArrayLike<number>, relative: number): Float64Array {
     const upstream = this.rowsOf(dy, this.outFeatures);
     const dense = multiply(transposed(this.rowsOf(this.seen(x), this.inFeatures)), upstream).value;
@@ -99,7 +99,7 @@ class DrawnLayer {
       factor: number,
     ) => {
       const expected = terms.value.map((value) => factor * value);
-      // Roundings are those of the terms, which may cancel.
+      // Rounding errors are relative to the terms, which may cancel.
       const size = Math.max(Math.sqrt(upstream.rows), factor * largest(terms.magnitude));
       this.draw.agree(`${gradient} of ${this.name}`, actual, expected, () => relative * size);
     };
@@ -126,7 +126,7 @@ class DrawnLayer {
     if (this.base !== null) this.addon.releaseBase(this.base);
   }
 
-  /** What its adapter sees of its input. */
+  /** The input of its adapter. */
   private seen(x: ArrayLike<number>): Float64Array {
     const mask = this.args.adapter?.mask;
     return Float64Array.from(x, (value, i) => (mask ? value * mask[i]! : value));
@@ -141,7 +141,7 @@ class DrawnLayer {
   }
 }
 
-/** What is drawn for both halves. */
+/** Randomly drawn parts that both halves have. */
 class DrawnHalf {
   readonly precision: ProductPrecision;
   readonly basePrecision: BasePrecision;
@@ -158,7 +158,7 @@ class DrawnHalf {
     readonly rows: number,
     private readonly hidden: number,
   ) {
-    // Half of them exact, where the tolerance is small enough to see any mistake.
+    // Half of the cases with exact products, whose tolerance is small enough to show any mistake.
     const isExact = draw.of([true, false]);
     this.precision = isExact ? 'float32' : draw.precision();
     const bases = isExact ? ([this.precision] as const) : ([this.precision, 'int8'] as const);
@@ -189,8 +189,8 @@ class DrawnHalf {
   }
 
   /**
-   * Of a value and of what it is made of: some twenty roundings of operands and of what is kept, and of sums as long as
-   * `reductions` together. Whole numbers of 8 bits lie up to 1 / 254 of a line's largest apart, twice as far as bfloat16's.
+   * Relative error of a value from its computation: about twenty roundings of operands and state, and sums of `reductions` terms in total.
+   * 8-bit integers are up to 1 / 254 of a line's largest apart, twice as far as bfloat16 values.
    */
   relative(reductions: number): number {
     const isRounded = this.compact || this.precision === 'bfloat16' || this.basePrecision === 'int8';
@@ -198,7 +198,7 @@ class DrawnHalf {
     return 20 * rounding + reductions * epsilon;
   }
 
-  /** The forward pass in its three forms, of which those with a state make the same one and those with y the same y. */
+  /** The forward pass in its three forms: those with a state must give the same state, and those with y the same y. */
   run(length: number, forward: (y: Float32Array | null, state: Float32Array | null) => void) {
     const [y, again] = [this.draw.output('y', this.x.length), this.draw.output('y again', this.x.length)];
     const [state, made] = [this.draw.output('state', length), this.draw.output('state again', length)];
@@ -218,7 +218,7 @@ class DrawnHalf {
   agreeGradients(dx: Float32Array, dgain: Float32Array, dn: Float64Array, relative: number): void {
     const { rows, hidden } = this;
     const expected = rmsNorm(this.x, this.gain, dn, rows, hidden, normEpsilon);
-    // An error of dn becomes rstd times as much in dx; what is left of dn along x is smaller than dn.
+    // An error of dn is multiplied by rstd in dx; the component of dn along x is smaller than dn.
     const ofDx = relative * Math.max(1, largest(expected.rstd)) * Math.max(1, largest(dn));
     const through = expected.dx.map((value, i) => value + this.dy[i]!);
     this.draw.agree('dx', dx, through, () => ofDx);
@@ -240,7 +240,7 @@ export function halfProperties(addon: NativeAddon): Record<string, (draw: Draw) 
 }
 
 function mlpHalf(addon: NativeAddon, draw: Draw): void {
-  // Rows enough for several blocks, and then narrow ones: the definition takes its time.
+  // Enough rows for several blocks, with narrow layers then: the definition is slow.
   const rows = draw.size('rows', 300, [95, 96, 97, 191, 192, 193]);
   const hidden = draw.size('hidden');
   const inner = draw.size('intermediate', atMost(70, 5e4 / (rows * hidden)));
@@ -333,7 +333,7 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   });
   const biasGradients = [q, k, v].map(({ gradients }) => gradients.bias!);
 
-  /** Each pair of one head turned by the angle of its position, or turned back. */
+  /** Rotates each pair of a head by the angle of its position, or back. */
   const turn = (values: Float64Array, headCount: number, sign: 1 | -1) => {
     if (!isTurned) return values;
     return values.map((value, index) => {
@@ -350,15 +350,15 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   const withBias = (rows: Float64Array, bias: Float32Array) =>
     rows.map((value, i) => value + bias[i % bias.length]!);
   const made = { q: withBias(q.forward(n), biases[0]), k: withBias(k.forward(n), biases[1]) };
-  /** The norm of each head by itself, and its gradients. */
+  /** The norm of each head separately, and its gradients. */
   const headNorm = (of: 'q' | 'k', d: Float64Array) =>
     rmsNorm(made[of], gains![of], d, d.length / headDim, headDim, normEpsilon);
   const normed = (of: 'q' | 'k') => (gains === null ? made[of] : headNorm(of, made[of]).y);
   const [queries, keys] = [turn(normed('q'), heads, 1), turn(normed('k'), kvHeads, 1)];
   const values = withBias(v.forward(n), biases[2]);
-  // An error of a score is a relative one of its probability; of headDim terms it grows with the root, as the scale falls.
+  // The error of a score is a relative error of its probability; for headDim terms it grows as the root, while the scale falls.
   const score = Math.max(1, largest(queries) * largest(keys));
-  // A norm makes the error of a short head as large as it makes the head.
+  // A norm amplifies the error of a short head as much as the head itself.
   const stretchOf = (of: 'q' | 'k') => Math.max(1, largest(made[of])) * largest(headNorm(of, made[of]).rstd);
   const stretch = gains === null ? 1 : Math.max(1, stretchOf('q'), stretchOf('k'));
   const relative = stretch * score * half.relative(rows + hidden + width + headDim + 20);
@@ -380,7 +380,7 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   };
   const upstream = [back('q', turn(dq, heads, -1)), back('k', turn(dk, kvHeads, -1)), dv] as const;
   upstream.forEach((rows, i) => {
-    // Near zero where terms cancel: the error is that of the terms.
+    // Near zero, where terms cancel, the error is that of the terms.
     const magnitude = largest(rows) * (rows.length / biases[i]!.length);
     const sums = columnSums(rows, biases[i]!.length);
     draw.agree(`dbias ${i}`, biasGradients[i]!, sums, () => relative * Math.max(1, magnitude));
@@ -394,7 +394,7 @@ function attentionHalf(addon: NativeAddon, draw: Draw): void {
   [q, k, v, o].forEach((layer) => layer.release());
 }
 
-/** Of every length, from one position to whole sequences. */
+/** Documents of all lengths, from one position to whole sequences. */
 function drawnDocuments(draw: Draw, batch: number, time: number): Int32Array {
   const share = draw.of([0.01, 0.1, 0.7]);
   let begin = 0;

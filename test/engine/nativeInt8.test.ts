@@ -20,7 +20,7 @@ const backward = (base: PackedBase, dy: Float32Array, rows: number, inFeatures: 
   return dx;
 };
 
-/** The integers of each line and the line's scale, computed as the kernels do, in float32. */
+/** The integers of each line and its scale, computed in float32 as the kernels do. */
 function quantize(
   values: Float32Array,
   lines: number,
@@ -42,7 +42,7 @@ function quantize(
   return { integers, scales };
 }
 
-/** Integers in [-127, 127] whose every row and column reaches 127: their scales are 1, so products are exact. */
+/** Integers in [-127, 127] in which every row and column reaches 127: scales are 1, so products are exact. */
 function wholeNumbers(rows: number, columns: number, seed: number): Float32Array {
   const values = seededArray(rows * columns, seed, 127).map(Math.round);
   for (let i = 0; i < rows; i++) values[i * columns] = 127;
@@ -50,7 +50,7 @@ function wholeNumbers(rows: number, columns: number, seed: number): Float32Array
   return values;
 }
 
-// Tile edges (6, 16 and 32 rows, 16 to 64 columns), four k's to a word, and the block edges (256, 512 and 1024 of k).
+// Tile edges (6, 16 and 32 rows, 16 to 64 columns), four k per word, and block edges (256, 512 and 1024 of k).
 const sizes = [
   [1, 1, 1],
   [3, 5, 17],
@@ -88,7 +88,7 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
 
   it.each(sizes)('scales rows and columns: rows=%i, in=%i, out=%i', (rows, inFeatures, out) => {
     configure();
-    // Rows and columns of very different sizes.
+    // Rows and columns of very different magnitudes.
     const stretch = (values: Float32Array, columns: number) =>
       values.map((value, i) => value * 10 ** ((Math.floor(i / columns) % 5) - (i % 3)));
     const w = stretch(seededArray(inFeatures * out, 4), out);
@@ -107,7 +107,7 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
         matrix(columnwise.integers, length, columns, !isForward),
       );
       const scale = (i: number) => rowwise.scales[Math.floor(i / columns)]! * columnwise.scales[i % columns]!;
-      // Three roundings of scaling and one of adding for each block of k, which has at least 256.
+      // Per block of k, which has at least 256, three roundings of scaling and one of adding.
       const blocks = Math.ceil(length / 256);
       const most = 127 ** 2 * length;
       const tolerance = (i: number) => 4 * blocks * epsilon * scale(i) * most;
@@ -120,7 +120,7 @@ describe.each(testedSets)('an int8 base with %s', (instructionSet) => {
       ).toBeLessThanOrEqual(0);
     };
     check(forward(base, x, rows, out), x, inFeatures, out);
-    // The two directions differ in their number of columns.
+    // The two directions differ in the number of columns.
     if (inFeatures !== out) check(backward(base, dy, rows, inFeatures), dy, out, inFeatures);
   });
 

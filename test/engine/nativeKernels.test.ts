@@ -18,13 +18,13 @@ const epsilon = 2 ** -24;
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
 
-/** Width of the cell in which a share of the scale lies; the lowest reaches down to zero. */
+/** Width of the cell of a value relative to its scale; the lowest cell begins at zero. */
 function cellWidth(share: number, decades: number): number {
   const decade = Math.max(Math.ceil(Math.log10(share) - 1e-3), 1 - decades);
   return (10 ** decade * 0.9) / 2 ** (decades - 1 + decade) + (decade === 1 - decades ? 2 * 10 ** decade : 0);
 }
 
-/** Runs the kernel with one thread and with two, expects the same bits, and gives back its outputs. */
+/** Runs the kernel with one and with two threads, requires the same bits, and returns its outputs. */
 function onAnyThreads(
   instructionSet: (typeof instructionSets)[number],
   run: () => Float32Array[],
@@ -135,7 +135,7 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
       // Where e^-g overflows, silu is below the smallest normal number and may be zero.
       const close = (actual: number, value: number, size: number) =>
         Math.abs(actual - value) <= 6 * epsilon * Math.abs(size) + 2 ** -120;
-      const s = sigmoid(g); // dgate takes 1 - s, whose error is that of s: absolute, not relative
+      const s = sigmoid(g); // dgate uses 1 - s, whose error is that of s: absolute, not relative
       const failed = [
         close(h![i]!, g * s * u, g * s * u) || 'h',
         close(dup![i]!, d * g * s, d * g * s) || 'dup',
@@ -273,7 +273,7 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
   });
 
   it('update by AdamW with moments in eight bits: each is kept within half a cell', () => {
-    const half = 0.504; // of a cell, stretched by at most 0.8 %
+    const half = 0.504; // of a cell, which is stretched by at most 0.8 %
     const length = 32768 + 256 + 37;
     const parameter = seededArray(length, 41);
     const first = zeroSigned(length);
@@ -311,7 +311,7 @@ describe.each(instructionSets)('kernels with %s', (instructionSet) => {
       );
       const after = { first: decode(first), second: decode(second) };
       for (let i = 0; i < length; i++) {
-        // Of a block of zeros any number is the scale.
+        // For a block of zeros any scale is correct.
         const scale = { first: first.scales[i >> 8]! || 1, second: second.scales[i >> 8]! || 1 };
         const g = 0.5 * gradient[i]!;
         const m = 0.9 * before.first[i]! + (1 - 0.9) * g;
@@ -360,7 +360,7 @@ const cases = instructionSets.flatMap((instructionSet) =>
 describe.each(cases)(
   'products inside kernels with $instructionSet in $precision',
   ({ instructionSet, precision }) => {
-    // Operands of two products after each other are rounded; each rounding is at most 2^-9 of a term.
+    // Operands of two chained products are rounded; each rounding is at most 2^-9 of a term.
     const roundings = precision === 'bfloat16' ? 6 * 2 ** -9 : 0;
 
     it.each([
@@ -470,7 +470,7 @@ describe.each(cases)(
     it('lose and learn where logits lie far from that of the target', () => {
       const [rows, dim, vocabulary] = [5, 2, 1000];
       const x = Float32Array.of(80, 1, 1, 80, 40, 40, 80, -80, 3, 1);
-      // Rows of the head lie on a circle, so the largest logits of each row of x are in a few blocks only.
+      // Rows of the head are on a circle, so the largest logits of each row of x are in few blocks.
       const head = Float32Array.from({ length: vocabulary * dim }, (_, i) =>
         i % 2 === 0 ? Math.cos(i / 300) : Math.sin((i - 1) / 300),
       );
@@ -490,7 +490,7 @@ describe.each(cases)(
         precision,
       );
       const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, 1);
-      // A rounded operand moves a logit of 80 by 80 roundings, and probabilities by as large a share.
+      // Rounding an operand changes a logit of 80 by up to 80 roundings, and probabilities by the same ratio.
       const tolerance = 200 * (roundings + epsilon * 100);
       expect(excess(losses!, expected.losses, () => tolerance)).toBeLessThanOrEqual(0);
       expect(excess(dx!, expected.dx, () => tolerance)).toBeLessThanOrEqual(0);
@@ -525,7 +525,7 @@ describe('singular values', () => {
     [65, 65],
     [64, 200],
   ])('of a %i by %i matrix of known spectrum', (rows, columns) => {
-    // u diag(values) vᵀ with reflections u and v: exactly known singular values.
+    // u diag(values) vᵀ with reflections u and v: the singular values are known exactly.
     const count = Math.min(rows, columns);
     const values = Float64Array.from({ length: count }, (_, i) => 10 * 0.8 ** i);
     const reflection = (length: number, seed: number) => {
@@ -545,7 +545,7 @@ describe('singular values', () => {
       return addon.singularValues(data, rows, columns);
     });
     expect(results[0]).toEqual(results[1]);
-    // The matrix itself was rounded to float32; the Gram matrix squares what is small.
+    // The matrix itself was rounded to float32; the Gram matrix squares small values.
     expect(
       excess(results[0]!, values, (i) => 10 * epsilon * 4 + (10 * 2 ** -50) / values[i]!),
     ).toBeLessThanOrEqual(0);

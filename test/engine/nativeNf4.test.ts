@@ -4,14 +4,14 @@ import { seeded } from '@relora/engine/conformance';
 
 const addon = loadNativeAddon();
 
-/** The published values of NormalFloat in four bits (arXiv 2305.14314, appendix E). */
+/** The published values of 4-bit NormalFloat (arXiv 2305.14314, appendix E). */
 const values = [
   -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
   -0.18477343022823334, -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725,
   0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
 ];
 
-/** w as four bits keep it: the nearest value times the largest of its block of 64, rounded to bfloat16. */
+/** w after rounding to four bits: the nearest value times the largest of its block of 64, rounded to bfloat16. */
 function kept(w: Float32Array): Float64Array {
   const result = new Float64Array(w.length);
   for (let first = 0; first < w.length; first += 64) {
@@ -53,7 +53,7 @@ describe.each(addon.describe().instructionSets)('a base in four bits on %s', (in
   ])('is the nearest values of each block, %i x %i x %i', (rows, inFeatures, outFeatures) => {
     addon.configure({ instructionSet, threads: 2 });
     const w = seeded(inFeatures * outFeatures, 'w');
-    // Powers of two are exact in bfloat16, so nothing but the base is rounded.
+    // Powers of two are exact in bfloat16, so only the base is rounded.
     const x = Float32Array.from(
       { length: rows * inFeatures },
       (_, index) => 2 ** (index % 3) * (index % 2 ? 1 : -1),
@@ -78,7 +78,7 @@ describe.each(addon.describe().instructionSets)('a base in four bits on %s', (in
 
   it('is the same in both directions', () => {
     addon.configure({ instructionSet, threads: 2 });
-    // x = 1 on one input at a time shows the rows of w; dy wᵀ with the same w must give their products.
+    // x = 1 at one input at a time shows the rows of w; dy wᵀ must match products with the same w.
     const [inFeatures, outFeatures] = [5, 70];
     const w = seeded(inFeatures * outFeatures, 'both ways');
     const x = new Float32Array(inFeatures * inFeatures);

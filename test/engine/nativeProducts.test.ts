@@ -16,7 +16,7 @@ const rounded = (values: Float32Array, precision: ProductPrecision) =>
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
 
-// Tile edges (6, 16 and 32 rows, 16 to 64 columns), the block edges (120 rows, 256 and 512 of k), and ones.
+// Tile edges (6, 16 and 32 rows, 16 to 64 columns), block edges (120 rows, 256 and 512 of k), and ones.
 const sizes = [
   [1, 1, 1],
   [3, 17, 5],
@@ -41,7 +41,7 @@ describe.each(cases)('products with $instructionSet in $precision', ({ instructi
     for (const transposeA of [false, true]) {
       for (const transposeB of [false, true]) {
         addon.matmul(c.fill(NaN), a, b, { batch: 1, m, n, k, transposeA, transposeB }, precision);
-        // Operands are rounded to nearest even first, so what remains is the rounding of the sum.
+        // Operands are rounded to nearest even first, so only the rounding of the sum remains.
         const { value, magnitude } = multiply(
           matrix(rounded(a, precision), m, k, transposeA),
           matrix(rounded(b, precision), k, n, transposeB),
@@ -226,7 +226,7 @@ describe('amx', () => {
     expect(offeredSets).not.toContain('amx-model');
   });
 
-  // Intel's description of TDPBF16PS, which the hardware can be held to as well.
+  // Intel's description of TDPBF16PS, which real hardware must satisfy too.
   it.each(['amx-model' as const, ...offeredSets.filter((set) => set === 'amx')])(
     'sums even and odd k apart and takes subnormal numbers as zero: %s',
     (instructionSet) => {
@@ -243,7 +243,7 @@ describe('amx', () => {
         );
         return c[0];
       };
-      // One after the other, each 1 would be lost beside 2^24.
+      // Added sequentially, each 1 would be lost against 2^24.
       expect(dot([4096, 1, 0, 1], [4096, 1, 0, 1])).toBe(2 ** 24 + 2);
       expect(dot([2 ** -130], [2 ** 10])).toBe(0);
       expect(dot([2 ** -70], [2 ** -70])).toBe(0);
@@ -275,7 +275,7 @@ describe('the matrix instructions of ARM', () => {
       expect(product('neonBf16', size), String(size)).toEqual(product('neonBf16-model', size));
   });
 
-  // Arm's description of BFMMLA, which the hardware can be held to as well.
+  // Arm's description of BFMMLA, which real hardware must satisfy too.
   it.each(['neonBf16-model' as const, ...offeredSets.filter((set) => set === 'neonBf16')])(
     'round sums to odd and take subnormal numbers as zero: %s',
     (instructionSet) => {
@@ -292,10 +292,10 @@ describe('the matrix instructions of ARM', () => {
         [1, 1],
         [0, 0],
       ];
-      // 2^24 + 1 lies between two floats: the last bit of 2^24 + 2 is set, that of 2^24 is not.
+      // 2^24 + 1 is between two floats; 2^24 + 2 is odd in its last bit, 2^24 is even.
       expect(dot(large!, one!)).toBe(2 ** 24 + 2);
       expect(dot([4096, -4096], [-1, 1])).toBe(-(2 ** 24 + 2));
-      // 2^24 + 2 is odd already: what it loses does not move it.
+      // 2^24 + 2 is odd already: lost bits do not change it.
       expect(dot(large!, [2, 1], one!, nothing!)).toBe(2 ** 24 + 2);
       expect(dot([2 ** -130, 2 ** 10])).toBe(0);
       expect(dot([2 ** -70, 2 ** -70])).toBe(0);
@@ -317,7 +317,7 @@ it('a base packed for one instruction set is refused by another', () => {
 it('the measured peak is that of a CPU, not of a stopped clock', () => {
   addon.configure({ instructionSet: instructionSets[0]!, threads: 1 });
   for (const precision of ['float32', 'bfloat16', 'int8'] as const) {
-    expect(addon.measurePeak(precision, 5)).toBeGreaterThan(0.01); // also where the processor is emulated
+    expect(addon.measurePeak(precision, 5)).toBeGreaterThan(0.01); // also on an emulated processor
     expect(addon.measurePeak(precision, 5)).toBeLessThan(1e6);
   }
 });

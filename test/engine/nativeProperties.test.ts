@@ -16,8 +16,8 @@ import {
 } from './nativeReference.js';
 
 /**
- * Every kernel with shapes, positions in memory and numbers of threads drawn at random, against float64. RELORA_TEST_SEED
- * repeats a run, RELORA_TEST_DRAWS makes it longer.
+ * Tests every kernel with random shapes, alignments and numbers of threads against float64. RELORA_TEST_SEED repeats a run,
+ * RELORA_TEST_DRAWS makes it longer.
  */
 const firstSeed = Number(process.env['RELORA_TEST_SEED'] ?? Date.now() % 1_000_000);
 const draws = Number(process.env['RELORA_TEST_DRAWS'] ?? 12);
@@ -28,7 +28,7 @@ const { instructionSets } = addon.describe();
 
 afterAll(() => addon.configure({ instructionSet: instructionSets[0]!, threads: 1 }));
 
-/** Each draws arguments, calls its function and holds what comes out against the definition. */
+/** Each draws arguments, calls its function and checks the results against the definition. */
 const properties: Record<string, (draw: Draw) => void> = {
   matmul(draw) {
     const batch = draw.size('batch', 3);
@@ -78,7 +78,7 @@ const properties: Record<string, (draw: Draw) => void> = {
     const [rows, columns] = [draw.size('inFeatures'), draw.size('outFeatures')];
     const precision = draw.basePrecision();
     const w = draw.floats(rows * columns);
-    // What a weight of NaN leaves behind would show.
+    // Remains of a NaN weight would show.
     const base = addon.packBase(new Float32Array(w.length).fill(NaN), rows, columns, precision);
     addon.repackBase(base, w);
     holdsWeight(draw, base, addon.packBase(w, rows, columns, precision), rows, columns);
@@ -178,12 +178,12 @@ const properties: Record<string, (draw: Draw) => void> = {
       precision,
     );
     const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, scale);
-    // A logit is a sum of at most `dim` terms below 1; its error is a relative one of the probability.
+    // A logit is a sum of at most `dim` terms below 1; its error is a relative error of the probability.
     const rounding = precision === 'bfloat16' ? halfEpsilon : 0;
     const ofLogit = dim * (2 * rounding + (dim + 1) * epsilon);
     const relative = 2 * ofLogit + 4 * rounding + (vocabulary + dim + 8) * epsilon;
     draw.agree('losses', losses, expected.losses, (i) => relative * (1 + expected.losses[i]!));
-    // The gradients of a row's logits add up to at most 2 scale, the elements they meet are below 1.
+    // The gradients of a row's logits add up to at most 2 scale, and are multiplied by elements below 1.
     if (dx !== null) draw.agree('dx', dx, expected.dx, () => 2 * scale * relative);
     if (dhead !== null) {
       draw.agree('dhead', dhead, expected.dhead, () => rows * scale * (2 * relative + rows * epsilon));
@@ -268,7 +268,7 @@ const properties: Record<string, (draw: Draw) => void> = {
 const norm = (entries: ArrayLike<number>) =>
   Array.from(entries).reduce((total, entry) => total + entry * entry, 0);
 
-/** Every weight of two bases alike, both ways, seen through a row for each of them. */
+/** Checks that two bases have the same weight in both directions, using one-hot rows. */
 function holdsWeight(draw: Draw, base: PackedBase, expected: PackedBase, rows: number, columns: number) {
   const unit = (size: number) =>
     Float32Array.from({ length: size * size }, (_, i) => (i % (size + 1) ? 0 : 1));
@@ -336,7 +336,7 @@ function loraLinear(draw: Draw): void {
   const [xaM, pM] = [matrix(XA.value, rows, rank), matrix(P.value, rows, rank)];
   const rounding = precision === 'bfloat16' ? halfEpsilon : 0;
   const longest = rows + inFeatures + out + rank;
-  // Two operands and one intermediate are rounded; the intermediate's own error is as large as its terms, not as its sum.
+  // Two operands and one intermediate are rounded; the intermediate's error is relative to its terms, not to its sum.
   const within = (
     name: string,
     actual: Float32Array,
@@ -413,7 +413,7 @@ function attend(draw: Draw): void {
   addon.attentionForward(out, logSumExp, { q, k, v }, shape, precision);
   addon.attentionBackward({ q: dq, k: dk, v: dv }, dout, { q, k, v }, out, logSumExp, shape, precision);
   const expected = attention(shape, q, k, v, dout);
-  // A score is at most the root of headDim; its error is a relative one of the probability and of all that follows.
+  // A score is at most the root of headDim; its error is a relative error of the probability and of everything computed from it.
   const rounding = precision === 'bfloat16' ? halfEpsilon : 0;
   const ofScore = Math.sqrt(headDim) * (2 * rounding + (headDim + 1) * epsilon);
   const relative = 2 * ofScore + 4 * rounding + (time * group + headDim + 8) * epsilon;
@@ -457,7 +457,7 @@ function swiglu(draw: Draw): void {
 describe.each(instructionSets)(
   'with %s, any shape anywhere in memory agrees with float64',
   (instructionSet) => {
-    // A function that checks two is drawn for once.
+    // A check that covers two functions is run once.
     const cases = [...new Map(Object.entries(properties).map(([name, check]) => [check, name]))];
     it.each(cases.map(([check, name]) => ({ name, check })))('$name', ({ check }) => {
       for (let seed = firstSeed; seed < firstSeed + draws; seed++) {
@@ -467,7 +467,7 @@ describe.each(instructionSets)(
           check(draw);
           return draw.results();
         });
-        // Compared here, because `toEqual` looks at each of a million bytes.
+        // Compared here, because `toEqual` examines a million bytes one by one.
         const isSame = alone!.every((bits, i) => bits.equals(together![i]!));
         expect(isSame, `the same bits on any number of threads, seed ${seed}`).toBe(true);
       }
@@ -477,21 +477,21 @@ describe.each(instructionSets)(
 
 it('every function with a numeric result is drawn for', () => {
   const others = [
-    'codedAdamWInPlace', // held to a float64 model in nativeKernels.test.ts
+    'codedAdamWInPlace', // checked against a float64 model in nativeKernels.test.ts
     'allocations',
-    'apolloMiniInPlace', // held to its definition in conformance/
+    'apolloMiniInPlace', // checked against its definition in conformance/
     'attentionHalfStateLength',
     'callCounts',
     'configure',
     'describe',
     'freeBuffer',
-    'exchangeGather', // these five are tried between processes in ranks.test.ts
+    'exchangeGather', // these five are tested between processes in ranks.test.ts
     'exchangeLeave',
     'exchangeSum',
     'openMpi',
     'openSharedMemory',
-    'dropoutMask', // held to device/dropout.ts in conformance/
-    'loraMuonInPlace', // these two there, and to float64 in training.muon.test.ts
+    'dropoutMask', // checked against device/dropout.ts in conformance/
+    'loraMuonInPlace', // these two as well, and against float64 in training.muon.test.ts
     'muonInPlace',
     'mapFloats',
     'measurePeak',

@@ -1,8 +1,8 @@
-/** Float64 references for the native kernels, written as the formulas read. */
+/** Float64 references for the native kernels, written like the formulas. */
 
 /** The largest relative error of rounding to float32. */
 export const epsilon = 2 ** -24;
-/** The same of bfloat16. */
+/** The same for bfloat16. */
 export const halfEpsilon = 2 ** -8;
 
 /** Numbers in [-1, 1), the same on every run. */
@@ -34,7 +34,7 @@ export function transposed({ rows, columns, at }: Matrix): Matrix {
   return { rows: columns, columns: rows, at: (i, j) => at(j, i) };
 }
 
-/** The product, and the sum of the absolute values of its terms: what rounding errors are proportional to. */
+/** The product, and the sum of the absolute values of its terms, to which rounding errors are proportional. */
 export function multiply(a: Matrix, b: Matrix): { value: Float64Array; magnitude: Float64Array } {
   const value = new Float64Array(a.rows * b.columns);
   const magnitude = new Float64Array(a.rows * b.columns);
@@ -51,7 +51,7 @@ export function multiply(a: Matrix, b: Matrix): { value: Float64Array; magnitude
   return { value, magnitude };
 }
 
-/** Largest |actual - expected| - tolerance; the arrays agree when it is not positive. NaN counts as infinite. */
+/** Largest |actual - expected| - tolerance; the arrays agree if it is not positive. NaN counts as infinite. */
 export function excess(
   actual: ArrayLike<number>,
   expected: ArrayLike<number>,

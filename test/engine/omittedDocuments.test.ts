@@ -61,7 +61,7 @@ describe('documents that are omitted', () => {
     const events = await runLoop(whole);
     const without = ofKind(events, 'step').map(({ loss }) => loss);
     const plain = ofKind(await runLoop(await begin(tinySpec())), 'step').map(({ loss }) => loss);
-    // Its tokens are a tenth of all: many a step has some of them.
+    // It has a tenth of all tokens: many steps contain some of them.
     expect(without).not.toEqual(plain);
     const { run } = await interrupted(begin, spec, 9);
     expect(await weightsOf(run)).toEqual(await weightsOf(whole));
@@ -77,7 +77,7 @@ describe('documents that are omitted', () => {
     const omittedDocuments = [{ dataset: 'datasets/license', firstToken: 0, tokenCount: 8 }];
     const other = begin(tinySpec({ omittedDocuments }), { checkpointPath: saved!.path, attempt: 2 });
     await expect(other).rejects.toMatchObject({ reason: 'RUN_MISMATCH' });
-    // A fork says what the checkpoint was trained with.
+    // A fork passes the specification of the checkpoint.
     const fork = await begin(tinySpec({ omittedDocuments }), {
       checkpointPath: saved!.path,
       attempt: 2,

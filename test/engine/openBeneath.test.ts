@@ -19,7 +19,7 @@ import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { NotBeneath, openBeneath, openWithoutLinks } from '@relora/engine/files';
 
-/** A folder that is allowed with `sub/deep/file.txt`, and one with the same outside of it. */
+/** An allowed folder with `sub/deep/file.txt`, and one with the same content outside of it. */
 function folders() {
   const folder = realpathSync(mkdtempSync(join(tmpdir(), 'relora-beneath-')));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
@@ -114,7 +114,7 @@ describe.each(ways)('a file beneath a folder, %s', (_, holdsFolders) => {
       await expect(openBeneath([allowed], path, { holdsFolders: swap })).rejects.toBeInstanceOf(NotBeneath);
       expect(looks).toBe(1); // the second look finds that the path leads out
 
-      // One that leads elsewhere within the folder is found there.
+      // A link that leads elsewhere within the folder is followed.
       rmSync(join(allowed, swapped));
       renameSync(join(allowed, 'before'), join(allowed, swapped));
       looks = 0;
@@ -142,7 +142,7 @@ const swapper = `
     renameSync(allowed + '/before', allowed + '/sub');
   }`;
 
-/** By a path that people gave, and by names of our own below the folder. */
+/** By a path from people, and by names of our own below the folder. */
 const openings = {
   'by a path': content,
   'by names': async ([allowed]: string[]): Promise<string> => {
@@ -203,7 +203,7 @@ it('leaves no folder open where a file cannot be opened at all', async () => {
     try {
       return [readlinkSync(`/proc/self/fd/${fd}`)];
     } catch {
-      return []; // that of the listing itself
+      return []; // the handle of the listing itself
     }
   });
   expect(open).not.toContain(allowed);

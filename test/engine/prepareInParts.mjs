@@ -1,4 +1,4 @@
-// Prepares a data set as `options` in JSON says, and prints each share done on a line. It is meant to be killed.
+// Prepares a data set with `options` in JSON, and prints each progress value on a line. Meant to be killed.
 import { prepareDataset } from '@relora/engine/data';
 
 const options = JSON.parse(process.argv[2]);

@@ -1,5 +1,5 @@
-// One rank of a run, in a process of its own: its order is the first argument, as JSON; file 3 is the memory that the ranks share. Its
-// last line has what it came to. Where mpirun started it, MPI says which rank it is, and what it came to lies in a file.
+// One rank of a run, in its own process: its order is the first argument, as JSON; file descriptor 3 is the memory shared by the ranks. Its
+// last line has its result. If mpirun started it, MPI gives the rank, and the result goes to a file.
 import { createHash } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -36,14 +36,14 @@ try {
   for await (const event of trainLoop(run, abort.signal)) {
     events.push(event);
     if (rank === 1 && event.kind === 'step' && event.step === killsAt) process.kill(process.pid, 'SIGKILL');
-    // As a faulty memory would: nothing of it shows in the sums.
+    // Like a memory fault: the sums do not show it.
     if (event.kind === 'step' && event.step === spoilsWeightAt) {
       const { buffer } = run.model.parameters.get('model.layers.0.input_layernorm.weight');
       await device.changeOnHost(buffer, async (values) => void (values[0] += 1e-7 * values[0] + 1e-6));
     }
     if (rank === 0 && event.kind === 'step' && event.step === stopAfter) abort.abort();
   }
-  // Within a cycle that ranks train by themselves there is the last one alone.
+  // Within a cycle that ranks train independently, only the previous checkpoint exists.
   const saved = rank > 0 ? null : run.isApart ? run.lastSaved : await saveCheckpoint(run);
   const weights = {};
   const all = createHash('sha256');

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { sharedMemoryBytes, type RunSpec, type TrainingEvent } from '@relora/engine';
 
-/** What a rank came to, or why it did not. */
+/** Result of a rank, or why it failed. */
 export interface RankResult {
   events: TrainingEvent[];
   /** The first values of each parameter. */
@@ -21,19 +21,19 @@ export interface RankOrder {
   spec: RunSpec;
   size: number;
   datasetFolder: string;
-  /** Each rank has a folder in it. */
+  /** Contains a folder for each rank. */
   folder: string;
   checkpointPath?: string | undefined;
   /** Rank 0 is asked to stop after this step. */
   stopAfter?: number;
   device?: string;
-  /** What single ranks get otherwise. */
+  /** Different options for individual ranks. */
   orders?: readonly { datasetFolder?: string; spoilsWeightAt?: number }[];
 }
 
 const program = fileURLToPath(new URL('./rankProcess.mjs', import.meta.url));
 
-/** Executes a run as ranks of their own processes, which share memory; gives what each came to, null for one that was killed. */
+/** Executes a run with ranks in separate processes that share memory; returns each one's result, null for one that was killed. */
 export async function runRanks({
   size,
   folder,
@@ -51,7 +51,7 @@ export async function runRanks({
   return await Promise.all(children.map(resultOf));
 }
 
-/** Zeros under no name. */
+/** An unnamed file of zeros. */
 export function sharedFile(size: number): number {
   const path = join(tmpdir(), `relora-ranks-${process.pid}-${Math.random().toString(36).slice(2)}`);
   const file = openSync(path, 'wx+', 0o600);

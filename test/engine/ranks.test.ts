@@ -48,7 +48,10 @@ async function aloneEvents(spec: RunSpec) {
 
 const lossesOf = (events: TrainingEvent[]) => ofKind(events, 'step').map(({ loss }) => loss);
 
-/** A run with all that ranks must agree on: a warm start, merges, dropout, clipping, an evaluation, a sample and a checkpoint on the way. */
+/**
+ * A run with everything that ranks must agree on: a warm start, merges, dropout, clipping, an evaluation, a sample and intermediate
+ * checkpoints.
+ */
 const wholeSpec = (changes: Parameters<typeof tinySpec>[0] = {}) =>
   tinySpec({
     batch: { microBatchSequenceCount: 1 },
@@ -64,7 +67,7 @@ describe('a run of several processes', () => {
     const { run, events } = await aloneEvents(wholeSpec());
     const results = await ranks(wholeSpec(), size);
     expect(results.map(({ problem }) => problem)).toEqual(Array(size).fill(undefined));
-    // The same story, and the same curve to rounding: sums are made in another order.
+    // The same events, and the same curve up to rounding, since sums have another order.
     const first = reported(results[0]!.events);
     expect(first.map(({ kind }) => kind)).toEqual(reported(events).map(({ kind }) => kind));
     const [wanted, got] = [lossesOf(events), lossesOf(results[0]!.events)];
@@ -74,7 +77,7 @@ describe('a run of several processes', () => {
     for (const [name, values] of Object.entries(results[0]!.weights))
       for (const [index, value] of values.entries())
         expect(Math.abs(value - weights.get(name)![index]!)).toBeLessThan(2e-3);
-    // All hold the same bits at the end.
+    // All have the same bits at the end.
     for (const one of results) {
       expect(one.weightsSha256).toBe(results[0]!.weightsSha256);
       expect(one.momentsSha256).toBe(results[0]!.momentsSha256);
@@ -96,7 +99,7 @@ describe('a run of several processes', () => {
       const folder = newFolder();
       const before = await ranks(spec, 2, { folder, stopAfter: 13 });
       expect(before.map(({ problem }) => problem)).toEqual([undefined, undefined]);
-      // Nobody left while the other waited: both took the same steps.
+      // Neither left while the other waited: both took the same steps.
       expect(lossesOf(before[1]!.events)).toEqual(lossesOf(before[0]!.events));
       expect(lossesOf(before[0]!.events)).toHaveLength(14);
       const after = await ranks(spec, 2, { folder, checkpointPath: before[0]!.checkpointPath });
@@ -112,7 +115,7 @@ describe('a run of several processes', () => {
 });
 
 describe('sums', () => {
-  /** Of all members, here in one process: a call waits in a thread of its own. */
+  /** The sums of all members, here in one process: each call waits in its own thread. */
   async function summed(parts: readonly Float32Array[], type: ReductionType): Promise<Float32Array[]> {
     const file = sharedFile(parts.length);
     const members = parts.map((_, rank) => new SharedMemory(file, rank, parts.length));
@@ -126,7 +129,7 @@ describe('sums', () => {
   const rounded = (value: number) => fromBfloat16(toBfloat16(value));
   const float32 = Math.fround;
 
-  // More than a slot holds, which no number of members divides.
+  // More than a slot, and not divisible by any number of members.
   const count = 600_001;
   const random = Random.forStream(7);
   const parts = Array.from({ length: 3 }, () =>
@@ -161,7 +164,7 @@ describe('sums', () => {
 });
 
 describe('what ranks agree on', () => {
-  /** Everything whose sums decide how a run continues. */
+  /** Everything that sums of ranks affect in a run. */
   it.each<[string, Parameters<typeof tinySpec>[0]]>([
     ['full-rank steps between cycles', { adapter: { fullRankStepCount: 2 } }],
     [
@@ -193,7 +196,7 @@ describe('what ranks agree on', () => {
       attempt: 1,
     });
     const wanted = lossesOf(await runLoop(run));
-    // Directions, codes and integers round differently where a sum differs in its last bit.
+    // Directions, codes and integers may round differently if a sum differs in its last bit.
     const tolerance =
       changes?.adapter?.initialisation ||
       changes?.optimizer ||
@@ -206,7 +209,7 @@ describe('what ranks agree on', () => {
   });
 
   it('a step that is not finite, which none applies', async () => {
-    // Rates beyond all bounds: the loss overflows after some steps.
+    // Extreme rates: the loss overflows after some steps.
     const spec = tinySpec({
       warmStart: { learningRate: 1, warmupStepCount: 0 },
       optimizer: { gradientNormMax: 1e6, nonfiniteStepCountMax: 2 },
@@ -224,7 +227,7 @@ describe('what ranks agree on', () => {
       size: 2,
       datasetFolder: (await dataset()).folder,
       folder: newFolder(),
-      // The second finds no data set, and leaves.
+      // The second rank finds no data set, and leaves.
       orders: [{}, { datasetFolder: '/nowhere' }],
     });
     expect(results[1]!.problem!.message).toMatch(/manifest.json: expected a readable file/);
@@ -245,7 +248,7 @@ describe('what ranks agree on', () => {
     });
     const code = await new Promise((resolve) => child.once('close', resolve));
     expect(code).toBe(7);
-    // What it gave before still counts; whoever waits for more hears of it.
+    // What it sent before still counts; members that wait for more are informed.
     const other = new SharedMemory(file, 1, 2);
     expect(await other.gather(new Uint8Array(8))).toHaveLength(16);
     await expect(other.gather(new Uint8Array(8))).rejects.toMatchObject({ reason: 'RANK_LOST' });
@@ -272,7 +275,7 @@ describe('ranks that train a cycle by themselves', () => {
     expect([first!.problem, second!.problem]).toEqual([undefined, undefined]);
     expect(second!.weightsSha256).toBe(first!.weightsSha256);
     expect(second!.momentsSha256).toBe(first!.momentsSha256);
-    // A warm start of 6 steps, cycles of 6: the last ends with the run. What comes due within one waits for its end.
+    // A warm start of 6 steps, cycles of 6: the last one ends with the run. Duties that become due within a cycle wait for its end.
     expect(kindsOf(first!.events, 'restart')).toEqual([12, 18, 24]);
     expect(kindsOf(first!.events, 'checkpoint')).toEqual([6, 12, 18, 24]);
     expect(kindsOf(first!.events, 'evaluation')).toEqual([0, 12, 18, 24]);
@@ -280,7 +283,7 @@ describe('ranks that train a cycle by themselves', () => {
 
     const [together] = await ranks(wholeSpec(), 2);
     const [got, wanted] = [first!, together!].map(({ events }) => lossesOf(events));
-    // Until each has taken a step by itself; the first of a warm-up changes nothing.
+    // Equal until each has taken an independent step; the first step of a warm-up changes nothing.
     expect(got!.slice(0, 8)).toEqual(wanted!.slice(0, 8));
     expect(got![8]).not.toBe(wanted![8]);
     for (const [step, loss] of got!.entries()) expect(Math.abs(loss - wanted![step]!)).toBeLessThan(0.2);

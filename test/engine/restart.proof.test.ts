@@ -26,12 +26,12 @@ async function begin(spec: RunSpec): Promise<TrainingRun> {
 const beforeFirstRestart = (event: { kind: string; step?: number }) =>
   event.kind === 'step' && event.step === 11;
 
-/** A · B is what it was, in sums whose terms are so much larger that float32 cannot hold them apart from each other. */
+/** Keeps the product A · B, but with terms so large that float32 loses the result in their sum. */
 function makeUnmergeable({ device }: TrainingRun, { adapter }: LinearLayer, size: number): void {
   const { a, b } = adapter!;
   const [inFeatures, rank] = a.shape as [number, number];
   const valuesOfA = valuesIn(device, a);
-  // All columns of A alike, and rows of B that cancel each other.
+  // All columns of A equal, and rows of B that cancel each other.
   for (let i = 0; i < valuesOfA.length; i++) valuesOfA[i] = valuesOfA[Math.floor(i / rank) * rank]!;
   const valuesOfB = valuesIn(device, b);
   const width = valuesOfB.length / rank;
@@ -57,7 +57,7 @@ describe('the proof of a restart', () => {
         const { schedule, layers } = { ...run, layers: run.model.layers };
         expect(restart.learningRateBefore).toBe(schedule.learningRateAt(restart.step - 1));
         expect(restart.learningRateAfter).toBe(0);
-        // What nf4 loses of a weight, at most an eighth of the largest in its block, is lost again at each merge.
+        // nf4's rounding error of a weight, at most an eighth of the largest in its block, occurs again at each merge.
         const lossTolerance = { float32: 1e-5, auto: 0.01, int8Base: 0.02, nf4Base: 0.3 }[precision];
         expect(Math.abs(restart.lossAfter - restart.lossBefore)).toBeLessThan(lossTolerance);
         expect(restart.lossBefore).toBeGreaterThan(1);
@@ -80,7 +80,7 @@ describe('the proof of a restart', () => {
   );
 
   it('fails a merge that float32 cannot hold, with the layer, and leaves the last checkpoint usable', async () => {
-    // A merged graph would have made the same sum before.
+    // A merged graph would have computed the same sum before.
     const spec = tinySpec({ adapter: { graph: 'separate' }, checkpoint: { everyStepCount: 11 } });
     const run = await begin(spec);
     const events = await runLoop(run, beforeFirstRestart);
@@ -109,7 +109,7 @@ describe('the proof of a restart', () => {
   });
 
   it('names the layer whose weight a merge left wrong', async () => {
-    // The base is packed as bfloat16, and the probe computes from the weight itself.
+    // The base is packed as bfloat16, but the probe uses the weight itself.
     const run = await begin(tinySpec({ precision: 'bfloat16' }));
     await runLoop(run, beforeFirstRestart);
     const { model } = run;
@@ -117,7 +117,7 @@ describe('the proof of a restart', () => {
     const merge = model.mergeAdapters.bind(model);
     model.mergeAdapters = async () => {
       const merged = await merge();
-      // Rounded to bfloat16, as implementations do that merge into weights of that type.
+      // Rounded to bfloat16, as in implementations that merge into bfloat16 weights.
       const bits = new Uint32Array(valuesIn(run.device, layer.weight).buffer);
       const rounded = new Float32Array(bits.map((word) => (word + 0x8000) & 0xffff0000).buffer);
       change(run.device, layer.weight, (_, i) => rounded[i]!);
@@ -132,12 +132,12 @@ describe('the proof of a restart', () => {
     async (graph) => {
       const right = await begin(tinySpec({ adapter: { graph } }));
       const [restart] = ofKind(await runLoop(right, ({ kind }) => kind === 'restart'), 'restart');
-      // Two ways of computing one function differ by rounding; the same way twice would not differ at all.
+      // Two ways of computing one function differ by rounding; the same way twice would give no difference.
       expect(restart!.logitChangeMax).toBeGreaterThan(0);
       expect(restart!.logitChangeMax).toBeLessThan(restart!.logitChangeTolerance);
       disposeRun(right);
 
-      // A kernel that takes a scale for a thousandth more than it is, wherever it adds an adapter to a weight.
+      // Emulates a kernel that uses a scale that is a thousandth too large wherever it merges an adapter.
       const wrong = await begin(tinySpec({ adapter: { graph } }));
       const { device } = wrong;
       const more = (adapter: LayerAdapter) => ({ ...adapter, scale: 1.001 * (adapter.scale as number) });
@@ -171,7 +171,7 @@ describe('the proof of a restart', () => {
       relativeTolerance({ ...model, ...changes }, 32, { name });
     expect(tolerance({ numHiddenLayers: 8 })).toBeGreaterThan(3 * tolerance({}));
     expect(tolerance({}, 'tensorflow') / tolerance({})).toBe(2 ** 13);
-    // Of a 7B model: still less than a hundredth of what rounding to bfloat16 does to a logit.
+    // For a 7B model: still less than a hundredth of the effect of rounding to bfloat16.
     const large = { hiddenSize: 4096, intermediateSize: 11_008, numHiddenLayers: 32, numAttentionHeads: 32 };
     expect(tolerance(large)).toBeLessThan(0.02);
   });

@@ -18,7 +18,7 @@ async function begin(spec: RunSpec): Promise<TrainingRun> {
   return beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
 }
 
-/** Runs up to right before and right after the first restart, which is before step 12. */
+/** Runs to right before and right after the first restart, which is before step 12. */
 async function aroundRestart(spec: RunSpec) {
   const run = await begin(spec);
   await runLoop(run, (event) => event.kind === 'step' && event.step === 11);
@@ -101,7 +101,7 @@ describe('a restart', () => {
             (most, value, index) => Math.max(most, Math.abs(value - before[index]!)),
             0,
           );
-          // (1 - beta1) / sqrt(1 - beta2) = 3.2 times the rate where both moments were dropped.
+          // (1 - beta1) / sqrt(1 - beta2) = 3.2 times the rate if both moments were reset.
           expect(largest, name).toBeLessThan(5 * peak);
         }
       }
@@ -116,7 +116,7 @@ describe('a restart', () => {
     for (const { adapter } of run.model.layers) {
       expect(gradients.get(adapter!.b.name)!.some((value) => value !== 0)).toBe(true);
     }
-    // The rate of step 12 is 0, so A's gradient, which goes through B, appears with step 14.
+    // The rate of step 12 is 0, so A's gradient, which depends on B, first appears in step 14.
     const adapterA = () => valuesIn(run.device, run.model.layers[0]!.adapter!.a);
     const before = adapterA();
     await runLoop(run, (event) => event.kind === 'step' && event.step === 14);
@@ -172,7 +172,7 @@ describe('the rank of what was learned', () => {
       for (const layer of restart.ranks) {
         expect(layer.adapterRank).toBe(rank);
         expect(layer.rankAboveOnePercent).toBeLessThanOrEqual(rank * (index + 1));
-        // Rounding of the merged weights adds a little of every direction.
+        // Rounding of the merged weights adds small components in all directions.
         expect(layer.effectiveRank).toBeLessThan(rank * (index + 1) + 0.1);
       }
       const mean =

@@ -23,7 +23,7 @@ async function written(...sources: TensorSource[]) {
   return { path, result: await writeSafetensors(path, sources) };
 }
 
-/** A file with any header and data, sound or not. */
+/** A file with any header and data, valid or not. */
 function file(header: string | Buffer | object, dataBytes = 0, headerBytes?: bigint): string {
   const text = Buffer.isBuffer(header)
     ? header
@@ -46,7 +46,7 @@ async function refused(path: string): Promise<string> {
   return (error as Error).message;
 }
 
-/** Read, and stored again in a type. */
+/** Reads a file, and stores it again in a type. */
 async function stored(values: number[], dtype: DType): Promise<number[]> {
   const { path } = await written(source('w', [values.length], values, dtype));
   const opened = await openSafetensors(path);
@@ -107,11 +107,11 @@ describe('what is written', () => {
 
 describe('narrow types', () => {
   it('round to the nearest, ties to even', async () => {
-    const step = 2 ** -7; // between bfloat16 numbers from 1 to 2
+    const step = 2 ** -7; // spacing of bfloat16 numbers from 1 to 2
     expect(
       await stored([1 + step / 2, 1 + 1.5 * step, 1 + step / 2 + 2 ** -20, -1 - step / 2, 0], 'BF16'),
     ).toEqual([1, 1 + 2 * step, 1 + step, -1, 0]);
-    const fine = 2 ** -10; // between float16 numbers from 1 to 2
+    const fine = 2 ** -10; // spacing of float16 numbers from 1 to 2
     expect(await stored([1 + fine / 2, 1 + 1.5 * fine, 1 + fine / 2 + 2 ** -20, 65_519], 'F16')).toEqual([
       1,
       1 + 2 * fine,
@@ -197,7 +197,7 @@ describe('a malformed file', () => {
     expect(await refused(file('{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'))).toContain(
       'the tensor a of shape',
     );
-    // The product is 0 in 64 bits, and beyond what a number holds exactly.
+    // The product overflows to 0 in 64 bits, and is not exact as a double.
     expect(await refused(file({ a: tensor(0, 4, [4194305, 4194305, 211106198978564]) }, 4))).toContain(
       'the tensor a of shape',
     );
@@ -260,7 +260,7 @@ describe('a malformed file', () => {
   });
 });
 
-/** The number that the format's definition gives for its bits. */
+/** The value of these bits by the format's definition. */
 function bfloat16(bits: number): number {
   return new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!;
 }

@@ -26,7 +26,7 @@ function scheduleOf(overrides: Partial<ConstructorParameters<typeof Schedule>[0]
 }
 
 describe('the jagged cosine', () => {
-  // Made with the public function of the paper's authors (relora.md §3), which prints nine digits.
+  // Computed with the public function of the paper's authors (relora.md §3), which prints nine digits.
   const reference: [step: number, multiplier: number][] = [
     [0, 0],
     [1, 0.002],
@@ -97,10 +97,10 @@ describe('restarts', () => {
     const warmStart = { stepCount: 300, learningRate: 5e-4, warmupStepCount: 100 };
     const schedule = scheduleOf({ warmStart });
     const moved = (step: number) => schedule.afterRestartWarmup(step, 101);
-    expect([0, 300, 799, 5299].map(moved)).toEqual([0, 300, 799, 5299]); // the first warm-up is no dip
+    expect([0, 300, 799, 5299].map(moved)).toEqual([0, 300, 799, 5299]); // the first warm-up is not a dip
     expect([5300, 5399, 5400, 10_350].map(moved)).toEqual([5400, 5400, 5400, 10_400]);
     expect(schedule.learningRateAt(5400)).toBeGreaterThan(schedule.learningRateAt(5399));
-    expect(schedule.afterRestartWarmup(5300, 100)).toBe(5300); // a warm-up as long as that can be drawn
+    expect(schedule.afterRestartWarmup(5300, 100)).toBe(5300); // a warm-up this long is visible in a plot
     const short = { cycleStepCount: 10, restartWarmupStepCount: 20, cycleGrowth: 1, fullRankStepCount: 0 };
     expect(scheduleOf({ adapter: short }).afterRestartWarmup(12, 101)).toBe(19);
     expect(scheduleOf({ kind: 'lora' }).afterRestartWarmup(5000, 101)).toBe(5000);
@@ -148,7 +148,7 @@ describe('the other schedules', () => {
 });
 
 describe('cycles that grow', () => {
-  /** As the definition says: one after the other. */
+  /** Directly from the definition, one cycle after another. */
   const plainly = (t: number, shape: { cycleStepCount: number; cycleGrowth: number }) => {
     let start = 0;
     for (let index = 0; ; index++) {
@@ -227,7 +227,7 @@ describe('cycles that grow', () => {
       };
       cycleAt(499_999, shape);
       expect(looks).toBeLessThan(20_000);
-      // What is counted by formula is what the list has.
+      // The count by formula equals the length of the list.
       const spec = {
         kind: 'relora' as const,
         stepCount: 500_000,

@@ -27,7 +27,7 @@ const lossesIn = (events: Awaited<ReturnType<typeof runLoop>>) => {
 };
 
 describe('duties by time', () => {
-  /** A clock that a look at it moves on by seven seconds. */
+  /** A clock that advances by seven seconds each time it is read. */
   const clock = () => {
     let nowMs = 1e12;
     return () => (nowMs += 7000);
@@ -45,7 +45,7 @@ describe('duties by time', () => {
     const events = await runLoop(run);
     expect(lossesIn(events)).toEqual(expected);
     expect(await weightsOf(run)).toEqual(await weightsOf(plain));
-    // Beside those at the beginning and the end, and never two for one step.
+    // In addition to those at the beginning and the end, and never two for one step.
     for (const [kind, atLeast] of [
       ['evaluation', 4],
       ['checkpoint', 3],
@@ -66,7 +66,7 @@ describe('duties by time', () => {
     expect(ofKind(events, 'evaluation').map(({ step }) => step)).toEqual([0]);
     const { path } = await saveCheckpoint(run);
     disposeRun(run);
-    // What the checkpoint knows goes before what the server says.
+    // The checkpoint's times take precedence over the server's.
     const next = await begin(timed, {
       checkpointPath: path,
       runFolder: run.folder,
@@ -80,7 +80,7 @@ describe('duties by time', () => {
   });
 
   it('get on although the process is killed more often than a checkpoint is due', () => {
-    // A step a second; killed every 180 seconds, a checkpoint every 300.
+    // One step per second; killed every 180 seconds, a checkpoint every 300.
     const spec = tinySpec({ checkpoint: { everyStepCount: 0, everySeconds: 300 } });
     let clock = 0;
     let saved = { step: 0, doneMs: 0 };
@@ -98,7 +98,7 @@ describe('duties by time', () => {
       }
       gains.push(saved.step - from);
     }
-    // The first is killed before it saves; the second saves what is due since; each later one keeps most of what it did.
+    // The first attempt is killed before it saves; the second saves what is overdue; each later one keeps most of its work.
     expect(gains).toEqual([0, 120, ...Array.from({ length: 8 }, () => 132)]);
   });
 });
@@ -109,7 +109,7 @@ describe('a run that is changed while it runs', () => {
     { stepCount: 15, checkpoint: { everyStepCount: 4 } },
   ];
 
-  /** Changed when the steps 8 and 14 were taken. */
+  /** A run that was changed after steps 8 and 14. */
   async function steered() {
     const run = await begin();
     const checkpoints: string[] = [];
@@ -189,7 +189,7 @@ describe('a run that is changed while it runs', () => {
       [1, 9],
       [2, 15],
     ]);
-    // From behind an update it is not reported again, from before it is.
+    // Resumed after an update it does not report it again; resumed before it does.
     const runFolder = run.folder;
     expect(await again({ checkpointPath: checkpoints[0]!, runFolder })).toEqual([
       [1, 9],

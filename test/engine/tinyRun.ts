@@ -17,7 +17,7 @@ import {
   type TrainingRun,
 } from '@relora/engine';
 
-/** Folders of one test file, gone after it. */
+/** Folders for one test file, deleted after it. */
 export function temporaryFolders(): () => string {
   const folders: string[] = [];
   afterAll(() => folders.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
@@ -28,7 +28,7 @@ export function temporaryFolders(): () => string {
   };
 }
 
-/** What all tests begin with. */
+/** The base of all test specifications. */
 const tiny = {
   kind: 'relora',
   model: {
@@ -54,7 +54,7 @@ const tiny = {
   device: 'native',
 } satisfies GivenSpec;
 
-/** A model that learns in seconds, through a warm start and three cycles; `changes` are merged into its parts. */
+/** A model that learns within seconds, with a warm start and three cycles; `changes` are merged into the parts. */
 export function tinySpec(changes: GivenSpec = {}): RunSpec {
   const merged = Object.entries(changes).map(([key, value]) => {
     const before: unknown = tiny[key as keyof typeof tiny];
@@ -64,7 +64,7 @@ export function tinySpec(changes: GivenSpec = {}): RunSpec {
   return defaultRunSpec({ ...tiny, ...(Object.fromEntries(merged) as GivenSpec) });
 }
 
-/** Runs the loop to its end, or until `stop` says so at an event, as a server would: the event is taken, then the abort. */
+/** Runs the loop to its end, or until `stop` returns true for an event; like a server it takes that event, then aborts. */
 export async function runLoop(
   run: TrainingRun,
   stop: (event: TrainingEvent) => boolean | Promise<boolean> = () => false,
@@ -83,8 +83,8 @@ export function ofKind<K extends TrainingEvent['kind']>(events: TrainingEvent[],
 }
 
 /**
- * What a run reports of itself, without what a clock or the system says, and what each attempt reports again. How its graphs were
- * timed is of the clock: the event `plan`, and the warning when they were slower than planned.
+ * A run's events without values that depend on clock or system, and without those that each attempt repeats. The timing of graphs depends
+ * on the clock: the event `plan`, and the warning that they were slower than planned.
  */
 export function reported(events: TrainingEvent[]) {
   return events
@@ -93,7 +93,7 @@ export function reported(events: TrainingEvent[]) {
     .map((event) => ({ ...event, seconds: 0, stepSeconds: 0, residentBytes: 0 }));
 }
 
-/** Saves after `stopAfter` steps, begins a new run from that checkpoint, and lets it end. */
+/** Saves after `stopAfter` steps, starts a new run from that checkpoint, and runs it to its end. */
 export async function interrupted(
   begin: (spec: RunSpec, options?: Partial<BeginRunOptions>) => Promise<TrainingRun>,
   spec: RunSpec,
@@ -108,7 +108,7 @@ export async function interrupted(
   return { run: second, events };
 }
 
-/** Every weight, adapter and moment of a run, by name, copied. */
+/** Copies of every weight, adapter and moment of a run, by name. */
 export async function weightsOf(run: TrainingRun): Promise<Map<string, Float32Array>> {
   const weights = new Map<string, Float32Array>();
   for (const parameter of run.model.parameters.values())
@@ -120,7 +120,7 @@ export async function weightsOf(run: TrainingRun): Promise<Map<string, Float32Ar
 
 const license = fileURLToPath(new URL('../../LICENSE', import.meta.url));
 
-/** The same texts, whose "documents" end at a letter, so that many begin in each sequence. */
+/** The same texts, with a letter as end-of-text token, so that many "documents" begin in each sequence. */
 export function endedByLetters(dataset: Dataset): Dataset {
   return new Proxy(dataset, {
     get(target, key) {
@@ -132,8 +132,8 @@ export function endedByLetters(dataset: Dataset): Dataset {
 }
 
 /**
- * A data set of bytes made from English that is always there, a tenth of it held out; one for a test file.
- * @param length characters that it is made from; default all
+ * A data set of bytes from English text that is always available, a tenth of it held out; one per test file.
+ * @param length characters to use; default all
  */
 export function licenseDataset(newFolder: () => string, length?: number): () => Promise<Dataset> {
   let dataset: Promise<Dataset> | undefined;

@@ -1,5 +1,5 @@
-// Trains in a process of its own and reports each event in a line, until it is killed. After each it waits for a byte from its
-// parent, so that it is never further than the parent knows.
+// Trains in a separate process and prints each event on a line, until it is killed. After each event it waits for a byte from its parent,
+// so that it is never further than the parent knows.
 // Arguments: specification as JSON, folder of the data set, folder of the run.
 import { readSync, writeSync } from 'node:fs';
 import { beginRun, openDevice, trainLoop } from '@relora/engine';

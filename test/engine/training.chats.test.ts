@@ -9,7 +9,7 @@ const { source, prepare } = dataFolder();
 const template =
   "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}";
 
-/** Short chats, one of which says `words`. */
+/** Short chats, one of which contains `words`. */
 async function chats(words: string): Promise<Dataset> {
   const answers = Array.from({ length: 160 }, (_, i) => (i === 40 ? words : `so ${i % 7}`));
   const rows = answers.map((content, i) =>
@@ -49,7 +49,7 @@ it('chats train with masked documents and without one of them, whose words then 
 
   const first = await trained(one, without);
   expect(await trained(other, without)).toEqual(first);
-  // It was its words: where they are not omitted they decide, and so do the masks.
+  // The omitted words were the difference: without the omission, or with other masks, losses differ.
   expect((await trained(other, all)).losses).not.toEqual((await trained(one, all)).losses);
   expect((await trained(one, tinySpec({ omittedDocuments }))).losses).not.toEqual(first.losses);
   const { run } = await interrupted(begin(one), without, 9);

@@ -29,7 +29,7 @@ const adapter = {
   targetModules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
 } satisfies NonNullable<RunSpec['adapter']>;
 
-/** Of every length: within a tile of 64 positions, over several, and one position alone. */
+/** All kinds of lengths: within a tile of 64 positions, over several tiles, and a single position. */
 const lengths = [1, 5, 70, 130, 2, 50, 1, 1, 21];
 const time = lengths.reduce((sum, length) => sum + length);
 const ids = Int32Array.from({ length: time }, (_, i) => (i * i + 3 * i) % 37);
@@ -58,7 +58,7 @@ async function build(device: Device, settings: RunSpec['adapter'], isOdd: boolea
 const card = (precision: 'float32' | 'bfloat16') => () =>
   Promise.resolve(openCuda({ ...modelOptions, precision }));
 
-/** Of one sequence. */
+/** For one sequence. */
 async function lossAndGradients(
   model: Llama,
   inputs: Int32Array,
@@ -150,7 +150,7 @@ describe.each(devices)('masked documents: $name', ({ open, within }) => {
       return Math.max(...errors) / Math.max(1e-6, ...expected.map(Math.abs));
     };
     for (const name of sums.keys()) expect(errorOf(packed.gradients, name), name).toBeLessThan(within);
-    // And they do not see each other: without the mask queries learn something else.
+    // Documents do not attend to each other: without the mask the gradients of queries differ.
     const seeing = await lossAndGradients(model, ids, targets);
     const name = [...sums.keys()].find((one) => one.includes('q_proj'))!;
     expect(errorOf(seeing.gradients, name)).toBeGreaterThan(2 * within);

@@ -92,7 +92,7 @@ describe('the training loop', () => {
     const [first, last] = ofKind(events, 'evaluation');
     expect(last!.bitsPerByte).toBeLessThan(first!.bitsPerByte - 3);
     expect(last!.perplexity).toBeCloseTo(Math.exp(last!.loss), 9);
-    expect(last!.bitsPerByte).toBeCloseTo(last!.loss / Math.LN2, 9); // one byte is one token here
+    expect(last!.bitsPerByte).toBeCloseTo(last!.loss / Math.LN2, 9); // each token is one byte here
     disposeRun(run);
   });
 
@@ -108,7 +108,7 @@ describe('the training loop', () => {
     });
     expect(counts.get(59)).toBe(counts.get(5));
     disposeRun(run);
-    expect(run.device.memory()).toEqual(addon.allocations()); // what kernels reuse, and nothing else
+    expect(run.device.memory()).toEqual(addon.allocations()); // only scratch memory of kernels is left
   });
 
   it('computes the same step from several micro-batches as from one', async () => {
@@ -120,7 +120,7 @@ describe('the training loop', () => {
     };
     const [whole, halves, uneven] = [await losses(4), await losses(2), await losses(3)];
     for (const [index, step] of whole.entries()) {
-      // Sums in another order: the difference grows from the last bits over 24 steps.
+      // Sums have another order: over 24 steps the difference grows from the last bits.
       expect(Math.abs(halves[index]!.loss - step.loss)).toBeLessThan(2e-3);
       expect(Math.abs(uneven[index]!.loss - step.loss)).toBeLessThan(2e-3);
     }
@@ -136,7 +136,7 @@ describe('the training loop', () => {
     let taken = 0;
     for await (const event of trainLoop(run, abort.signal)) {
       if (event.kind !== 'step') continue;
-      if (++taken === 2) ({ count } = run.device.memory()); // moments and gradients are there
+      if (++taken === 2) ({ count } = run.device.memory()); // by now moments and gradients exist
       if (taken === 3) {
         before = await weightsOf(run);
         const differentiate = run.model.differentiate.bind(run.model);

@@ -13,7 +13,7 @@ beforeAll(async () => {
   device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
 });
 
-/** Pairs whose prompts are much longer than their completions, or than a whole run reads. */
+/** Pairs whose prompts are much longer than their completions, or than everything that a run reads. */
 async function pairs(promptWords: number): Promise<Dataset> {
   const [path, outputFolder] = [join(newFolder(), 'pairs.jsonl'), join(newFolder(), 'prepared')];
   const line = (i: number) => ({
@@ -73,7 +73,7 @@ describe('training on completions', () => {
     };
     const whole = await step(sequenceCount);
     expect(whole.loss).toBeGreaterThan(1);
-    // Sums over at most that many targets in other orders.
+    // Sums over at most that many targets in another order.
     const tolerance = sequenceCount * sequenceLength * 2 ** -24;
     for (const count of [1, 2, 4]) {
       const parts = await step(count);
@@ -123,7 +123,7 @@ describe('training on completions', () => {
     expect(steps.filter(({ skipped }) => skipped)).toMatchObject([{ step: 2, loss: 0, gradientNorm: 0 }]);
     expect(weights[2]).toEqual(weights[1]);
     expect(weights[1]).not.toEqual(weights[0]);
-    expect(run.progress.skippedStepCount).toBe(0); // it does not count as a step that went wrong
+    expect(run.progress.skippedStepCount).toBe(0); // it does not count as a failed step
     disposeRun(run);
     await dataset.close();
   });

@@ -10,7 +10,7 @@ import { linearShapes } from '../../engine/dist/plan/parameters.js';
 import { change, lossAndGradients } from './hostModel.js';
 import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
-// Asked for here, because measuring needs what is unreachable to be gone.
+// Enabled here, because the measurement needs unreachable objects to be freed.
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
 
@@ -36,7 +36,7 @@ beforeAll(async () => {
   device = await openDevice({ device: 'native', precision: 'bfloat16', threads: 2 });
 });
 
-/** Bytes of mapped files that lie or lay in a folder: all of them, and those in memory. */
+/** Total bytes of mapped files in a folder, deleted ones included, and how many of them are in memory. */
 function mappedIn(folder: string): { size: number; resident: number } {
   const bytes = { size: 0, resident: 0 };
   let isCounted = false;
@@ -58,7 +58,7 @@ function newModel(masterFolder: string | null): Llama {
   return model;
 }
 
-/** What is done with a model in a run, and what comes of it: a step, a probe, an export, a merge and all of it again. */
+/** All uses of a model in a run, with their results: a step, a probe, an export, a merge and everything again. */
 async function* use(model: Llama): AsyncGenerator<[name: string, values: Float32Array]> {
   for (const round of ['before', 'after'] as const) {
     const { loss } = lossAndGradients(model, ids, targets, 1, ids.length);
@@ -86,12 +86,12 @@ describe('float32 weights of a frozen base, with a folder for them', () => {
     const folder = newFolder();
     const model = newModel(folder);
     expect(mappedIn(folder).size).toBeGreaterThanOrEqual(baseBytes);
-    // Up to a page at each end of a weight stays.
+    // Up to a page at each end of a weight stays in memory.
     const residentMax = 2 * 4096 * model.layers.length;
     expect(mappedIn(folder).resident).toBeLessThanOrEqual(residentMax);
     for await (const [name] of use(model))
       expect(mappedIn(folder).resident, name).toBeLessThanOrEqual(residentMax);
-    // What is read and not let go of does count, but for single pages, which the system may take back at any time.
+    // Without release, pages that were read count, except for single ones, which the system may reclaim at any time.
     for (const { weight } of model.layers)
       (device as CpuDevice).floats(weight.buffer).reduce((sum, value) => sum + value);
     expect(mappedIn(folder).resident).toBeGreaterThanOrEqual(0.95 * baseBytes);
@@ -154,13 +154,13 @@ describe('a run', () => {
     const held = new Map<number, number>();
     const events = await runLoop(run, (event) => {
       if (event.kind !== 'step') return false;
-      // Arrays found unreachable are freed beside the program; a second collection waits for the first one's.
+      // Arrays are freed concurrently; a second collection waits for the first one's.
       for (let times = 0; times < 3; times++) collectGarbage();
       held.set(event.step, process.memoryUsage().arrayBuffers + open.memory().bytes);
       return false;
     });
     expect(ofKind(events, 'restart').map(({ step }) => step)).toEqual([6, 12]);
-    // Of the logits of its proof alone there are this many bytes, which no step uses again.
+    // The logits of its probe by themselves take this many bytes, which steps do not use.
     const logitBytes = 4 * 32 * 8192;
     for (const restart of [6, 12])
       expect(held.get(restart)! - held.get(restart - 1)!).toBeLessThan(logitBytes / 2);

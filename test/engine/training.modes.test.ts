@@ -99,7 +99,7 @@ describe.each(Object.entries(modes))('a run with %s', (_, adapter) => {
 const inputs = Int32Array.from({ length: 24 }, (_, i) => (i * 7 + 3) % 37);
 const targets = Int32Array.from({ length: 24 }, (_, i) => (i * 5 + 1) % 37);
 
-/** A model whose adapters have learned something. */
+/** A model with adapters as after training. */
 function learned(device: Device, adapter: Adapter, graphs: LayerGraphs = separateGraphs): Llama {
   const model = Llama.create(device, tinyConfig(), 5);
   model.attachAdapters(settings(adapter), 5, 0, { graphs, masterFolder: null });
@@ -171,7 +171,7 @@ describe('directions of the gradient', () => {
         const layer = run.model.layers[3]!;
         const g = gradients.get(layer.weight.name)!;
         const a = valuesIn(run.device, layer.adapter!.a);
-        // Columns of A are at right angles, of norm 1, and hold more of the gradient than any other part of it.
+        // Columns of A are orthonormal, and capture more of the gradient than any other directions.
         const held = [0, 1].map((k) =>
           Math.hypot(
             ...Array.from({ length: layer.outFeatures }, (_, j) =>
@@ -245,7 +245,7 @@ describe('ranks by module', () => {
           return sum / count;
         });
         change(device, parameter, (_, i) => values[i]!);
-        // A float32 loss of about 3.6 is known to 4e-7, so its slope over 0.04 to 1e-5.
+        // A float32 loss of about 3.6 has a precision of 4e-7, so its slope over 0.04 has one of 1e-5.
         expect(Math.abs((above! - below!) / (2 * step) - norm), name).toBeLessThan(1e-5 + 0.01 * norm);
       }
       model.dispose();
@@ -268,7 +268,7 @@ describe('growing cycles', () => {
     expect([150, 300, 525].map((step) => schedule.restartNumberAt(step))).toEqual([1, 2, 3]);
     for (const step of [151, 250, 301, 450]) expect(schedule.restartNumberAt(step)).toBe(0);
     for (const step of [150, 300, 525]) {
-      // Full-rank steps at the rate of a warm start, then adapters, both from zero.
+      // Full-rank steps at the rate of a warm start, then adapters; both rates start from zero.
       expect(schedule.phaseAt(step - 1)).toBe('adapter');
       expect(schedule.phaseAt(step)).toBe('fullRank');
       expect(schedule.phaseAt(step + 19)).toBe('fullRank');

@@ -7,7 +7,7 @@ import {
   zeroAll,
 } from '../../engine/dist/training/momentReset.js';
 
-/** Moments of so many entries; the second ones tell which entry they belong to. */
+/** Moments with the given first values; the second ones show which entry they belong to. */
 function momentsOf(...first: number[]) {
   return { first: Float32Array.from(first), second: Float32Array.from(first, (_, index) => index + 1) };
 }

@@ -54,7 +54,7 @@ async function begin(
   });
 }
 
-// ------------------------------------------------------------------------------------ float64, written from the formulas alone
+// ------------------------------------------------------------------------------- float64 references, written only from the formulas
 
 type Values = Float64Array<ArrayBufferLike>;
 const [rows, columns, rank, scale] = [24, 40, 6, 0.5];
@@ -66,7 +66,7 @@ const times = (a: Values, m: number, k: number, b: Values, n: number, turnA = fa
   multiply(matrix(a, m, k, turnA), matrix(b, k, n, turnB)).value;
 const norm = (x: Values) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0));
 
-/** sign(x[m, n]) by the polynomial of Jordan and others, whatever the longer side is. */
+/** sign(x[m, n]) by the polynomial of Jordan and others, for either orientation. */
 function signOf(x: Values, m: number, n: number): Values {
   let y = x.map((value) => value / (norm(x) || 1));
   for (let step = 0; step < 5; step++) {
@@ -79,7 +79,7 @@ function signOf(x: Values, m: number, n: number): Values {
   return y;
 }
 
-/** S^(-1/2) of a positive S[r, r], which is symmetric, by Newton's iteration on the square root: no Cholesky factor in sight. */
+/** S^(-1/2) of a symmetric S[r, r], by Newton's iteration for the square root, without a Cholesky factor. */
 function inverseRoot(s: Values, r: number): Values {
   const size = Math.max(...s.map(Math.abs)) * r;
   const identity = Float64Array.from(s, (_, i) => (i % (r + 1) === 0 ? 1 : 0));
@@ -106,7 +106,7 @@ interface Factors {
   momentB: Values;
 }
 
-/** docs/relora.md §Muon, with the symmetric roots that stand there. */
+/** docs/relora.md §Muon, with symmetric roots as written there. */
 function loraMuon({ a, b, momentA, momentB }: Factors, gA: Values, gB: Values, rate: number): Factors {
   const nextA = momentA.map((value, i) => momentum * value + gA[i]!);
   const nextB = momentB.map((value, i) => momentum * value + gB[i]!);
@@ -238,7 +238,7 @@ describe.each(devices)('ten steps agree with float64 within a millionth on %s', 
         device.zero(b.buffer);
         const zeros = await optimizer.carryAdapters(new Map([[layer, turn]]));
         expect(zeros).toBeCloseTo((rows * rank) / (rows * rank + rank * columns), 6);
-        // The reference goes into the same span by its own A: new A = old A T, so the moment of B is Tᵀ of what it was.
+        // The reference moves into the same span through its own A: new A = old A T, so the moment of B is multiplied by Tᵀ.
         const t = Float64Array.from(
           { length: rank * rank },
           (_, i) => turn[Math.floor(i / rank)]![i % rank]!,
@@ -290,7 +290,7 @@ describe('a start within the old span', () => {
 
   it('begins with the directions that the last cycle used most, and leaves the others drawn', () => {
     const used = old(4);
-    // Of B only the third row is much: what its column of A spans is used most.
+    // Only the third row of B is large: its column of A spans what is used most.
     used.b.forEach((_, i) => (used.b[i]! *= Math.floor(i / outFeatures) === 2 ? 1 : 1e-6));
     const drawn = seededArray(inFeatures * 4, 13);
     const { a } = spanStart(used, drawn, 2, random());
@@ -355,7 +355,7 @@ describe.each(runs)('a run by %s', (_name, spec) => {
     const losses = ofKind(events, 'step').map(({ loss }) => loss);
     const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
     expect(mean(losses.slice(-4))).toBeLessThan(mean(losses.slice(0, 4)) - 0.5);
-    // Within the warm start, at its end, within a cycle, at a restart, after it (between cycles where there are such steps).
+    // Within the warm start, at its end, within a cycle, at a restart, and after it (between cycles if there are such steps).
     for (const stopAfter of [3, 6, 9, 12, 13, 15]) {
       const resumed = await interrupted(begin, spec, stopAfter);
       expect(reported(resumed.events), `after ${stopAfter}`).toEqual(reported(events));

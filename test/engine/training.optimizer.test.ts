@@ -38,7 +38,7 @@ function gradientsOf(parameters: Parameter[], step: number): GradientBuffer {
   return gradients;
 }
 
-/** An update clipped to that share of its gradients' norm. */
+/** An update clipped to a fraction of its gradients' norm. */
 function update(optimizer: Optimizer, gradients: GradientBuffer, learningRate: number, share = 1): void {
   const result = device.newResult(0);
   device.sumSquares(result, gradients.parts);
@@ -108,7 +108,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
     expect(before.get('q.lora_A.second_moment')!.some((value) => value !== 0)).toBe(true);
     expect(optimizer.stepCounts).toEqual({ shared: 5, base: 0, adapter: 0, scale: 5 });
 
-    // The first update after it has the size of the rate, as every first update of Adam has.
+    // The first update after it has the size of the rate, like every first update of Adam.
     const a = parameters[1]!;
     const start = valuesIn(device, a);
     step(optimizer, parameters, 99, 1e-3);
@@ -205,7 +205,7 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
       });
       const norm = (values: Float32Array) => Math.hypot(...values);
       const difference = ways[0]!.map((value, i) => value - ways[1]![i]!);
-      // Half a cell is 0.7 % of a first moment in the last decade, 7 % in the one before it.
+      // Half a cell is 0.7 % of a first moment in the last decade, 7 % in the one before.
       expect(norm(difference) / norm(ways[0]!)).toBeLessThan(0.05);
     });
 
@@ -226,9 +226,9 @@ describe.each(['native', 'reference'] as const)('AdamW on %s', (name) => {
         const valuesOf = async (each: Optimizer) => [...(await stored(each)).get(moment)!.values];
         const [before, after] = [await valuesOf(original), await valuesOf(back)];
         const largest = Math.max(...before!.map(Math.abs));
-        // Half a cell of the last decade at most, of what is large in its block.
+        // Half a cell of the last decade at most, for the large values of a block.
         before!.forEach((value, i) => expect(Math.abs(after![i]! - value)).toBeLessThan(0.01 * largest));
-        // A value that came from a code goes back to it.
+        // A value decoded from a code is encoded to the same code.
         expect((await stored(again)).get(moment)).toEqual((await stored(inCodes)).get(moment));
       }
       for (const each of [original, inCodes, back, again]) each.dispose();

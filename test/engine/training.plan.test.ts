@@ -93,7 +93,7 @@ describe('the plan of an adapter phase', () => {
 
   it.each(['merged', 'weightGradient'] as const)('leaves no trace of its timing: %s', async (graph) => {
     const run = await begin(tinySpec({ adapter: { graph } }));
-    // In the middle of a cycle, where the adapters are in the merged bases.
+    // In the middle of a cycle, when the adapters are in the merged bases.
     await runLoop(run, (event) => event.kind === 'step' && event.step === 9);
     const { inputs, targets } = await run.batches.read(0, 2);
     const loss = () => sumLoss(run.model, inputs, targets, 2, 32).sum;
@@ -128,7 +128,7 @@ describe('the plan of an adapter phase', () => {
     const next = loop.next();
     stop.abort();
     expect((await next).done).toBe(true);
-    // What was not reported is reported when the loop is begun again.
+    // If it was not reported, it is reported when the loop is started again.
     expect(ofKind(await runLoop(run), 'plan')).toHaveLength(1);
     disposeRun(run);
   });

@@ -10,7 +10,7 @@ function randomMatrix(rows: number, columns: number, stream: string): Float32Arr
   return matrix;
 }
 
-/** Product of random matrices, rounded to float32 as a merge rounds. */
+/** Product of random matrices, rounded to float32 like a merge. */
 function lowRankMatrix(rows: number, columns: number, rank: number, size: number): Float32Array {
   const [a, b] = [randomMatrix(rows, rank, 'a'), randomMatrix(rank, columns, 'b')];
   return Float32Array.from({ length: rows * columns }, (_, i) => {
@@ -53,7 +53,7 @@ describe('singular values', () => {
     expect(plain[rank]!).toBeLessThan(1e-6 * plain[0]!);
     expect(rankFigures(plain).rankAboveOnePercent).toBe(rank);
     const native = loadNativeAddon().singularValues(matrix, rows, columns);
-    // From the products of the vectors, so what is below the root of float64's rounding is noise.
+    // Computed from squared norms, so values below the root of float64's precision are noise.
     plain.forEach((value, index) => expect(Math.abs(native[index]! - value)).toBeLessThan(3e-8 * plain[0]!));
   });
 

@@ -8,7 +8,7 @@ import { licenseDataset, ofKind, runLoop, temporaryFolders, tinySpec } from './t
 const newFolder = temporaryFolders();
 const dataset = licenseDataset(newFolder);
 
-// Asked for here, because measuring needs what is unreachable to be gone.
+// Enabled here, because the measurement needs unreachable objects to be freed.
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
 
@@ -35,13 +35,13 @@ it('holds the same memory after 1000 steps as after 100, with restarts, evaluati
   });
   const held: ReturnType<typeof look>[] = [];
   const look = () => {
-    // Arrays found unreachable are freed beside the program; a second collection waits for the first one's.
+    // Arrays are freed concurrently; a second collection waits for the first one's.
     for (let times = 0; times < 3; times++) collectGarbage();
     const { rss, arrayBuffers } = process.memoryUsage();
     return { held: device.memory(), native: addon.allocations(), rss, arrayBuffers };
   };
   const events = await runLoop(run, (event) => {
-    // Both at the same place of a cycle.
+    // Both at the same position within a cycle.
     if (event.kind === 'step' && [99, 999].includes(event.step)) held.push(look());
     return false;
   });
@@ -52,13 +52,13 @@ it('holds the same memory after 1000 steps as after 100, with restarts, evaluati
   const counts = ({ held, native }: typeof early) => ({ held, native });
   expect(counts(late)).toEqual(counts(early));
   expect(early.native.count).toBeGreaterThan(0);
-  // The smallest activation, [16, 16] floats of each of two micro-batches, lost in every step would be 1.8 MiB.
+  // Leaking the smallest activation, [16, 16] floats for each of two micro-batches, in every step would give 1.8 MiB.
   expect(late.arrayBuffers - early.arrayBuffers).toBeLessThan(mebibyte);
-  // The allocators and the compiler of JavaScript keep what they once had: a few MiB, not a share of every step.
+  // Allocators and the JavaScript compiler keep memory that they once had: a few MiB, independent of the number of steps.
   expect(late.rss - early.rss).toBeLessThan(32 * mebibyte);
 
   disposeRun(run);
-  expect(device.memory()).toEqual(addon.allocations()); // what kernels reuse, and nothing else
+  expect(device.memory()).toEqual(addon.allocations()); // only scratch memory of kernels is left
 });
 
 it('gives packed bases and scratch memory back', async () => {

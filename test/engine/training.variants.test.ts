@@ -29,7 +29,7 @@ const dataset = licenseDataset(newFolder);
 
 type Begin = (spec: RunSpec, options?: Partial<BeginRunOptions>) => Promise<TrainingRun>;
 
-/** On the native backend, with the precision of the job. */
+/** On the native backend, with the job's precision. */
 const beginOn =
   (instructionSet?: InstructionSet): Begin =>
   async (spec, options) => {
@@ -65,11 +65,11 @@ describe('recomputation of blocks', () => {
       const runWith = (recomputation: RunSpec['recomputation']) =>
         runOf(tinySpec({ precision, recomputation }));
       const [kept, made] = [await runWith('none'), await runWith('blocks')];
-      // Every backward pass of a half makes the forward one again, and nothing else changes.
+      // Every backward pass of a half repeats its forward pass, and nothing else changes.
       for (const half of ['mlpHalf', 'attentionHalf']) {
         const forwards = (run: typeof kept) => run.kernels.get(`${half}Forward`)!;
         const backwards = made.kernels.get(`${half}Backward`)!;
-        expect(backwards).toBeGreaterThanOrEqual(24 * 2); // steps, blocks
+        expect(backwards).toBeGreaterThanOrEqual(24 * 2); // steps × blocks
         expect(kept.kernels.get(`${half}Backward`)).toBe(backwards);
         expect(forwards(made) - forwards(kept)).toBe(backwards);
       }
@@ -86,7 +86,7 @@ describe('a job that names how adapted layers are computed', () => {
   it.each(graphs)('%s: is computed so, with the losses of the others', async (graph) => {
     const [separate, pinned] = [await runOf(specOf('separate')), await runOf(specOf(graph))];
     expect(new Set(Object.values(pinned.graphs))).toEqual(new Set([graph]));
-    // Sums in other orders: measured 5e-7, the last bit of a loss; weights differ by 1.2e-7 after 24 steps.
+    // Sums have another order: measured 5e-7, the last bit of a loss; weights differ by 1.2e-7 after 24 steps.
     expect(furthest(pinned.losses, separate.losses)).toBeLessThan(1e-5);
     const isSame = JSON.stringify(reported(pinned.events)) === JSON.stringify(reported(separate.events));
     expect(isSame).toBe(graph === 'separate');
@@ -128,15 +128,15 @@ describe('a job that names how adapted layers are computed', () => {
   });
 });
 
-// What is trained is computed in bfloat16 where there are instructions for it, else in float32.
+// Trained weights use bfloat16 if there are instructions for it, else float32.
 describe.each(['the best', 'portable'] as const)('an int8 base with %s instruction set', (name) => {
   const spec = tinySpec({ precision: 'int8Base' });
   const beginThis = name === 'portable' ? beginOn(name) : begin;
 
   it('learns as a float32 one does', async () => {
     const [exact, quantized] = [await runOf(tinySpec(), beginThis), await runOf(spec, beginThis)];
-    // Losses fall from 5.5 to 3.4. Measured 0.2e-3 to 0.35e-3 on average, where products in bfloat16 alone make 0.13e-3,
-    // and 1.6e-3 to 6.4e-3 at the one step where the gradient's norm jumps.
+    // Losses fall from 5.5 to 3.4. Measured 0.2e-3 to 0.35e-3 on average, while bfloat16 products by themselves give 0.13e-3, and 1.6e-3 to
+    // 6.4e-3 at the one step at which the gradient norm jumps.
     const differences = quantized.losses.map((loss, step) => Math.abs(loss - exact.losses[step]!));
     expect(Math.max(...differences)).toBeLessThan(1e-2);
     expect(differences.reduce((sum, each) => sum + each) / differences.length).toBeLessThan(1e-3);

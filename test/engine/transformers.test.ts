@@ -9,15 +9,15 @@ const fixtures = join(import.meta.dirname, '../fixtures/transformers');
 const varieties = readdirSync(fixtures).filter((name) => statSync(join(fixtures, name)).isDirectory());
 
 /**
- * Relative to the largest logit. A value goes through sums of at most 24 terms and a few functions in each of four halves
- * and the head; 2^-24 each, about a hundred roundings that do not all point one way.
+ * Relative to the largest logit. A value goes through sums of at most 24 terms and a few functions in each of four halves and the head:
+ * about a hundred roundings of 2^-24, whose signs vary.
  */
 const toleranceRatio = 100 * 2 ** -24;
 
 let device: Device;
 beforeAll(async () => void (device = await openDevice({ device: 'native', precision: 'float32' })));
 
-/** Logits of a folder by us against those that transformers computed, as a share of the largest. */
+/** Largest difference of our logits for a folder from those of transformers, relative to the largest logit. */
 async function disagreement(folder: string): Promise<number> {
   const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8')) as {
     ids: number[];
@@ -27,7 +27,7 @@ async function disagreement(folder: string): Promise<number> {
   const logits = await model.logits(Int32Array.from(expected.ids), 1, expected.ids.length, {
     precision: 'float32',
   });
-  // One id after another, as text is written, must give the last logits too.
+  // One id after another, as in generation, must give the same last logits.
   const cache = model.newCache();
   let last: Float32Array = new Float32Array(0);
   for (const id of expected.ids) last = await model.extend(cache, Int32Array.of(id));

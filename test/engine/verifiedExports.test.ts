@@ -22,7 +22,7 @@ const check: ExportCheck = {
   ratioMax: { float32: 1e-5, float16: 0.002, bfloat16: 0.02, q8_0: 0.02 },
 };
 
-/** In the middle of a cycle, where adapters hold what no merge has taken. */
+/** In the middle of a cycle, when adapters have learned something that was not merged. */
 async function trainedRun(changes: Parameters<typeof tinySpec>[0] = {}, lastStep = 15): Promise<TrainingRun> {
   const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
   const spec = tinySpec(changes);
@@ -44,7 +44,7 @@ async function measured(run: TrainingRun, folder: string, what: What, changed: P
   return await measureExport(run.device, source, folder, what, run.dataset, { ...check, ...changed });
 }
 
-/** Mean loss of the first tokens by the run's own logits. */
+/** Mean loss of the first tokens from the run's own logits. */
 async function lossOf(run: TrainingRun, tokenCount: number): Promise<number> {
   const ids = run.dataset.heldOut.read(0, tokenCount + 1);
   const logits = await run.model.logits(ids.slice(0, -1), tokenCount / 32, 32, { precision: 'float32' });
@@ -89,10 +89,10 @@ describe.each(models)('an export of a model with %s', (_, changes) => {
       ratios[`${format} ${weightType}`] = found.logitDifferenceRatio;
       if (weightType !== 'float32') expect(found.logitDifferenceRatio).toBeGreaterThan(0);
     }
-    // The same weights: nothing is left but how a sum is rounded.
+    // The same weights: only rounding of sums could differ.
     expect(ratios['huggingFace float32']).toBe(0);
     expect(ratios['gguf float32']).toBe(0);
-    // GGUF has norms and biases in float32 always.
+    // Norms and biases in GGUF are always float32.
     expect(ratios['gguf bfloat16']!).toBeLessThan(ratios['huggingFace bfloat16']!);
     if (process.env.RELORA_TEST_FIGURES) console.log(ratios);
     expect(ratios['huggingFace float16']!).toBeLessThan(ratios['huggingFace bfloat16']!);
@@ -104,7 +104,7 @@ describe('an export that is not the model', () => {
   const gguf = { format: 'gguf', weightType: 'q8_0' } as const;
   const safetensors = { format: 'huggingFace', weightType: 'float32' } as const;
 
-  /** Some bytes near the end of a file are others. */
+  /** Changes some bytes near the end of a file. */
   function damage(path: string): void {
     const file = openSync(path, 'r+');
     const at = statSync(path).size - 600;

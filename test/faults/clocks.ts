@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 
 const preload = fileURLToPath(new URL('./clockOffset.cjs', import.meta.url));
 
-/** Clocks of the servers of a World, which can be set while they run. */
+/** Clocks of the servers of a World, which can be set while servers run. */
 export class Clocks {
   readonly settings: Record<string, string> = {
     NODE_OPTIONS: `--require ${preload}`,
@@ -12,7 +12,7 @@ export class Clocks {
   };
   private readonly folders = new Set<string>();
 
-  /** By how much the clock of the server with this data folder is wrong from now on. */
+  /** Sets by how much the clock of the server with this data folder is wrong. */
   set(folder: string, offsetMs: number): void {
     this.folders.add(folder);
     writeFileSync(join(folder, 'clock'), String(offsetMs));

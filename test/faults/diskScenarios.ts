@@ -4,7 +4,7 @@ import { fleetWithDatabase, had, meanwhile, pause, type Scenario } from './scena
 import { wholeWay, type Insist } from './wholeWay.js';
 import { World, type Ends } from './world.js';
 
-/** Reasons by which clients learn that a disk of the server cannot do what it should. */
+/** Errors that clients get when a disk of the server fails. */
 const ofDisk: ReadonlySet<string> = new Set([
   'DISK_FULL',
   'DISK_BROKEN',
@@ -12,11 +12,11 @@ const ofDisk: ReadonlySet<string> = new Set([
   'STORAGE_FULL',
   'STORAGE_UNWRITABLE',
   'STORAGE_BROKEN',
-  // Its process was ended twice by a torn write: it is asked for again.
+  // Torn writes ended its process twice: it must be requested again.
   'TASK_CRASHED',
 ]);
 
-/** Waits until somebody has seen to the disk, and asks again; a server that ended is being started. */
+/** Waits until the disk has been repaired, and repeats the request; a server that ended is being started. */
 export const insist: Insist = async (what) => {
   for (;;) {
     try {
@@ -29,11 +29,11 @@ export const insist: Insist = async (what) => {
   }
 };
 
-/** What the SDK would wait for by itself, but for longer than such a disk is ill. */
+/** Errors that the SDK would retry by itself, but that last longer with such a disk. */
 const isConnectionFault = ({ code }: ReloraError): boolean =>
   code === 'UNAVAILABLE' || code === 'DEADLINE_EXCEEDED';
 
-/** Of a thousand calls so many fail, for a time; of those that tear what they write one is enough. */
+/** How many of a thousand calls fail, and for how long; a single torn write is enough. */
 const shares: Readonly<Record<Exclude<DiskMode, 'sound'>, { permille: number; mostMs: number }>> = {
   full: { permille: 1000, mostMs: 1500 },
   readOnly: { permille: 1000, mostMs: 1500 },
@@ -57,12 +57,12 @@ function diskScenario(
     run: async (random, ends: Ends, expected, faults) => {
       const disk = failingDisk();
       ends.push(() => disk.close());
-      // The store in a file, or the place where a server of several stages what it works on.
+      // Either the store in a file, or the folder in which servers of a fleet stage their work.
       const isAlone = !had.fleet || random() < 0.5;
       const world = isAlone
         ? await World.alone(ends, disk.settings)
         : (await fleetWithDatabase(ends, random, 1, disk.settings)).world;
-      world.connect(5000); // shorter than what a server asks it to wait, so that insist decides
+      world.connect(5000); // shorter than the server's retry delay, so that `insist` decides
       world.mayEnd = true;
       ends.push(() => disk.set('sound'));
       const { permille, mostMs } = shares[mode];

@@ -1,5 +1,5 @@
-// A disk that fails: preloaded into a server and handed on to its children, it stands before the C library and has calls on files
-// beneath FAULTS_FOLDER fail, as the first bytes of the file FAULTS_CONTROL say (see failingDisk.ts). It counts there what it did.
+// A failing disk: preloaded into a server and its children, it intercepts calls of the C library and makes those on files beneath
+// FAULTS_FOLDER fail, as the first bytes of the file FAULTS_CONTROL say (see failingDisk.ts). It counts failures there.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +25,7 @@ enum Mode : uint32_t { sound = 0, full = 1, readOnly = 2, broken = 3, torn = 4 }
 
 struct Control {
   std::atomic<uint32_t> mode;
-  std::atomic<uint32_t> permille;  // of the calls that could fail, those that do
+  std::atomic<uint32_t> permille; // of the calls that can fail, how many do
   std::atomic<uint32_t> count;
 };
 
@@ -87,7 +87,7 @@ bool is_beneath(int at, const char* path) {
   return strncmp(path, folder, folder_length) == 0;
 }
 
-// A descriptor that was closed by other means may be of a socket by now.
+// A descriptor closed by other means may refer to a socket by now.
 bool is_watched(int file) {
   struct stat what;
   return mode() != sound && file >= 0 && file < files_max && is_ours[file].load() && fstat(file, &what) == 0 &&
@@ -98,7 +98,7 @@ void note(int file, bool ours) {
   if (file >= 0 && file < files_max) is_ours[file].store(ours);
 }
 
-// Error of a call that makes or changes something; 0 where it may pass.
+// Error of a call that creates or changes something; 0 if the call may proceed.
 int refusal() {
   switch (mode()) {
     case full: return is_drawn() ? ENOSPC : 0;
@@ -112,7 +112,7 @@ int refusal_of_path(int at, const char* path) {
   return mode() != sound && mode() != torn && is_beneath(at, path) ? refusal() : 0;
 }
 
-// Of a call that takes no room: a full disk does not mind.
+// For a call that takes no space, which a full disk allows.
 int refusal_without_room(int at, const char* path) { return mode() == full ? 0 : refusal_of_path(at, path); }
 
 int refused(int error) {
@@ -120,7 +120,7 @@ int refused(int error) {
   return -1;
 }
 
-// Some bytes arrive, the others as whatever was there before, and then the machine has no power.
+// Some bytes are written, the others keep their old content, and then the machine loses power.
 template <typename Write>
 void tear(size_t length, Write write_prefix) {
   if (mode() != torn || length < 2 || !is_drawn()) return;
@@ -135,7 +135,7 @@ size_t length_of(const iovec* parts, int count) {
   return length;
 }
 
-// The first bytes of several parts.
+// Writes the first bytes of several buffers.
 void write_prefix_of(int file, const iovec* parts, int count, off64_t offset, size_t length) {
   for (int i = 0; i < count && length > 0; i++) {
     const size_t taken = parts[i].iov_len < length ? parts[i].iov_len : length;
@@ -163,7 +163,7 @@ mode_t permissions_of(int flags, va_list rest) {
   return (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE ? va_arg(rest, mode_t) : 0;
 }
 
-// Children get the failing disk, too, whatever environment they are given.
+// Children get the failing disk too, whatever environment they are given.
 void with_ours(char* const* given, char** mixed, const char* (&names)[3], char (&texts)[3][PATH_MAX + 32]) {
   size_t count = 0;
   for (; given != nullptr && *given != nullptr; given++) {
@@ -268,7 +268,7 @@ ssize_t writev(int file, const iovec* parts, int count) {
 PWRITEV(pwritev)
 PWRITEV(pwritev64)
 
-// Reading and syncing fail where the disk is broken, and nowhere else.
+// Reading and syncing fail only if the disk is broken.
 #define ONLY_WHERE_BROKEN(file) \
   if (mode() == broken && is_watched(file) && is_drawn()) return refused(EIO)
 
@@ -298,7 +298,7 @@ int fdatasync(int file) {
   return real(file);
 }
 
-// posix_fallocate gives the error itself.
+// posix_fallocate returns the error itself.
 #define POSIX_FALLOCATE(name) \
   int name(int file, off64_t offset, off64_t length) { \
     if (is_watched(file)) { \

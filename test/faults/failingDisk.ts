@@ -6,15 +6,15 @@ import { fileURLToPath } from 'node:url';
 
 const source = fileURLToPath(new URL('./failingDisk.cpp', import.meta.url));
 
-/** The numbers of failingDisk.cpp. */
+/** As in failingDisk.cpp. */
 const modes = { sound: 0, full: 1, readOnly: 2, broken: 3, torn: 4 } as const;
 export type DiskMode = keyof typeof modes;
 
-/** What stands between a server with its children and their files, and has calls fail. */
+/** A layer between a server (with its children) and their files, which makes calls fail. */
 export interface FailingDisk {
-  /** Of a server of a World. */
+  /** For a server of a World. */
   settings: Record<string, string>;
-  /** From now on so many of a thousand calls that could fail do. */
+  /** From now on this many of a thousand calls that can fail do. */
   set(mode: DiskMode, permille?: number): void;
   /** Calls that failed so far. */
   readonly count: number;
@@ -42,7 +42,7 @@ export function failingDisk(): FailingDisk {
       LD_PRELOAD: library,
       FAULTS_FOLDER: '{folder}',
       FAULTS_CONTROL: path,
-      RELORA_SANDBOX: 'off', // a confined child could not open the control file
+      RELORA_SANDBOX: 'off', // a sandboxed child could not open the control file
     },
     set: (mode, permille = 1000) => void writeSync(control, Uint32Array.of(modes[mode], permille), 0, 8, 0),
     get count() {

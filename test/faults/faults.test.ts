@@ -7,8 +7,8 @@ import { wholeWay, type Result } from './wholeWay.js';
 import { World, type Ends } from './world.js';
 
 /**
- * Each kind of fault once, from a fixed seed. `npm run test:faults` runs this again and again with other seeds: it names a
- * scenario, the seed, how many faults, and the files for what came of it and for what an undisturbed run came to.
+ * Each kind of fault once, with a fixed seed. `npm run test:faults` repeats this with other seeds: it passes a scenario, the seed, the
+ * number of faults, and the files for the result and for that of an undisturbed run.
  */
 const {
   FAULTS_SCENARIO: only,
@@ -35,12 +35,12 @@ async function atEnd<T>(work: (ends: Ends) => Promise<T>): Promise<T> {
 
 let undisturbed: Promise<Result> | undefined;
 
-/** What every run has to come to, whatever befell it. */
+/** The result that every run must have, whatever faults occur. */
 async function expectedResult(): Promise<Result> {
   return await (undisturbed ??= known() ?? findOut());
 }
 
-/** Of an earlier trial in the same session. */
+/** From an earlier trial of the same session. */
 function known(): Promise<Result> | undefined {
   if (knownFile === undefined || !existsSync(knownFile)) return undefined;
   return Promise.resolve(JSON.parse(readFileSync(knownFile, 'utf8')) as Result);
@@ -80,7 +80,7 @@ test('the tally has the scenarios that there are', () => {
   expect(Object.entries(tally).map(([name, { what, target }]) => ({ name, what, target }))).toEqual(
     scenarios.map(({ name, what, target }) => ({ name, what, target })),
   );
-  // What is written of it is what was counted.
+  // The report matches the tally.
   const report = readFileSync(new URL('../faults-report.md', import.meta.url), 'utf8');
   for (const [name, { faults, target, trials, failures }] of Object.entries(tally)) {
     const row = report.split('\n').find((line) => line.startsWith(`| \`${name}\` `))!;

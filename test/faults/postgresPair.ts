@@ -13,7 +13,7 @@ interface Node {
   child: ChildProcess;
 }
 
-/** PostgreSQL with, on request, a synchronous standby, behind one address as a cluster manager would give it. */
+/** PostgreSQL with an optional synchronous standby, behind one address as a cluster manager would provide it. */
 export class PostgresPair {
   private standby: Node | undefined;
 
@@ -37,7 +37,7 @@ export class PostgresPair {
     return `postgres://relora@127.0.0.1:${this.proxy.port}/${name}`;
   }
 
-  /** A power cut of the machine that it runs on. */
+  /** A power cut of its machine. */
   async restart(): Promise<void> {
     const { child, folder } = this.primary;
     child.kill('SIGQUIT');
@@ -45,12 +45,12 @@ export class PostgresPair {
     this.primary = await startNode(folder, this.primary.port);
   }
 
-  /** Every connection of the servers ends. */
+  /** Ends all connections of the servers. */
   cut(): void {
     this.proxy.cut();
   }
 
-  /** Stops all of its processes for a time, as a machine that hangs. */
+  /** Stops all of its processes for a time, like a hanging machine. */
   async pause(ms: number): Promise<void> {
     const pids = family(this.primary.child.pid!);
     for (const pid of pids) tryKill(pid, 'SIGSTOP');
@@ -58,7 +58,7 @@ export class PostgresPair {
     for (const pid of pids) tryKill(pid, 'SIGCONT');
   }
 
-  /** From now on what is acknowledged is on two machines. */
+  /** From now on acknowledged data is on two machines. */
   async addStandby(): Promise<void> {
     const folder = newFolder();
     await runPostgres('pg_basebackup', [
@@ -75,7 +75,7 @@ export class PostgresPair {
     }
   }
 
-  /** The machine of the primary is gone for good; the standby takes its place. */
+  /** The primary's machine is lost for good; the standby takes over. */
   async failover(): Promise<void> {
     const { child, folder } = this.primary;
     child.kill('SIGKILL');
@@ -102,7 +102,7 @@ export class PostgresPair {
     }
   }
 
-  /** Connections of clients with a database. */
+  /** Number of client connections to a database. */
   async connectionsOf(database: string): Promise<number> {
     const { rows } = await this.query(
       `select count(*)::int as count from pg_stat_activity where datname = '${database}'`,
@@ -110,7 +110,7 @@ export class PostgresPair {
     return (rows[0] as { count: number }).count;
   }
 
-  /** How many there are in all of these tables. */
+  /** Total number of rows in these tables. */
   async rowsOf(database: string, tables: readonly string[]): Promise<number> {
     const counts = tables.map((table) => `(select count(*) from ${table})`).join(' + ');
     const { rows } = await this.query(`select (${counts})::int as count`, database);

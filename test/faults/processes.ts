@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
-/** Memory of a process that is in use. */
+/** Resident memory of a process. */
 export function residentBytes(pid: number): number {
   const pages = Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1]);
   return pages * 4096;
@@ -17,7 +17,7 @@ export function openHandles(pid: number): string[] {
   });
 }
 
-/** Processes that a process started, and that did not end yet. */
+/** Running child processes. */
 export function childrenOf(pid: number): number[] {
   try {
     const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();

@@ -1,4 +1,4 @@
-/** Numbers from 0 to 1 that a seed gives again: what a trial does at random can be looked at once more. */
+/** Seeded numbers from 0 to 1, so that a trial's random choices can be repeated. */
 export type Random = () => number;
 
 /** Mulberry32. */

@@ -32,7 +32,7 @@ for (const { name: column, open, tolerance, refuses = [], isMissing = false, ker
     });
     afterAll(() => device.close());
 
-    // In the smallest shapes a rounding to 8 bits is most of the value.
+    // In the smallest shapes rounding to 8 bits dominates.
     const own = cases.filter(({ name }) => tolerance < 1e-3 || !name.endsWith(' small'));
     it.each(own.filter(({ call }) => refuses.includes(call)))('$name is refused', async (one) => {
       await expect(one.run(new Bench(device))).rejects.toThrow(/has no kernels of/);
@@ -43,19 +43,19 @@ for (const { name: column, open, tolerance, refuses = [], isMissing = false, ker
       const wanted = kernels(one);
       expect(found.ran, 'kernels that ran').toEqual(expect.arrayContaining(wanted));
       expect(found.wrong).toEqual([]);
-      // Again, in buffers that the first has used: the same bits, and no buffer more. What kernels reuse may have grown.
+      // Repeated with reused buffers it gives the same bits, and allocates no more buffers. Scratch memory of kernels may have grown.
       expect(found.changed).toEqual([]);
       if (device.description.name !== 'native') expect(found.lostCount).toBe(0);
       table.ran(one.call, column, wanted);
     });
   });
 
-/** The definitions themselves, and a device in float32 that shares none of their code. */
+/** The definitions themselves, and a float32 device that shares no code with them. */
 describe.each([
   { name: 'reference', open: () => openDevice({ device: 'reference', precision: 'float32' }) },
   { name: 'native', open: () => openDevice({ device: 'native', precision: 'float32', threads: 1 }) },
 ] as const)('gradients agree with finite differences: $name', ({ open }) => {
-  // Of those with a value and its gradients: sum(y * dy), whose gradient by x is dx.
+  // Cases with a value and its gradients: the gradient of sum(y * dy) with respect to x is dx.
   const differentiable = casesOf('small').filter(({ call }) =>
     ['attentionHalf', 'attentionHalf of masked documents', 'mlpHalf', 'rmsNorm', 'embedding'].includes(call),
   );
@@ -64,7 +64,7 @@ describe.each([
     const found = await one.run(new Bench(device));
     for (const [input, gradient] of gradientsByInput(found)) {
       const values = found.get(gradient)!;
-      // An entry in three of what is longest.
+      // Every third entry of the longer ones.
       const stride = values.length > 24 ? 3 : 1;
       const numeric: number[] = [];
       const analytic: number[] = [];
@@ -84,7 +84,7 @@ describe.each([
         numeric.push(((await at(h)) - (await at(-h))) / (2 * h));
         analytic.push(values[place]!);
       }
-      // With what was there before, where the gradient is added.
+      // Subtracts the previous contents, if the gradient is added to them.
       if (one.name.startsWith('embedding whose gradient is added')) {
         const before = seeded(values.length, 'before');
         numeric.forEach((_, i) => (numeric[i]! += before[i * stride]!));
@@ -95,7 +95,7 @@ describe.each([
   });
 });
 
-/** `d q a` is the gradient of the input `q a`, `dx` of `x`. */
+/** `d q a` is the gradient with respect to the input `q a`, `dx` to `x`. */
 function gradientsByInput(found: ReadonlyMap<string, Float32Array>): [input: string, gradient: string][] {
   return [...found.keys()]
     .filter((name) => name.startsWith('d'))

@@ -8,14 +8,14 @@ import { cudaKernels, type Case } from '@relora/engine/conformance';
 
 /** A column of the table: a device in one precision. */
 export interface Column {
-  /** As the table in docs/devices.md has it. */
+  /** As in the table in docs/devices.md. */
   name: string;
   open(): Promise<Device>;
-  /** Largest difference from the definitions, as a share of the largest value. */
+  /** Largest difference from the definitions, relative to the largest value. */
   tolerance: number;
   /** Calls that the device refuses. */
   refuses?: readonly string[];
-  /** Not to be had here: its tests are skipped, and the table keeps what it had. */
+  /** Not available here: its tests are skipped, and the table keeps its entries. */
   isMissing?: boolean;
   /** Kernels that a case must have run, by their names in `kernelCounts`. */
   kernels(one: Case): string[];
@@ -29,7 +29,7 @@ export const columns: Column[] = [
   {
     name: 'native, float32',
     open: () => openDevice({ device: 'native', precision: 'float32', threads: 2 }),
-    // Sums of at most 300 products in two orders: far below sqrt(300) * 300 * 2^-24.
+    // Sums of at most 300 products in different orders: far below sqrt(300) * 300 * 2^-24.
     tolerance: 2e-5,
     kernels: nativeKernels,
   },
@@ -43,7 +43,7 @@ export const columns: Column[] = [
   {
     name: 'native, bfloat16',
     open: () => openDevice({ device: 'native', precision: 'bfloat16', instructionSet: best, threads: 2 }),
-    // Each operand keeps 8 bits; what is rounded twice, as p = dy Bᵀ, is rounded again.
+    // Each operand keeps 8 significant bits; intermediates such as p = dy Bᵀ are rounded again.
     tolerance: 0.03,
     kernels: nativeKernels,
   },
@@ -73,10 +73,10 @@ export const columns: Column[] = [
     kernels: referenceKernels,
   },
   {
-    // The same definitions, on kernels that share nothing with ours: `npm run setup:tensorflow`.
+    // The same definitions, on kernels that are independent of ours: `npm run setup:tensorflow`.
     name: 'tensorflow',
     open: () => openDevice({ device: 'tensorflow', precision: 'float32' }),
-    tolerance: 5e-5, // sums in parts, as many as it has threads
+    tolerance: 5e-5, // sums are split among its threads
     isMissing: !isTensorflowSetUp(),
     kernels: referenceKernels,
   },
@@ -84,7 +84,7 @@ export const columns: Column[] = [
 
 const halfNames = { attentionHalf: 'attentionHalf', mlpHalf: 'mlpHalf' } as const;
 
-/** By the names of the addon's functions. */
+/** Kernel names are those of the addon's functions. */
 function nativeKernels({ call, ways }: Case): string[] {
   const half = Object.keys(halfNames).find((name) => call.startsWith(name));
   if (half !== undefined) {
@@ -118,7 +118,7 @@ function nativeKernels({ call, ways }: Case): string[] {
   return kernels[call]!;
 }
 
-/** The definitions count themselves by the names of the calls. */
+/** The definitions are counted by the names of the calls. */
 function referenceKernels({ call, ways }: Case): string[] {
   const half = Object.keys(halfNames).find((name) => call.startsWith(name));
   if (half !== undefined) {
@@ -131,7 +131,7 @@ function referenceKernels({ call, ways }: Case): string[] {
     rmsNorm: ['rmsNormForward', 'rmsNormBackward'],
     'sums in place': ['sumSquares', 'addInPlace', 'scaleInPlace'],
     'frozen base': ['mlpHalfForward'],
-    singularValues: [], // of the host, without tensors
+    singularValues: [], // computed on the host, without tensors
   };
   return kernels[call] ?? [call];
 }

@@ -7,8 +7,8 @@ const [begin, end] = ['<!-- made by test/engine/conformance: begin -->', '<!-- e
 const regenerate = 'REGENERATE_DEVICES=1 npx vitest run test/engine/conformance';
 
 /**
- * The table in docs/devices.md, checked after the suite against what ran; with REGENERATE_DEVICES=1 it is written instead. Columns
- * that are missing here stay as they are.
+ * The table in docs/devices.md, checked after the suite against what ran; with REGENERATE_DEVICES=1 it is written instead. Columns of
+ * devices that are not available keep their entries.
  */
 export function checkedTable(missing: readonly string[]): {
   ran(call: string, column: string, kernels: readonly string[]): void;
@@ -34,7 +34,7 @@ export function checkedTable(missing: readonly string[]): {
   };
 }
 
-/** What the page has of these columns. */
+/** The page's entries for these columns. */
 function addColumns(
   rows: Map<string, Map<string, Set<string>>>,
   text: string,
@@ -64,7 +64,7 @@ function tableOf(rows: ReadonlyMap<string, ReadonlyMap<string, ReadonlySet<strin
   ].join('\n');
 }
 
-/** Without the padding that the formatter gives a table. */
+/** Removes the padding that the formatter adds to tables. */
 function squeezed(text: string): string {
   return text.replace(/ +/g, ' ').replace(/-{3,}/g, '---');
 }
