@@ -73,6 +73,37 @@ describe.skipIf(!canEmulate)(
           expect([set, name, there.digests[set]![name]]).toEqual([set, name, there.digests['neon']![name]]);
     });
 
+    describe('the conformance suite', () => {
+      const conformance = fileURLToPath(new URL('conformance.mjs', import.meta.url));
+      let expected: string;
+      beforeAll(() => {
+        expected = join(newFolder(), 'expected.json');
+        execFileSync(process.execPath, [conformance, expected, '--definitions']);
+      }, 3_600_000);
+
+      it.each([
+        { cpu: 'cortex-a72', set: 'neon' },
+        { cpu: 'neoverse-n1', set: 'neonDot' },
+        { cpu: 'max', set: 'neonBf16' },
+      ])(
+        'passes on $cpu',
+        ({ cpu, set }) => {
+          const args = ['-L', '/usr/aarch64-linux-gnu', '-cpu', cpu, node, conformance, expected];
+          const env = { ...process.env, RELORA_NATIVE: dirname(target) };
+          const found = JSON.parse(execFileSync('qemu-aarch64', args, { encoding: 'utf8', env })) as Record<
+            string,
+            { caseCount: number; wrong: string[] }
+          >;
+          expect(Object.keys(found)).toEqual([`${set} float32`, `${set} bfloat16`]);
+          for (const [name, { caseCount, wrong }] of Object.entries(found)) {
+            expect([name, wrong]).toEqual([name, []]);
+            expect(caseCount).toBeGreaterThan(50);
+          }
+        },
+        3_600_000,
+      );
+    });
+
     // Only two instruction sets, so that it ends in a minute: the third lies between them.
     it.each([
       { cpu: 'cortex-a72', sets: ['neon', 'portable'] },
