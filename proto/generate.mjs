@@ -1,5 +1,5 @@
-// Generates the SDK's types, the server's descriptor set and the schema of run files from proto/. With --check it fails when the committed ones
-// differ or when the contract breaks the last release, proto/released.binpb.
+// Generates the SDK's types, the server's descriptor set and the schema of run files from proto/. With --check it fails if the committed
+// ones differ, or if the contract breaks compatibility with the last release, proto/released.binpb.
 import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,13 +21,13 @@ const buf = (...args) =>
   });
 buf('lint', 'proto');
 if (check) buf('breaking', 'proto', '--against', 'proto/released.binpb');
-// Beside the contract, what the details of an error are written in.
+// In addition to the contract: the messages for the details of an error.
 const errorDetails = ['status', 'error_details'].map(
   (name) => `node_modules/google-proto-files/google/rpc/${name}.proto`,
 );
 const sources = ['proto/relora', ...errorDetails].flatMap((path) => ['--path', path]);
 buf('generate', '.', ...sources);
-// What only annotates the contract: 8,600 lines that no program reads.
+// These only annotate the contract: 8,600 lines that no program uses.
 for (const unused of ['api', 'protobuf/descriptor.ts']) {
   rmSync(join(root, 'sdk/src/generated/google', unused), { recursive: true });
 }
@@ -35,7 +35,7 @@ shareBytes();
 buf('build', '.', ...sources, '-o', 'server/src/generated/relora.binpb');
 const schema = join(root, 'cli/job.schema.json');
 const schemaBefore = readFileSync(schema, 'latin1');
-// It has the limits and defaults of the engine's table of settings, too.
+// The schema also contains the limits and defaults in the engine's table of settings.
 if (existsSync(join(root, 'engine/dist/plan/index.js')))
   execFileSync(process.execPath, [join(root, 'scripts/makeJobSchema.mjs')], { stdio: 'inherit' });
 else console.warn('cli/job.schema.json needs the built engine: npm run build, then this again.');
@@ -51,7 +51,7 @@ if (check) {
   console.log('Generated code is current.');
 }
 
-/** Bytes of a field stay in the memory of the message that they came in; ts-proto would copy them. */
+/** Lets the bytes of a field share the memory of the received message; ts-proto would copy them. */
 function shareBytes() {
   const folder = join(root, 'sdk/src/generated');
   const copied = /(message\.\w+) = Buffer\.from\(reader\.bytes\(\)\);/g;

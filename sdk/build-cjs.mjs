@@ -1,5 +1,5 @@
-// Compiles the SDK once more as CommonJS into dist/cjs, for `require`. Runs before every demo and test, so it does nothing
-// when the sources are those of the last time; tsc would read them all to find that out.
+// Compiles the SDK as CommonJS, too, into dist/cjs, for `require`. Runs before every demo and test, so it does nothing if the
+// sources have not changed; tsc would have to read them all to find that out.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -17,9 +17,9 @@ for (const name of ['tsconfig.cjs.json', 'build-cjs.mjs', ...sources.sort().map(
 const digest = hash.digest('hex');
 if (existsSync(stamp) && readFileSync(stamp, 'utf8') === digest) process.exit(0);
 
-rmSync(`${folder}dist/cjs`, { recursive: true, force: true }); // with it what sources left behind that are gone
+rmSync(`${folder}dist/cjs`, { recursive: true, force: true }); // including the output of deleted sources
 mkdirSync(`${folder}dist/cjs`, { recursive: true });
-// The nearest package.json decides how Node reads .js files.
+// The nearest package.json determines how Node reads .js files.
 writeFileSync(`${folder}dist/cjs/package.json`, '{ "type": "commonjs" }\n');
 const tsc = require.resolve('typescript/bin/tsc');
 execFileSync(process.execPath, [tsc, '-p', `${folder}tsconfig.cjs.json`], { stdio: 'inherit' });

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
-// npm links commands when it installs, which in a fresh checkout is before anything is built: it links files that are there
-// and leaves out the others without a word. So the file that it links is this one, which is committed.
+// npm links commands during installation, in a fresh checkout before anything is built, and silently ignores files that do not
+// exist. So it links this file, which is committed.
 import { existsSync } from 'node:fs';
 
-// The command says itself what went wrong; gRPC's own lines would say it twice.
+// The command reports errors itself; gRPC's own lines would repeat them.
 process.env.GRPC_VERBOSITY ??= 'NONE';
 
 const program = new URL('../dist/main.js', import.meta.url);

@@ -1,4 +1,4 @@
-// The program that confines children. Linux alone has what it needs, and it knows two kinds of processors. Run directly, or by
+// Builds the program that confines children, which needs Linux and supports two kinds of processors. Run directly, or by
 // `npm run build`.
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';

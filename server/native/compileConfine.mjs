@@ -8,7 +8,7 @@ import { fail } from '@relora/engine/compileLibrary.mjs';
 
 const source = join(dirname(fileURLToPath(import.meta.url)), 'confine.cpp');
 
-/** Nothing happens where `target` is current. */
+/** Does nothing if `target` is current. */
 export function compileConfine({ target, compiler, flags: more = [] }) {
   const flags = [
     ...['-std=c++20', '-O2', '-Wall', '-Wextra', '-fno-exceptions', '-fPIE', '-pie', '-Wl,--as-needed'],

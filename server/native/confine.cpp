@@ -1,11 +1,11 @@
 // confine [-x PATH]... [-r PATH]... [-w PATH]... [-d PATH]... -- PROGRAM [ARGUMENT]...
 // confine --probe
 //
-// Runs a program that can do no more than it needs: it opens only what is named (-x to read and execute, -r to read, -w to
-// read and change, -d a device), reaches no network, and touches no process but its own. The kernel holds it to that
-// (Landlock and seccomp), also what it starts, without root and for good. What is not there is left out.
+// Runs a program with the least rights: it can only open the named paths (-x to read and execute, -r to read, -w to read and
+// change, -d a device), has no network, and cannot affect other processes. The kernel (Landlock and seccomp) enforces this
+// without root and permanently, also for the processes that the program starts. Paths that do not exist are ignored.
 //
-// --probe says what of this the kernel offers: exit code 0, or 3 with the reason.
+// --probe prints which of these means the kernel has: exit code 0, or 3 with the reason.
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -24,15 +24,15 @@
 
 namespace {
 
-// As in linux/landlock.h, which may be older here than the kernel that this runs on.
+// Values of linux/landlock.h, which may be older here than the kernel that this runs on.
 constexpr long create_ruleset = 444, add_rule = 445, restrict_self = 446;
 constexpr uint64_t execute = 1 << 0, write_file = 1 << 1, read_file = 1 << 2, read_dir = 1 << 3, remove_dir = 1 << 4,
                    remove_file = 1 << 5, make_dir = 1 << 7, make_reg = 1 << 8, refer = 1 << 13, truncate_file = 1 << 14,
                    ioctl_dev = 1 << 15;
-/// Rights that can be given on what is no folder.
+/// Rights that can be given on paths other than folders.
 constexpr uint64_t of_files = execute | write_file | read_file | truncate_file | ioctl_dev;
 constexpr uint64_t reading = read_file | read_dir;
-/// Without links, sockets, pipes and devices: who reads the folder later must not be led elsewhere.
+/// Without creating links, sockets, pipes and devices: later readers of the folder must not be led elsewhere.
 constexpr uint64_t changing =
     reading | write_file | remove_dir | remove_file | make_dir | make_reg | refer | truncate_file;
 
@@ -49,7 +49,7 @@ struct __attribute__((packed)) Rule {
   exit(code);
 }
 
-/// The version of Landlock that the kernel has, at least 2: with 1 no file could be linked from one folder into another.
+/// The kernel's version of Landlock, at least 2: with 1 no file could be linked from one folder into another.
 int landlock_version() {
   const long version = syscall(create_ruleset, nullptr, 0, 1);
   if (version < 0) fail("this kernel has no Landlock", errno, 3);
@@ -84,7 +84,7 @@ void allow(int ruleset, int version, const char* path, uint64_t access) {
   close(opened);
 }
 
-// What a trainer has no use for: sockets of any kind, other processes, namespaces and mounts, keys, the kernel itself.
+// Calls that a trainer does not need: sockets of any kind, other processes, namespaces and mounts, keys, the kernel itself.
 constexpr int refused[] = {
     SYS_socket,       SYS_ptrace,        SYS_process_vm_readv,  SYS_process_vm_writev, SYS_kcmp,
     SYS_unshare,      SYS_setns,         SYS_mount,             SYS_umount2,           SYS_pivot_root,
@@ -127,11 +127,11 @@ void filter_calls() {
   answer(error(ENOSYS));
 #endif
   for (const int call : refused) refuse(static_cast<uint32_t>(call), EACCES);
-  // These look as if the kernel had none, so that libraries take another way: sockets can be made by io_uring, and flags of
-  // clone3 are in memory, where no filter looks.
+  // Reported as not implemented, so that libraries use other calls: io_uring can create sockets, and the flags of clone3 are in
+  // memory, which a filter cannot read.
   refuse(425 /* io_uring_setup */, ENOSYS);
   refuse(435 /* clone3 */, ENOSYS);
-  // A limit of another process, such as of its processor time, can end that.
+  // Setting a limit of another process, such as its processor time, can end that process.
   add(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prlimit64, 0, 4));
   load(offsetof(seccomp_data, args[0]));
   add(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0));
@@ -143,12 +143,12 @@ void filter_calls() {
   answer(error(EACCES));
   answer(SECCOMP_RET_ALLOW);
   sock_fprog filter{static_cast<unsigned short>(length), program};
-  // Without the flag kernels before 5.16 would make every branch of the program slower.
+  // Without this flag, kernels before 5.16 slow down every branch of the program.
   if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &filter) < 0)
     fail("seccomp", errno, 3);
 }
 
-/// Where the server is root: of root's powers only those over files stay, which the rules bound.
+/// If the server runs as root, only root's rights over files remain, which the rules limit.
 void drop_powers() {
   for (int power = CAP_FSETID + 1; power <= 63; power++)
     if (prctl(PR_CAPBSET_DROP, power) < 0 && errno == EINVAL) break;
@@ -162,8 +162,8 @@ void confine(int ruleset) {
   filter_calls();
 }
 
-/// When memory runs out the kernel shall end a trainer, which can be started again, and never the service. The confined
-/// program could not say so itself.
+/// If memory runs out, the kernel should end a trainer, which can be started again, and never the service. The confined
+/// program has no access to this file.
 void volunteer() {
   const int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
   if (file < 0) return;
