@@ -876,7 +876,7 @@ function contradictionsOf(config: Config): string[] {
   return problems;
 }
 
-/** What protects an address that other machines can reach, is missing, and was not explicitly waived. */
+/** Missing protection of addresses that other machines can reach, unless the operator explicitly accepted that. */
 function exposureOf(config: Config): string[] {
   const { grpcAddress, httpAddress, insecure, behindProxy } = config;
   const exposed = [

@@ -44,7 +44,7 @@ export interface Ports {
   healthAddress: string | null;
 }
 
-/** How long probes that wait have to receive the news that the server stops. */
+/** Time for notifying waiting probes that the server stops. */
 const probesMs = 1000;
 
 /** Both ports answer when this resolves; health reports "serving" later. */

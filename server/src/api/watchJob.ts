@@ -21,7 +21,7 @@ import type { Principal } from '../access/principal.js';
 import type { StoreIdentity } from '../store/storeIdentity.js';
 import { watchJobs } from './watchJobs.js';
 
-/** Like the latest heartbeat: a view that is older shows nothing of a job. */
+/** A view that updates less often than once a minute does not show a running job any more. */
 export const stepIntervalMsMax = 60_000;
 
 type WatchParts = Pick<

@@ -268,7 +268,7 @@ export interface Dataset {
   name: string;
   /** Title for people. */
   displayName: string;
-  /** Where it stands. */
+  /** Its state. */
   state: DatasetState;
   /** Why it failed; set only in the state FAILED. */
   failure:

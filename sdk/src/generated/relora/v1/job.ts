@@ -1806,7 +1806,7 @@ export function exportFormatToNumber(object: ExportFormat): number {
   }
 }
 
-/** A training job: what a client asked for and where it stands. */
+/** A training job: what a client asked for, and its state. */
 export interface Job {
   /** Resource name, `jobs/{job}`. Ids sort by creation time. */
   name: string;
@@ -1818,7 +1818,7 @@ export interface Job {
     | undefined;
   /** Free labels for finding jobs, at most 32; keys up to 63 characters, values up to 256. */
   labels: { [key: string]: string };
-  /** Where the job stands. New values may be added: treat an unknown one as not terminal. */
+  /** State of the job. New values may be added: treat an unknown one as not terminal. */
   state: JobState;
   /** Why the job is in this state, for people. */
   stateReason: string;
@@ -1834,9 +1834,9 @@ export interface Job {
   attempt: number;
   /** Sequence number of the newest event in the job's journal. */
   lastSequence: number;
-  /** Place in the queue, from 1; 0 when the job is not queued. */
+  /** Position in the queue, from 1; 0 if the job is not queued. */
   queuePosition: number;
-  /** Changes with every change of the job; send it back to act only on the job you saw. */
+  /** Changes with every change of the job. Send it back to act only if the job has not changed since you read it. */
   etag: string;
   /** When the job was created. */
   createTime:
@@ -1854,7 +1854,7 @@ export interface Job {
   endTime:
     | Date
     | undefined;
-  /** What produced the numbers: needed to repeat them exactly. */
+  /** What computed the results: needed to reproduce them exactly. */
   execution:
     | Execution
     | undefined;

@@ -1117,7 +1117,7 @@ export interface ComparedJob {
   displayName: string;
   /** Its labels. */
   labels: { [key: string]: string };
-  /** Where it stands. */
+  /** Its state. */
   state: JobState;
   /** Kind of training. */
   kind: JobKind;

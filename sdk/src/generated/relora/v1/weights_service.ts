@@ -86,7 +86,7 @@ export interface Weights {
   name: string;
   /** Title for people. */
   displayName: string;
-  /** Where it stands. */
+  /** Its state. */
   state: WeightsState;
   /** Its files. */
   files: WeightsFile[];
