@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 
-/** The launchers of Open MPI and MPICH, both as Debian has them side by side. */
+/** The launchers of Open MPI and MPICH, which Debian can install side by side. */
 export const launchers = [
   { name: 'Open MPI', command: 'mpirun.openmpi', flags: ['--allow-run-as-root', '--oversubscribe'] },
   { name: 'MPICH', command: 'mpirun.mpich', flags: [] },

@@ -1,12 +1,12 @@
-/** How long a test waits for what must happen: only a fault takes so long, however busy the machine is. */
+/** How long a test waits for something that must happen: longer means an error, however busy the machine is. */
 export const patienceMs = 300_000;
 
 /**
- * Settings of a server in tests, so that a busy machine does not decide them: what would end a trainer for being slow comes late. A
- * test whose subject is one of these limits sets it itself.
+ * Server settings for tests, so that load on the machine does not affect them: limits that would end a slow trainer are high. A test of one
+ * of these limits sets it itself.
  */
 export const patientSettings = {
-  // At the low priority that trainers have otherwise they would hardly run beside busy processes.
+  // With their usual low priority, trainers would hardly run on a busy machine.
   RELORA_TRAINER_NICE: '0',
   RELORA_TRAINER_GRACE_SECONDS: '600',
   RELORA_TRAINER_SILENCE_SECONDS: '600',

@@ -19,7 +19,7 @@ const newFolder = temporaryFolders();
 const dataset = licenseDataset(newFolder, 500);
 const threeQuarters = 0.75;
 
-/** What an expression of Python gives after the code of the page. */
+/** Evaluates a Python expression after the page's code. */
 function python(expression: string): unknown {
   const program = `${code}\nprint(json.dumps(${expression}))`;
   const { stdout, stderr, status } = spawnSync('python3', ['-'], {
@@ -55,7 +55,7 @@ describe.skipIf(!hasPython)('the Python of docs/reproducing.md', () => {
     await runLoop(run, (event) => event.kind === 'step');
     const after = await weightsOf(run);
     const { beta1, beta2, epsilon, weightDecay } = spec.optimizer;
-    // The gradient, which this page does not make, is in the first moment.
+    // The page does not compute the gradient, but the first moment contains it.
     const gradient = Array.from(after.get(`${query}.first_moment`)!, (moment) => moment / (1 - beta1));
     const settings = `1, ${new Schedule(spec).learningRateAt(0)}, ${beta1}, ${beta2}, ${epsilon}, ${weightDecay}`;
     const updated = python(

@@ -25,7 +25,7 @@ enum Mode : uint32_t { sound = 0, full = 1, readOnly = 2, broken = 3, torn = 4 }
 
 struct Control {
   std::atomic<uint32_t> mode;
-  std::atomic<uint32_t> permille; // of the calls that can fail, how many do
+  std::atomic<uint32_t> permille;  // of the calls that can fail, how many do
   std::atomic<uint32_t> count;
 };
 

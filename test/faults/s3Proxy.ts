@@ -5,12 +5,12 @@ import type { Random } from './random.js';
 export const s3Faults = ['500', '503', 'slow', 'cut', 'wrong'] as const;
 export type S3Fault = (typeof s3Faults)[number];
 
-/** An S3 server that is ill now and then. It stands before a real one and leaves signatures as they are. */
+/** An S3 server with occasional faults: a proxy in front of a real one, which leaves signatures intact. */
 export interface S3Proxy {
   port: number;
-  /** What happens to a share of the requests; null for nothing. */
+  /** The fault of a fraction of the requests; null: none. */
   fault: S3Fault | null;
-  /** How often it did. */
+  /** Number of faults so far. */
   count: number;
   close(): Promise<void>;
 }
@@ -21,7 +21,7 @@ export async function s3Proxy(target: number, random: Random, share = 0.2): Prom
     if (fault !== null && fault !== 'wrong') proxy.count++;
     answer(incoming, response, fault);
   });
-  /** Of the request, or of the response: what is done to the one comes before anything was stored. */
+  /** Modifies the request or the response: a fault of the request happens before anything is stored. */
   const answer = (incoming: IncomingMessage, response: ServerResponse, fault: S3Fault | null): void => {
     const isBefore = random() < 0.5;
     const isObject = !incoming.url!.includes('list-type') && !incoming.url!.includes('uploads');
@@ -42,7 +42,7 @@ export async function s3Proxy(target: number, random: Random, share = 0.2): Prom
         headers: incoming.headers,
       },
       (reply) => {
-        // Done, and yet answered as if it had not been.
+        // The request was executed, but is answered with an error.
         if (isRefused) {
           reply.resume();
           return refuse();
@@ -89,7 +89,7 @@ export async function s3Proxy(target: number, random: Random, share = 0.2): Prom
       transform: (chunk: Buffer, _, done) => void setTimeout(() => done(null, chunk), 1000 * random()),
       flush: (done) => void setTimeout(done, 2000 * random()),
     });
-  /** Changes one bit of the middle of the first piece. */
+  /** Flips one bit in the middle of the first chunk. */
   const flipping = (): Transform => {
     let isDone = false;
     return new Transform({

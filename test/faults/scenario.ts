@@ -6,22 +6,22 @@ import type { Random } from './random.js';
 import type { Result } from './wholeWay.js';
 import { World, type Ends } from './world.js';
 
-/** One trial: throws where a promise is broken, and answers how many faults it made. */
+/** One trial: throws if a guarantee is broken, and returns the number of faults that it made. */
 export interface Scenario {
-  /** As in the table of the report. */
+  /** As in the report's table. */
   name: string;
   what: string;
-  /** Faults that the report is to reach. */
+  /** Number of faults that the report should reach. */
   target: number;
-  /** Faults of one trial for the report: as many as share what it takes to begin, and few enough that one that falls short loses little. */
+  /** Faults per trial for the report: enough to share the cost of the setup, and few enough that a failed trial loses little. */
   perTrial: number;
   needs: readonly Need[];
-  /** Whether the short form, within the tests, has it. */
+  /** Whether it is in the short form, among the tests. */
   isShort: boolean;
   run(random: Random, ends: Ends, expected: Result, faults: number): Promise<number | Measured>;
 }
 
-/** Of a trial that measures: what it found, as it is to stand in the report. */
+/** For a trial that measures: its findings, as text for the report. */
 export interface Measured {
   faults: number;
   figures: string;
@@ -29,7 +29,7 @@ export interface Measured {
 
 export type Need = 'fleet' | 'disk';
 
-/** What this machine has of it. */
+/** What is available on this machine. */
 export const had: Readonly<Record<Need, boolean>> = { fleet: hasPostgres && hasS3, disk: canFailDisk };
 
 export function canRun({ needs }: Scenario): boolean {
@@ -40,7 +40,10 @@ export function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** Does something at random moments while jobs go their whole way, one after another until enough was done; gives how often. */
+/**
+ * Calls `act` at random moments while jobs go their whole way, one after another until it was called often enough; returns the number of
+ * calls.
+ */
 export async function meanwhile(
   way: () => Promise<unknown>,
   random: Random,

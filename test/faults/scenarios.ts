@@ -21,7 +21,7 @@ function killer(world: World, random: Random): () => Promise<number> {
           process.kill(pick(random, pids), 'SIGKILL');
           count++;
         } catch {
-          // it ended by itself just now
+          // it has just ended by itself
         }
       }
     }
@@ -33,7 +33,7 @@ function killer(world: World, random: Random): () => Promise<number> {
   };
 }
 
-/** More often would leave no time for progress between them: a server starts in about a second, and so does a trainer. */
+/** More frequent kills would leave no time for progress: a server starts in about a second, and so does a trainer. */
 const killEveryMs = 1200;
 
 function s3Scenario(fault: S3Fault, what: string, isShort: boolean): Scenario {
@@ -188,7 +188,7 @@ export const scenarios: Scenario[] = [
         { everyMs: 500, faults },
         jump,
       );
-      // Nobody was taken for dead.
+      // No server was considered dead.
       for (const job of jobs) expect((await world.client.getJob(job)).attempt).toBe(1);
       return count;
     },

@@ -12,15 +12,15 @@ import { fleetWithDatabase, type Scenario } from './scenario.js';
 import { wholeWay } from './wholeWay.js';
 import { leaseMs, type World } from './world.js';
 
-/** Jobs go their way among faults for so long; then all is made well, thrown away and measured. */
+/** Jobs go their way among faults for this long; then the faults end, everything is deleted, and usage is measured. */
 const stretchMs = 90_000;
 const faultEveryMs = 3000;
-/** Two to compare in each third, also where the machine is so busy that a stretch takes minutes. */
+/** Two to compare in each third, even if the machine is so busy that a stretch takes minutes. */
 const samplesMin = 6;
-/** Of the copies that a server keeps, so that its disk is soon as full as it may be. */
+/** Limit of a server's copies: small, so that its disk usage soon reaches its maximum. */
 const cacheBytesMax = 2 ** 20;
 
-/** What the last third may have more than the first. */
+/** Allowed growth from the first third to the last. */
 const growthMax: Readonly<Record<keyof Sample, { share: number; plus: number }>> = {
   memoryMiB: { share: 0.1, plus: 24 },
   handles: { share: 0, plus: 6 },
@@ -31,25 +31,25 @@ const growthMax: Readonly<Record<keyof Sample, { share: number; plus: number }>>
   rows: { share: 0, plus: 10 },
 };
 
-/** What is there when nobody works and all jobs are gone. */
+/** Usage when nothing is running and all jobs are deleted. */
 interface Sample {
   /** Of the server that is never killed. */
   memoryMiB: number;
   handles: number;
-  /** Processes that servers started, and that did not end. */
+  /** Running processes started by servers. */
   children: number;
-  /** Of all servers with the database. */
+  /** Database connections of all servers. */
   connections: number;
-  /** The data folders of all servers, and what is in S3. */
+  /** The data folders of all servers, and S3. */
   diskKiB: number;
   blobsKiB: number;
-  /** Of jobs, data sets and what belongs to them. */
+  /** Rows about jobs, data sets and what belongs to them. */
   rows: number;
 }
 
 const tables = ['jobs', 'events', 'checkpoints', 'artifacts', 'artifact_files', 'datasets', 'blob_files'];
 
-/** All faults at once, for as long as it is given; one server is never killed, so that what it keeps can be seen. */
+/** All kinds of faults for the given time; one server is never killed, so that leaks become visible. */
 export const soak: Scenario = {
   name: 'soak',
   what: 'all of these at random, and between them memory, handles, processes, connections, disk and rows (counted: minutes)',
@@ -120,7 +120,7 @@ class Storm {
     this.raging.catch(() => {}); // `end` throws it
   }
 
-  /** From now on all is well. */
+  /** Ends the faults. */
   async end(): Promise<void> {
     this.isOver = true;
     await this.raging;
@@ -150,14 +150,14 @@ class Storm {
     try {
       process.kill(pick(this.random, pids), 'SIGKILL');
     } catch {
-      this.count--; // it ended by itself just now
+      this.count--; // it has just ended by itself
     }
   }
 
   private async killServer(): Promise<void> {
     const { world, clocks } = this.targets;
     const index = 1 + Math.floor((world.servers.length - 1) * this.random());
-    clocks.set(world.servers[index]!.folder, 0); // with a wrong one it would not start
+    clocks.set(world.servers[index]!.folder, 0); // with a wrong clock it would not start
     await world.killServer(index);
   }
 
@@ -197,7 +197,7 @@ class Storm {
   }
 }
 
-/** As a person does who needs the room; returns when the room is free. */
+/** Deletes everything, like a person who needs space; returns when the space is free. */
 async function throwAllAway({ client }: World): Promise<void> {
   for await (const { name } of client.listJobs()) await client.deleteJob(name);
   for await (const { name } of client.listDatasets()) await client.deleteDataset(name);
@@ -213,7 +213,7 @@ async function throwAllAway({ client }: World): Promise<void> {
 async function measure(world: World, postgres: PostgresPair): Promise<Sample> {
   const pids = world.servers.map(({ running }) => running.process.pid!);
   const children = (): number => pids.reduce((sum, pid) => sum + childrenOf(pid).length, 0);
-  // An aborted task's process takes a moment to end.
+  // The process of an aborted task takes a moment to end.
   await expect.poll(children).toBe(0);
   const { database, bucketFolder } = world.shared!;
   let disk = 0;
@@ -229,7 +229,7 @@ async function measure(world: World, postgres: PostgresPair): Promise<Sample> {
   };
 }
 
-/** The first, the middle and the last of each. */
+/** The first, middle and last sample of each metric. */
 function summary(samples: readonly Sample[]): string {
   const shown = [samples[0]!, samples[samples.length >> 1]!, samples.at(-1)!];
   const names = Object.keys(growthMax) as (keyof Sample)[];

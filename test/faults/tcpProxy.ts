@@ -1,6 +1,6 @@
 import { connect, createServer, type Socket } from 'node:net';
 
-/** A way to a database that can be cut, stopped and led elsewhere, as a network or a name with a short life. */
+/** A connection to a database that can be cut, stopped and redirected, like a network or a DNS name with a short TTL. */
 export interface TcpProxy {
   port: number;
   target: number;

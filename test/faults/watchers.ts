@@ -13,15 +13,18 @@ const watcherCount = 2000;
 const unreadShare = 0.1;
 /** As many as a view would share. */
 const streamsPerSession = 50;
-/** Processor time of the trainer in each phase; three are without watchers and two with them, so that what else the machine does is in both. */
+/**
+ * Processor time of the trainer in each phase; three phases are without watchers and two with them, so that other load on the machine
+ * affects both.
+ */
 const phaseSeconds = 8;
 const delayMsMax = 1000;
-/** What a step costs may differ so much between phases: caches and other work of the machine are in it. */
+/** How much the speed may differ between phases: caches and other load on the machine affect it. */
 const speedShareMin = 0.95;
-/** What a server may have more at the end of the second phase with watchers than at that of the first. */
+/** Allowed growth of a server's memory from the end of the first phase with watchers to that of the second. */
 const growthBytesMax = 32 * 2 ** 20;
 
-/** Measures rather than breaks: whoever only watches, or does not even read, costs a trainer nothing. */
+/** Measures instead of making faults: clients that only watch, or do not even read, must cost a trainer nothing. */
 export const watchers: Scenario = {
   name: 'watchers',
   what: '2,000 watchers of every step over three servers, a tenth of which reads nothing: the speed of the trainer per second of processor time, delays and memory (counted: watchers)',
@@ -78,7 +81,7 @@ export const watchers: Scenario = {
   },
 };
 
-/** A job of steps that a person could follow, which does not end by itself. */
+/** A job with steps slow enough for a person to follow, which does not end by itself. */
 function watchedSpec() {
   const spec = tinySpec(1_000_000);
   return {
@@ -98,7 +101,7 @@ function watchedSpec() {
   };
 }
 
-/** What a job's process does with its processor time. */
+/** Measures the processor time of a job's process. */
 class Trainer {
   private readonly pid: number;
   private readonly samples: { ms: number; seconds: number }[] = [];
@@ -118,7 +121,7 @@ class Trainer {
     clearInterval(this.timer);
   }
 
-  /** Steps in a second of processor time. */
+  /** Steps per second of processor time. */
   async speed(): Promise<number> {
     const begin = await this.now();
     while (this.sample() - begin.seconds < phaseSeconds) await pause(100);
@@ -126,7 +129,7 @@ class Trainer {
     return (end.step - begin.step) / (end.seconds - begin.seconds);
   }
 
-  /** When a step was done, however late its event came. */
+  /** The time at which a step was done, however late its event arrived. */
   private async now(): Promise<{ step: number; seconds: number }> {
     const { client } = this.world;
     const { lastSequence } = await client.getJob(this.job);
@@ -142,7 +145,7 @@ class Trainer {
     return seconds;
   }
 
-  /** Between the two samples around it. */
+  /** Interpolated between the samples before and after it. */
   private secondsAt(ms: number): number {
     this.sample();
     const index = Math.max(
@@ -155,10 +158,10 @@ class Trainer {
   }
 }
 
-/** Clients of one job that cost little themselves, since they share the processors with the servers. */
+/** Cheap clients of one job, since they share the processors with the servers. */
 class Crowd {
   readonly delays: number[] = [];
-  /** Why streams of readers ended. */
+  /** Why readers' streams ended. */
   readonly lost: string[] = [];
   private readonly sessions: ClientHttp2Session[] = [];
   private readonly standing: Promise<void>[] = [];
@@ -172,13 +175,13 @@ class Crowd {
       [true, count - unread],
     ] as const) {
       for (let index = 0; index < of; index++) {
-        // Who does not read has a connection of its own: it would hold up others on it, as any client does.
+        // A client that does not read gets its own connection: on a shared one it would block the others' streams.
         if (index % streamsPerSession === 0) {
           const address = addresses[this.sessions.length % addresses.length]!;
           const session = connect(`http://${address}`, {
             settings: { initialWindowSize: isRead ? 65_535 : 1024 },
           });
-          session.setMaxListeners(0).on('error', () => {}); // its streams end, too
+          session.setMaxListeners(0).on('error', () => {}); // its streams end too
           this.sessions.push(session);
         }
         this.standing.push(this.watch(this.sessions.at(-1)!, request, isRead));
@@ -196,7 +199,7 @@ class Crowd {
     for (const session of this.sessions) session.destroy();
   }
 
-  /** Resolves when the first bytes came. */
+  /** Resolves when the first bytes have arrived. */
   private async watch(session: ClientHttp2Session, request: Buffer, isRead: boolean): Promise<void> {
     const stream = session.request({
       ':method': 'POST',
@@ -225,7 +228,7 @@ class Crowd {
     });
   }
 
-  /** Of what came at once the oldest event is decoded, which is the latest to arrive; gives what is not whole yet. */
+  /** Decodes the oldest event of a chunk, which has the largest delay; returns the incomplete rest. */
   private take(bytes: Buffer): Buffer {
     let at = 0;
     for (let isOldest = true; bytes.length - at >= prefixBytes; isOldest = false) {

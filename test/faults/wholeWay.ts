@@ -15,7 +15,7 @@ import { expect } from 'vitest';
 import { tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { patientMs, type Ends, type World } from './world.js';
 
-/** Enough for a warm start and several merges; seconds long. */
+/** Enough for a warm start and several merges; takes seconds. */
 const stepCount = 60;
 
 export interface Result {
@@ -27,15 +27,15 @@ let isCounted = 0;
 
 export interface Person {
   onJob?: (name: string) => void;
-  /** Does what an error says is to be done, and repeats it; by default every error that a client shows is one too many. */
+  /** Handles an error as its message says, and repeats the request; by default no error may reach the client. */
   insist?: Insist;
 }
 
 export type Insist = <T>(what: () => Promise<T>) => Promise<T>;
 
 /**
- * The whole way of a person with a job: upload, create, watch, export, download. Fails where anything that was acknowledged is lost,
- * doubled, out of order or of other bytes than in an undisturbed run.
+ * Everything that a person does with a job: upload, create, watch, export, download. Fails if anything that was acknowledged is lost,
+ * duplicated, out of order or different from an undisturbed run.
  */
 export async function wholeWay(
   world: World,
@@ -57,13 +57,13 @@ export async function wholeWay(
   let before: JobEvent[] = [];
   for await (const event of client.watch(name, { deadlineMs: patientMs })) {
     if (event.kind === 'storeChanged') {
-      // Another database answers, and all come again: what was seen of the first is in it, too.
+      // Another database answers, and all events are read again: it must include those seen before.
       before = events.length > before.length ? [...events] : before;
       events.length = 0;
       continue;
     }
     events.push(event);
-    // Only for want of a disk is a job paused unasked.
+    // A job is paused without a request only if its disk failed.
     if (event.kind === 'state' && event.state.to === JobState.PAUSED)
       await insist(async () => await client.resumeJob(name));
   }
@@ -74,7 +74,7 @@ export async function wholeWay(
   const { state, failure } = await insist(async () => await client.getJob(name));
   expect(state, failure?.message).toBe(JobState.SUCCEEDED);
   checkSteps(events);
-  // The journal as it is at the end is what was seen of it on the way.
+  // The final journal equals what was seen before.
   const again: JobEvent[] = [];
   for await (const event of client.watch(name, { deadlineMs: patientMs })) again.push(event);
   expect(again).toEqual(events);
@@ -82,9 +82,9 @@ export async function wholeWay(
   const folder = mkdtempSync(join(tmpdir(), 'relora-faults-'));
   ends.push(() => rmSync(folder, { recursive: true, force: true }));
   const download = async (artifact: Artifact, to: string) =>
-    await insist(async () => await client.downloadArtifact(artifact.name, join(folder, to))); // checks every hash
+    await insist(async () => await client.downloadArtifact(artifact.name, join(folder, to))); // verifies every hash
   const [made] = await insist(async () => await client.listArtifacts(name));
-  // A disk may have failed when the job ended: the weights are asked for again.
+  // A disk may have failed when the job ended: then the weights are requested again.
   const artifact =
     made!.state === ArtifactState.READY
       ? made!
@@ -111,7 +111,7 @@ async function exported(
   });
 }
 
-/** Steps go up by one within an attempt, and attempts never go back. */
+/** Steps increase by one within an attempt, and attempts never decrease. */
 function checkSteps(events: readonly JobEvent[]): void {
   let attempt = 0;
   let next: number | null = null;
@@ -127,10 +127,10 @@ function checkSteps(events: readonly JobEvent[]): void {
     next = event.step.step + 1;
     reached = Math.max(reached, next);
   }
-  expect(reached).toBeGreaterThanOrEqual(stepCount); // the last attempt may have had nothing but its export to do
+  expect(reached).toBeGreaterThanOrEqual(stepCount); // the last attempt may have had only the export to do
 }
 
-/** A GGUF file names its job. */
+/** A GGUF file contains the name of its job. */
 function withoutName(path: string, job: string): string {
   const bytes = readFileSync(path);
   const text = Buffer.from(job.replace('jobs/', ''));

@@ -11,10 +11,10 @@ import { s3Proxy, type S3Proxy } from './s3Proxy.js';
 
 export const leaseMs = 2000;
 
-/** For how long a client asks again: trials may run at the lowest priority of a machine that does much else. */
+/** How long a client repeats requests: trials may run at the lowest priority on a busy machine. */
 export const patientMs = 1_800_000;
 
-/** What is undone when a trial has ended, the last first. */
+/** Cleanup after a trial, in reverse order. */
 export type Ends = (() => Promise<void> | void)[];
 
 interface Served {
@@ -22,14 +22,17 @@ interface Served {
   running: ServerProcess;
 }
 
-/** Servers of one store that can be killed, stopped and started again, each with its own folder, and a client of all. */
+/** Servers with a common store that can be killed, stopped and started again, each with its own folder, and a client of all of them. */
 export class World {
   readonly servers: Served[] = [];
   client!: ReloraClient;
   s3: S3Proxy | undefined;
-  /** Of several servers: the name of their database, and the folder that is their bucket. */
+  /** With several servers: the name of their database, and the folder that is their bucket. */
   shared: { database: string; bucketFolder: string } | undefined;
-  /** Whether a server may give up what it cannot do, and is started again then, as systemd has it; else it never ends by itself. */
+  /**
+   * Whether a server may exit on a fault that it cannot handle, and is then started again, as by systemd; otherwise it must never exit by
+   * itself.
+   */
   mayEnd = false;
   private isOver = false;
   private readonly problems: string[] = [];
@@ -42,14 +45,14 @@ export class World {
     private readonly ends: Ends,
   ) {}
 
-  /** One server with a file and a folder, as it is by default. */
+  /** One server with a file and a folder, as by default. */
   static async alone(ends: Ends, settings: Record<string, string> = {}): Promise<World> {
     const world = new World({ ...common, ...settings, RELORA_DATABASE_URL: '' }, ends);
     await world.addAll(1);
     return world;
   }
 
-  /** Several over PostgreSQL and an S3 server. */
+  /** Several servers with PostgreSQL and an S3 server. */
   static async fleet(
     ends: Ends,
     random: Random,
@@ -93,7 +96,7 @@ export class World {
     this.connect(patientMs);
   }
 
-  /** A client that waits for so long by itself. */
+  /** A client that retries for this long by itself. */
   connect(deadlineMs: number): void {
     const address = this.servers.map(({ running }) => running.grpcAddress).join(',');
     void this.client?.close();
@@ -122,7 +125,7 @@ export class World {
     return await starting.finally(() => this.starting.delete(starting));
   }
 
-  /** Starts it again where it may end by itself. */
+  /** Starts it again if it may exit by itself. */
   private follow(server: Served): void {
     const { running } = server;
     void running.exited.then(async ({ code, signal }) => {
@@ -147,7 +150,7 @@ export class World {
     }
   }
 
-  /** Servers that ended though they must not. */
+  /** Throws if servers ended that must not. */
   throwIfEnded(): void {
     if (this.problems.length > 0) throw new Error(this.problems.join('; '));
   }
@@ -161,12 +164,12 @@ export class World {
     await this.startAgain(server);
   }
 
-  /** Which server runs a job, by what its log says; -1 while none does. */
+  /** The server that runs a job, according to logs; -1 if none does. */
   runnerOf(job: string): number {
     return this.servers.findIndex(({ running }) => this.trainersOf(running, job).length > 0);
   }
 
-  /** Pids of trainers that run now, of one job or of all. */
+  /** Process ids of running trainers, of one job or of all. */
   trainerPids(): number[] {
     return this.servers.flatMap(({ running }) => childrenOf(running.process.pid!));
   }

@@ -1,23 +1,23 @@
 import { tinySpec } from '../engine/tinyRun.js';
 
-/** The run whose losses are kept: a warm start, three cycles, grouped-query attention and micro-batches. */
+/** The run whose losses are stored: a warm start, three cycles, grouped-query attention and micro-batches. */
 export const goldenSpec = tinySpec({
   batch: { sequenceLength: 16, sequenceCount: 2, microBatchSequenceCount: 1 },
   evaluation: { finalTokenCount: 16 },
   streams: { dataCut: 1, dropout: 1, fullRankWarmup: 1 },
 });
 
-/** The same over a text of few words, in its second and third pass, each of which begins where the one before it ended. */
+/** The same on a short text, up to its third pass; each pass begins where the previous one ended. */
 export const secondCutSpec = { ...goldenSpec, streams: { ...goldenSpec.streams, dataCut: 2 } };
 
-/** The same with dropout, whose masks are counted. */
+/** The same with dropout, whose masks are counter-based. */
 export const secondDropoutSpec = {
   ...goldenSpec,
   adapter: { ...goldenSpec.adapter!, dropout: 0.2 },
   streams: { ...goldenSpec.streams, dropout: 2 },
 };
 
-/** The same by Muon in the warm start and in the adapters, which begin within the span of those before. */
+/** The same with Muon in the warm start and for adapters, whose A starts within the span of the previous one. */
 export const muonSpec = {
   ...goldenSpec,
   warmStart: { ...goldenSpec.warmStart, optimizer: 'muon' as const },
@@ -29,7 +29,7 @@ export const muonSpec = {
   },
 };
 
-/** The same model trained whole by APOLLO-Mini. */
+/** The same model trained full-rank by APOLLO-Mini. */
 export const apolloMiniSpec = {
   ...goldenSpec,
   kind: 'fullRank' as const,
@@ -38,7 +38,7 @@ export const apolloMiniSpec = {
   optimizer: { ...goldenSpec.optimizer, fullRankOptimizer: 'apolloMini' as const },
 };
 
-/** The same with full-rank steps between cycles, whose rate rises. */
+/** The same with full-rank steps between cycles, with a warm-up. */
 export const secondWarmupSpec = {
   ...goldenSpec,
   adapter: { ...goldenSpec.adapter!, fullRankStepCount: 2 },

@@ -18,7 +18,7 @@ interface GoldenRun {
   name: string;
   spec: RunSpec;
   dataset: ReturnType<typeof licenseDataset>;
-  /** Beside this one, with the losses. */
+  /** File with the losses, in this folder. */
   file: string;
 }
 
@@ -71,9 +71,9 @@ async function losses({ spec, dataset }: GoldenRun, options: DeviceOptions): Pro
 }
 
 /**
- * The losses of whole small runs, one for each version of a stream. A change that is not meant to alter numbers leaves them alone;
- * one that is gives the stream another version (docs/architecture.md), and the new version a run of its own here, whose file
- * `REGENERATE_GOLDEN=1 npx vitest run test/golden/losses.test.ts` writes.
+ * The losses of small complete runs, one for each version of a stream. A change that is not meant to alter numbers must not alter these; a
+ * change that is meant to adds a version of the stream (docs/architecture.md), and a run for it here, whose file is written by
+ * `REGENERATE_GOLDEN=1 npx vitest run test/golden/losses.test.ts`.
  */
 describe.each(runs)('the golden loss curve $name', (golden) => {
   const backends: [name: string, options: DeviceOptions, tolerance: number][] = [

@@ -16,12 +16,12 @@ beforeAll(async () => {
   const folder = releasedFolder();
   cleanUps.push(folder.remove);
   dataFolder = folder.dataFolder;
-  // The processor decides the bits unless this does.
+  // Otherwise the bits would depend on the processor.
   const settings = {
     RELORA_INSTRUCTION_SET: 'portable',
     RELORA_DEVICE: 'native',
     RELORA_SLOTS: '2',
-    RELORA_ALLOWED_FOLDERS: folder.baseWeights, // as when its job at a path was created
+    RELORA_ALLOWED_FOLDERS: folder.baseWeights, // as when its job with a path was created
   };
   const server = await startServerProcess(dataFolder, settings, (stop) => cleanUps.push(stop));
   client = new ReloraClient({ address: server.grpcAddress });
@@ -84,7 +84,7 @@ describe('a data folder of 0.1.0', () => {
       onProgress: ({ phase, ratio }) => phase === 'uploading' && sent.push(ratio * (900 + 450_000)),
     });
     expect(dataset.state).toBe('DATASET_STATE_READY');
-    // What was there counts as sent: the first progress is that of the first new piece, which is all that was missing.
+    // Existing data counts as sent: the first progress is that of the first new piece, which is all that was missing.
     expect(sent).toEqual([900 + 450_000]);
   });
 
@@ -94,7 +94,7 @@ describe('a data folder of 0.1.0', () => {
     for (const [id, wanted] of Object.entries(expected.jobs)) {
       const job = await client.waitForJob(`jobs/${id}`);
       expect({ id, ...(await resultOf(job)) }).toEqual({ id, ...resultWanted(wanted) });
-      // Its path to the base weights was another one, and is in the hash.
+      // Its path to the base weights was different, and the path is part of the hash.
       if (id !== 'queued-at-path') expect(job.execution!.specSha256).toBe(wanted.specSha256);
     }
   });
@@ -120,7 +120,7 @@ describe('a data folder of 0.1.0', () => {
     const bundle = parseBundle(JSON.parse(readFileSync(join(released, 'bundle.json'), 'utf8')));
     const report = await replayBundle(client, bundle);
     expect(report).toMatchObject({ isIdentical: true, firstDifferingStep: null });
-    // Its job followed the rules of 0.1.0, and new ones may follow others.
+    // Its job followed the rules of 0.1.0; new ones may follow others.
     expect((await client.getJob(report.job)).spec!.streams).toEqual({
       dataCut: 1,
       dropout: 1,
@@ -146,7 +146,7 @@ describe('the SDK of 0.1.0', () => {
   });
 });
 
-/** A day with the SDK: data in, a job watched, paused, resumed and begun again from its checkpoint, weights out. */
+/** Everything done with the SDK: upload data, watch, pause and resume a job, start another from its checkpoint, download weights. */
 async function useAll(old: ReloraClient, folder: string): Promise<void> {
   const repeated = { jobId: 'restarted', requestId: expected.requestIds.restart };
   expect((await old.restartJob('jobs/finished', { stepCount: 24 }, repeated)).name).toBe('jobs/restarted');
@@ -162,7 +162,7 @@ async function useAll(old: ReloraClient, folder: string): Promise<void> {
       if (event.kind === 'step' && event.step.omitted) omitted.push(event.step.step);
     },
   });
-  kinds.delete('warning'); // one of them depends on how busy the machine is
+  kinds.delete('warning'); // one of them depends on the load of the machine
   expect([...kinds].sort()).toEqual([
     'artifact',
     'checkpoint',
@@ -172,7 +172,7 @@ async function useAll(old: ReloraClient, folder: string): Promise<void> {
     'state',
     'step',
   ]);
-  expect(omitted.at(-1)).toBe(6); // the step event of a span is that of its last step
+  expect(omitted.at(-1)).toBe(6); // a span's step event has the number of its last step
   const restarts = [];
   for await (const { event } of old.listRestarts(job.name)) restarts.push(event!.restart);
   expect(restarts).toEqual([1, 2]);
@@ -207,7 +207,7 @@ function resultWanted({ artifacts, firstStep, losses, origin }: (typeof expected
   return { artifacts, firstStep, losses, ...(origin && { origin }) };
 }
 
-/** What the weights are; the other files name the version that wrote them. */
+/** Hashes of the weights; the other files contain the version that wrote them. */
 function hashesOf(files: readonly { fileName: string; sha256: string }[]): Hashes {
   const weights = files.filter(({ fileName }) => /\.(safetensors|gguf)$/.test(fileName));
   return Object.fromEntries(weights.map(({ fileName, sha256 }) => [fileName, sha256]));

@@ -7,12 +7,12 @@ import { fileURLToPath } from 'node:url';
 const fixtures = fileURLToPath(new URL('../fixtures/', import.meta.url));
 export const released = join(fixtures, 'released-0.1.0');
 
-/** What 0.1.0 came to when it finished its folder; made by make.mjs beside the files. */
+/** Results of 0.1.0 for its folder; written by make.mjs, together with the files. */
 export const expected = JSON.parse(readFileSync(join(released, 'expected.json'), 'utf8')) as {
-  /** Where the base weights of jobs lay that name them by path. */
+  /** Folder of the base weights that jobs name by path. */
   baseWeights: string;
   requestIds: Record<'create' | 'restart' | 'export', string>;
-  /** What CreateJob was asked for when it made the job `queued`, as JSON. */
+  /** The request with which the job `queued` was created, as JSON. */
   queuedSpec: object;
   jobs: Record<string, ReleasedJob>;
   /** SHA-256 of files, by artifact. */
@@ -25,14 +25,14 @@ export type Hashes = Record<string, string>;
 interface ReleasedJob {
   pausedAtStep?: number;
   artifacts: Record<string, Hashes>;
-  /** The first step that it took itself. */
+  /** The first step after its resume. */
   firstStep: number;
   losses: (number | null)[];
   specSha256: string;
   origin?: { job: string; step: number };
 }
 
-/** A data folder as a killed server of 0.1.0 left it, moved to another place with the base weights that its jobs name. */
+/** A data folder as left by a killed server of 0.1.0, copied to another place together with the base weights that its jobs name. */
 export function releasedFolder(): { dataFolder: string; baseWeights: string; remove: () => void } {
   const folder = mkdtempSync(join(tmpdir(), 'relora-released-'));
   execFileSync('tar', ['xzf', join(released, 'data-folder.tgz'), '-C', folder]);
@@ -45,9 +45,9 @@ export function releasedFolder(): { dataFolder: string; baseWeights: string; rem
 }
 
 /**
- * Of base weights that a job names by path, a job that has begun needs none any more, and its hash has the path in it; one that is
- * queued gets the new place. In a process of its own, as `libsql` keeps the lock of a file that it has closed; that process ends
- * without closing it, so that the server still finds the log that the killed one left.
+ * Updates the path of base weights. A job that has already begun no longer needs its base weights, and has the path in its hash; a queued
+ * job gets the new path. Runs in a separate process, because `libsql` keeps the lock of a file that it has closed; that process exits
+ * without closing it, so that the server still finds the log left by the killed one.
  */
 function rewritePath(dataFolder: string, before: string, after: string): void {
   const script = `

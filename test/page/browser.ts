@@ -4,7 +4,7 @@ import puppeteer, { type Browser, type Page } from 'puppeteer-core';
 import { afterAll, beforeAll, expect, onTestFinished } from 'vitest';
 import { patienceMs } from '../patience.mjs';
 
-/** Chromium, where there is one: RELORA_TEST_CHROMIUM names another place. */
+/** Chromium, if installed: RELORA_TEST_CHROMIUM gives another path. */
 const executablePath = [
   process.env.RELORA_TEST_CHROMIUM ?? '',
   '/usr/bin/chromium',
@@ -19,11 +19,11 @@ const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 
 let browser: Browser | undefined;
 
-/** One browser for the tests of a file. */
+/** One browser for all tests of a file. */
 export function useBrowser(): void {
   beforeAll(async () => {
     if (executablePath === undefined) return;
-    // The sandbox of the browser needs rights that a container rarely gives; what it opens here is our own page.
+    // The browser's sandbox needs privileges that a container rarely has; only our own page is opened here.
     browser = await puppeteer.launch({
       executablePath,
       args: ['--no-sandbox', '--disable-gpu', '--force-color-profile=srgb'],
@@ -35,15 +35,15 @@ export function useBrowser(): void {
 export interface OpenPage {
   page: Page;
   url: string;
-  /** What the page complained about, and what it asked of others. */
+  /** Errors of the page, and its requests to other hosts. */
   complaints: string[];
   go(path: string): Promise<void>;
-  /** The text of the page, when it holds what is wanted. */
+  /** Resolves with the page's text once it matches. */
   untilText(wanted: string | RegExp): Promise<string>;
   press(...keys: string[]): Promise<void>;
 }
 
-/** A tab on a server; at the end of the test nothing may have been refused, failed or asked of others. */
+/** A tab on a server's page; at the end of the test no request may have been refused, failed or gone to other hosts. */
 export async function openPage(
   url: string,
   options: { scheme?: 'light' | 'dark'; width?: number; height?: number } = {},
@@ -90,9 +90,9 @@ export async function openPage(
   };
 }
 
-/** What axe finds wrong for people who see badly or use no mouse: rules of WCAG 2.1 up to AA, contrast among them. */
+/** Accessibility problems found by axe: rules of WCAG 2.1 up to AA, including contrast. */
 export async function faultsOf({ page }: OpenPage): Promise<string[]> {
-  // The page's own policy lets no script in; the protocol of the browser does.
+  // The page's own policy allows no added script; the browser's protocol does.
   await page.evaluate(axe);
   return await page.evaluate(async () => {
     const { axe: run } = globalThis as unknown as {

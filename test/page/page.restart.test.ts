@@ -27,7 +27,7 @@ describe.skipIf(!hasChromium)('the page beside a server that is killed', () => {
     const after = clientsOf(second.grpcAddress);
     const events: JobEvent[] = [];
     await watchUntil(after, name, events, () => false);
-    // Each row of the log is an event that is no step: newest first, all of them, none twice.
+    // Each row of the log is an event other than a step: newest first, all of them, without duplicates.
     const shown = await tab.page.$$eval('.log tbody tr', (rows) =>
       rows.map((row) => Number(row.children[0]!.textContent!.replaceAll(',', ''))),
     );
@@ -37,7 +37,7 @@ describe.skipIf(!hasChromium)('the page beside a server that is killed', () => {
     const label = await tab.page.$eval('.plot', (plot) => plot.getAttribute('aria-label')!);
     const loss = events.findLast(({ step }) => step !== undefined)!.step!.loss;
     expect(label).toContain(`to ${loss.toPrecision(4)};`);
-    // What the browser says of the refused connections while there was no server is no complaint of ours.
+    // The browser's messages about refused connections while there was no server do not count.
     expect(tab.complaints.filter((each) => !/ERR_|Failed to load/.test(each))).toEqual([]);
   });
 

@@ -13,7 +13,7 @@ useBrowser();
 const now = Date.now();
 const event = (body: NewEvent['body']): NewEvent => ({ timeMs: now, body });
 
-/** A running job with something of every kind to show. */
+/** A running job with every kind of content. */
 async function richJob(api: Api, stepCount = 40): Promise<string> {
   await submit(api.parts, {
     displayName: 'A rich job',
@@ -99,7 +99,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
       .poll(async () => await tab.page.$eval('.plot', (plot) => plot.getAttribute('aria-label')))
       .toContain('to 1.250');
 
-    // Text from a model stays text.
+    // Text from a model is not interpreted as HTML.
     await tab.page.click('[role=tab]:nth-child(2)');
     await tab.untilText('Once <b>upon</b> step 39');
     await tab.page.click('[role=tab]:nth-child(3)');
@@ -147,7 +147,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
       ]);
     }
     const tab = await openPage(await serveWeb(api));
-    // Pieces of a tokenizer, and documents, come by the preview.
+    // Tokens, and documents, come with the preview.
     await tab.page.setRequestInterception(true);
     tab.page.on('request', (request) => {
       if (!request.url().endsWith('/PreviewDataset')) return void request.continue();
@@ -184,7 +184,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
       }));
       expect(found, path).toEqual({ hit: false, made: 0, links: 0 });
     }
-    // What is no job or data set is said by the server's answer, which the console notes.
+    // Missing jobs and data sets are reported by the server's answer, which the console logs.
     expect(tab.complaints.filter((each) => !/status of 4\d\d/.test(each))).toEqual([]);
   });
 
@@ -216,7 +216,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
   it('draws a hundred thousand points at once', async () => {
     const tab = await openPage(await serveWeb(await openApi()));
     await tab.go('/server');
-    // As text: the import is the browser's, not the one of the test's own loader.
+    // As text: the import must be the browser's, not that of the test's module loader.
     const [milliseconds, label] = (await tab.page.evaluate(`(async () => {
       const { Chart } = await import('/page/chart.js');
       const chart = new Chart({ title: 'Many', sync: 'many', lines: [{ label: 'loss', color: '--line-1' }] });
@@ -240,7 +240,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
     await tab.go('/jobs');
     await tab.untilText('3 jobs');
     const focused = () => tab.page.evaluate(() => document.activeElement?.textContent);
-    // Two jobs of one millisecond stand in either order.
+    // Two jobs created in the same millisecond may have either order.
     const [upper, lower] = await tab.page.$$eval('a.title', (links) => links.map((link) => link.textContent));
     expect([upper, lower].sort()).toEqual(['First', 'Second']);
     await tab.press('j', 'j');
@@ -254,7 +254,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
     await tab.press('j', 'j', 'j', 'Enter');
     await tab.untilText('ended ·');
     expect(new URL(tab.page.url()).pathname).toBe(`/${job}`);
-    // Tabs by arrows, the fork's dialog by Enter and Escape.
+    // Tabs with arrow keys, the fork's dialog with Enter and Escape.
     await tab.page.focus('[role=tab]');
     await tab.press('ArrowRight', 'ArrowRight');
     expect(await focused()).toBe('Restarts');
@@ -342,7 +342,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
   it('changes a job that runs, and says what becomes of its rate', async () => {
     const api = await openApi();
     await readyDataset(api.parts);
-    const id = await richJob(api, 42); // in the middle of a cycle: at its first step the rate is 0, whatever it is times
+    const id = await richJob(api, 42); // in the middle of a cycle: at its first step the rate is 0, whatever factor is applied
     for (const scheme of ['light', 'dark'] as const) {
       const tab = await openPage(await serveWeb(api), { scheme });
       await tab.go(`/jobs/${id}`);
@@ -358,7 +358,7 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
       expect(await faultsOf(tab), `the dialog in ${scheme} colors`).toEqual([]);
       if (process.env.RELORA_TEST_PICTURES !== undefined)
         await tab.page.screenshot({ path: `${process.env.RELORA_TEST_PICTURES}/update-${scheme}.png` });
-      // What is wrong is said where it was written, by the page and by the server.
+      // Errors are shown next to their field, whether found by the page or by the server.
       await tab.press('Enter');
       await tab.untilText('Nothing is filled in');
       const fill = async (label: string, text: string) => {

@@ -1,4 +1,4 @@
-// Stands in for grpcurl where that is not installed: the same arguments, and the contract by reflection alone.
+// Replaces grpcurl if that is not installed: the same arguments, with the contract only by reflection.
 import { text } from 'node:stream/consumers';
 import { status } from '@grpc/grpc-js';
 import { dynamicClient, reflect } from '../e2e/reflectedClient.js';
@@ -17,7 +17,7 @@ if (target === 'list') {
   process.exit(0);
 }
 
-/** JSON texts one after the other. Made of descriptors, protobufjs knows maps only as lists of entries. */
+/** Concatenated JSON texts. When created from descriptors, protobufjs represents maps only as lists of entries. */
 function parseMessages(json: string): object[] {
   const entries = (key: string, value: unknown) =>
     key === 'labels'
@@ -26,7 +26,7 @@ function parseMessages(json: string): object[] {
   return JSON.parse(`[${json.replace(/\}\s*\n\s*\{/g, '},{')}]`, entries) as object[];
 }
 
-/** Names as JSON of protobuf has them, bytes in base64, and nothing that is as it would be unset. */
+/** Names as in protobuf's JSON, bytes in base64, without fields that have their default. */
 function toJson(value: unknown): unknown {
   if (Buffer.isBuffer(value)) return value.toString('base64');
   if (Array.isArray(value)) return value.map(toJson);
@@ -57,7 +57,7 @@ const [service, method] = target.split('/') as [string, string];
 const client = dynamicClient(descriptorSet, service, address);
 const requests = parseMessages(data === '@' ? await text(process.stdin) : data || '{}');
 try {
-  // The client knows from the descriptors which way messages stream.
+  // The descriptors say which direction streams.
   const { requestStream, responseStream } = client[method] as unknown as Record<string, boolean>;
   if (requestStream) {
     const answer = await new Promise((resolve, reject) => {

@@ -1,20 +1,20 @@
-/** A fenced block of a page, and what stands about it in comments, which readers do not see. */
+/** A fenced block of a page, with the comments about it, which readers do not see. */
 export interface Block {
   page: string;
   line: number;
   language: string;
   text: string;
-  /** `<!-- not run: why -->`: such a block needs what a test has not. */
+  /** `<!-- not run: why -->`: the block needs something that a test does not have. */
   notRun: string | undefined;
   /** `<!-- server -->`: its last command keeps running, in a terminal of its own. */
   isServer: boolean;
-  /** `<!-- fails -->`: its last command is meant to be refused. */
+  /** `<!-- fails -->`: its last command must be refused. */
   isRefused: boolean;
-  /** `<!-- file: name -->`: it is the content of a file that later commands use. */
+  /** `<!-- file: name -->`: the content of a file that later commands use. */
   file: string | undefined;
 }
 
-/** The blocks of a page in order. A command in an indented block would not be found here, so there must be none. */
+/** The blocks of a page in order. Commands in indented blocks would not be found, so there must be none. */
 export function blocksOf(page: string, content: string): Block[] {
   const blocks: Block[] = [];
   const lines = content.split('\n');
@@ -48,7 +48,7 @@ export function blocksOf(page: string, content: string): Block[] {
   return blocks;
 }
 
-/** Whether an output is what a page shows, where `…` stands for whatever came, also for several lines. */
+/** Whether an output matches what a page shows, in which `…` stands for anything, including several lines. */
 export function isShown(shown: string, output: string): boolean {
   const parts = shown.trim().split('…');
   const pattern = parts.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('[^]*?');

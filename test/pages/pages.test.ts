@@ -21,9 +21,9 @@ import { blocksOf, isShown, type Block } from './page.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
-/** In the order in which a newcomer reads them: later ones use what earlier ones made. */
+/** In the order for newcomers: later pages use results of earlier ones. */
 const firstPages = ['README.md', 'docs/weights.md', 'docs/finetune.md', 'docs/compare.md'];
-/** Of the packages, as whoever installs one of them reads it. */
+/** Pages of the packages, as shown to people who install one. */
 const packagePages = ['cli', 'sdk', 'server', 'engine', 'page'].map((name) => `${name}/README.md`);
 const pages = [
   ...firstPages,
@@ -33,19 +33,19 @@ const pages = [
   ),
 ].map((page) => ({ page, blocks: blocksOf(page, readFileSync(join(root, page), 'utf8')) }));
 
-/** What a checkout has that was just made: nothing that git ignores. */
+/** A fresh checkout has nothing that git ignores. */
 const ignored = /(^|\/)(node_modules|dist|\.git|\.relora|demo-output|coverage|build)$|\.(tsbuildinfo|log)$/;
 
 let clone: string;
 let environment: Record<string, string | undefined>;
 const processes: ChildProcess[] = [];
 
-/** A folder to keep the checkout in, so that the next run of this test need not install and build it again. */
+/** A folder in which the checkout is kept, so that the next run of this test need not install and build it again. */
 const keptFolder = process.env.RELORA_TEST_CHECKOUT;
 
 beforeAll(() => {
   clone = keptFolder ?? mkdtempSync(join(tmpdir(), 'relora-clone-'));
-  // What an earlier run made, or had of another state of the tree, is not there in a checkout.
+  // Removes what earlier runs created, or what came from another state of the tree.
   rmSync(join(clone, '.relora'), { recursive: true, force: true });
   removeOthers('');
   cpSync(root, clone, {
@@ -54,7 +54,7 @@ beforeAll(() => {
     filter: (path) => !ignored.test(relative(root, path)),
   });
   const bin = join(clone, '.pages-bin');
-  // That of a person's shell: what this run of tests sets for itself would be taken for the person's.
+  // The environment of a person's shell: without the settings of this test run.
   const own = Object.entries(process.env).filter(([name]) => !/^(RELORA|VITEST|NODE_|npm_)/i.test(name));
   environment = { ...Object.fromEntries(own), PATH: `${process.env.PATH}:${bin}` };
 }, 600_000);
@@ -73,7 +73,7 @@ afterAll(async () => {
   if (keptFolder === undefined) rmSync(clone, { recursive: true, force: true, maxRetries: 5 });
 });
 
-/** What pages have in the path: the programs of the packages, as an installation puts them there, and a stand-in for grpcurl. */
+/** Creates what pages expect in the path: the programs of the packages, as after an installation, and a stand-in for grpcurl. */
 function installPrograms(): void {
   const bin = join(clone, '.pages-bin');
   mkdirSync(bin, { recursive: true });
@@ -81,7 +81,7 @@ function installPrograms(): void {
     rmSync(join(bin, program), { force: true });
     symlinkSync(join(clone, 'node_modules/.bin', program), join(bin, program));
   }
-  // The stand-in lies where the modules that it needs are found.
+  // The stand-in is placed where its modules can be found.
   for (const name of ['pages/grpcurl.ts', 'e2e/reflectedClient.ts']) {
     const source = readFileSync(join(root, 'test', name), 'utf8');
     const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
@@ -94,7 +94,7 @@ function installPrograms(): void {
   writeFileSync(join(bin, 'grpcurl'), script, { mode: 0o755 });
 }
 
-/** Ports of the pages may be taken on this machine: each stands for a free one. */
+/** The ports on the pages may be in use on this machine: each is mapped to a free one. */
 const ports = { 50051: 0, 9464: 0 };
 
 async function freePort(): Promise<number> {
@@ -105,7 +105,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** Starts what keeps running, as its page says, and resolves when it answers. */
+/** Starts a command that keeps running, as its page says, and resolves when it answers. */
 async function startServer({ text }: Block): Promise<ChildProcess> {
   for (const port of [50051, 9464] as const) ports[port] = await freePort();
   environment.RELORA_ADDRESS = `127.0.0.1:${ports[50051]}`;
@@ -117,7 +117,7 @@ async function startServer({ text }: Block): Promise<ChildProcess> {
       RELORA_HTTP_ADDRESS: `127.0.0.1:${ports[9464]}`,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true, // a group of its own, which Ctrl-C in its terminal would end
+    detached: true, // in its own process group, which Ctrl-C in its terminal would end
   });
   processes.push(server);
   let log = '';
@@ -140,7 +140,7 @@ async function stopServer(server: ChildProcess): Promise<void> {
   await exited;
 }
 
-/** A block takes seconds, the installation a minute; a machine with other work takes its time. */
+/** A block takes seconds, the installation a minute; on a busy machine much longer. */
 const blockMsMax = 3_600_000;
 
 async function run({ text }: Block): Promise<{ status: number | null; stdout: string; stderr: string }> {
@@ -168,7 +168,7 @@ describe('in a fresh checkout, page after page', () => {
     'every command of $page does what the page says',
     async ({ page, blocks }) => {
       const { RELORA_ADDRESS } = environment;
-      // Without what the first page builds and starts there is nothing to find out.
+      // Later pages depend on what the first page builds and starts.
       if (page !== pages[0]!.page) expect(RELORA_ADDRESS, 'the first page has failed').toBeTypeOf('string');
       const portsBefore = { ...ports };
       const own: ChildProcess[] = [];
@@ -187,14 +187,14 @@ describe('in a fresh checkout, page after page', () => {
           isRefused: block.isRefused,
           output: expect.any(String) as string,
         });
-        // What was installed by this block is there for the stand-in.
+        // If this block installed the packages, the stand-in can be created.
         if (block.text.includes('npm run setup')) installPrograms();
         const next = blocks[index + 1];
         if (next?.language !== 'text' || next.notRun !== undefined) continue;
         if (!isShown(next.text, block.isRefused ? stderr : stdout))
           expect({ block: where(next), output }).toEqual({ block: where(next), output: next.text });
       }
-      // The server of the first page is that of those to come; others end with their page.
+      // The server of the first page is used by later ones; others end with their page.
       if (RELORA_ADDRESS === undefined) return;
       for (const server of own) await stopServer(server);
       environment.RELORA_ADDRESS = RELORA_ADDRESS;
@@ -205,7 +205,7 @@ describe('in a fresh checkout, page after page', () => {
 
   test('the programs of the pages are TypeScript that compiles', () => {
     const names = Object.keys(
-      // Values and types that a fragment may use without saying where they come from: all of the SDK's.
+      // Fragments may use all values and types of the SDK without importing them.
       JSON.parse(
         execFileSync(process.execPath, ['-e', "console.log(JSON.stringify(require('@relora/sdk')))"], {
           cwd: clone,
@@ -241,7 +241,7 @@ describe('in a fresh checkout, page after page', () => {
   }, 600_000);
 });
 
-/** Pages whose blocks a test of their own runs. */
+/** Pages whose blocks are run by a separate test. */
 const runElsewhere: Record<string, string> = { 'docs/reproducing.md': 'test/reproducing.test.ts' };
 
 test('what is not run has a reason', () => {

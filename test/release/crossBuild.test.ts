@@ -16,7 +16,7 @@ const hasZig = (process.env.ZIG ? [process.env.ZIG] : ['zig', 'python3 -m ziglan
   return spawnSync(command, [...args, 'version'], { encoding: 'utf8' }).stdout?.trim() === zigVersion;
 });
 
-/** Compiles files of a target from a checkout; what the compiler says goes to stderr. */
+/** Compiles files of a target from a checkout; the compiler's messages go to stderr. */
 function compile(checkout: string, name: string, files: string[], folder: string): Record<string, string> {
   const module = pathToFileURL(join(checkout, 'scripts/release/compile.mjs')).href;
   const script = `import { compileTarget, findZig } from ${JSON.stringify(module)};
@@ -26,7 +26,7 @@ function compile(checkout: string, name: string, files: string[], folder: string
   const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '--eval', script], {
     ...{ cwd: checkout, encoding: 'utf8' },
   });
-  expect([status, stderr]).toEqual([0, '']); // without a warning, too
+  expect([status, stderr]).toEqual([0, '']); // also requires that there are no warnings
   return JSON.parse(stdout.trim().split('\n').at(-1)!) as Record<string, string>;
 }
 
@@ -34,7 +34,7 @@ describe.skipIf(!hasZig)(
   `binaries for other systems (needs Zig ${zigVersion}: pip install ziglang, or ZIG)`,
   () => {
     it('for macOS on ARM compile and link without a warning, and ask nothing unusual of a system', () => {
-      // Kept, so that only what changed is compiled again.
+      // Kept, so that only changed files are compiled again.
       const folder = join(tmpdir(), 'relora-release-build');
       const { 'relora.node': path } = compile(root, 'darwin-arm64', ['relora.node'], folder);
       expect(
@@ -62,7 +62,7 @@ describe.skipIf(!hasZig)(
         for (const part of ['engine/compileLibrary.mjs', 'engine/systemName.mjs', 'scripts/release'])
           cpSync(join(root, part), join(checkout, part), { recursive: true });
         symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
-        // The folder of the engine without what the compiler does not read: its description is all that is asked for.
+        // The engine's folder without what the compiler does not read; only its package.json is needed.
         cpSync(join(root, 'engine/package.json'), join(checkout, 'engine/package.json'));
         const binaries = compile(checkout, 'linux-x64', files, join(checkout, 'out'));
         for (const path of Object.values(binaries)) {

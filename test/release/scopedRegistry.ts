@@ -5,7 +5,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 
-/** A registry that has the archives of a folder and nothing else, on this machine; npm asks it for our scope alone. */
+/** A local registry with only the archives of a folder; npm uses it only for our scope. */
 export async function openRegistry(
   folder: string,
 ): Promise<{ flags: string[]; asked: Set<string>; close: () => void }> {

@@ -20,7 +20,7 @@ type Handlers = Partial<
   TrainingServiceImplementation & ArtifactServiceImplementation & DatasetServiceImplementation
 >;
 
-/** A server that answers a few methods, usually badly, and a client of it that does not wait long between tries. */
+/** A server that implements a few methods, usually with faults, and a client of it with short retry delays. */
 export async function brokenServer(handlers: Handlers, options: ClientOptions = {}): Promise<ReloraClient> {
   const server = createServer();
   for (const definition of [TrainingServiceDefinition, ArtifactServiceDefinition, DatasetServiceDefinition]) {
@@ -45,10 +45,10 @@ export async function brokenServer(handlers: Handlers, options: ClientOptions = 
 
 export const unavailable = () => new ServerError(Status.UNAVAILABLE, 'on purpose');
 
-/** What a client sees when a stream ends without trailers. */
+/** What a client gets when a stream ends without trailers. */
 export const reset = () => new ServerError(Status.INTERNAL, 'Received RST_STREAM with code 0');
 
-/** An error with details, as the real server gives it. */
+/** An error with details, like those of the real server. */
 export function refusal(
   context: CallContext,
   code: Status,
@@ -75,7 +75,7 @@ export function step(sequence: number, fields: DeepPartial<JobEvent> = {}): { ev
 
 export const heartbeat = (sequence: number) => ({ event: { sequence, heartbeat: {} } });
 
-/** An artifact of files with these contents. */
+/** An artifact whose files have these contents. */
 export function artifactOf(contents: Record<string, Buffer>) {
   const files = Object.entries(contents).map(([fileName, bytes]) => ({
     fileName,
@@ -92,7 +92,7 @@ export async function sequencesOf(events: AsyncIterable<{ sequence: number }>): 
   return found;
 }
 
-/** Never resolves, but ends with the call. */
+/** Never resolves, but ends when the call is canceled. */
 export function untilCancelled({ signal }: CallContext): Promise<void> {
   return new Promise((resolve) => signal.addEventListener('abort', () => resolve()));
 }

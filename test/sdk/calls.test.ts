@@ -85,7 +85,7 @@ test('calls have a patience of 60 s unless the caller says otherwise', async () 
   await expect(client.getJob('jobs/job-1', { deadlineMs: 9000 })).rejects.toMatchObject({
     code: 'NOT_FOUND',
   });
-  // What was left of it when the call went out, on a busy machine.
+  // The remaining time when the call was sent, on a busy machine.
   const [usual, asked] = timeouts.map((text) => Number(/^(\d+)m$/.exec(text as string)?.[1]));
   expect(usual).toBeGreaterThan(30_000);
   expect(usual).toBeLessThanOrEqual(60_000);
@@ -201,7 +201,7 @@ test('a call is repeated until its deadline, with pauses that grow and never gro
       },
     },
   );
-  // On a busy machine the deadline may come during a call, which then says what failed before.
+  // On a busy machine the deadline may expire during a call; the error then contains the earlier failure.
   await expect(client.getJob('jobs/job-1')).rejects.toMatchObject({
     code: expect.stringMatching(/^(UNAVAILABLE|DEADLINE_EXCEEDED)$/) as string,
     message: expect.stringMatching(/on purpose/) as string,

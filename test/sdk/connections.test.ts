@@ -9,7 +9,7 @@ test('a thousand waits for a job, under one signal, and calls beside them', asyn
   const { client } = await realServer({ RELORA_SLOTS: '1' });
   const files = [{ content: tinyText(), fileName: 'tiny.txt' }];
   await client.uploadDataset({ datasetId: 'tiny-text', files });
-  // The one slot is taken, so that the second job begins when everybody waits for it.
+  // The only slot is taken, so the second job starts only when all clients are waiting for it.
   const first = await client.createJob(parseJobSpec(tinySpec(100_000)));
   const { name } = await client.createJob(parseJobSpec(tinySpec(20)));
   const warnings: Error[] = [];
@@ -20,7 +20,7 @@ test('a thousand waits for a job, under one signal, and calls beside them', asyn
   const { signal } = new AbortController();
   const waiting = Array.from({ length: 1000 }, () => client.waitForJob(name, { signal }));
   const all = Promise.all(waiting);
-  // Streams that wait for the end of others would hold this one up.
+  // Would be delayed if streams waited for the end of others.
   expect((await client.getJob(name, { signal, deadlineMs: patienceMs })).name).toBe(name);
   await client.cancelJob(first.name);
   expect(new Set((await all).map(({ state }) => state))).toEqual(new Set([JobState.SUCCEEDED]));
@@ -48,7 +48,7 @@ test('streams beyond the limits wait for others to end, and can be given up', as
   const given = sequencesOf(client.watch('jobs/job-1', { signal: abort.signal }));
   abort.abort();
   await expect(given).rejects.toMatchObject({ code: 'CANCELLED' });
-  await client.getJob('jobs/job-1'); // calls with one answer have their own connection
+  await client.getJob('jobs/job-1'); // unary calls have a separate connection
   expect(openCount).toBe(4);
   for (let ended = 0; ended < 6; ended++) {
     await expect.poll(() => ends.length).toBeGreaterThan(ended);

@@ -11,7 +11,7 @@ const pieceBytes = 16_384;
 const contents = { 'a.bin': bytes, 'a.bin.part': Buffer.from('a file of this name is fine') };
 const artifact = artifactOf(contents);
 
-/** A server that sends each file in pieces; `fault` may throw before a piece. */
+/** A server that sends each file in chunks; `fault` may throw before a chunk. */
 async function serve(
   fault: (offset: number, request: DownloadArtifactRequest) => void = () => {},
   sent = contents,
@@ -41,7 +41,7 @@ test.each([
   const opened: number[] = [];
   const client = await serve((offset, request) => {
     if (offset === request.offsetBytes) opened.push(offset);
-    // One piece a connection, more often than attempts are allowed: progress counts.
+    // One chunk per connection, more connections than retries are allowed: progress resets the count.
     else throw error();
   });
   const folder = temporaryFolder();
@@ -110,7 +110,7 @@ test('a file that came wrong once is fetched again, from its beginning', async (
   expectWhole(folder);
 });
 
-/** Long enough to be hashed beside the transfer, in a thread. */
+/** Long enough to be hashed in a thread during the transfer. */
 const long = randomBytes(9 << 20);
 
 async function serveLong(sent: Buffer, fault: (offset: number) => void = () => {}) {

@@ -31,7 +31,7 @@ test.each(sizes)(
     const wanted = Buffer.from(DownloadArtifactResponse.encode(answer).finish());
     const first = DownloadArtifactResponse.encode(answer, new LargeBytesWriter()).finish() as Buffer;
     expect(first.equals(wanted)).toBe(true);
-    // From 16 KiB on it is the memory of the bytes themselves, which only one answer can have.
+    // From 16 KiB on the memory of the bytes is passed without copying, so only one answer can have it.
     expect(first.buffer === data.buffer).toBe(size >= 16 * 1024);
     const second = DownloadArtifactResponse.encode(answer, new LargeBytesWriter()).finish();
     expect(second.buffer === data.buffer).toBe(false);

@@ -13,7 +13,7 @@ const modules = join(root, 'node_modules');
 const run = (file: string, args: string[], cwd: string) =>
   execFileSync(file, args, { cwd, encoding: 'utf8' });
 
-/** A package of the workspace as it would be published. */
+/** Packs a package of the workspace as for publishing. */
 function pack(name: string) {
   const folder = temporaryFolder();
   execFileSync(process.execPath, [join(root, 'sdk/build-cjs.mjs')]);
@@ -37,7 +37,7 @@ test.each(['sdk', 'cli', 'server', 'engine', 'page'])(
     expect(readFileSync(join(installed, 'LICENSE'), 'utf8')).toBe(
       readFileSync(join(root, 'LICENSE'), 'utf8'),
     );
-    // A debugger finds the source of every line.
+    // Source maps let a debugger find the source of every line.
     const maps = readdirSync(join(installed, 'dist'), { recursive: true, encoding: 'utf8' }).filter((each) =>
       each.endsWith('.js.map'),
     );
@@ -64,7 +64,7 @@ test('the SDK as it would be published loads by import and by require, with type
   const { dependencies } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8')) as {
     dependencies: Record<string, string>;
   };
-  // Its dependencies and nothing else: what is not declared is not found.
+  // Only its declared dependencies: undeclared ones are not found.
   for (const name of [...Object.keys(dependencies), '@types/node']) {
     mkdirSync(dirname(join(folder, 'node_modules', name)), { recursive: true });
     symlinkSync(join(modules, name), join(folder, 'node_modules', name));
@@ -81,7 +81,7 @@ test('the SDK as it would be published loads by import and by require, with type
     expect(run(process.execPath, [name], folder)).toBe('function true JOB_STATE_RUNNING\n');
   }
 
-  // A library that requires the SDK throws what a program that imports it catches.
+  // A library that requires the SDK throws errors that a program that imports it can catch.
   const both = `import * as imported from '@relora/sdk'; import { createRequire } from 'node:module';
     const required = createRequire(import.meta.url)('@relora/sdk');
     const error = new required.JobFailedError('x');
@@ -110,6 +110,6 @@ test('the SDK as it would be published loads by import and by require, with type
       folder,
     );
   check(['typed.mts', 'typed.cts'], '--module nodenext --target es2022 --skipLibCheck');
-  // Older projects: no exports in package.json are read, and the library of the language is an earlier one.
+  // Older projects: package.json's exports are ignored, and the standard library is older.
   check(['typed.ts'], '--module commonjs --moduleResolution node10 --target es2020 --lib es2020');
 });

@@ -37,7 +37,7 @@ test('a job from the text to the words, over the SDK', async () => {
       ...['state', 'warning', 'step', 'documents', 'evaluation', 'plan', 'restart', 'checkpoint', 'artifact'],
     ]),
   );
-  // What the steps took is what the next job is foreseen to take.
+  // The next job's estimate uses the measured time of the steps.
   const after = (await client.estimateJob(spec)).estimate!;
   expect(after.durationSeconds).toBeGreaterThan(0);
   expect(after.durationSeconds).not.toBe(before.durationSeconds);
@@ -45,7 +45,7 @@ test('a job from the text to the words, over the SDK', async () => {
   expect([before.durationLowSeconds, before.durationHighSeconds]).toEqual([0, 0]);
   expect(after.durationLowSeconds).toBeLessThanOrEqual(after.durationSeconds);
   expect(after.durationHighSeconds).toBeGreaterThanOrEqual(after.durationSeconds);
-  // Nothing is left to watch, and waiting again returns at once.
+  // There is nothing left to watch, and waiting again returns at once.
   for await (const event of client.watch(job.name, { afterSequence: done.lastSequence }))
     expect(event).toBeUndefined();
   expect(await client.waitForJob(job.name)).toEqual(done);
@@ -56,7 +56,7 @@ test('a job from the text to the words, over the SDK', async () => {
   expect(paths.map((path) => basename(path))).toEqual(artifact!.files.map(({ fileName }) => fileName));
   expect(paths.map(sha256)).toEqual(artifact!.files.map((file) => file.sha256));
 
-  // A part of an earlier download that is right up to some byte is gone on with; one with wrong bytes is thrown away.
+  // A partial download that is correct so far is continued; one with wrong bytes is discarded.
   const weights = artifact!.files.find(({ fileName }) => fileName === 'model.safetensors')!;
   const broken = temporaryFolder();
   const part = join(broken, `${weights.fileName}.${weights.sha256.slice(0, 12)}.part`);
@@ -71,7 +71,7 @@ test('a job from the text to the words, over the SDK', async () => {
   expect(received[0]).toBeGreaterThan(1000);
   const spoilt = temporaryFolder();
   writeFileSync(join(spoilt, basename(part)), Buffer.alloc(1000, 7));
-  // What was there before is wrong, which the hash shows; the file is fetched again.
+  // The existing part is wrong, as the hash shows; the file is fetched again.
   await client.downloadArtifact(artifact!.name, spoilt);
   expect(sha256(join(spoilt, weights.fileName))).toBe(weights.sha256);
   expect(readdirSync(spoilt).filter((name) => name.endsWith('.part'))).toEqual([]);
@@ -86,7 +86,7 @@ test('a job from the text to the words, over the SDK', async () => {
 test('requests that are wrong or repeated', async () => {
   const { client } = await realServer();
   const dataset = await client.uploadDataset(upload);
-  // The same upload again finds what is there.
+  // Repeating the upload finds the existing data set.
   expect((await client.uploadDataset(upload)).manifestSha256).toBe(dataset.manifestSha256);
 
   const wrong = { ...tinySpec(25), seed: -1, batch: { sequence_count: 0 } };

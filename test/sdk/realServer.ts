@@ -5,7 +5,7 @@ import { temporaryFolder } from '../e2e/tinyJob.js';
 import { patientSettings } from '../patience.mjs';
 import { storeSettings } from '../server/testStore.js';
 
-/** The real server on free ports, and a client of it; both end with the test. */
+/** The real server on free ports, and a client of it; both are closed after the test. */
 export async function realServer(settings: Record<string, string> = {}) {
   const dataFolder = temporaryFolder();
   const config = readConfig({

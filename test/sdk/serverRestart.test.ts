@@ -9,7 +9,7 @@ test('every method holds while the server is away for three seconds and started 
   const dataFolder = temporaryFolder();
   const settings = { RELORA_SLOTS: '2', RELORA_WEBHOOK_NETWORKS: '127.0.0.1' };
   const first = await startServerProcess(dataFolder, settings);
-  // Sixty calls at once, some of which start processes, may take a busy machine longer than the deadline by default.
+  // Sixty parallel calls, some of which start processes, may exceed the default deadline on a busy machine.
   const client = new ReloraClient({ address: first.grpcAddress, deadlineMs: 600_000 });
   onTestFinished(() => client.close());
 
@@ -36,14 +36,14 @@ test('every method holds while the server is away for three seconds and started 
     await client.createJob(short),
   ];
   for (const { name } of [unwantedJob, missedJob, otherJob]) await client.waitForJob(name);
-  // Of a job that is not exported whole meanwhile, which would end that export.
+  // Of a job that is not exported as a whole meanwhile, since this would end that export.
   const spare = (await client.exportWeights(otherJob.name)).name;
   await client.waitForArtifact(spare);
   await client.deleteJob(missedJob.name);
   const [unwanted, missed] = [await client.uploadDataset({ files }), await client.uploadDataset({ files })];
   await client.deleteDataset(missed.name);
 
-  // Nobody is at the first: that is an answer, too.
+  // Nothing listens at the first address, which is a valid test result.
   const [{ webhook: hook }, { webhook: unwantedHook }] = [
     await client.createWebhook('http://127.0.0.1:9/'),
     await client.createWebhook('http://127.0.0.1:9/'),
@@ -117,12 +117,12 @@ test('every method holds while the server is away for three seconds and started 
     deleteWebhook: () => client.deleteWebhook(unwantedHook.name),
     listAuditEntries: () => collected(client.listAuditEntries()),
   };
-  // A method that is added is tried here too.
+  // Ensures that new methods are tested here too.
   const methods = Object.getOwnPropertyNames(ReloraClient.prototype);
   const internal = ['constructor', 'close', 'findArtifact', 'patience', 'repeatedUntilBegun', 'exportCalls'];
   expect(Object.keys(calls).sort()).toEqual(methods.filter((name) => !internal.includes(name)).sort());
 
-  // What is under way when the server dies, and what is begun while it is away.
+  // Calls in progress when the server is killed, and calls made while it is down.
   const watching = client.waitForJob(running, { untilPaused: true });
   first.process.kill('SIGKILL');
   await first.exited;
@@ -135,7 +135,7 @@ test('every method holds while the server is away for three seconds and started 
     times.push([name, performance.now() - start]);
   });
   const outcomes = Promise.allSettled(calling);
-  await new Promise((resolve) => setTimeout(resolve, outageMs)); // the outage is the subject
+  await new Promise((resolve) => setTimeout(resolve, outageMs)); // the outage itself is being tested
   expect(times).toEqual([]);
   await startServerProcess(dataFolder, { ...settings, RELORA_GRPC_ADDRESS: first.grpcAddress });
   const failed = (await outcomes).flatMap((outcome) => {
@@ -146,6 +146,6 @@ test('every method holds while the server is away for three seconds and started 
   expect(failed).toEqual([]);
   expect(times).toHaveLength(calling.length);
   expect((await watching).state).toBe(JobState.PAUSED);
-  // Repeated or not, each was made once.
+  // Whether repeated or not, each was created once.
   expect((await client.getJob('jobs/made-in-the-dark')).name).toBe('jobs/made-in-the-dark');
 });

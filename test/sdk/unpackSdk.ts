@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 
 const modules = fileURLToPath(new URL('../../node_modules/', import.meta.url));
 
-/** Puts a packed SDK into the `node_modules` of a folder as an installation would: with the dependencies that it declares and no others. */
+/** Unpacks a packed SDK into the `node_modules` of a folder like an installation: with its declared dependencies and no others. */
 export function unpackSdk(archive: string, folder: string, others: readonly string[] = []): void {
   const installed = join(folder, 'node_modules/@relora/sdk');
   mkdirSync(installed, { recursive: true });

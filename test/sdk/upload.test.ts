@@ -7,7 +7,7 @@ import { brokenServer, refusal, unavailable } from './brokenServer.js';
 const chunkBytes = 256 << 10;
 const content = randomBytes(20 * chunkBytes);
 
-/** A server that keeps what it receives; `fault` may throw at the beginning of a call and after each chunk. */
+/** A server that stores what it receives; `fault` may throw at the beginning of a call and after each chunk. */
 async function serve(
   fault: (call: number, chunks: number, context: CallContext) => void,
   ending = {},

@@ -22,7 +22,7 @@ test('a broken stream of many jobs is opened again at the last cursor, and what 
         yield of('c', 1, true);
         throw unavailable();
       }
-      // The first repeats where it was begun; then what followed that.
+      // The first stream repeats from its start; later ones continue after the last cursor.
       yield cursorOf(`store.${opened.length}`);
       if (opened.length === 2) yield of('c', 1, true);
       if (opened.length === 2) throw unavailable();

@@ -25,13 +25,13 @@ describe('the examples of docs/api.md', () => {
       expect(definitions[`${service}Definition`]!.methods[name]).toMatchObject({ requestStream: false });
       const request = toCamelCase(JSON.parse(json!));
       const message = (contract as unknown as Record<string, Message>)[`${method}Request`]!;
-      // A field or an enum that does not exist, or a value of another type, does not come back.
+      // Unknown fields or enums, and values of a wrong type, are lost in this round trip.
       expect(withoutStrings(message.toJSON(message.fromJSON(request)))).toEqual(withoutStrings(request));
     });
   }
 });
 
-/** Field names as ts-proto reads them; the keys of labels stay. */
+/** Field names in ts-proto's form; keys of labels do not change. */
 function toCamelCase(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(toCamelCase);
   if (typeof value !== 'object' || value === null) return value;
@@ -43,7 +43,7 @@ function toCamelCase(value: unknown): unknown {
   );
 }
 
-/** 64-bit numbers are strings in JSON and may be written either way. */
+/** 64-bit numbers are strings in JSON; both forms are allowed. */
 function withoutStrings(value: unknown): unknown {
   return JSON.parse(JSON.stringify(value), (_, each: unknown) =>
     typeof each === 'string' && /^\d+$/.test(each) ? Number(each) : each,

@@ -68,13 +68,13 @@ describe('CreateJob', () => {
     expect(job).toMatchObject({ name: '', state: JobState.UNSPECIFIED, spec: { stepCount: 20 } });
     expect(plan!.stepCount).toBe(20);
     expect((await training.listJobs({})).jobs).toEqual([]);
-    // Nor does it use up the request id.
+    // Nor is the request id used up.
     expect((await training.createJob({ ...request, validateOnly: false })).job!.name).not.toBe('');
   });
 
   it('sent a hundred times at once with one request id makes one job', async () => {
     const { training } = await openWithDataset();
-    // Whom a busy database kept waiting for too long asks again, as the SDK does.
+    // A client that a busy database delays for too long retries, as the SDK does.
     const create = async (): Promise<CreateJobResponse> =>
       await training.createJob({ spec: jobSpec(), requestId: uuid }).catch(async (error: unknown) => {
         if (!(error instanceof ClientError) || error.code !== Status.UNAVAILABLE) throw error;
@@ -261,7 +261,7 @@ describe('WatchJob', () => {
           return;
         }
       } catch (error) {
-        // The server learns of the leave a moment later than the client.
+        // The server notices a little later than the client that a stream was left.
         if (!(error instanceof ClientError) || error.code !== Status.RESOURCE_EXHAUSTED) throw error;
       }
     }
@@ -330,7 +330,7 @@ describe('an artifact', () => {
   });
 
   it('writes text from a newer checkpoint when the job removes the one that is being loaded', async () => {
-    // The task that stands in for a trainer has the job continue by a file, which a confined one may not write.
+    // The trainer's stand-in signals through a file, which a sandboxed one may not write.
     const api = await openApi({ RELORA_SANDBOX: 'off' });
     await readyDataset(api.parts);
     await api.parts.supervisor.start();
@@ -387,7 +387,7 @@ describe('an upload', () => {
       state: DatasetState.PREPARING,
       spec: { tokenizer: { bytes: {} }, heldOutShare: 0.01, textField: 'text' },
     });
-    // A retry whose first answer was lost gets the same.
+    // A retry after a lost answer gets the same result.
     expect((await datasets.uploadDataset(uploadOf(text))).dataset!.state).toBe(DatasetState.PREPARING);
     expect((await datasets.listDatasets({})).datasets.map(({ name }) => name)).toEqual(['datasets/tales']);
   });

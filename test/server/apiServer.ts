@@ -47,7 +47,7 @@ import { openParts, readyDataset, scriptedTrainer, type Parts } from './parts.js
 
 export type Api = Awaited<ReturnType<typeof openApi>>;
 
-/** The API over the durable half of a server, on a free port of its own, with clients for each service. */
+/** Serves the API over the durable half of a server, on a free port, with clients for each service. */
 export async function openApi(
   settings: Record<string, string> = {},
   options: {
@@ -145,7 +145,7 @@ const device = {
   computeCapability: '',
 };
 
-/** A small job on the data set of readyDataset; `script` is what the scripted trainer does. */
+/** A small job on the data set of readyDataset; `script` controls the scripted trainer. */
 export function jobSpec(script = '', changes: DeepPartial<JobSpec> = {}): DeepPartial<JobSpec> {
   return {
     model: {
@@ -168,7 +168,7 @@ export function jobSpec(script = '', changes: DeepPartial<JobSpec> = {}): DeepPa
   };
 }
 
-/** A server with a data set, a job that has run to its end, and its artifact. */
+/** A server with a data set, a finished job and its artifact. */
 export async function openApiWithArtifact(settings: Record<string, string> = {}) {
   const api = await openApi(settings);
   await readyDataset(api.parts);
@@ -192,7 +192,7 @@ export interface Refusal {
 
 type Call = (options: CallOptions) => Promise<unknown> | AsyncIterable<unknown>;
 
-/** Runs a call that must fail and reads all that its error carries. */
+/** Makes a call that must fail and returns everything in its error. */
 export async function refusalOf(call: Call): Promise<Refusal> {
   let bytes: Uint8Array | undefined;
   try {

@@ -5,7 +5,7 @@ import { Confinement } from '../../server/dist/trainer/confinement.js';
 import { runServer } from './runningServer.js';
 
 test('files are appended to a data set as a new version, which outlives it', async () => {
-  // Its child reads the base from beside the folder that it writes; where the kernel can confine it, it does.
+  // Its child reads the base, which is in another folder than its output; it is sandboxed if the kernel supports that.
   const isConfined = new Confinement(readConfig({})).means !== null;
   const { server } = await runServer({ RELORA_SANDBOX: isConfined ? 'required' : 'off' });
   const client = new ReloraClient({ address: server.grpcAddress });

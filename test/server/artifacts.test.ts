@@ -149,7 +149,7 @@ describe('an artifact', () => {
     writeFileSync(join(parts.dataFolder, name), flipped);
     await expect(lengthFrom(0)).rejects.toThrow(ArtifactDamaged);
     await expect(lengthFrom(8 * 2 ** 20 + 5)).rejects.toThrow(ArtifactDamaged);
-    // A chunk that is sound can still be had where its sum is known.
+    // An intact chunk can still be downloaded if its hash is known.
     if (readsBefore.length > 0) expect(await lengthFrom(16 * 2 ** 20)).toBe(4 * 2 ** 20 + 3);
     const found = [];
     for await (const { problem } of parts.scrubber.scrub({ kind: 'jobs', id: jobId }, () => {}))

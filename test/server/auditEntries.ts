@@ -1,6 +1,6 @@
 import type { AuditEntry } from '@relora/sdk/contract';
 
-/** What of an entry is the same on every machine. */
+/** The parts of an entry that are the same on every machine. */
 export function readdressed({ method, resource, requestId, result }: AuditEntry) {
   return { method, resource, requestId, result };
 }

@@ -35,7 +35,7 @@ async function textOf(blobs: BlobStore, name: string, start: number, end: number
 
 it('a blob is what was put, read by range, with the digests of its bytes and of each chunk', async () => {
   const blobs = new FolderBlobs(temporaryFolder());
-  // The check value of CRC32C.
+  // The standard check value of CRC32C.
   expect(await blobs.put('a/b/check', pieces('1234', '56789'))).toEqual({
     sizeBytes: 9,
     sha256: createHash('sha256').update('123456789').digest('hex'),
@@ -92,7 +92,7 @@ it('a name never leads out of the folder, and a link is no blob', async () => {
   symlinkSync(join(folder, 'secret'), join(folder, 'store', 'link'));
   expect(await blobs.openRead('link')).toBeUndefined();
 
-  // Nor is what lies behind one, wherever it leads; but an operator may keep all of one kind on another disk.
+  // Nor is a file behind a link, wherever it leads; but an operator may put a whole kind on another disk.
   await blobs.put('jobs/a/artifacts/one/file', pieces('ours'));
   for (const swapped of ['jobs/a/artifacts/one', 'jobs/a/artifacts', 'jobs/a']) {
     const path = join(folder, 'store', swapped);
@@ -151,7 +151,7 @@ it('of two stores that take one empty place for their own at the same moment at 
         expect(String(result.reason)).toMatch(
           /belongs to another database \(store (one|two), not (one|two)\)/,
         );
-    // Whoever comes later gets a place that neither has, and only that.
+    // A third server gets a location that neither has.
     if (got === 0) await openBlobs(url, 'three');
     await expect(openBlobs(url, 'four')).rejects.toThrow(/belongs to another database/);
   }

@@ -10,7 +10,7 @@ import { patienceMs } from '../patience.mjs';
 
 const { means } = new Confinement(readConfig({}));
 
-/** Small enough for a card that is modeled thread by thread. */
+/** Small enough for a card that is emulated thread by thread. */
 const spec = parseJobSpec({
   ...tinySpec(4),
   model: {
@@ -23,7 +23,7 @@ const spec = parseJobSpec({
   device: 'cuda',
 });
 
-/** A job on the card: how it ended, how its trainer was held, and what the server says of that. */
+/** Trains a job on the card; returns how it ended, how its trainer was sandboxed, and what the server reports about it. */
 async function trained(settings: Record<string, string>) {
   const folder = temporaryFolder();
   const server = await startServerProcess(folder, { ...modelSettings(), ...settings });
@@ -45,13 +45,13 @@ async function trained(settings: Record<string, string>) {
   return { sandbox, job, held, logged: server.logged };
 }
 
-/** The child that works in the folder of a job. */
+/** The child process that works in a job's folder. */
 function trainerIn(server: number, name: string): number {
   const children = readFileSync(`/proc/${server}/task/${server}/children`, 'utf8').split(' ').filter(Boolean);
   return Number(children.find((pid) => readlinkSync(`/proc/${pid}/cwd`).endsWith(name))!);
 }
 
-/** `2` for a process whose calls are filtered, `0` for one that may do what its user may. */
+/** `2` for a process with a seccomp filter, `0` for one without. */
 const filterOf = (pid: number): string =>
   /^Seccomp:\s+(\d)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]!;
 

@@ -12,7 +12,7 @@ export const hasOpenssl = (() => {
   }
 })();
 
-/** An authority in a folder of its own, which signs certificates. */
+/** A certificate authority in its own folder. */
 export function makeAuthority() {
   const folder = temporaryFolder();
   const at = (name: string) => join(folder, name);
@@ -34,7 +34,7 @@ export function makeAuthority() {
   return {
     caFile: at('ca.pem'),
     ca: readFileSync(at('ca.pem')),
-    /** Signs a certificate for this machine, with a subject as `/O=acme/OU=trainer/CN=ci`. */
+    /** Signs a certificate for this machine, with a subject like `/O=acme/OU=trainer/CN=ci`. */
     sign(name: string, subject: string) {
       openssl('req', ...newKey, '-keyout', `${name}.key`, '-out', `${name}.csr`, '-subj', subject);
       writeFileSync(at('names'), 'subjectAltName=DNS:localhost,IP:127.0.0.1\n');

@@ -10,7 +10,7 @@ import { watchMemory } from '../../server/dist/trainer/memoryWatch.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { temporaryFolder } from './parts.js';
 
-/** Each of the normalizers makes ten letters of one: four of them make ten thousand. */
+/** Each normalizer replaces one letter by ten: four of them make ten thousand. */
 const multiplying = {
   version: '1.0',
   truncation: null,
@@ -93,7 +93,7 @@ test('the memory of one process is watched, and reported once', async () => {
   expect(seen[0]).toBeGreaterThan(300e6);
   child.kill('SIGKILL');
   await once(child, 'exit');
-  // A process that is gone ends the watch.
+  // The watch ends with the process.
   watchMemory(child.pid!, 1, () => seen.push(0));
   await new Promise((resolve) => setTimeout(resolve, 250));
   expect(seen).toHaveLength(1);

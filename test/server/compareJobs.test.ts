@@ -12,7 +12,7 @@ const execution = { ...anyExecution, backend: 'native', instructionSet: 'avx2' }
 
 type Change = Parameters<typeof jobSpec>[1];
 
-/** A job that runs, and what a trainer would write of it. */
+/** A running job whose trainer's events are written by the test. */
 async function runningJob(api: Api, changes: Change = {}, jobId = '') {
   const { attempts } = api.parts;
   const { job } = await api.training.createJob({ jobId, spec: jobSpec('', changes) });
@@ -92,7 +92,7 @@ describe('GetMetricHistory', () => {
     expect(losses.points.map(({ step, last }) => [step, last])).toEqual(
       steps(0, 8).map(({ body }) => [(body as { step: number }).step + 1, (body as { loss: number }).loss]),
     );
-    // 0.1 s a step, 0.5 s for the merge, none for evaluations.
+    // 0.1 s per step, 0.5 s for the merge, none for evaluations.
     expect(losses.points[4]!.trainingSeconds).toBeCloseTo(0.5, 9);
     expect(losses.points[5]!.trainingSeconds).toBeCloseTo(1.1, 9);
     expect(losses.points[5]!.trainedTokens).toBe(16 * 6);
@@ -145,7 +145,7 @@ describe('GetMetricHistory', () => {
     const rule = { attemptsWithoutProgressMax: 9, retryDelayMs: 0 };
     await attempts.crashed(first, 'The trainer was killed', rule);
 
-    // It stands where its checkpoint is: what came after it is lost until it is done again.
+    // It resumed from its checkpoint: later progress is lost until it is repeated.
     const second = await begin(5);
     const losses = async () => {
       const history = await api.training.getMetricHistory({ name });
@@ -193,7 +193,7 @@ describe('GetMetricHistory', () => {
     expect(
       (await refusalOf((options) => training.getMetricHistory({ name: 'jobs/none' }, options))).info.reason,
     ).toBe('JOB_NOT_FOUND');
-    // Ten series share the thousand points.
+    // Ten series share the limit of a thousand points.
     const { series, bucketStepCount } = await training.getMetricHistory({ name, pointsMax: 1_000_000 });
     expect(bucketStepCount).toBe(Math.ceil(601 / 100));
     expect(seriesOf({ series }, Metric.LOSS).points).toHaveLength(Math.ceil(601 / bucketStepCount));
@@ -213,7 +213,7 @@ describe('CompareJobs', () => {
       { kind: 'JOB_KIND_FULL_RANK', adapter: undefined, warmStart: undefined },
       'full-rank',
     );
-    // Before the reference has begun there is nothing to be measured against.
+    // Before the reference has begun there is nothing to compare with.
     await attempts.append(first, [evaluation(0, 6), ...steps(0, 10), evaluation(10, 4)]);
     const names = [relora.name, full.name];
     const before = await api.training.compareJobs({ names });
@@ -241,7 +241,7 @@ describe('CompareJobs', () => {
       bestEvaluationLoss: 2.5,
       bestEvaluationStep: 20,
       evaluationTokenCount: 64,
-      // Half way between 4 at 160 tokens and 2.5 at 320, less 3.
+      // Half way between 4 at 160 tokens and 2.5 at 320, minus 3.
       evaluationLossDifference: 0.25,
       differenceTokens: 240,
       tokensToReferenceLoss: 320,
@@ -296,7 +296,7 @@ describe('CompareJobs', () => {
     );
     expect(await warned([full, swept[1]!])).toHaveLength(1);
     expect(await warned(swept)).toEqual([]);
-    // One kind at several rates is a sweep, and one rate for both was somebody's choice.
+    // One kind at several rates is a sweep, and one explicit rate for both was a choice.
     expect(await warned([relora, swept[1]!])).toEqual([]);
     expect(await warned([await create(JobKind.FULL_RANK, 1e-3), relora])).toEqual([]);
   });

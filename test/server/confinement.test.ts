@@ -20,7 +20,7 @@ async function listening(server: Server, at: number | string): Promise<void> {
   await new Promise<void>((resolve) => server.listen(at as number, resolve));
 }
 
-/** How far a hostile job came; `done` is what it could. */
+/** Runs a hostile job; `done` lists what it managed to do. */
 async function attack(sandbox: string): Promise<Record<string, string | string[]>> {
   const dataFolder = temporaryFolder();
   const parts = await openParts(
@@ -80,7 +80,7 @@ describe('a hostile job', () => {
       'slow the server down': 'ERR_SYSTEM_ERROR',
     });
     expect(getPriority()).toBe(priority);
-    // Named variables alone: none of them is a secret, whatever the server was started with.
+    // Only named variables: none of them is a secret, whatever the server's environment is.
     const allowed =
       /^(PATH|HOME|TZ|TMPDIR|LANG|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|NODE_PATH|RELORA_NATIVE|CUDA_\w+|NVIDIA_\w+|TF_\w+|NODE_CHANNEL_\w+)$/;
     expect((environment as string[]).filter((name) => !allowed.test(name))).toEqual([]);
@@ -93,7 +93,7 @@ describe('a hostile job', () => {
   });
 });
 
-/** As a container leaves it: a plain user, no capability, and none to be had. */
+/** As in a container: an unprivileged user without capabilities, and without a way to get any. */
 const bare = ['--bounding-set=-all', '--inh-caps=-all', '--clear-groups', '--no-new-privs'];
 const setpriv = (...words: string[]) => spawnSync('setpriv', [...bare, ...words], { encoding: 'utf8' });
 const hasSetpriv = process.getuid?.() === 0 && setpriv('true').status === 0;

@@ -7,7 +7,7 @@ const text = readdirSync(folder)
   .map((file) => readFileSync(join(folder, file), 'utf8'))
   .join('\n');
 
-/** Fields of a message of the contract in camel case, those of its oneofs too, each with its comment. */
+/** Fields of a message of the contract in camel case, including those of its oneofs, with their comments. */
 export function fieldsOf(message: string): Map<string, string> {
   const body = new RegExp(`^message ${message} \\{\\n([\\s\\S]*?)^\\}`, 'm').exec(text)?.[1];
   if (body === undefined) throw new Error(`The contract has no message ${message}`);

@@ -52,7 +52,7 @@ describe('the content of a tokenizer', () => {
     const dataset = { datasetId: 'tales', displayName: '', files: [upload()] };
     await parts.datasets.register({ ...dataset, spec: withTokenizer });
     expect((await parts.datasets.find('tales'))?.spec.tokenizer).toEqual({ kind: 'huggingFace' });
-    // An upload that resumes is known by it.
+    // This identifies an upload that resumes.
     expect(await parts.datasets.register({ ...dataset, spec: withTokenizer })).toMatchObject({ id: 'tales' });
     const other: DatasetSpec = {
       ...withTokenizer,
@@ -67,7 +67,7 @@ describe('the content of a tokenizer', () => {
     ofFileAlone(context, releasedFolderReason);
     const { dataFolder, remove } = releasedFolder();
     onTestFinished(remove);
-    // In a process that ends without closing: libsql keeps the lock of a file that it has closed.
+    // In a process that exits without closing: libsql keeps the lock of a file that it has closed.
     const script = `
       const [file, spec] = process.argv.slice(1);
       new (require('libsql'))(file).prepare("update datasets set spec = ? where id = 'text'").run(spec);
@@ -107,7 +107,7 @@ describe('an upload', () => {
     const dataFolder = temporaryFolder();
     const first = await openParts({}, dataFolder);
     await register(first);
-    const broken = await opened(new DatasetUploads(first.datasets, first.stage, first.config)); // still open, as in a crash
+    const broken = await opened(new DatasetUploads(first.datasets, first.stage, first.config)); // still open, as after a crash
     onTestFinished(async () => await broken.close());
     await broken.write(0, 0, text.subarray(0, 20));
     await first.close();
@@ -250,7 +250,7 @@ describe('preparation', () => {
       await parts.datasets.register({ datasetId: id, displayName: '', files: [serverFile], spec: spec(id) });
     for (const id of ['fail', 'crash']) await again(id);
     for (const id of ['fail', 'crash']) await settled(parts, id);
-    expect(await again('fail')).toMatchObject({ state: 'failed' }); // its data are wrong
+    expect(await again('fail')).toMatchObject({ state: 'failed' }); // its data are invalid
     expect(await again('crash')).toMatchObject({ state: 'preparing', failure: null });
     expect(await settled(parts, 'crash')).toMatchObject({ failure: { reason: 'TASK_CRASHED' } });
   });
@@ -301,7 +301,7 @@ describe('preparation', () => {
       preparedBytesPerSecond: expect.closeTo(4e8, 0) as number,
       preparationRemainingSeconds: expect.closeTo(5, 6) as number,
     });
-    // Another try begins from its start.
+    // Another attempt starts from 0.
     datasets.setPreparedRatio('large', 0.2, 20_000);
     expect(await speed()).toBeUndefined();
   });

@@ -21,7 +21,7 @@ import {
 import { stores } from './postgres.js';
 import { run, trainingParts } from './trainingParts.js';
 
-/** One round of cleaning up, with what it threw away. */
+/** One round of cleaning, with a list of what it deleted. */
 async function clean(parts: Parts, uploading: string[] = []): Promise<string[]> {
   const purged: string[] = [];
   const janitor = new Janitor({
@@ -38,7 +38,7 @@ async function clean(parts: Parts, uploading: string[] = []): Promise<string[]> 
   return purged;
 }
 
-/** A job that has failed, with checkpoints of these steps. */
+/** A failed job with checkpoints of these steps. */
 async function endedJob(parts: Parts, steps: number[] = [], jobId: string | null = null) {
   const { id } = await submit(parts, { jobId });
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
@@ -138,7 +138,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       const parts = await open({ RELORA_UNDELETE_SECONDS: '0' });
       const id = await endedJob(parts, [5]);
       await parts.jobDeletion.delete(id);
-      await parts.jobDeletion.purge(id); // the rows are gone, the folder is not
+      await parts.jobDeletion.purge(id); // the rows are gone, but the folder still exists
       expect(existsSync(join(parts.dataFolder, 'jobs', id))).toBe(true);
       await clean(parts);
       expect(existsSync(join(parts.dataFolder, 'jobs', id))).toBe(false);
@@ -222,7 +222,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(existsSync(join(prepared, 'train-00000.bin'))).toBe(false);
       expect(existsSync(join(prepared, 'tokenizer.json'))).toBe(true);
       expect(await clean(parts)).toEqual([]);
-      // What stays with the jobs is not about to go.
+      // Data that belongs to existing jobs does not count as being deleted.
       const use = await new DiskReader(parts.db, parts.dataFolder).read();
       expect(use).toMatchObject({ deletedBytes: 0 });
       expect(use.entries).toContainEqual(
@@ -242,7 +242,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       const ids: string[] = [];
       for (const jobId of ['oldest', 'needed', 'newest']) {
         ids.push(await endedJob(parts, [5], jobId));
-        await new Promise((resolve) => setTimeout(resolve, 2)); // so that their ends differ
+        await new Promise((resolve) => setTimeout(resolve, 2)); // so that their end times differ
       }
       const fork = await submit(parts, { origin: originOf('needed', 5) });
       await parts.control.pause(fork.id);
@@ -332,7 +332,7 @@ describe('over the API', () => {
       info: { reason: 'DATASET_DELETED' },
     });
     await api.datasets.undeleteDataset({ name: 'datasets/text' });
-    await api.training.forkJob({ name: job, checkpointStep: 5 }).catch(() => {}); // may be pruned; only not DATASET_DELETED
+    await api.training.forkJob({ name: job, checkpointStep: 5 }).catch(() => {}); // may be pruned; it must only not be DATASET_DELETED
     await api.training.createJob({ spec: jobSpec() });
   });
 

@@ -10,7 +10,7 @@ import { claim, openParts, submit, type Parts } from './parts.js';
 const manifest = '{"files":{}}';
 const manifestSha256 = createHash('sha256').update(manifest).digest('hex');
 
-/** A job with checkpoints of the steps 10, 20 and 30, whose folders hold a manifest of nothing. */
+/** A job with checkpoints of steps 10, 20 and 30, with empty manifests in their folders. */
 async function jobWithCheckpoints(parts: Parts) {
   const job = await submit(parts);
   const key = { jobId: job.id, attempt: (await claim(parts)).attempt };

@@ -22,7 +22,7 @@ import { fieldsOf } from './contractText.js';
 const sorted = (names: Iterable<string>): string[] => [...names].sort();
 
 describe('what a trainer reports', () => {
-  /** Kept in the journal and never sent: where a checkpoint lies is nobody's concern. */
+  /** In the journal but never sent: clients need not know where a checkpoint is stored. */
   const internal = ['path', 'manifestSha256'];
   const messages: [message: string, table: object][] = [
     ['StepEvent', trainingEvents.step],
@@ -80,7 +80,7 @@ describe('what a trainer reports', () => {
 });
 
 describe('a setting of a job', () => {
-  /** With fields that are no plain settings: what they may be follows from other things than a table can say. */
+  /** With fields that are not plain settings: their allowed values depend on more than a table can express. */
   const messages: [message: string, table: Settings, others: string[]][] = [
     [
       'JobSpec',

@@ -21,7 +21,7 @@ const described: DeviceDescription = {
   ...{ uuid: '', computeCapability: '' },
 };
 
-/** A machine whose load and jobs the test decides, and whose measurements are numbered. */
+/** A machine whose load and jobs the test sets, and whose measurements are numbered. */
 function open(rows = new Map<string, ReachedRow>()) {
   const machine = { load: 0, trainings: { running: 0, begun: 0 } };
   let count = 0;
@@ -75,7 +75,7 @@ it('measures again when the machine was busy at the start and is quiet now, and 
   vi.restoreAllMocks();
 });
 
-/** Events of steps as a job's journal gives them. */
+/** Step events as in a job's journal. */
 const stepsOf = (count: number, seconds: number) =>
   Array.from({ length: count }, () => ({
     body: { kind: 'step', step: 1, phase: 'adapter', omitted: false, stepSeconds: seconds },
@@ -87,12 +87,12 @@ it('learns from steps that had the machine to themselves, and knows it after a r
   const { machine, catalog, rows } = open();
   const [device] = await catalog.list();
   machine.trainings = { running: 1, begun: 1 };
-  catalog.note(jobNamed('a'), []); // it runs
+  catalog.note(jobNamed('a'), []); // it is running
   catalog.note(jobNamed('a'), stepsOf(20, 1));
   const alone = catalog.reachedOn(device!)!;
   expect(alone.ratio).toBeGreaterThan(0);
 
-  // Beside another job, from its begin to the first news after its end, also where both fall between two news.
+  // At the same time as another job, from that job's start to the first event after its end, even if both are between two events.
   machine.trainings = { running: 2, begun: 2 };
   catalog.note(jobNamed('a'), stepsOf(50, 9));
   catalog.note(jobNamed('b'), stepsOf(50, 9));
@@ -107,7 +107,7 @@ it('learns from steps that had the machine to themselves, and knows it after a r
   await catalog.save({ isLast: true });
 
   const next = open(rows);
-  next.machine.load = 0.9; // the new measurement is bad, and does not matter
+  next.machine.load = 0.9; // the new measurement is bad, but is not used
   await next.catalog.restore();
   const [again] = await next.catalog.list();
   expect(next.catalog.reachedOn(again!)).toEqual(catalog.reachedOn(device!));

@@ -11,7 +11,7 @@ import { temporaryFolder } from './parts.js';
 
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
-/** Both ports free, unless a test says otherwise. */
+/** Both ports are free, unless a test says otherwise. */
 const free = {
   RELORA_GRPC_ADDRESS: '127.0.0.1:0',
   RELORA_HTTP_ADDRESS: '127.0.0.1:0',
@@ -164,7 +164,7 @@ describe('relora-server doctor', () => {
     ],
   ])('%s is a fault with its cure', async (_, name, message, cure, settings) => {
     const { ok, of } = await findings(await settings());
-    if (name === 'devices' && ok) return; // a processor that has them all
+    if (name === 'devices' && ok) return; // a processor that supports all of them
     expect(ok).toBe(false);
     expect(of(name)).toContainEqual({
       ...{ name, state: 'fault' },

@@ -20,7 +20,7 @@ async function bodiesOf<K extends string>(parts: Parts, id: string, kind: K) {
   return (await allEvents(parts, id)).flatMap(({ body }) => (body.kind === kind ? [body] : []));
 }
 
-/** Files that the job exported, without the manifest, which names the job. */
+/** Files of a job's export, without the manifest, which contains the job's name. */
 async function filesOf(parts: Parts, jobId: string): Promise<string[]> {
   const { artifacts } = await parts.artifacts.list(jobId, { afterId: null, artifactsMax: 10 });
   return artifacts.flatMap(({ files }) =>
@@ -33,7 +33,7 @@ async function filesOf(parts: Parts, jobId: string): Promise<string[]> {
 describe('a job that ends early', () => {
   it('succeeds with its reason in the last event, in the job and in what explains it', async () => {
     const parts = await trainingParts();
-    const tokens = 90; // a little less than those of six steps
+    const tokens = 90; // a little less than six steps
     const ended = await run(parts, { stop: { ...spec().stop, tokenCount: tokens } });
     const perStep = ended.spec.batch.sequenceCount * ended.spec.batch.sequenceLength;
     const step = Math.ceil(tokens / perStep);
@@ -108,12 +108,12 @@ describe('a job that ends early', () => {
 
 it('the best checkpoint stays beside the newest, over a kill, and its weights are exported and written from', async () => {
   const parts = await trainingParts();
-  // The rate grows to the end: soon the loss rises, and stays high.
+  // The rate grows to the end: the loss soon rises, and stays high.
   const rate = { ...spec().learningRate, peak: 2, schedule: 'constant' as const, warmupStepCount: 264 };
   const changes = {
     kind: 'fullRank' as const,
     adapter: null,
-    // A trainer is 64 messages ahead of the server at most: it cannot be done before it is killed.
+    // A trainer is at most 64 messages ahead of the server: it cannot finish before it is killed.
     stepCount: 264,
     learningRate: rate,
     evaluation: often,
@@ -134,13 +134,13 @@ it('the best checkpoint stays beside the newest, over a kill, and its weights ar
   expect(best!.step).toBeLessThan(200);
   const steps = async () => (await parts.checkpoints.list(id)).map(({ step }) => step);
   await expect.poll(steps, { timeout: patienceMs }).toEqual([264, 260, best!.step]);
-  // Nor does anything else that throws checkpoints away take it.
+  // No other deletion of checkpoints removes it either.
   await parts.checkpoints.remove(id, (await parts.checkpoints.list(id)).slice(1));
   expect(await steps()).toEqual([264, best!.step]);
 
   const { artifacts } = await parts.artifacts.list(id, { afterId: null, artifactsMax: 10 });
   expect(artifacts).toMatchObject([{ state: 'ready', step: best!.step, format: 'huggingFace' }]);
-  // A run that ends there has these very weights.
+  // A run that ends there has exactly these weights.
   const until = await submit(parts, {
     spec: spec({ ...changes, export: spec().export }),
     updates: [{ number: 1, step: best!.step, change: { stop: true } }],

@@ -10,10 +10,10 @@ import type { ServiceError } from '../../server/dist/errors.js';
 import { openApi, readRefusal } from './apiServer.js';
 import { beginCall, framed, rawSession } from './rawCalls.js';
 
-/** What clients on gRPC's C core take of trailers: names, values and 32 bytes for each entry. */
+/** Limit on trailers for clients on gRPC's C core: names, values and 32 bytes per entry. */
 const trailerBytesMax = 8192;
 
-/** How a call ends, and how long its trailers are as HTTP/2 counts them. */
+/** How a call ends, and the size of its trailers by HTTP/2's definition. */
 async function trailersOf(address: string, path: string, request: Uint8Array) {
   const stream = beginCall(await rawSession(address), path);
   stream.end(framed(request));

@@ -49,7 +49,7 @@ async function* messagesOf<T>(messages: T[]): AsyncGenerator<T> {
 }
 const hasStarted = async (iterator: AsyncIterator<unknown>) => void (await iterator.next());
 
-/** How a call ends whose frames are written here. */
+/** How a call ends if the test writes its HTTP/2 frames. */
 async function rawRefusal(call: {
   address?: string;
   path?: string;
@@ -72,7 +72,7 @@ function importOf(job: string, record: Buffer) {
   return [{ header: { archive } }, { chunk: { fileIndex: 0, offsetBytes: 0, data: record } }];
 }
 
-/** One way to each reason, over the wire. */
+/** One way to cause each reason, over the wire. */
 const provocations: Record<
   Exclude<ErrorReason, 'CALL_CANCELLED' | 'CLIENT_NOT_READING'>,
   () => Promise<Refusal>
@@ -127,7 +127,7 @@ const provocations: Record<
   DOWNLOADS_FULL: async () => {
     const { api, artifact } = await openApiWithArtifact({ RELORA_DOWNLOADS_MAX: '1' });
     const asked = { name: artifact, fileName: 'config.json' };
-    // Stays where it opens its file.
+    // Blocks while opening its file.
     let isOpen = (): void => {};
     const opened = new Promise<void>((resolve) => (isOpen = resolve));
     api.parts.artifacts.openFile = async () => await new Promise(() => isOpen());
@@ -206,7 +206,7 @@ const provocations: Record<
     const { webhooks } = await openApi();
     const wanted = { webhookId: 'hook', url: 'https://example.com/' };
     await webhooks.createWebhook(wanted);
-    return await refusalOf((options) => webhooks.createWebhook(wanted, options)); // with a key of its own
+    return await refusalOf((options) => webhooks.createWebhook(wanted, options)); // with its own idempotency key
   },
   TOO_MANY_WEBHOOKS: async () => {
     const { webhooks } = await openApi({ RELORA_WEBHOOKS_MAX: '0' });
@@ -258,7 +258,7 @@ const provocations: Record<
     );
   },
   WEIGHTS_INVALID: async () => {
-    // Of a real server, whose task reads the files.
+    // On a real server, whose task reads the files.
     const { channel } = await runServer();
     const weights: Client<typeof WeightsServiceDefinition> = createClient(WeightsServiceDefinition, channel);
     const data = Buffer.from('{}');
@@ -369,7 +369,7 @@ const provocations: Record<
   },
   STORED_FILES_DAMAGED: async () => {
     const { training, parts } = await openApi();
-    await readyDataset(parts); // whose files nobody prepared
+    await readyDataset(parts); // its files are not prepared
     const { job } = await training.createJob({ spec: jobSpec() });
     await training.cancelJob({ name: job!.name });
     const request = { name: job!.name, withDatasets: true };
@@ -408,7 +408,7 @@ const provocations: Record<
       await held;
     }
     const first = datasets.uploadDataset(slow()).catch((error: unknown) => error);
-    // Its first bytes on the disk are the sign that the first upload holds the data set.
+    // Its first bytes on disk show that the first upload has locked the data set.
     while ((await parts.datasets.find('tales'))?.files[0]?.receivedBytes !== 5)
       await new Promise((resolve) => setTimeout(resolve, 5));
     const refusal = await refusalOf((options) => datasets.uploadDataset(uploadOf(text), options));
@@ -491,7 +491,7 @@ const provocations: Record<
     const { api, artifact } = await openApiWithArtifact();
     const leave = new AbortController();
     setMaxListeners(0, leave.signal);
-    // Two run and 32 wait: one of the 35 is refused.
+    // Two run and 32 wait: one of 35 is refused.
     const refusals = Array.from({ length: 35 }, () =>
       refusalOf((options: CallOptions) =>
         api.model.generateText({ model: artifact, prompt: 'hang' }, { ...options, signal: leave.signal }),
@@ -628,7 +628,7 @@ describe('an error', () => {
   });
 });
 
-/** What the middleware makes of an error that a handler throws. */
+/** The middleware's answer to an error thrown by a handler. */
 async function answerTo(log: Logger, error: Error, signal: AbortSignal): Promise<unknown> {
   const method = {
     path: '/relora.v1.TrainingService/GetJob',

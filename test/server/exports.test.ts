@@ -14,7 +14,7 @@ const wanted: Omit<NewExport, 'jobId'> = {
   requestDigest: '0'.repeat(64),
 };
 
-/** A running job with checkpoints of the steps 10, 20 and 30. */
+/** A running job with checkpoints of steps 10, 20 and 30. */
 async function jobWithCheckpoints(parts: Parts) {
   const { id } = await submit(parts);
   const key = { jobId: id, attempt: (await claim(parts)).attempt };

@@ -24,7 +24,7 @@ const number = (value: number): Buffer => {
   return bytes;
 };
 
-/** A number of HPACK in the last bits of its first byte. */
+/** An HPACK integer in the last bits of its first byte. */
 function packed(value: number, bits: number): Buffer {
   const most = (1 << bits) - 1;
   if (value < most) return Buffer.from([value]);
@@ -34,7 +34,7 @@ function packed(value: number, bits: number): Buffer {
 }
 
 const text = (value: string): Buffer => Buffer.concat([packed(value.length, 7), Buffer.from(value)]);
-/** `kept`: later headers may name it by a number. */
+/** `kept`: added to the dynamic table, so that later headers may refer to it by index. */
 const header = (name: string, value: string, kept = false): Buffer =>
   Buffer.concat([Buffer.from([kept ? 0x40 : 0]), text(name), text(value)]);
 
@@ -44,11 +44,11 @@ const call = (method = 'ServerService/GetServerInfo'): Buffer =>
     ...[header(':authority', 'x'), header('content-type', 'application/grpc'), header('te', 'trailers')],
   ]);
 
-/** Each stream is begun by the client; what follows makes the server reset it, which no limit of the client's own resets counts. */
+/** The client opens a stream and then makes the server reset it, which limits on the client's own resets do not count. */
 const begun = (index: number, ...then: Buffer[]): Buffer =>
   Buffer.concat([frame(headers, endHeaders, 2 * index + 1, call()), ...then]);
 
-/** What a client may send without end, by its place. Null: its connection may stay, since it costs next to nothing. */
+/** Frames that a client may send endlessly, by index. Null: its connection may stay open, since it costs almost nothing. */
 const floods: [name: string, count: number, isCut: boolean, make: (index: number) => Buffer][] = [
   ['PRIORITY', 20_000, false, (index) => frame(priority, 0, 2 * index + 1, Buffer.from([0, 0, 0, 0, 16]))],
   ['WINDOW_UPDATE', 20_000, false, () => frame(windowUpdate, 0, 0, number(1))],
@@ -79,7 +79,7 @@ const floods: [name: string, count: number, isCut: boolean, make: (index: number
     (index) => (index === 0 ? frame(headers, 0, 1, call()) : frame(continuation, 0, 1)),
   ],
   [
-    // Four kilobytes that are named 8,000 times in each call: 60 GB unpacked.
+    // Four kilobytes that are referenced 8,000 times in each call: 60 GB decompressed.
     'headers that unpack to much more',
     2000,
     false,
@@ -103,7 +103,7 @@ const floods: [name: string, count: number, isCut: boolean, make: (index: number
   ],
 ];
 
-/** Sends until all is sent or the connection is cut; whether it was. */
+/** Sends until everything is sent or the connection is closed; returns whether it was closed. */
 async function flood(socket: Socket, count: number, make: (index: number) => Buffer): Promise<boolean> {
   let isCut = false;
   const cut = new Promise<void>((resolve) => socket.once('close', () => resolve()));
@@ -112,7 +112,7 @@ async function flood(socket: Socket, count: number, make: (index: number) => Buf
     const batch = Array.from({ length: Math.min(100, count - index) }, () => make(index++));
     if (!socket.write(Buffer.concat(batch))) await Promise.race([cut, once(socket, 'drain').catch(() => {})]);
   }
-  // What is sent in one go may be answered by a cut a moment later: a PING is answered after all of it, or never.
+  // The connection may be closed a moment after everything was sent: a PING is answered after all of it, or never.
   if (!isCut) {
     const answered = new Promise<void>((resolve) => {
       socket.on('data', (bytes: Buffer) => bytes.includes(Buffer.from('answered')) && resolve());
@@ -129,7 +129,7 @@ it.skipIf(process.platform !== 'linux')(
     const server = await startServerProcess(temporaryFolder());
     const client = new ReloraClient({ address: server.grpcAddress });
     onTestFinished(() => client.close());
-    await client.serverInfo(); // devices are measured by then
+    await client.serverInfo(); // by now devices are measured
     const { pid } = server.process;
     const processorMs = (): number => {
       const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');

@@ -25,7 +25,7 @@ import { jobWhen, readyDataset } from './parts.js';
 
 const uuid = '00000000-0000-4000-8000-000000000001';
 
-/** A job that diverged after checkpoints at the steps 5 and 10, which the scripted trainer leaves. */
+/** A job that diverged after checkpoints at steps 5 and 10, created by the scripted trainer. */
 async function openWithFailedJob(cycleStepCount?: number): Promise<{ api: Api; failed: Job }> {
   const api = await openApi({ RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1' });
   await readyDataset(api.parts);

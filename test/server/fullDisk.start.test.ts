@@ -16,10 +16,10 @@ import { Reserve } from '../../server/dist/store/reserve.js';
 import { startServerProcess } from '../e2e/serverProcess.js';
 import { temporaryFolder } from './parts.js';
 
-/** A store in a file, whatever TEST_STORE says. */
+/** A store in a file, even if TEST_STORE says otherwise. */
 const inFile = { RELORA_DATABASE_URL: '' };
 
-/** A disk of its own, which can be filled to the last byte; null where this machine lets us mount none. */
+/** A separate disk that can be filled to the last byte; null if this machine does not allow mounting one. */
 function smallDisk(sizeBytes: number): { folder: string; fill(): void } | null {
   const folder = join(temporaryFolder(), 'disk');
   mkdirSync(folder);
@@ -53,12 +53,12 @@ test('a server stops cleanly on a completely full disk, starts on it again and k
   await client.uploadDataset({ datasetId: 'text', files: [{ content: 'Once upon a time. '.repeat(500) }] });
   await client.close();
 
-  // The disk fills up while the server runs; room is needed to end the log of the store.
+  // The disk fills up while the server runs; ending the store's log needs space.
   disk.fill();
   first.process.kill('SIGTERM');
   expect(await first.exited).toEqual({ code: 0, signal: null });
 
-  // And again, with what that gave back: now there is no room to begin another log, and no reserve either.
+  // Again, including the space that this freed: now there is no space to begin another log, and no reserve either.
   disk.fill();
   expect(existsSync(join(dataFolder, 'store.db-wal'))).toBe(false);
   rmSync(join(dataFolder, 'reserve'), { force: true });
@@ -67,7 +67,7 @@ test('a server stops cleanly on a completely full disk, starts on it again and k
     'store.db cannot be used (the disk is full)',
   );
 
-  // With a little room it is there, and a reserve is kept once there is more.
+  // With a little space it starts, and it creates a reserve once there is more.
   rmSync(join(disk.folder, 'fill-65536'));
   const second = await startServerProcess(dataFolder, inFile);
   const again = new ReloraClient({ address: second.grpcAddress });
@@ -78,7 +78,7 @@ test('a server stops cleanly on a completely full disk, starts on it again and k
   disk.fill();
   expect(existsSync(join(dataFolder, 'reserve'))).toBe(true);
 
-  // That is what the next start stands on.
+  // This is what the next start needs.
   const third = await startServerProcess(dataFolder, inFile);
   expect(existsSync(join(dataFolder, 'reserve'))).toBe(false);
   third.process.kill('SIGTERM');

@@ -8,7 +8,7 @@ import { jobSpec, openApi, refusalOf } from './apiServer.js';
 import { ofFileAlone } from './testStore.js';
 import { allEvents, claim, jobWhen, openParts, readyDataset, runSpec, submit, type Parts } from './parts.js';
 
-/** Of a store in a file. Lets it grow by nothing, which fails as a full disk does, and uses up what room its pages have. */
+/** For a store in a file: prevents it from growing, which fails like a full disk, and uses up the free space in its pages. */
 async function fillDisk(parts: Parts): Promise<void> {
   const { id } = await submit(parts);
   await parts.control.pause(id);
@@ -35,7 +35,7 @@ test('on a full disk a job is refused with a code to retry, reads work, and room
   await fillDisk(api.parts);
   const create = { spec: jobSpec(), requestId: randomUUID() };
   const refusal = await refusalOf(async (options) => {
-    // The first ones may find room in pages that are begun.
+    // The first ones may still fit into existing pages.
     for (;;)
       await api.training.createJob({ ...create, requestId: (create.requestId = randomUUID()) }, options);
   });
@@ -96,7 +96,7 @@ test('jobs wait while no claim can be stored', async (context) => {
   await expect(submit(parts)).rejects.toMatchObject({ code: 'SQLITE_FULL' });
   expect((await parts.store.find(id))?.state).toBe('queued');
   await makeRoom(parts);
-  // Whatever is queued has the supervisor look again, which it does by itself after some seconds.
+  // Queueing a job wakes the supervisor, which otherwise checks only every few seconds.
   await submit(parts);
   await jobWhen(parts, id, ({ state }) => state === 'succeeded');
   expect(parts.storeFailures).toEqual([]);
@@ -127,7 +127,7 @@ test('a server that starts on a full disk answers, and puts right what a dead on
   expect((await parts.store.find(id))?.state).toBe('starting');
   expect(parts.supervisor.runningCount).toBe(0);
   await makeRoom(parts);
-  await submit(parts); // has the supervisor look again, which it does by itself after some seconds
+  await submit(parts); // wakes the supervisor, which otherwise checks only every few seconds
   expect(await jobWhen(parts, id, ({ state }) => state === 'succeeded')).toMatchObject({ attempt: 2 });
   expect(parts.storeFailures).toEqual([]);
 });

@@ -103,7 +103,7 @@ describe('a message that cannot be read is a mistake of its sender, with its pla
   });
 
   it('messages inside each other without end, and more parts than can be taken', async () => {
-    // No message of the contract holds itself; reflection's is not checked deeper than it goes.
+    // No message of the contract is recursive; reflection's are checked only to their depth.
     const { address } = await openApi({ RELORA_MESSAGE_FIELDS_MAX: '1000' });
     const compare = async (count: number, ...field: number[]) => {
       const message = Buffer.concat(Array.from({ length: count }, () => bytes(...field)));
@@ -112,7 +112,7 @@ describe('a message that cannot be read is a mistake of its sender, with its pla
     const unknown = await compare(1001, 0x78, 0x00);
     expect(unknown).toMatchObject({ code: status.RESOURCE_EXHAUSTED });
     expect(unknown.details).toBe('The message has more than 1000 fields and list entries');
-    // A list that is too long is named, whether it is packed or not.
+    // A list that is too long is named in the error, whether packed or not.
     expect((await compare(200, 0x0a, 0x00)).details).toContain('names: expected 2 to 16 jobs, got 200');
     const names = await compare(201, 0x0a, 0x00);
     expect(names).toMatchObject({ code: status.INVALID_ARGUMENT });
@@ -162,7 +162,7 @@ describe('what grpc-js refuses by itself has a reason and blames nobody else', (
 });
 
 describe('an answer that nobody reads', () => {
-  // What the window of a stream takes, and a little more: small messages cost more than their bytes.
+  // As much as a stream's window takes, and a little more: small messages take more memory than their bytes.
   it.each([
     ['a piece or two', 256 * 1024, 4],
     ['a few dozen small ones', 100, 65_536 / 100 + 100],
@@ -192,17 +192,17 @@ describe('an answer that nobody reads', () => {
     const stream = beginCall(await rawSession(`127.0.0.1:${port}`), path);
     stream.end(framed(Buffer.alloc(0)));
     await once(stream, 'response');
-    // Until it stands still.
+    // Until nothing more arrives.
     for (let last = -1; last !== pieces;) {
       last = pieces;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     expect(pieces).toBeLessThan(piecesMax);
-    // Read, it continues.
+    // When read, it continues.
     stream.resume();
     const before = pieces;
     while (pieces < before + 10 * piecesMax) await new Promise((resolve) => setImmediate(resolve));
-    // Left, it ends.
+    // When canceled, it ends.
     stream.close(NGHTTP2_CANCEL);
     while (!hasEnded) await new Promise((resolve) => setImmediate(resolve));
   });
@@ -210,7 +210,7 @@ describe('an answer that nobody reads', () => {
 
 describe('a stop', () => {
   it('waits neither for a silent upload nor for a request that does not come', async () => {
-    // Held up by what is silent it would last longer than a test may.
+    // Waiting for a silent client would exceed a test's time limit.
     const { server } = await runServer({ RELORA_REQUEST_SILENCE_SECONDS: '3600' });
     const session = await rawSession(server.grpcAddress);
     const silent = [
@@ -219,7 +219,7 @@ describe('a stop', () => {
       getJob,
     ].map((path) => beginCall(session, path));
     const ends = silent.map(async (stream) => (await statusOf(stream))?.code);
-    // The server has seen them when it answers what came after them.
+    // The server has processed them when it answers a later request.
     const probe = beginCall(session, getJob);
     probe.end(framed(nobody));
     await statusOf(probe);

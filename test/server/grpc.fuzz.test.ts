@@ -14,14 +14,17 @@ const contract = new URL('../../server/src/generated/relora.binpb', import.meta.
 const descriptors = readDescriptors(Buffer.concat([readFileSync(contract), standardFiles()]));
 const methods = [...descriptors.requests].filter(([path]) => /^\/(relora|grpc)\./.test(path));
 
-/** TEST_FUZZ_MESSAGES asks for more, TEST_FUZZ_SEED for others, TEST_FUZZ_METHODS for those whose path it matches; the seed of a failure is in its line. */
+/**
+ * TEST_FUZZ_MESSAGES sets the number of messages, TEST_FUZZ_SEED the seed, TEST_FUZZ_METHODS a pattern for method paths; a failure's line
+ * contains its seed.
+ */
 const messagesOfMethod = Number(process.env.TEST_FUZZ_MESSAGES ?? 60);
 const seedBase = Number(process.env.TEST_FUZZ_SEED ?? 1);
 const wanted = new RegExp(process.env.TEST_FUZZ_METHODS ?? '');
 const startedAt = performance.now();
 const isLong = process.env.TEST_FUZZ_MESSAGES !== undefined;
 
-/** Of jobs, of health. */
+/** Watches of jobs and of health. */
 const watches = /\/Watch\w*$/;
 
 test('no message makes a fault of ours, whatever is in it: each is answered or refused with its reason', async () => {
@@ -31,7 +34,7 @@ test('no message makes a fault of ours, whatever is in it: each is answered or r
   const client = rawClient(address);
   const faults: string[] = [];
   const all = new Map<string, number>();
-  /** Without watches: whether one of these is refused before its deadline is a matter of time. */
+  /** Without watches: whether one is refused before its deadline depends on timing. */
   const timeless = new Map<string, number>();
   const add = (to: Map<string, number>, codes: ReadonlyMap<string, number>): void => {
     for (const [code, count] of codes) to.set(code, (to.get(code) ?? 0) + count);
@@ -41,14 +44,14 @@ test('no message makes a fault of ours, whatever is in it: each is answered or r
     const random = randomFrom(seed);
     const { messageOf, mutate } = makeMessages(descriptors, random);
     const message = random() < 0.5 ? messageOf(typeName) : mutate(messageOf(typeName));
-    // A watch that was rightly opened lasts until its deadline; whatever else takes long is waited for.
+    // A successful watch lasts until its deadline; other slow calls are awaited.
     const isWatch = watches.test(path);
     const { error } = await rawCall(client, path, message, { deadlineMs: isWatch ? 2000 : patienceMs });
     const code = status[error?.code ?? status.OK];
     const details = error?.metadata.get('grpc-status-details-bin')[0] as Buffer | undefined;
     const info = RpcStatus.decode(details ?? Buffer.alloc(0)).details[0];
     const hasReason = info !== undefined && ErrorInfo.decode(info.value).reason !== '';
-    // The client itself notices its deadline first.
+    // The client itself detects its deadline first.
     const isWatched = isWatch && code === 'DEADLINE_EXCEEDED';
     const isOrderly = error === undefined || hasReason || isWatched;
     if (!isOrderly || code === 'INTERNAL' || code === 'UNKNOWN')
@@ -63,7 +66,7 @@ test('no message makes a fault of ours, whatever is in it: each is answered or r
     const began = performance.now();
     const codes = new Map<string, number>();
     let next = 0;
-    // Each sender takes the next message when its own is answered: one that is slow to answer holds up no other.
+    // Each sender sends its next message when the previous one is answered, so that a slow message does not block the others.
     const send = async (): Promise<void> => {
       while (next < messagesOfMethod) {
         const code = await sendOne(path, typeName, seedBase + index * 100_000 + next++);
@@ -84,7 +87,7 @@ test('no message makes a fault of ours, whatever is in it: each is answered or r
   expect(timeless.get('OK')).toBeGreaterThan(10);
 }, 3_600_000);
 
-/** A line for whoever waits for a long run. */
+/** A line of progress for long runs. */
 function report(what: string, codes: ReadonlyMap<string, number>, milliseconds: number): void {
   const counts = [...codes].sort(([, a], [, b]) => b - a).map(([code, count]) => `${code} ${count}`);
   console.log(`${what}: ${counts.join(', ')} in ${(milliseconds / 1000).toFixed(1)} s`);

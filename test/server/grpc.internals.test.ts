@@ -10,7 +10,7 @@ import {
 import { expect, onTestFinished, test } from 'vitest';
 import { handlersOf, serversOf, streamOf } from '../../server/dist/grpc/grpcInternals.js';
 
-/** A bare server of grpc-js with one method, and what its interceptor saw. */
+/** A bare grpc-js server with one method, and the calls that its interceptor received. */
 async function bareServer() {
   const seen: string[] = [];
   const streams: unknown[] = [];
@@ -56,7 +56,7 @@ test('grpc-js has what we use of it beyond its public interface, and lacks a pub
   expect([...handlersOf(server).keys()]).toEqual(['/a/Known']);
   expect(await call('/a/Known')).toBe('yes');
   expect(await call('/a/Unknown')).toBe('UNIMPLEMENTED');
-  // Were interceptors called for unknown methods, they could answer with a reason, and handlersOf could go.
+  // If interceptors were called for unknown methods, they could answer with a reason, and handlersOf would be unnecessary.
   expect(seen).toEqual(['/a/Known']);
   expect(streams).toEqual([expect.objectContaining({ id: 1 })]);
 });

@@ -1,4 +1,4 @@
-// The durable half of a server in a process of its own, to be killed: runs its jobs and prints every journal entry that was acknowledged.
+// The durable half of a server in its own process, to be killed: runs its jobs and prints every acknowledged journal entry.
 import { pino } from 'pino';
 import { ArtifactStore } from '../../server/dist/artifacts/artifactStore.js';
 import { readConfig } from '../../server/dist/config.js';

@@ -33,7 +33,7 @@ const evaluation = (step: number): NewEvent => ({
 
 const lossAt = (step: number): number => (step % 997 === 5 ? NaN : Math.sin(step) + 10 / (1 + step));
 
-/** A run that crashes at step 3400, goes back to 3072 and ends at 6000, evaluated each 700 steps. */
+/** A run that crashes at step 3400, resumes at 3072 and ends at 6000, with an evaluation every 700 steps. */
 async function longRun(parts: Parts): Promise<string> {
   const { id } = await submit(parts);
   const take = async (attempt: number, from: number, to: number): Promise<void> => {
@@ -59,7 +59,7 @@ async function longRun(parts: Parts): Promise<string> {
   return id;
 }
 
-/** That every number is there once, as that of an event or within a span. */
+/** Checks that every number occurs once, as an event or within a span. */
 function expectWhole(events: readonly JobEvent[], from = 1): void {
   let next = from;
   for (const { firstSequence, sequence } of events) {
@@ -92,11 +92,11 @@ describe.each(stores)('history on $name', ({ url, skip }) => {
       vi.spyOn(folding, 'fold').mockImplementation((id) => Promise.resolve(void looked.push(id)));
       folding.start();
       await expect.poll(() => looked).toEqual([left]);
-      // What is spanned and was not removed yet is left, too: the start sets the time for it.
+      // Events that are in a span but not yet removed are left too: the start schedules their removal.
       const timers = vi.spyOn(globalThis, 'setTimeout');
       const monthMs = 30 * 86_400_000;
       await foldingOf(parts, { windowMs: monthMs, eventsKept }).fold(left);
-      // A longer timer would be over at once.
+      // A longer timer would fire at once.
       expect(Math.max(...timers.mock.calls.map(([, ms = 0]) => ms))).toBe(2 ** 31 - 1);
       timers.mockRestore();
       const again = foldingOf(parts);
@@ -118,7 +118,7 @@ describe.each(stores)('history on $name', ({ url, skip }) => {
     expect(others(after)).toEqual(others(before));
     expect(after.slice(-eventsKept + 20)).toEqual(before.slice(-eventsKept + 20));
     expect(after.length).toBeLessThan(before.length / 3);
-    // Each span is what its steps were.
+    // Each span matches its steps.
     for (const event of after) {
       if (event.body.kind !== 'step' || event.body.span === undefined) continue;
       const own = stepsOf(
@@ -141,7 +141,7 @@ describe.each(stores)('history on $name', ({ url, skip }) => {
       });
       expect(span.loss.mean).toBeCloseTo(losses.reduce((sum, loss) => sum + loss, 0) / losses.length, 12);
     }
-    // Spans grow with their distance from the head.
+    // Spans get longer with their distance from the head.
     const lengths = stepsOf(after).map((body) => body.step - spanOf(body).firstStep + 1);
     expect(Math.max(...lengths)).toBeLessThanOrEqual(16);
   });
@@ -151,7 +151,7 @@ describe.each(stores)('history on $name', ({ url, skip }) => {
     async () => {
       const parts = await open();
       const id = await longRun(parts);
-      const before = await curve(parts, id, 8); // by single events
+      const before = await curve(parts, id, 8); // from single events
       expect(before.series.loss.points).toHaveLength(6000 / 8);
       const wide = await curve(parts, id, 64);
       await foldingOf(parts).fold(id);
@@ -169,7 +169,7 @@ describe.each(stores)('history on $name', ({ url, skip }) => {
       expect(after.series.loss.nonfiniteCount).toBe(wide.series.loss.nonfiniteCount);
       expect(after.countedTokens).toBe(wide.countedTokens);
       expect(after.trainedTokens).toBe(wide.trainedTokens);
-      // What was taken again after the crash is not counted twice.
+      // Steps repeated after the crash are not counted twice.
       expect(after.countedTokens).toBe(6000 * 16);
     },
   );
@@ -179,7 +179,7 @@ describe.each(stores)('history on $name', ({ url, skip }) => {
     const [id, other] = [await longRun(whole), await longRun(pieces)];
     await foldingOf(whole).fold(id);
     for (let round = 0; round < 20; round++) {
-      // Stopped somewhere in its work, as a server that ends is.
+      // Interrupted in the middle, as by a server that stops.
       const folding = foldingOf(pieces);
       const work = folding.fold(other);
       for (let turn = 0; turn < 3 * round; turn++) await new Promise((resolve) => setImmediate(resolve));
@@ -215,7 +215,7 @@ it('a span of a million steps back is as long as its distance allows, and a few 
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
   await parts.attempts.started(key, execution, 0);
   const folding = foldingOf(parts, { windowMs: -1, eventsKept });
-  // Events of 16 steps each, as a fast run sends them: 200,000 steps in a second or two.
+  // Events of 16 steps each, like those of a fast run: 200,000 steps in a second or two.
   const steps = 200_000;
   for (let step = 15; step < steps;) {
     const batch: NewEvent[] = [];

@@ -1,4 +1,4 @@
-// Holds the store of a data folder, runs one job by hand and appends a step event after another; prints what is acknowledged.
+// Locks the store of a data folder, claims a job and appends step events; prints what is acknowledged.
 import { LocalFeed } from '../../server/dist/store/changeFeed.js';
 import { openDatabase } from '../../server/dist/store/database.js';
 import { Leases } from '../../server/dist/store/leases.js';

@@ -1,4 +1,4 @@
-// What somebody could do whose code runs in a child of the server: it tries, and writes into its job's folder how far it came.
+// What an attacker whose code runs in a child of the server could do: tries it, and writes the results into the job's folder.
 import { execFileSync } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import {

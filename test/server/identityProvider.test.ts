@@ -15,7 +15,7 @@ const keyOf = async ({ publicKey }: typeof keys, kid = 'one') => ({
   alg: 'RS256',
 });
 
-/** A provider on this machine: its discovery document, of which `document` changes fields, and its keys. */
+/** A local identity provider: its discovery document, with fields changed by `document`, and its keys. */
 async function provider(published = [keyOf(keys)], document: object = {}) {
   const server = createServer((request, response) => {
     void Promise.all(published).then((found) => answer(request.url!, found, response));
@@ -189,7 +189,7 @@ describe('a JWT of the identity provider', () => {
     const authenticate = await accessOf(issuer);
     await authenticate(await sign(issuer));
     published.splice(0, 1, keyOf(others, 'two'));
-    // Keys are asked for again half a minute after they were, when a token names one that is not known, and else every ten minutes.
+    // Keys are fetched again at most every half minute when a token has an unknown key, and otherwise every ten minutes.
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 60_000 });
     const rotated = async () =>
       await sign(issuer, claims, { key: others.privateKey, header: { kid: 'two' } });

@@ -1049,7 +1049,7 @@ describe('labels and names', () => {
   });
 });
 
-/** Cycles of 50 steps, of which all but the first begin with 10 full-rank ones. */
+/** Cycles of 50 steps; all but the first begin with 10 full-rank steps. */
 function betweenCycles(stepCount: number): DeepPartial<JobSpec> {
   const adapter = { rank: 16, cycleStepCount: 50, restartWarmupStepCount: 5, fullRankStepCount: 10 };
   return { stepCount, adapter: { ...adapter, allowShortLastCycle: true } };

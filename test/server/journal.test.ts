@@ -13,7 +13,7 @@ async function runningJob(parts: Parts) {
   return key;
 }
 
-/** A watcher as the API has it: reads from a cursor, then waits. */
+/** A watcher like in the API: reads from a cursor, then waits. */
 async function watch(parts: Parts, jobId: string, afterSequence = 0): Promise<JobEvent[]> {
   const seen: JobEvent[] = [];
   let sequence = afterSequence;
@@ -31,7 +31,7 @@ async function watch(parts: Parts, jobId: string, afterSequence = 0): Promise<Jo
 }
 
 describe.each(stores)('on $name', ({ url, skip }) => {
-  /** Every test has a store of its own. */
+  /** Every test has its own store. */
   const open = async (
     settings: Record<string, string> = {},
     dataFolder?: string,
@@ -278,7 +278,7 @@ describe('the newest events of a watched job', () => {
     recent.append('job', eventsOf(8, 9));
     expect(recent.after('job', 7, 10)!.events.map(({ sequence }) => sequence)).toEqual([8, 9]);
     expect(recent.after('job', 6, 10)).toBeUndefined();
-    // Two commits may be heard of in the other order; and another server may have written between them.
+    // Notifications of two commits may arrive in reverse order; and another server may have written in between.
     recent.append('job', eventsOf(6, 7));
     expect(recent.after('job', 7, 10)!.events).toHaveLength(2);
     recent.append('job', eventsOf(12));

@@ -28,7 +28,7 @@ import { freshDatabase, hasPostgres } from './postgres.js';
 const leaseMs = 600;
 const settings = { RELORA_LEASE_SECONDS: String(leaseMs / 1000), RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '9' };
 
-/** Servers over one database and one folder. */
+/** Servers with a common database and folder. */
 async function servers(count: number, changes: Record<string, string> = {}): Promise<Parts[]> {
   const url = await freshDatabase();
   const folder = temporaryFolder();
@@ -42,7 +42,7 @@ async function pause(ms: number): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** A server in a process of its own, which runs the job until it has reported a step. */
+/** A server in its own process, which runs the job until it has reported a step. */
 async function otherServer(folder: string, url: string, jobId: string, step: number) {
   const job = JSON.stringify(newJob({ jobId, spec: runSpec('slow', { stepCount: 60 }) }));
   const server = spawn(process.execPath, [halfServer, folder, scriptedTrainer, job], {
@@ -146,7 +146,7 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     const [one, two] = (await servers(2)) as [Parts, Parts];
     await readyDataset(one);
     await submit(one);
-    const { id, attempt } = await claim(one); // never held: as by a server that died at this moment
+    const { id, attempt } = await claim(one); // without a lease: as by a server that died at this moment
     const key = { jobId: id, attempt };
     const rule = { attemptsWithoutProgressMax: 9, retryDelayMs: 0 };
     expect(await two.attempts.takenOver(key, 'The server ended', rule, two.leases)).toBe('stale');
@@ -242,7 +242,7 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
       await two.supervisor.start();
       await pause(2 * leaseMs);
       expect(await one.store.find(id)).toMatchObject({ state: 'running', attempt: 1 });
-      // Also back-offs and the queue: a job that is submitted now starts now.
+      // This includes back-offs and the queue: a job submitted now starts now.
       expect((await submit(two)).createTimeMs - real()).toBeLessThan(1000);
     }
     await expect(servers(1)).rejects.toThrow(
@@ -256,7 +256,7 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     await pause(leaseMs);
     expect(one.leases.mayTakeOver).toBe(true);
     const block = performance.now() + 2 * leaseMs;
-    while (performance.now() < block); // frozen
+    while (performance.now() < block); // blocks the event loop
     expect(one.leases.mayTakeOver).toBe(false);
   });
 
@@ -265,7 +265,7 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     const refused = one.db.transaction().execute(async (trx) => {
       const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(trx);
       await sql`select pg_terminate_backend(${rows[0]!.pid})`.execute(one.db);
-      await pause(100); // nobody waits for a statement when the end is heard
+      await pause(100); // no statement is pending when the end is noticed
       await sql`select 1`.execute(trx);
     });
     expect(isStoreAway(await refused.catch((error: unknown) => error))).toBe(true);

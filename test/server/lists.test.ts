@@ -17,7 +17,7 @@ import { fieldsOf } from './contractText.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Cells of every row of the tables under a heading, or of the whole page for null. */
+/** Cells of all rows of the tables under a heading; null: of the whole page. */
 function rowsOf(file: string, heading: string | null): string[][] {
   const text = readFileSync(join(root, 'docs', file), 'utf8');
   const sections = text.split(/^## /m);
@@ -36,7 +36,7 @@ function rowsOf(file: string, heading: string | null): string[][] {
 const plain = (cell: string): string => cell.replaceAll('`', '').replaceAll('\\', '');
 const firstCells = (rows: string[][]): string[] => rows.map(([cell]) => plain(cell!));
 
-/** Reasons in the sources of the engine: a word in capitals with an underscore that is thrown or reported. */
+/** Error reasons in the engine's sources: capitalized words with an underscore that are thrown or reported. */
 function reasonsOfEngine(): Set<string> {
   const files = readdirSync(join(root, 'engine/src'), { recursive: true, encoding: 'utf8' });
   const text = files
@@ -92,7 +92,7 @@ describe('docs/errors.md', () => {
 describe('the catalog', () => {
   it('knows every reason that the engine gives, and no other', () => {
     const known = [...Object.keys(engineFailures), ...Object.keys(engineWarnings)];
-    // Reported by the engine, kept by the server as a warning: the run resumes from the checkpoint before.
+    // Reported by the engine, and recorded by the server only as a warning: the run resumes from an earlier checkpoint.
     expect([...reasonsOfEngine()].filter((reason) => reason !== 'CHECKPOINT_CORRUPT').sort()).toEqual(
       known.sort(),
     );

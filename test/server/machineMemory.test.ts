@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { freeMemoryBytes, jobShareBytes, machineMemoryBytes } from '../../server/dist/machineMemory.js';
 import { temporaryFolder } from './parts.js';
 
-/** A file system with these files, as the kernel would show them. */
+/** A folder with these files, in the kernel's layout. */
 function machine(files: Record<string, string>): string {
   const root = temporaryFolder();
   for (const [path, text] of Object.entries(files)) {

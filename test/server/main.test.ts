@@ -74,7 +74,7 @@ test.each(['RELORA_GRPC_ADDRESS', 'RELORA_HTTP_ADDRESS'])(
       RELORA_DATA_FOLDER: folder,
       [variable]: grpcAddress,
     });
-    // What is logged before the ports are taken is none of the failure.
+    // Log lines from before the ports are opened do not belong to the failure.
     expect(code).toBe(1);
     expect(stdout).not.toContain('Serving gRPC');
     expect(stderr).toMatch(
@@ -92,7 +92,7 @@ test('one line says where the server listens, and SIGTERM ends it with 0', async
 });
 
 test('SIGTERM is heard from the first line on, and ends a server that is still starting', async () => {
-  // Sends the signal as soon as anybody listens for it, from inside of the process.
+  // Sends the signal from within the process as soon as it has a handler.
   const preload = `
     const look = () => process.listenerCount('SIGTERM') > 0 ? process.kill(process.pid, 'SIGTERM') : setImmediate(look);
     look();`;

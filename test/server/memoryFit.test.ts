@@ -5,7 +5,10 @@ import { runSpec } from './parts.js';
 
 const spec = runSpec('', { batch: { sequenceLength: 8, sequenceCount: 12, microBatchSequenceCount: 12 } });
 
-/** A machine on which each saving is a round number: 12 a sequence at once, halved by recomputation, 100 moments, 400 base. */
+/**
+ * A machine on which each saving is a round number: 12 per sequence of a micro-batch, halved by recomputation, 100 for moments, 400 for the
+ * base.
+ */
 function peakOf({ batch, recomputation, optimizer, precision, warmStart }: RunSpec): number {
   if (warmStart.stepCount > 0) return 5000;
   const activations = 12 * batch.microBatchSequenceCount * (recomputation === 'blocks' ? 0.5 : 1);

@@ -11,7 +11,7 @@ import { rpcMetricsMiddleware } from '../../server/dist/grpc/rpcMetrics.js';
 import { ServerMetrics } from '../../server/dist/metrics/serverMetrics.js';
 import { allEvents, jobWhen, onProcessors, openParts, readyDataset, submit, type Parts } from './parts.js';
 
-/** The value of a sample, by its name and labels as they are written; undefined when there is none. */
+/** The value of a sample, by its name and labels as written; undefined if there is none. */
 function sample(text: string, series: string): number | undefined {
   const line = text.split('\n').find((candidate) => candidate.startsWith(`${series} `));
   return line === undefined ? undefined : Number(line.slice(series.length + 1));

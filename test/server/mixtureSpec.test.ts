@@ -81,7 +81,7 @@ describe('a mixture', () => {
     expect(spec).toMatchObject({
       dataset: 'datasets/tales',
       mixture: [part('tales', 3), part('news', 1), part('tests', 0)],
-      // Of the largest held-out part: each is evaluated as a whole.
+      // The largest held-out part: each is evaluated as a whole.
       evaluation: { finalTokenCount: 70_000 },
     });
     const again = parseJobSpec(
@@ -106,7 +106,7 @@ describe('a mixture', () => {
 
   it('with end_of_data STOP has as many steps as the first of its data sets to end', () => {
     const stop = { endOfData: 'END_OF_DATA_STOP', warmStart: { stepCount: 0 } } as const;
-    // 195 sequences of news, a quarter of all: 780, of which 16 are in a step.
+    // 195 sequences of news are a quarter of all, which gives 780, at 16 per step.
     const { problems } = parse({ ...stop, mixture: [part('tales', 3), part('news', 1)] });
     expect(problems).toMatchObject([{ field: 'spec.step_count', got: '400' }]);
     expect(problems[0]!.expected).toMatch(/^at most 48: with end_of_data STOP/);

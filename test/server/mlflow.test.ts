@@ -7,7 +7,7 @@ import { expect, it, onTestFinished } from 'vitest';
 import { Mlflow } from '../../server/dist/trackers/mlflow.js';
 import { allEvents, openParts, readyDataset, submit, temporaryFolder } from './parts.js';
 
-/** A server on this machine that redirects, or answers with nothing; what it was asked. */
+/** A local server that redirects, or gives an empty answer; records its requests. */
 async function listen(location?: string): Promise<{ url: URL; asked: IncomingMessage[] }> {
   const asked: IncomingMessage[] = [];
   const server = createServer((request, response) => {

@@ -10,7 +10,7 @@ const share = (serverId: string, firstRank: number, count: number, host: string)
 });
 const shares = [share('one', 0, 2, 'worker-1'), share('two', 2, 1, 'worker-2')];
 
-/** A program that says what an mpirun would of its version. */
+/** A program that prints a version like mpirun. */
 function program(text: string): string {
   const folder = mkdtempSync(join(tmpdir(), 'relora-mpirun-'));
   onTestFinished(() => rmSync(folder, { recursive: true }));

@@ -12,7 +12,7 @@ import { temporaryFolder } from './parts.js';
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const main = join(root, 'server/dist/main.js');
 const { arch, libc } = thisPlatform();
-// A package that has a library for every system.
+// A package with a library for every system.
 const foreign = arch === 'arm64' ? 'linux-x64-gnu' : 'linux-arm64-gnu';
 const tokenizers = join(root, `node_modules/tokenizers/tokenizers.${foreign}.node`);
 const foreignText = `is for ${foreign.slice(0, -4).replace('-', ' ')} with glibc, this is ${process.platform} ${arch}`;
@@ -39,7 +39,7 @@ function newFolder(): string {
   return folder;
 }
 
-/** A folder for RELORA_NATIVE, with the files that are given by their names there. */
+/** A folder for RELORA_NATIVE with the given files. */
 function folderOf(files: Record<string, string>): string {
   const folder = temporaryFolder();
   for (const [name, path] of Object.entries(files)) {

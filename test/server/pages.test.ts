@@ -44,7 +44,7 @@ describe('a list', () => {
       RELORA_PAGE_BYTES_MAX: bytesMax,
       RELORA_MESSAGE_BYTES_MAX: bytesMax,
     });
-    // Many lengths, so that one page at least would end just at the limit.
+    // Many lengths, so that at least one page ends exactly at the limit.
     for (let count = 0; count < 400; count++)
       await submit(parts, { spec: runSpec('x'.repeat(3000 + 7 * count)) });
     let count = 0;
@@ -95,6 +95,6 @@ it('a comparison counts its jobs before it looks at one of them', async () => {
   const request = { names, reference: 'jobs/nobody', metrics: [], pointsMax: 0 };
   const refused = compareJobs(parts, request, { signal: new AbortController().signal, caller: nobody });
   await expect(refused).rejects.toMatchObject({ reason: 'REQUEST_INVALID' });
-  // For the reference alone, which is looked for in an empty list.
+  // Only the reference is looked up, in an empty list.
   expect(lookCount).toBeLessThan(10);
 });

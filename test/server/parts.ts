@@ -51,7 +51,7 @@ export function temporaryFolder(): string {
 
 export type Parts = Awaited<ReturnType<typeof openParts>>;
 
-/** What a server of these tests says of itself. */
+/** Description of the server in these tests. */
 const description = {
   address: '127.0.0.1:1',
   version: '0',
@@ -63,7 +63,7 @@ const description = {
   startTimeMs: 0,
 };
 
-/** A processor, as a server that measured nothing knows it. */
+/** The description of a CPU device that was not measured. */
 export const processor = (backend: DeviceDescription['backend'], instructionSet = ''): DeviceDescription => ({
   ...unmeasured({ name: backend, instructionSet: null, threadCount: 1, precision: 'float32' }),
   ...{ backend, instructionSet, isDefault: false, model: 'A processor' },
@@ -72,7 +72,7 @@ export const processor = (backend: DeviceDescription['backend'], instructionSet 
 
 const processors = (['native', 'tensorflow', 'reference'] as const).map((name) => processor(name));
 
-/** The durable half of a server on a data folder, with short times. */
+/** The durable half of a server on a data folder, with short delays. */
 export async function openParts(
   settings: Record<string, string> = {},
   dataFolder = temporaryFolder(),
@@ -197,7 +197,7 @@ export async function openParts(
   };
 }
 
-/** What a trainer reports of itself when it has started. */
+/** What a trainer reports about itself at its start. */
 export const execution: Execution = {
   engineVersion: '1',
   backend: 'reference',
@@ -217,7 +217,7 @@ export const execution: Execution = {
   replicas: 1,
 };
 
-/** A small specification; `script` is what the scripted trainer does. */
+/** A small specification; `script` controls the scripted trainer. */
 export function runSpec(script = '', changes: GivenSpec = {}): RunSpec {
   return defaultRunSpec({
     model: {
@@ -261,7 +261,7 @@ export async function submit(parts: Parts, changes: Partial<NewJob> = {}): Promi
   return submission.job;
 }
 
-/** A data set that jobs of runSpec can name; its content is of no concern to the scripted trainer. */
+/** A data set for jobs of runSpec; the scripted trainer ignores its content. */
 export async function readyDataset(parts: Parts, datasetId = 'text', tenant = 'default'): Promise<void> {
   const file = {
     fileName: 'a.txt',
@@ -290,7 +290,7 @@ export async function readyDataset(parts: Parts, datasetId = 'text', tenant = 'd
   );
 }
 
-/** A data set of many files with long names, which nobody has sent yet. */
+/** A data set of many files with long names, none of which was sent yet. */
 export async function registerFiles(parts: Parts, fileCount: number, datasetId = 'many'): Promise<void> {
   const files = Array.from({ length: fileCount }, (_, index) => ({
     fileName: `${String(index).padStart(190, 'x')}.txt`,
@@ -308,7 +308,7 @@ export async function registerFiles(parts: Parts, fileCount: number, datasetId =
   });
 }
 
-/** What a server without cards can start jobs on. */
+/** Devices of a server without cards. */
 export const onProcessors: FreeDevices = {
   free: ['native', 'tensorflow', 'reference'],
   pins: null,
@@ -321,7 +321,7 @@ export async function claim(parts: Parts): Promise<Job> {
   return claimed.job;
 }
 
-/** Resolves with the job when a condition holds, woken by the journal. */
+/** Resolves with the job when a condition holds; checked at each journal entry. */
 export async function jobWhen(parts: Parts, jobId: string, condition: (job: Job) => boolean): Promise<Job> {
   for (;;) {
     const job = await parts.store.find(jobId);
@@ -340,7 +340,7 @@ export async function allEvents(parts: Parts, jobId: string): Promise<JobEvent[]
   return (await parts.journal.readAfter(jobId, 0, 1_000_000)).events;
 }
 
-/** The states a job went through, from its journal. */
+/** The states of a job, from its journal. */
 export async function statesOf(parts: Parts, jobId: string): Promise<string[]> {
   return (await allEvents(parts, jobId)).flatMap(({ body }) => (body.kind === 'state' ? [body.to] : []));
 }
@@ -349,7 +349,7 @@ export function stepEvent(step: number, loss = 3): NewEvent {
   return { timeMs: Date.now(), body: stepBody(step, { loss, skipped: !Number.isFinite(loss) }) };
 }
 
-/** Resolves when a process that is not our child is gone; nothing reports that, so it is asked for. */
+/** Resolves when a process that is not our child has ended; this has to be polled. */
 export async function untilGone(pid: number): Promise<void> {
   for (;;) {
     try {

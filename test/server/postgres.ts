@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll } from 'vitest';
 
-/** Folder of Debian's programs of the newest version, or undefined where PostgreSQL is not installed. */
+/** Folder of Debian's PostgreSQL programs, newest version; undefined if not installed. */
 const programs = ((): string | undefined => {
   const root = '/usr/lib/postgresql';
   if (!existsSync(root)) return undefined;
@@ -14,7 +14,7 @@ const programs = ((): string | undefined => {
   return versions.map((version) => join(root, version, 'bin')).find((bin) => existsSync(join(bin, 'initdb')));
 })();
 
-/** PostgreSQL refuses to run as root: there it runs as an ordinary user. */
+/** PostgreSQL refuses to run as root: in that case it runs as an ordinary user. */
 export const postgresUser = ((): { uid: number; gid: number } | undefined => {
   if (process.getuid!() !== 0) return undefined;
   const id = (flag: string) => Number(spawnSync('id', [flag, 'nobody'], { encoding: 'utf8' }).stdout);
@@ -23,7 +23,7 @@ export const postgresUser = ((): { uid: number; gid: number } | undefined => {
 
 export const hasPostgres = programs !== undefined;
 
-/** The stores that this machine has: what is tested on SQLite is tested on PostgreSQL, too. */
+/** The stores available on this machine: tests of SQLite are also run on PostgreSQL. */
 export const stores = [
   { name: 'SQLite', url: async (): Promise<string | undefined> => undefined, skip: false },
   { name: 'PostgreSQL', url: freshDatabase, skip: !hasPostgres },
@@ -37,7 +37,7 @@ interface Cluster {
   stop(): Promise<void>;
 }
 
-/** A new empty database; the server for it is started with the first one, and ends with the test file. */
+/** A new empty database; its server is started for the first one, and ends with the test file. */
 export async function freshDatabase(): Promise<string> {
   const { port } = await (cluster ??= startCluster());
   const name = `test_${databaseCount++}`;
@@ -74,7 +74,7 @@ async function startCluster(): Promise<Cluster> {
   const child = spawnPostgres(data, folder, port);
   const stop = async (): Promise<void> => {
     if (child.exitCode === null) {
-      child.kill('SIGQUIT'); // at once: nothing of it is needed any more
+      child.kill('SIGQUIT'); // immediately: its data is no longer needed
       await new Promise((resolve) => child.once('exit', resolve));
     }
     rmSync(folder, { recursive: true, force: true });
@@ -88,12 +88,12 @@ async function startCluster(): Promise<Cluster> {
       await client.end();
       return { port, stop };
     } catch {
-      await new Promise((resolve) => setTimeout(resolve, 50)); // nothing says when it listens
+      await new Promise((resolve) => setTimeout(resolve, 50)); // it does not report when it listens
     }
   }
 }
 
-/** The database of a data folder; the other folder is for its socket. Syncs stay on, since the server refuses a database without. */
+/** Starts the database of a data folder; the other folder is for its socket. Syncs stay on, since the server refuses a database without. */
 export function spawnPostgres(data: string, folder: string, port: number): ChildProcess {
   return spawn(
     join(programs!, 'postgres'),
@@ -106,7 +106,7 @@ function optionsOf(): SpawnOptions {
   return { ...postgresUser, cwd: '/', env: { PATH: process.env.PATH, LC_ALL: 'C.UTF-8' } };
 }
 
-/** Runs one of its programs to the end. */
+/** Runs one of its programs to completion. */
 export async function runPostgres(program: string, args: string[]): Promise<void> {
   const child = spawn(join(programs!, program), args, {
     ...optionsOf(),
@@ -126,7 +126,7 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-/** Ends PostgreSQL at once, as a power cut would; the next database gets another. */
+/** Ends PostgreSQL immediately, like a power cut; the next database gets a new server. */
 export async function stopPostgres(): Promise<void> {
   const stopped = cluster;
   cluster = undefined;

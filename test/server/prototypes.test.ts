@@ -10,7 +10,7 @@ import { rawCall, rawClient } from './rawCalls.js';
 const contract = new URL('../../server/src/generated/relora.binpb', import.meta.url);
 const { messages, requests } = readDescriptors(readFileSync(contract));
 
-/** What every object answers to, each with a word of the same letters that none does. */
+/** Properties that every object has, each with an anagram that none has. */
 const names = [
   ['__proto__', '__prota__'],
   ['constructor', 'constructer'],
@@ -24,7 +24,7 @@ const depthMax = 5;
 
 type Step = readonly [number: number, field: FieldDescriptor];
 
-/** Every way through a message to a text. */
+/** All paths through a message type to a text field. */
 function* textsOf(type: string, path: readonly Step[] = []): Generator<readonly Step[]> {
   if (path.length > depthMax) return;
   for (const [number, field] of messages.get(type) ?? []) {
@@ -34,7 +34,7 @@ function* textsOf(type: string, path: readonly Step[] = []): Generator<readonly 
   }
 }
 
-/** A message with this text alone. */
+/** A message that contains only this text. */
 function messageWith(way: readonly Step[], text: string): Buffer {
   return way.reduceRight(
     (bytes, [number]) => Buffer.concat([varint(number * 8 + 2), varint(bytes.length), bytes]),
@@ -62,7 +62,7 @@ test('a name that every object answers to is a word like any other, in every tex
   const differences: string[] = [];
   let texts = 0;
   for (const [path, type] of requests) {
-    // A stream of what comes yet ends at once where it is asked to.
+    // A stream of future events ends at once if requested.
     const end = [...(messages.get(type) ?? [])].find(([, { name }]) => name === 'until_all_ended');
     const ending = end === undefined ? Buffer.alloc(0) : Buffer.from([end[0] * 8, 1]);
     for (const way of textsOf(type)) {
@@ -72,7 +72,7 @@ test('a name that every object answers to is a word like any other, in every tex
         const [found, expected] = await Promise.all(
           [name, plain].map((text) => answer(path, Buffer.concat([messageWith(way, text), ending]))),
         );
-        // The one key that an object cannot hold as another is refused before anything else is looked at.
+        // The key that an object cannot store like others is refused before anything else is checked.
         const isRefused = name === '__proto__' && way.at(-1)![1].isMapKey;
         const right = isRefused ? 'INVALID_ARGUMENT REQUEST_INVALID' : expected;
         if (found !== right) differences.push(`${path} ${field} ${name}: ${found}, not ${right}`);

@@ -20,7 +20,7 @@ import {
 import { stores } from './postgres.js';
 
 describe.each(stores)('on $name', ({ url, skip }) => {
-  /** Every test has a store of its own. */
+  /** Every test has its own store. */
   const open = async (
     settings: Record<string, string> = {},
     dataFolder?: string,
@@ -157,14 +157,14 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       await parts.attempts.append(key, [stepEvent(0)]);
       const { progress, updateTimeMs } = (await parts.store.find(id))!;
       const { estimatedStartMs } = await explain(next);
-      // From the step that it rests on, by the clock of the store; whole milliseconds beside seconds that are no whole number.
+      // Counted from the step that it is based on, by the store's clock; whole milliseconds against fractional seconds.
       expect(estimatedStartMs! - updateTimeMs).toBeCloseTo(progress.remainingSeconds! * 1000, -1);
       expect(await explain(last)).toMatchObject({ queuePosition: 2, estimatedStartMs: null });
       await parts.attempts.crashed(key, 'The trainer ended', {
         attemptsWithoutProgressMax: 3,
         retryDelayMs: 60_000,
       });
-      // Two others take the slot before, for nobody knows how long.
+      // Two other jobs take the slot before, for an unknown time.
       const waiting = await explain(id);
       expect(waiting).toMatchObject({ reason: 'backingOff', estimatedStartMs: null });
       expect(waiting.notBeforeMs).toBeGreaterThan(Date.now() + 50_000);
@@ -179,7 +179,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       const planned = 3600; // of every job, by its plan
       const machine = { devices: () => [processor('native')], secondsOf: () => planned };
       const parts = await openParts({ RELORA_SLOTS: '1' }, undefined, undefined, await url(), null, machine);
-      // Several servers know of each other what they have; one alone knows it of itself.
+      // Several servers know each other's jobs; a single one knows its own.
       await parts.db
         .updateTable('servers')
         .set({ devices: JSON.stringify([processor('native')]) })
@@ -196,7 +196,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(await afterMs(others[0]!.id, startMs)).toBeCloseTo(planned * 1000, -1);
       expect(await afterMs(others[2]!.id, startMs)).toBeCloseTo(3 * planned * 1000, -1);
 
-      // The first reports its own rate, and one that was interrupted halfway has half of its way behind it.
+      // The first reports its own rate, and an interrupted one has half of its steps done.
       await parts.attempts.started(key, execution, 0);
       await parts.attempts.append(key, [stepEvent(0)]);
       const { progress, updateTimeMs } = (await parts.store.find(first.id))!;
@@ -228,9 +228,9 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect((await parts.store.find(gang.id))!.stateReason).toBe(
         'Waits for 2 slots at once, of which 1 is free and kept for it',
       );
-      // A card is no place of its.
+      // A card is not a slot for it.
       expect(await claimOn(1, 2, ['cuda', 'native'])).toBe(onCard.id);
-      // A server that has not so many leaves it to others.
+      // A server without that many slots leaves it to others.
       expect(await claimOn(1, 1)).toBe(small.id);
       expect(await claimOn(2)).toBe(gang.id);
     });
@@ -276,7 +276,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
         attemptsWithoutProgressMax: 3,
         retryDelayMs: 0,
       });
-      expect(await parts.attempts.append(old, [stepEvent(0)])).toBe('stale'); // queued: nobody may write
+      expect(await parts.attempts.append(old, [stepEvent(0)])).toBe('stale'); // queued: no attempt may write
       const next = await claim(parts);
       const before = await parts.store.find(id);
       const artifact: SealedArtifact = {
@@ -307,7 +307,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
   });
 
   describe.skipIf(skip)('steering', () => {
-    /** A job brought to a state, and what each order does to it there. */
+    /** Brings a job to each state; lists what each order does there. */
     const expected: Record<JobState, { pause: string; resume: string; cancel: string }> = {
       queued: { pause: 'paused', resume: 'wrongState', cancel: 'cancelled' },
       starting: { pause: 'starting', resume: 'wrongState', cancel: 'starting' },

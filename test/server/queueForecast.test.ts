@@ -38,7 +38,7 @@ function running(endSeconds: number | null, changes: Partial<RunningPlace> = {})
   };
 }
 
-/** Seconds from now on until each job starts, where every job takes 100 s. */
+/** Seconds from now until each job starts, if every job takes 100 s. */
 async function starts(
   servers: ServerPlaces[],
   runs: RunningPlace[],
@@ -67,9 +67,9 @@ describe('the start of a job is foreseen', () => {
   it('with the places of one that needs several at once kept for it, on a server that has as many', async () => {
     const two = [server({ processorSlots: 2 })];
     const jobs = [job('gang', { places: 2 }), job('small'), job('other')];
-    // `small` does not go before it, though a place is free.
+    // `small` does not overtake it, although a slot is free.
     expect(await starts(two, [running(30)], jobs)).toEqual({ gang: 30, small: 130, other: 130 });
-    // What runs in two processes gives two places back.
+    // A job with two processes frees two slots.
     expect(await starts(two, [running(30, { places: 2 })], jobs)).toEqual({
       gang: 30,
       small: 130,

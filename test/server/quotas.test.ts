@@ -16,7 +16,7 @@ import {
 } from './parts.js';
 import { stores } from './postgres.js';
 
-/** A file of quotas, which `write` replaces. */
+/** A quota file; `write` replaces it. */
 function quotaFile(content: object): { path: string; write(content: object): void } {
   const path = join(temporaryFolder(), 'quotas.json');
   const write = (next: object): void => writeFileSync(path, JSON.stringify(next), { mode: 0o600 });
@@ -59,7 +59,7 @@ describe.each(stores)('quotas on $name', ({ url, skip }) => {
       const parts = await open(quotaFile({ default: { deviceHours: 2, windowDays: 1 } }).path);
       const nowMs = parts.leases.now();
       const hours = (count: number): number => count * 3_600_000;
-      // Half of the first lies before the window: 1 hour counts of it, and 1.5 of the second, whose two processes held a device each.
+      // Half of the first is before the window, so 1 hour of it counts, and 1.5 of the second, whose two processes each held a device.
       for (const [attempt, processes, startMs, endMs] of [
         [1, 1, nowMs - hours(25), nowMs - hours(23)],
         [2, 2, nowMs - hours(3), nowMs - hours(2.25)],
@@ -82,12 +82,12 @@ describe.each(stores)('quotas on $name', ({ url, skip }) => {
       const waiting = await submit(parts);
       const claimed = await parts.queue.claimNext(onProcessors);
       if ('job' in claimed) throw new Error('It has no hours left');
-      // Time alone opens it, so somebody looks again.
+      // Only time frees the quota, so the job must be reconsidered later.
       expect(claimed.notBeforeMs).toBeGreaterThan(nowMs);
       const explained = await explain(parts, waiting.id);
       expect(explained).toMatchObject({ reason: 'deviceHoursQuota' });
       expect(explained.message).toMatch(/has used 2\.50 device hours in the last 1 days, and may use 2/);
-      // In half an hour 0.5 of the first have left.
+      // In half an hour, 0.5 hours of the first have left the window.
       expect(Math.abs(explained.estimatedStartMs! - (nowMs + hours(0.5)))).toBeLessThan(10_000);
       await parts.db
         .updateTable('attempts')
@@ -112,7 +112,7 @@ describe.each(stores)('quotas on $name', ({ url, skip }) => {
       reason: 'deviceHoursQuota',
       estimatedStartMs: null,
     });
-    // What runs is left alone.
+    // Running jobs are not affected.
     expect((await parts.store.find(running.id))!.state).toBe('starting');
   });
 
@@ -134,7 +134,7 @@ describe.each(stores)('quotas on $name', ({ url, skip }) => {
         isRepeated: true,
         job: { id: first.id },
       });
-      // What was refused was not remembered as done.
+      // A refused request is not remembered as done.
       const late = { tenant: 'acme', requestId: 'late', requestDigest: 'd' };
       await expect(submit(parts, late)).rejects.toMatchObject({ reason: 'QUOTA_EXCEEDED' });
       await parts.control.cancel(first.id);
@@ -184,7 +184,7 @@ describe.each(stores)('quotas on $name', ({ url, skip }) => {
       const key = { jobId: id, attempt: (await claim(parts)).attempt };
       await parts.attempts.started(key, execution, 0);
       const path = join(parts.dataFolder, 'jobs', id, 'checkpoints', 'step-1-1');
-      // What runs may write beyond it.
+      // Running jobs may exceed it.
       const checkpoint = { step: 1, path, sizeBytes: 200, manifestSha256: 'c'.repeat(64), seconds: 1 };
       await parts.attempts.append(key, [{ timeMs: 1, body: { kind: 'checkpoint', ...checkpoint } }]);
       expect(await parts.usage.held('default', 30)).toMatchObject({

@@ -1,6 +1,6 @@
 import type { Descriptors, FieldDescriptor } from '../../server/dist/grpc/descriptors.js';
 
-/** Numbers from 0 to below 1, the same ones for the same seed. */
+/** Numbers in [0, 1), the same for the same seed. */
 export function randomFrom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -32,7 +32,7 @@ const texts = [
   'é\u0301\u202e\u0000\u{1f600}',
   'x'.repeat(5000),
 ];
-/** What a field of that name may hold: a request of names alone, or of any text, would end at the first check. */
+/** Suitable values for fields of that name: names or random text would fail at the first check. */
 const fitting: Readonly<Record<string, readonly string[]>> = {
   name: [
     'jobs/my-job',
@@ -61,7 +61,8 @@ const reals = [0, -0, 1, 0.5, -1, 1e-3, 1e308, 5e-324, NaN, Infinity, -Infinity]
 export function makeMessages({ messages }: Descriptors, random: () => number) {
   const pick = <T>(choices: readonly T[]): T => choices[Math.floor(random() * choices.length)]!;
 
-  // A message of many fields, or with texts of any kind, is refused for one of them: half of all are lean and apt, to come further.
+  // A message with many fields, or with random texts, is refused for one of them: half of all messages are small and plausible, to get
+  // further.
   const isApt = random() < 0.5;
   const density = isApt ? 0.25 : 0.6;
 
@@ -116,7 +117,7 @@ export function makeMessages({ messages }: Descriptors, random: () => number) {
     return Buffer.concat(parts);
   };
 
-  /** A message with a few bytes changed, taken out, doubled or added. */
+  /** A message with a few bytes changed, removed, duplicated or inserted. */
   const mutate = (message: Buffer): Buffer => {
     let bytes = Buffer.from(message);
     for (let count = 1 + Math.floor(random() * 3); count > 0; count--) {

@@ -34,7 +34,7 @@ describe('one client', () => {
     const ping = Buffer.from([0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
     const batch = Buffer.concat(Array.from({ length: 100 }, () => ping));
     let [received, sent] = [Buffer.alloc(0), 0];
-    // Never more than a hundred without an answer: neither Node nor nghttp2 minds that.
+    // Never more than a hundred without an answer, which neither Node nor nghttp2 limits.
     socket.on('data', (data: Buffer) => {
       received = Buffer.concat([received, data]);
       const answered = framesOf(received).filter(({ type, flags }) => type === 6 && flags === 1).length;
@@ -62,7 +62,7 @@ describe('one client', () => {
   it('that begins calls and resets them at once loses its connection, and others are answered', async () => {
     const { address, server } = await openApi({ RELORA_RESETS_PER_SECOND_MAX: '100' });
     const session = await rawSession(address);
-    // Not by `once`, which minds the error that a session reports then.
+    // Not with events.once, which rejects on the error that a session reports then.
     const goaway = new Promise<number>((resolve) => session.once('goaway', resolve));
     const closed = new Promise<void>((resolve) => session.once('close', resolve));
     let begun = 0;
@@ -111,7 +111,7 @@ describe('one client', () => {
       (await fetch('/healthz', { headers: { note: 'x'.repeat(bytes) } })).status;
     expect(await over(3000)).toBe(200);
     expect(await over(8000)).toBe(431);
-    // Headers without an end: nothing of them is kept.
+    // Endless headers: none of them is stored.
     const socket = connect(Number(server.httpAddress.split(':')[1]), '127.0.0.1');
     onTestFinished(() => void socket.destroy());
     let answer = '';
@@ -125,13 +125,13 @@ describe('one client', () => {
     const { address, server } = await openApi({ RELORA_READER_SILENCE_SECONDS: '0.5' });
     const session = await rawSession(address);
     const stream = beginCall(session, '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo');
-    // A question of some bytes, whose answer has the contract.
+    // A request of a few bytes whose answer contains the contract.
     const symbol = 'relora.v1.TrainingService';
     const question = framed(Buffer.concat([Buffer.from([0x22, symbol.length]), Buffer.from(symbol)]));
     for (let asked = 0; asked < 2000; asked++) stream.write(question);
     const [code] = (await once(stream, 'close').then(() => [stream.rstCode])) as [number];
     expect(code).toBe(8); // CANCEL
-    // Its connection and those of others are as they were.
+    // Its connection and those of others are unaffected.
     expect(session.destroyed).toBe(false);
     expect((await server.getServerInfo({})).version).toBe('1.2.3');
   });
@@ -150,7 +150,7 @@ describe('one client', () => {
     let read = 0;
     for await (const data of stream) {
       read += (data as Buffer).length;
-      await new Promise((resolve) => setTimeout(resolve, 20)); // slower than the server by far
+      await new Promise((resolve) => setTimeout(resolve, 20)); // much slower than the server
     }
     expect(read).toBeGreaterThan(1_000_000);
     expect((await status)?.code).toBe(Status.OK);
@@ -172,7 +172,7 @@ describe('one client', () => {
       open.forEach((socket) => socket.destroy());
       await Promise.all(open.map(async (socket) => await once(socket, 'close')));
     }
-    // Those that were closed count no more.
+    // Closed connections no longer count.
     for (;;) {
       const answer = await fetch('/healthz').catch(() => undefined);
       if (answer?.status === 200) break;

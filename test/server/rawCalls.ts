@@ -5,7 +5,7 @@ import { patienceMs } from '../patience.mjs';
 
 const pass = (bytes: Buffer): Buffer => bytes;
 
-/** A client that sends and receives bytes, with the options of grpc-js as they are. */
+/** A client that sends and receives bytes, with default options of grpc-js. */
 export function rawClient(address: string): Client {
   const client = new Client(address, credentials.createInsecure());
   onTestFinished(() => client.close());
@@ -32,7 +32,7 @@ export async function rawCall(
   });
 }
 
-/** A connection on which frames are ours to write; closed after the test. */
+/** A connection on which the test writes the frames; closed after the test. */
 export async function rawSession(address: string): Promise<ClientHttp2Session> {
   const session = connect(`http://${address}`);
   session.on('error', () => {});
@@ -44,7 +44,7 @@ export async function rawSession(address: string): Promise<ClientHttp2Session> {
   return session;
 }
 
-/** Begins a call and sends nothing of its request. */
+/** Begins a call without sending any of its request. */
 export function beginCall(
   session: ClientHttp2Session,
   path: string,
@@ -58,7 +58,7 @@ export function beginCall(
   return stream;
 }
 
-/** Trailers of a call, wherever they stand; undefined when the stream ends without. */
+/** Trailers of a call, wherever they are; undefined if the stream ends without. */
 export async function statusOf(
   stream: ClientHttp2Stream,
 ): Promise<{ code: number; message: string; details: Buffer } | undefined> {
@@ -78,7 +78,7 @@ export async function statusOf(
   });
 }
 
-/** A message as it stands on the wire. */
+/** A message in wire format. */
 export function framed(bytes: Uint8Array, isCompressed = false): Buffer {
   const head = Buffer.alloc(5);
   head.writeUInt8(isCompressed ? 1 : 0, 0);

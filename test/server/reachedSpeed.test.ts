@@ -23,11 +23,11 @@ it('is the median of what steps took over what was foreseen, from enough of them
   for (let step = 0; step < 19; step++)
     speed.note('job', spec, 'slow', slow, { isFullRank: false, seconds: expected / 2 });
   expect(speed.on('slow')).toBeUndefined();
-  // A step that waited for something else moves nothing.
+  // A step that waited for something else has no effect.
   speed.note('job', spec, 'slow', slow, { isFullRank: false, seconds: 100 * expected });
   expect(speed.on('slow')!.ratio).toBeCloseTo(0.5, 9);
 
-  // Another measurement of the device changes nothing: ratios are held against the one that they began with.
+  // A new measurement of the device has no effect: ratios refer to the one that they started with.
   const another = device(4e10);
   speed.note('other job', spec, 'slow', another, { isFullRank: false, seconds: expected / 2 });
   expect(speed.on('slow')).toMatchObject({ basis: slow, ratio: 0.5 });

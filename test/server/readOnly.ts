@@ -3,8 +3,8 @@ import { chmodSync } from 'node:fs';
 import { onTestFinished } from 'vitest';
 
 /**
- * Makes a folder read-only and returns what ends that, which the end of the test does too. Root may write whatever the mode
- * says, so for root it is mounted read-only over itself.
+ * Makes a folder read-only and returns a function that undoes it, which the end of the test does too. Root may write whatever the mode
+ * says, so for root the folder is mounted read-only over itself.
  */
 export function makeReadOnly(folder: string): () => void {
   const isRoot = process.getuid!() === 0;
@@ -29,7 +29,7 @@ function mount(...args: string[]): void {
   if (status !== 0) throw new Error(`mount ${args.join(' ')}: ${stderr}`);
 }
 
-/** Whether this machine can make a folder read-only for us: root in a container may not mount. */
+/** Whether this machine can make a folder read-only for this user: root in a container may not be able to mount. */
 export const canMakeReadOnly = ((): boolean => {
   if (process.getuid!() !== 0) return true;
   return spawnSync('unshare', ['-m', 'true']).status === 0;

@@ -21,7 +21,7 @@ import {
 } from './parts.js';
 import { storeUrlOf } from './testStore.js';
 
-/** Where servers share a store the next one waits for the end of this; one alone takes over at its start. */
+/** Servers with a common store wait for the lease of a dead one to expire; a single server takes over at its start. */
 const briefLease = { RELORA_LEASE_SECONDS: '1' };
 
 interface Reported {
@@ -30,7 +30,7 @@ interface Reported {
   pid?: number;
 }
 
-/** Runs a job in a server that is killed when it reported a step; gives the last thing it reported and the pid of its trainer. */
+/** Runs a job on a server that is killed after it has reported a step; returns its last report and the process id of its trainer. */
 async function killedServer(
   dataFolder: string,
   jobId: string,

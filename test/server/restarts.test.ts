@@ -38,7 +38,7 @@ function restartEvent(restart: number, seconds: number) {
   return { timeMs: 1_700_000_000_000, body };
 }
 
-/** A job that made restarts 1 to 4, crashed, and made 3 and 4 again after it. */
+/** A job that did restarts 1 to 4, crashed, and repeated 3 and 4. */
 async function crashedJob(parts: Parts): Promise<string> {
   const { id } = await submit(parts);
   const first = { jobId: id, attempt: (await claim(parts)).attempt };
@@ -56,7 +56,7 @@ describe('the restarts of a job', () => {
   it('stand there once each, page by page, as the last attempt made them, and survive the server', async () => {
     const first = await openParts();
     const jobId = await crashedJob(first);
-    await submit(first); // of another job there are none
+    await submit(first); // another job has none
     await first.close();
 
     const parts = await openParts({}, first.dataFolder);

@@ -22,7 +22,7 @@ export const healthService = { check: Check, watch: Watch } as unknown as Servic
 
 export type RunningTestServer = Awaited<ReturnType<typeof runServer>>;
 
-/** A whole server in this process, on free ports, stopped after the test. */
+/** A complete server in this process, on free ports; stopped after the test. */
 export async function runServer(settings: Record<string, string> = {}, dataFolder = temporaryFolder()) {
   const config = readConfig({
     RELORA_DATA_FOLDER: dataFolder,
@@ -47,7 +47,7 @@ export async function runServer(settings: Record<string, string> = {}, dataFolde
     health: createClient(healthService, channel),
     training: createClient(TrainingServiceDefinition, channel),
     datasets: createClient(DatasetServiceDefinition, channel),
-    /** Fetches from the HTTP side. */
+    /** Fetches from its HTTP port. */
     fetch: async (
       path: string,
       init: RequestInit = {},

@@ -6,7 +6,7 @@ import { delimiter, join } from 'node:path';
 import { afterAll } from 'vitest';
 import { freePort } from './postgres.js';
 
-/** An S3 server over a folder; `go install github.com/versity/versitygw/cmd/versitygw@latest` makes it. */
+/** An S3 server on a folder; installed by `go install github.com/versity/versitygw/cmd/versitygw@latest`. */
 const program = [...(process.env.PATH ?? '').split(delimiter), join(homedir(), 'go/bin')]
   .map((folder) => join(folder, 'versitygw'))
   .find((path) => existsSync(path));
@@ -20,7 +20,7 @@ process.env.AWS_SECRET_ACCESS_KEY = rootSecret;
 interface S3Server {
   port: number;
   adminPort: number;
-  /** Its buckets are folders here. */
+  /** Its buckets are subfolders. */
   folder: string;
   stop(): Promise<void>;
 }
@@ -28,7 +28,7 @@ interface S3Server {
 let server: Promise<S3Server> | undefined;
 let bucketCount = 0;
 
-/** A new empty bucket; the server for it is started with the first one, and ends with the test file. */
+/** A new empty bucket; its server is started for the first one, and ends with the test file. */
 export async function freshBucket(): Promise<string> {
   const { port, folder } = await s3Server();
   const bucket = `bucket-${bucketCount++}`;
@@ -40,7 +40,7 @@ export async function s3Server(): Promise<S3Server> {
   return await (server ??= startS3());
 }
 
-/** Somebody who may log in, and has no right to any bucket. */
+/** Adds a user who may log in but has no access to any bucket. */
 export async function addS3User(access: string, secret: string): Promise<void> {
   const { adminPort } = await s3Server();
   const admin = ['admin', '--access', 'test', '--secret', rootSecret];
@@ -85,7 +85,7 @@ async function startS3(): Promise<S3Server> {
       socket.unref();
     });
     if (isListening) return { port, adminPort, folder, stop };
-    await new Promise((resolve) => setTimeout(resolve, 20)); // nothing says when it listens
+    await new Promise((resolve) => setTimeout(resolve, 20)); // it does not report when it listens
   }
 }
 

@@ -1,4 +1,4 @@
-// Stands in for the trainer: real messages from a real process, with faults on order (the prompt of the specification's samples).
+// Replaces the trainer: real messages from a real process, with faults on request (the prompt of the specification's samples).
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { llamaConfigOf } from '../../engine/dist/plan/index.js';
@@ -85,7 +85,7 @@ async function train(order) {
   for (; at < order.spec.stepCount; at++) {
     if (stop) {
       if (script === 'deaf') await hang();
-      // Like the trainer, reports each checkpoint once: a stop may find its step already saved.
+      // Like the trainer, reports each checkpoint once: when it is stopped, the step may already be saved.
       if (stop.keep && at !== savedStep) await checkpoint(order, at);
       await say({ type: 'finished', outcome: 'stopped' });
       return await leave();
@@ -97,7 +97,7 @@ async function train(order) {
     if (script === 'slow' || script === 'deaf') await new Promise((resolve) => setTimeout(resolve, 20));
     if ((at + 1) % order.spec.checkpoint.everyStepCount === 0) await checkpoint(order, at + 1);
   }
-  // Twice before the export, once in it, and once more before it.
+  // Twice before the export, once during it, and once more before it.
   if (script === 'crashAroundExport' && [1, 2, 4].includes(attempt)) process.kill(process.pid, 'SIGSEGV');
   const isCrashing = script === 'crashInExport' || (script === 'crashAroundExport' && attempt === 3);
   if (isCrashing && !order.exportedFormats.includes('gguf')) {
@@ -248,9 +248,9 @@ async function task(order) {
   if (script === 'crash') process.kill(process.pid, 'SIGSEGV');
   if (script === 'hang') await hang();
   const go = order.source === undefined ? '' : join(order.source.folder, '..', '..', 'go');
-  // The first time alone: a later one may be given the last checkpoint of the job, which stays.
+  // Only the first time: a later attempt may get the job's last checkpoint, which stays.
   if (script === 'loseCheckpoint' && order.source.kind === 'checkpoint' && !existsSync(go)) {
-    // Has the job continue, which removes the checkpoint before it is read.
+    // Makes the job continue, which removes the checkpoint before it is read.
     writeFileSync(go, '');
     while (existsSync(order.source.folder)) await new Promise((resolve) => setTimeout(resolve, 10));
     process.send({ type: 'failed', reason: 'CHECKPOINT_CORRUPT', message: 'It is not there' });

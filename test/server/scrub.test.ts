@@ -20,7 +20,7 @@ async function scrubbed(api: Api, name = ''): Promise<ScrubResponse[]> {
   return files;
 }
 
-/** Where a file of a name lies. */
+/** Folder of the files of a resource. */
 const folderOf = (name: string): string => (name.startsWith('datasets/') ? `${name}/prepared` : name);
 
 test('a scrub reads all that is stored and names each file that is not what was sealed', async (context) => {
@@ -35,7 +35,7 @@ test('a scrub reads all that is stored and names each file that is not what was 
   expect(await namesOf('weights/-')).toEqual(new Set(['weights/tiny']));
   for (const name of await namesOf('jobs/finished')) expect(name).toMatch(/^jobs\/finished\//);
 
-  // One bit of each file in turn; what a damaged manifest says is not relied on.
+  // One bit of each file in turn; the content of a damaged manifest is not trusted.
   for (const { name, fileName, sizeBytes } of whole) {
     const path = join(dataFolder, folderOf(name), fileName);
     const before = readFileSync(path);
@@ -50,7 +50,7 @@ test('a scrub reads all that is stored and names each file that is not what was 
     writeFileSync(path, before);
   }
 
-  // Files that are shorter, or gone.
+  // Files that are truncated or missing.
   const shard = join(dataFolder, 'datasets/words/prepared/train-00000.bin');
   writeFileSync(shard, readFileSync(shard).subarray(2));
   const model = join(dataFolder, 'weights/tiny/model.safetensors');
@@ -61,7 +61,7 @@ test('a scrub reads all that is stored and names each file that is not what was 
     ['weights/tiny', 'It is missing, or not a file'],
   ]);
 
-  // What is deleted while it is read is not damaged.
+  // Deleting something while it is read does not count as damage.
   const reading = api.parts.scrubber.scrub({ kind: 'weights', id: null }, () => {});
   expect((await reading.next()).value).toMatchObject({ name: 'weights/tiny', problem: '' });
   await api.parts.db.deleteFrom('weights').execute();

@@ -37,7 +37,7 @@ const blobStores = [
 
 const run: Maker = { kind: 'run', fence: 1 };
 
-/** Servers over one database and one store of blobs, each with a data folder of its own. */
+/** Servers with a common database and blob store, each with its own data folder. */
 async function servers(
   url: () => Promise<string>,
   count: number,
@@ -114,7 +114,7 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       expect(ended).toMatchObject({ state: 'succeeded', attempt: 2 });
       expect(readFileSync(path).equals(tokens)).toBe(true);
 
-      // One that is wrong wherever it is brought from fails with what the trainer says.
+      // Data that is damaged in every copy fails with the trainer's error.
       const wrong = await submit(one, { spec: runSpec('fail DATASET_CORRUPT') });
       const failed = await jobWhen(one, wrong.id, ({ state }) => isTerminal(state));
       expect(failed).toMatchObject({ state: 'failed', failure: { reason: 'DATASET_CORRUPT' } });
@@ -133,7 +133,7 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       expect(after).toHaveLength(3);
       expect(after).toEqual(expect.arrayContaining(before));
       await one.stage.take(second);
-      // One copy on this machine, too.
+      // There is only one copy on this machine.
       const inode = (folder: string) => statSync(join(one.dataFolder, folder, 'base')).ino;
       expect(inode(second)).toBe(inode(first));
 
@@ -230,7 +230,7 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
         utimesSync(join(one.dataFolder, 'jobs', id), 1000 + index, 1000 + index);
       }
       rmSync(join(one.dataFolder, 'jobs', 'd'), { recursive: true });
-      const keepA = await one.stage.take(folder('a')); // used: stays, though it is the oldest
+      const keepA = await one.stage.take(folder('a')); // recently used: stays, although it is the oldest
       utimesSync(join(one.dataFolder, 'jobs', 'a'), 900, 900);
       const keepD = await one.stage.take(folder('d'));
       expect(readdirSync(join(one.dataFolder, 'jobs')).sort()).toEqual(['a', 'd']);
@@ -289,12 +289,12 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       const folder = `jobs/${id}/checkpoints/step-1-${attempt}`;
       write(one, folder, { base: 'frozen' });
       const name = await one.stage.give(folder, { kind: 'run', fence: attempt });
-      expect(await removeStrays(one.db, one.blobs)).toBe(0); // its naming may be under way
+      expect(await removeStrays(one.db, one.blobs)).toBe(0); // it may be about to be referenced
       await one.stage.give(folder, { kind: 'run', fence: attempt - 1 });
       expect(await removeStrays(one.db, one.blobs)).toBe(1);
       await one.db.transaction().execute(name);
       await one.attempts.failed({ jobId: id, attempt }, { reason: 'TASK_ERROR', message: '' });
-      await one.stage.give(folder, { kind: 'run', fence: attempt }); // names the same again
+      await one.stage.give(folder, { kind: 'run', fence: attempt }); // references the same again
       write(one, folder, { base: 'another' });
       await one.stage.give(folder, { kind: 'run', fence: attempt });
       expect(await removeStrays(one.db, one.blobs)).toBe(1);

@@ -43,7 +43,7 @@ test('open streams of health and reflection do not hold up a stop', async () => 
   stream.write({ listServices: '' });
   await Promise.all([serving, answered]);
 
-  await server.stop(); // within the time of a test; held up it would last RELORA_SHUTDOWN_SECONDS
+  await server.stop(); // within a test's time limit; if streams delayed it, it would take RELORA_SHUTDOWN_SECONDS
   expect(heard).toEqual([1, 2]);
   expect(((await watch) as ClientError).code).toBe(Status.UNAVAILABLE);
   expect((await reflection).code).toBe(Status.UNAVAILABLE);

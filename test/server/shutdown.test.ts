@@ -37,7 +37,7 @@ test('a stop ends watches and uploads with UNAVAILABLE, queues the running job, 
   }
   await server.stop();
 
-  // Another server takes the folder at once, and the job resumes where it was stopped.
+  // Another server takes over the folder at once, and the job resumes where it was stopped.
   const next = await runServer({}, dataFolder);
   const events: JobEvent[] = [];
   for await (const { event } of next.training.watchJob({ name, afterSequence: lastSequence })) {
@@ -71,7 +71,7 @@ test('an address that is taken stops the start, and what was started before it',
   const dataFolder = temporaryFolder();
   const settings = { RELORA_GRPC_ADDRESS: server.grpcAddress };
   await expect(runServer(settings, dataFolder)).rejects.toThrow('EADDRINUSE');
-  // The folder was let go of.
+  // The folder is no longer locked.
   await runServer({}, dataFolder);
 });
 
@@ -81,7 +81,7 @@ test('an open watch of health or stream of reflection does not hold up a stop', 
   await watch.next();
   // Ends with an error that keeps its stream open.
   await expect(reflect(server.grpcAddress, 'v1', ['relora.v1.Tea'])).rejects.toThrow('not found');
-  await server.stop(); // within the time of a test; held up it would last RELORA_SHUTDOWN_SECONDS
+  await server.stop(); // within a test's time limit; if streams delayed it, it would take RELORA_SHUTDOWN_SECONDS
   expect(await watch.next()).toMatchObject({ value: { status: 2 } });
   await expect(watch.next()).rejects.toMatchObject({ code: Status.UNAVAILABLE });
 });

@@ -27,7 +27,7 @@ const settings = { slots: 1, gpuSlots: 1, device: 'auto', cudaFolder: '/librarie
 let count = 0;
 const newUuid = () => `GPU-test-${process.pid}-${count++}`;
 
-/** Large enough for a card to have something to do. */
+/** Large enough to be worth running on a card. */
 const largeSpec = (changes: GivenSpec = {}) =>
   defaultRunSpec({
     model: {
@@ -86,7 +86,7 @@ describe('a server of several', () => {
       free: ['native'],
       pins: ['native avx512'],
     });
-    // What it has nobody knows yet: jobs that began elsewhere wait.
+    // Its devices are not known yet: jobs that began elsewhere wait.
     expect(await slots(null)).toMatchObject({ free: ['native', 'tensorflow', 'reference'], pins: [] });
   });
 });
@@ -170,7 +170,7 @@ describe.each(stores)('jobs in the queue, on $name', ({ url, skip }) => {
       const pinned = await begin([]);
       expect(await claimWith('native avx2')).toBeNull();
       expect(await claimWith()).toBeNull();
-      // One with auto behind it is not kept waiting.
+      // A job with `auto` after it does not have to wait.
       const later = (await submit(parts)).id;
       expect((await claimWith('native avx2'))!.id).toBe(later);
       const { id, attempt } = (await claimWith('native avx2', 'native avx512'))!;

@@ -3,7 +3,7 @@ import { expect, it } from 'vitest';
 import { StepReports } from '../../server/dist/trainer/process/stepReports.js';
 import { stepBody } from './stepBody.mjs';
 
-/** A run of so many steps at so many a second, its reports with their times. */
+/** The reports of a run with this many steps at this rate, with their times. */
 function run(stepCount: number, rate: number, everyStep = false) {
   const reports = new StepReports(everyStep);
   const sent: { step: number; first: number; timeMs: number; loss: { min: number; max: number } }[] = [];
@@ -35,7 +35,7 @@ it.each([1, 9, 40, 41.7, 333, 5000])(
       expect(loss).toMatchObject({ min: Math.min(...own), max: Math.max(...own) });
     }
     expect(next).toBe(steps);
-    // Never later than two of the times, so that a view stays live.
+    // Never more than two intervals late, so that a view stays live.
     expect(Math.max(...sent.slice(1).map(({ timeMs }, index) => timeMs - sent[index]!.timeMs))).toBeLessThan(
       Math.max(220, 1100 / rate),
     );

@@ -34,7 +34,7 @@ describe('the store', () => {
       const enough = 20 + 13 * trial;
       for await (const line of createInterface({ input: child.stdout })) {
         acknowledged = Number(line);
-        // What is printed between the kill and the end of the pipe was acknowledged as well: read on.
+        // Lines printed between the kill and the end of the pipe were acknowledged as well.
         if (acknowledged >= enough) child.kill('SIGKILL');
       }
       const parts = await openParts({}, dataFolder);
@@ -42,7 +42,7 @@ describe('the store', () => {
       expect(acknowledged).toBeGreaterThanOrEqual(enough);
       expect(events.length).toBeGreaterThanOrEqual(acknowledged);
       expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
-      // A batch is there whole or not at all, and the job's own number agrees with its events.
+      // A batch is stored completely or not at all, and the job's own number matches its events.
       expect((await parts.store.find('job-one'))?.lastSequence).toBe(events.length);
       expect((events.length - 2) % 2).toBe(0);
       await parts.close();
@@ -145,7 +145,7 @@ describe('the store', () => {
       /store\.db (is damaged|cannot be used)/,
     );
     const db = await openDatabase(again, { wholeCheckBytesMax: 0 });
-    // It is found when it is read.
+    // It is detected when it is read.
     await expect(db.selectFrom('events').selectAll().execute()).rejects.toThrow(/malformed/);
     await db.destroy();
   });
@@ -160,7 +160,7 @@ describe('the store', () => {
     const whole = readFileSync(file);
     await (await openDatabase(dataFolder)).destroy();
 
-    // A folder each: what a refused store still holds is free when its process ends.
+    // A separate folder for each: what a refused store still locks is freed when its process ends.
     const truncated = temporaryFolder();
     writeFileSync(join(truncated, 'store.db'), whole.subarray(0, whole.length / 2));
     await expect(openDatabase(truncated)).rejects.toThrow(/store\.db (is damaged|cannot be used)/);
@@ -252,7 +252,7 @@ describe.skipIf(!hasPostgres)('a store in PostgreSQL', () => {
     const store = await openStore(temporaryFolder(), { url: await freshDatabase() });
     expect(await standbyWarning(store.db)).toMatch(/^PostgreSQL has no synchronous standby/);
     try {
-      // Of all databases of this PostgreSQL: nothing may be committed until it is taken back.
+      // For all databases of this PostgreSQL: nothing can be committed until it is reset.
       await sql`alter system set synchronous_standby_names = '*'`.execute(store.db);
       await sql`select pg_reload_conf()`.execute(store.db);
       await expect.poll(async () => await standbyWarning(store.db)).toBeUndefined();
@@ -334,7 +334,7 @@ describe.skipIf(!hasPostgres)('a store in PostgreSQL', () => {
     );
     await untilHeard((found) => found === null);
     for (;;) {
-      // Sent while it is cut off it may be lost: that is what null is for.
+      // An announcement during the interruption may be lost, in which case null is sent.
       here!.feed.announce({ ...change, id: 'job-two' });
       const late = new Promise((resolve) => setTimeout(resolve, 200));
       await Promise.race([untilHeard((found) => found?.id === 'job-two'), late]);

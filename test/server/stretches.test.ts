@@ -8,12 +8,12 @@ import { rawCall, rawClient } from './rawCalls.js';
 const preload = fileURLToPath(new URL('../../bench/stretches.mjs', import.meta.url));
 
 /**
- * What others may have to wait for at most, in processor time: a client then waits less than 100 ms beside several of them. Ten
- * times what is seen on a quiet machine, so that no busy one decides it; what this is about were seconds.
+ * Longest allowed blocking of the event loop, in processor time: a client then waits less than 100 ms even for several of them. Ten times
+ * the values on an idle machine, so that a busy one does not fail; the errors that this test is for took seconds.
  */
 const stretchMsMax = 100;
 
-/** A request is too long that is so in each of them. */
+/** A request is too slow only if it is in every repetition. */
 const repetitionsMax = 5;
 
 test('no request of any method keeps the server from everybody else for long, whatever is in it', async () => {
@@ -35,13 +35,13 @@ test('no request of any method keeps the server from everybody else for long, wh
       await Promise.all(
         Array.from({ length: 4 }, async () => await rawCall(client, path, bytes, { deadlineMs: 300_000 })),
       );
-    await send(); // code that runs the first time is compiled meanwhile
-    // Once can be the garbage of what was before: what a request itself takes it takes each time.
+    await send(); // code that runs for the first time is compiled here
+    // A single slow run may be due to garbage collection: what the request itself needs occurs every time.
     let least = Infinity;
     for (let count = 0; count < repetitionsMax && least > stretchMsMax; count++) {
       const seen = server.logged.length;
       await send();
-      // A line that was written before another answer has arrived by then.
+      // By the time this is answered, lines written earlier have arrived.
       await rawCall(client, '/relora.v1.ServerService/GetServerInfo', Buffer.alloc(0));
       const stretches = server.logged.slice(seen).flatMap(({ stretchMs }) => (stretchMs as number) ?? []);
       least = Math.min(least, Math.max(0, ...stretches));
@@ -51,5 +51,5 @@ test('no request of any method keeps the server from everybody else for long, wh
   }
   expect(tooLong).toEqual([]);
   expect(new Set(requests.map(([, path]) => path)).size).toBeGreaterThan(30);
-  expect(longest).toBeGreaterThan(0); // they are measured at all
+  expect(longest).toBeGreaterThan(0); // checks that they are measured at all
 });

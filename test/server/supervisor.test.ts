@@ -47,7 +47,7 @@ describe('a trainer process', () => {
     expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
     expect(events.filter(({ final }) => final)).toEqual([events.at(-1)]);
     expect((await parts.artifacts.newest(job.id))?.step).toBe(20);
-    // Two are kept, on disk as in the store.
+    // Two are kept, both on disk and in the store.
     const kept = (await parts.checkpoints.list(job.id)).map(({ folder }) => folder);
     expect(kept.map((folder) => readFileSync(join(folder, 'manifest.json'), 'utf8'))).toEqual(['20', '15']);
     await parts.close();
@@ -130,7 +130,7 @@ describe('a trainer process', () => {
   it('that dies before every second checkpoint is given up after three crashes in a row', async () => {
     const parts = await startedParts();
     const job = await runToEnd(parts, 'killAlways');
-    // The first attempt made a checkpoint at step 5 and its crash counts as the first without progress.
+    // The first attempt saved a checkpoint at step 5, and its crash counts as the first without progress.
     expect(job).toMatchObject({ state: 'failed', attempt: 3, progress: { checkpointStep: 5 } });
   });
 
@@ -302,7 +302,7 @@ describe('stopping', () => {
     await parts.control.pause(id);
     const paused = await parts.control.whenSettled(id, AbortSignal.timeout(patienceMs));
     expect(paused).toMatchObject({ state: 'paused' });
-    // One that is due by its steps, however many it took until it was killed; none that the stop asked for.
+    // A checkpoint due by steps, however many were done until the kill; the stop did not request one.
     const { step } = (await parts.store.find(id))!.progress;
     expect((await parts.checkpoints.newest(id))?.step).toBe(5 * Math.floor(step / 5));
   });

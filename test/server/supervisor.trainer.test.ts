@@ -179,7 +179,7 @@ describe('the trainer', () => {
     'fails alone and with the reason when it gets no more memory; the next job runs',
     { skip: spawnSync('prlimit', ['--version']).error !== undefined },
     async () => {
-      // It limits itself by a process of its own, which nobody may who is confined.
+      // It limits itself by starting another process, which a sandboxed one may not.
       const parts = await trainingParts({ entry: limitedTrainer, RELORA_SANDBOX: 'off' });
       const tooLarge = await run(parts, { model: { ...spec().model, hiddenSize: 1024, vocabSize: 2 ** 20 } });
       expect(tooLarge).toMatchObject({ state: 'failed', attempt: 1, failure: { reason: 'OUT_OF_MEMORY' } });
@@ -229,7 +229,7 @@ describe('the trainer', () => {
     const done = await jobWhen(parts, forked.id, ({ state }) => isTerminal(state));
     expect(done).toMatchObject({ state: 'succeeded', progress: { step: 28, restartCount: 5 } });
     const [before, after] = [await lossesOf(parts, ended.id), await lossesOf(parts, forked.id)];
-    // New weights would begin at the logarithm of the vocabulary.
+    // New weights would start at the logarithm of the vocabulary size.
     expect(after[step]).toBeLessThan((before[0]! + before[step - 1]!) / 2);
 
     truncateSync(join(folder, 'shared.safetensors'), 100);
@@ -242,7 +242,7 @@ describe('the trainer', () => {
 
   it('that is stopped by the system is silent, and replaced', async () => {
     const parts = await trainingParts({
-      // Many times what a busy machine needs until the process beats.
+      // Many times what a busy machine needs until the process sends its first beat.
       RELORA_TRAINER_SILENCE_SECONDS: '20',
       RELORA_TRAINER_GRACE_SECONDS: '0.2',
     });
@@ -264,7 +264,7 @@ describe('the trainer', () => {
     const folder = `/proc/${parts.supervisor.trainerPid(id)}/task`;
     const threads = readdirSync(folder).map((thread) => {
       const [, fields] = readFileSync(join(folder, thread, 'stat'), 'utf8').split(') ');
-      return fields!.split(' ')[16]; // nice, counted from the state on
+      return fields!.split(' ')[16]; // the nice value, counting fields from the state on
     });
     expect(threads.length).toBeGreaterThan(2);
     expect(new Set(threads)).toEqual(new Set(['7']));
@@ -275,7 +275,7 @@ describe('the trainer', () => {
     'hears a %s within one micro-batch, not at the end of its step',
     async (action) => {
       const parts = await trainingParts();
-      // A step of a thousand micro-batches: one that was waited out would be reported.
+      // A step of a thousand micro-batches: if it were completed it would be reported.
       const batch = { sequenceLength: 16, sequenceCount: 1024, microBatchSequenceCount: 1 };
       const { id } = await submit(parts, { spec: spec({ batch, stepCount: 1000 }) });
       const { progress } = await jobWhen(parts, id, ({ progress }) => progress.step >= 1);
@@ -348,7 +348,7 @@ describe('the trainer', () => {
     const leaked = await prepare(parts, tasks, 'leaked', [file]);
     expect(leaked).toMatchObject({ state: 'failed', failure: { reason: 'FILE_UNREADABLE' } });
     rmSync(folder);
-    symlinkSync(moved, folder); // within the folders a link is as good as a folder
+    symlinkSync(moved, folder); // within the allowed folders a link works like a folder
     expect((await prepare(parts, tasks, 'linked', [file])).state).toBe('ready');
   });
 

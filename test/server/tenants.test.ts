@@ -11,7 +11,7 @@ import { readFileSync } from 'node:fs';
 import { jobSpec, openApi, sha256, uploadOf, type Api } from './apiServer.js';
 import { readyDataset } from './parts.js';
 
-/** The token `ROLE@TENANT` is whoever it says. */
+/** The token `ROLE@TENANT` authenticates as that role and tenant. */
 const authenticate: Authenticate = async ({ authorization, tenant: named }) => {
   const [, role, tenant] = /^Bearer (viewer|trainer|operator)@(.*)$/.exec(authorization ?? '') ?? [];
   if (role === undefined) return nobody;
@@ -48,7 +48,7 @@ async function* importOf(job: string) {
   yield { header: { archive: { formatVersion: 1, job, files, sizeBytes: 2 } } };
 }
 
-/** Every method of the contract, called with names that are given: one that is missing does not compile. */
+/** Every method of the contract, called with the given names; a missing method does not compile. */
 const calls: Calls = {
   'relora.v1.TrainingService': {
     createJob: ({ training }, { dataset }, options) =>
@@ -69,7 +69,7 @@ const calls: Calls = {
       training.updateJob({ name, labels: { a: 'b' } }, options),
     getJobLog: ({ training }, { job: name }, options) => training.getJobLog({ name }, options),
     exportJob: ({ training }, { job: name }, options) => training.exportJob({ name }, options),
-    // As for weights: what another tenant has under the name must not be in the way.
+    // As for weights: another tenant's job of that name must not conflict.
     importJob: ({ training }, { job }, options) => training.importJob(importOf(job), options),
     pauseJob: ({ training }, { job: name }, options) => training.pauseJob({ name }, options),
     resumeJob: ({ training }, { job: name }, options) => training.resumeJob({ name }, options),
@@ -128,12 +128,12 @@ const calls: Calls = {
     getWeights: ({ weights }, { weights: name }, options) => weights.getWeights({ name }, options),
     listWeights: ({ weights }, _, options) => weights.listWeights({}, options),
     deleteWeights: ({ weights }, { weights: name }, options) => weights.deleteWeights({ name }, options),
-    // Its id is nobody else's: what another tenant has under it must not be in the way, nor be continued.
+    // Another tenant's weights of that id must neither conflict nor be continued.
     uploadWeights: ({ weights }, { weights: name }, options) =>
       weights.uploadWeights(uploadedWeights(name.replace('weights/', '')), options),
   },
   'relora.v1.WebhookService': {
-    // The same of its own tenant: what another has under the name must not be in the way.
+    // Another tenant's webhook of that name must not conflict.
     createWebhook: async ({ webhooks }, { webhook }, options) => {
       const webhookId = webhook.replace('webhooks/', '');
       const url = 'https://hooks.example.com/';
@@ -174,7 +174,7 @@ const methods = Object.entries(calls).flatMap(([service, ofService]) =>
   })),
 );
 
-/** How a call ends, as its client sees it; names stand for both that it was called with. */
+/** How a call ends for its client, with placeholders for the two names that it was called with. */
 async function outcomeOf(call: Call, api: Api, names: Names, options: CallOptions): Promise<string> {
   const result = async (): Promise<unknown> => {
     try {
@@ -194,7 +194,7 @@ async function outcomeOf(call: Call, api: Api, names: Names, options: CallOption
   return text.replace(/(secret|absent)-(job|text|weights|webhook)/g, 'some-$2');
 }
 
-/** The tenant acme has one of everything, and so has nobody else. */
+/** The tenant acme has one of everything; nobody else has anything. */
 async function apiOfAcme(): Promise<Api> {
   const api = await openApi({}, { authenticate });
   const { parts } = api;
@@ -224,7 +224,7 @@ describe('every method of the contract', () => {
     expect(here.sort()).toEqual(paths.sort());
   });
 
-  // One server for all: the calls that would change something of acme's come last, by its own trainer.
+  // One server for all: calls that would change something of acme's come last, made by its own trainer.
   it('refuses callers without a token and roles below its rule, and treats names of another tenant as absent', async () => {
     const api = await apiOfAcme();
     const below: Record<Role, string[]> = {
@@ -242,12 +242,12 @@ describe('every method of the contract', () => {
           await outcomeOf(call, api, absent, as(stranger)),
         ];
         expect(foreign, `${name} by ${stranger}`).toBe(missing);
-        // Not even a part of it, or that the tenant exists; operators alone see what takes the disk.
+        // Reveals nothing of it, not even that the tenant exists; only operators see disk use.
         if (name === 'ServerService/getDiskUse' && stranger === 'operator@default') continue;
         expect(foreign, `${name} by ${stranger}`).not.toContain('acme');
       }
     }
-    // It is all still there for its owner, who sees no trace of how the store keeps tenants apart.
+    // The owner still finds everything, without a trace of how the store separates tenants.
     for (const { name, call, role } of methods.filter(({ role }) => role === 'viewer')) {
       const own = await outcomeOf(call, api, theirs, as(`${role}@acme`));
       expect(own, name).not.toMatch(/acme\.|PERMISSION_DENIED|UNAUTHENTICATED/);
@@ -265,7 +265,7 @@ describe('every method of the contract', () => {
   });
 });
 
-/** Fields inside requests that take a name. */
+/** Request fields that contain a name. */
 const namingFields: Record<string, Call> = Object.fromEntries([
   ...Object.entries<(names: Names) => object>({
     mixture: ({ dataset }) => ({ mixture: [{ dataset: 'datasets/text' }, { dataset, weight: 1 }] }),
@@ -325,7 +325,7 @@ describe('two tenants', () => {
         const outcome = await outcomeOf(list, api, theirs, { metadata });
         expect(outcome, tenants.join(' and ')).toMatch(/^"(PERMISSION_DENIED|INVALID_ARGUMENT)|"jobs":\[\]/);
       }
-    // Of two tokens the first counts, and nobody gets the rights of both.
+    // Of two tokens only the first counts, and the caller never gets the rights of both.
     const metadata = Metadata({ authorization: ['Bearer viewer@other', 'Bearer operator@acme'] });
     const outcome = await outcomeOf(list, api, theirs, { metadata });
     expect(outcome).toMatch(/^"(UNAUTHENTICATED|PERMISSION_DENIED)|"jobs":\[\]/);
@@ -389,7 +389,7 @@ describe('two tenants', () => {
       .where('tenant', '=', 'other')
       .executeTakeFirstOrThrow();
     expect(row).toMatchObject({ dataset_id: 'other.text', name: job!.name.replace('jobs/', '') });
-    // A data set that a job of another tenant needs under the same name may go.
+    // A data set can be deleted although a job of another tenant uses one of the same name.
     await api.datasets.deleteDataset({ name: 'datasets/secret-text' }, as('trainer@acme'));
   });
 });

@@ -5,20 +5,22 @@ import { pathToFileURL } from 'node:url';
 import { afterAll, type TestContext } from 'vitest';
 import { freshDatabase } from './postgres.js';
 
-/** With TEST_STORE=PostgreSQL what is tested on the file in a data folder is tested on a database of its own. */
+/** With TEST_STORE=PostgreSQL, tests that use a file in a data folder use a separate database instead. */
 const isOnPostgres = process.env.TEST_STORE === 'PostgreSQL';
 
-/** Whether a whole server of a test shares its files with others: then what its data folder has is a copy. */
+/** Whether a test's server shares its files with others: then its data folder contains only copies. */
 export const sharesFiles = isOnPostgres;
 
-/** First in a test of what only a store in a file has: on PostgreSQL it is skipped, with the reason in the report. */
+/**
+ * Call it first in a test of something that only a store in a file has: on PostgreSQL the test is skipped, with the reason in the report.
+ */
 export function ofFileAlone({ skip }: Pick<TestContext, 'skip'>, reason: string): void {
   skip(isOnPostgres, reason);
 }
 
 export const releasedFolderReason = 'a folder of 0.1.0 has its store in a file';
 
-/** Databases that stand for the store of a data folder, so that a test that opens the folder again finds it. */
+/** Databases in place of data folders' stores, so that a test that opens a folder again finds its data. */
 const urls = new Map<string, string>();
 let blobsFolder: string | undefined;
 
@@ -30,7 +32,7 @@ export async function storeUrlOf(dataFolder: string): Promise<string | undefined
   return url;
 }
 
-/** The same as settings of a whole server, with a folder for its blobs and a lease that a test can wait for. */
+/** The same as settings of a complete server, with a folder for its blobs and a short lease. */
 export async function storeSettings(dataFolder: string): Promise<Record<string, string>> {
   const url = await storeUrlOf(dataFolder);
   if (url === undefined) return {};

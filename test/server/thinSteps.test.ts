@@ -16,7 +16,7 @@ it('a watcher that asks for fewer steps gets the newest in each time, every othe
   const stepsSeen = () => seen.filter(({ event }) => event!.step !== undefined).length;
   const start = performance.now();
   let step = 0;
-  // On a busy machine four may be seen before so many were appended.
+  // On a busy machine four may be seen before this many were appended.
   while (stepsSeen() < 4 || step < 12) {
     await parts.attempts.append(key, [stepEvent(step++), stepEvent(step++), stepEvent(step++)]);
     if (step === 9)
@@ -32,7 +32,7 @@ it('a watcher that asks for fewer steps gets the newest in each time, every othe
   const steps = seen.flatMap(({ event }) => (event!.step ? [event!.step.step] : []));
   expect(steps.length).toBeGreaterThanOrEqual(4);
   expect(steps.length).toBeLessThanOrEqual((performance.now() - start) / 200 + 4);
-  expect(steps.at(-1)).toBe(lastStep); // it never rests on an old one
+  expect(steps.at(-1)).toBe(lastStep); // the last one is always sent
   expect(seen.filter(({ event }) => event!.sample !== undefined)).toHaveLength(1);
   let sequence = 0;
   for (const { event, omittedStepEvents } of seen) {
@@ -53,7 +53,7 @@ it('a watcher for whom a step waits hears that the server is there, and of the e
   let lastSent = 0;
   for await (const { event } of training.watchJob({ name: `jobs/${id}`, stepIntervalMs: 60_000 })) {
     if (event!.heartbeat !== undefined) {
-      expect(event!.sequence).toBe(lastSent); // what the client has, not what waits for it
+      expect(event!.sequence).toBe(lastSent); // what the client has, not what is still to be sent
       if (heartbeats.size === 0) await parts.attempts.failed(key, { reason: 'TRAINER_ERROR', message: '' });
       heartbeats.add(event!.sequence);
       continue;

@@ -12,7 +12,7 @@ import { temporaryFolder } from './parts.js';
 
 type Authority = ReturnType<typeof makeAuthority>;
 
-/** A server whose certificate lies where it can be replaced. */
+/** A server whose certificate file can be replaced. */
 async function secureServer(authority: Authority, settings: Record<string, string> = {}) {
   const folder = temporaryFolder();
   const [certificateFile, keyFile] = [join(folder, 'server.pem'), join(folder, 'server.key')];
@@ -47,7 +47,7 @@ function clientOf({ grpcAddress }: RunningServer, options: ClientOptions): Relor
   return client;
 }
 
-/** The name on the certificate that a port shows. */
+/** The name in the certificate of a port. */
 async function shownBy(address: string, ca: Buffer): Promise<string> {
   const port = Number(address.slice(address.lastIndexOf(':') + 1));
   const socket = await new Promise<TLSSocket>((resolve, reject) => {
@@ -73,7 +73,7 @@ async function statusOf(
   });
 }
 
-/** The cookie that a login at the page sets. */
+/** The cookie set by a login on the page. */
 async function cookieOf(address: string, ca: Buffer): Promise<string> {
   return await new Promise((resolve, reject) => {
     const headers = { 'content-type': 'application/json' };
@@ -94,7 +94,7 @@ describe.skipIf(!hasOpenssl)('a server with a certificate', () => {
     const client = clientOf(server, { tls: { rootCertificates: authority.ca } });
     expect((await client.serverInfo()).version).toMatch(/^\d/);
     expect(await statusOf(server.httpAddress, { ca: authority.ca })).toBe(200);
-    // No browser sends it over plain text then.
+    // Browsers never send it over plain text then.
     expect(await cookieOf(server.httpAddress, authority.ca)).toMatch(/^relora-token=any; .*; Secure$/);
     const plain = clientOf(server, { address: server.grpcAddress });
     await expect(plain.serverInfo()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
@@ -116,14 +116,14 @@ describe.skipIf(!hasOpenssl)('a server with a certificate', () => {
     });
     await new Promise((resolve) => before.once('secureConnect', resolve));
     expect(await shownBy(server.grpcAddress, authority.ca)).toBe('first');
-    // A half-written one changes nothing.
+    // An incomplete file has no effect.
     writeFileSync(certificateFile, 'not a certificate');
-    await new Promise((resolve) => setTimeout(resolve, 1500)); // longer than until the files are looked at
+    await new Promise((resolve) => setTimeout(resolve, 1500)); // longer than the interval at which the files are checked
     expect(await shownBy(server.grpcAddress, authority.ca)).toBe('first');
     put('second');
     for (const address of [server.grpcAddress, server.httpAddress])
       while ((await shownBy(address, authority.ca)) !== 'second')
-        await new Promise((resolve) => setTimeout(resolve, 50)); // nothing reports it to clients
+        await new Promise((resolve) => setTimeout(resolve, 50)); // clients are not informed
     expect(before.destroyed).toBe(false);
     before.destroy();
     expect((await client.serverInfo()).version).toMatch(/^\d/);

@@ -22,7 +22,7 @@ import { runServer, type RunningTestServer } from './runningServer.js';
 
 const main = fileURLToPath(new URL('../../server/dist/main.js', import.meta.url));
 
-/** `relora-server token …` as an operator runs it. */
+/** Runs `relora-server token …` like an operator. */
 function tokenCommand(
   dataFolder: string,
   args: string[],
@@ -63,7 +63,7 @@ async function codeOf(call: Promise<unknown>): Promise<Status> {
 const infoWith = async ({ channel }: Pick<RunningTestServer, 'channel'>, options?: CallOptions) =>
   await codeOf(createClient(ServerServiceDefinition, channel).getServerInfo({}, options));
 
-/** Resolves with the code once it is no longer `code`; the file is read once a second. */
+/** Resolves with the new code once it is no longer `code`; the file is read once a second. */
 async function codeAfter(
   server: Pick<RunningTestServer, 'channel'>,
   code: Status,
@@ -72,7 +72,7 @@ async function codeAfter(
   for (;;) {
     const now = await infoWith(server, bearer(token));
     if (now !== code) return now;
-    await new Promise((resolve) => setTimeout(resolve, 20)); // nothing reports that a file was read
+    await new Promise((resolve) => setTimeout(resolve, 20)); // nothing reports that the file was read
   }
 }
 
@@ -119,7 +119,7 @@ describe('a server with tokens', () => {
       await fetch('/metrics', { headers: { authorization: `Bearer ${token}` } });
     const [ofTenant, all] = [await scrape(tokens.viewer), await scrape(tokens.operator)];
     expect([ofTenant.status, all.status]).toEqual([200, 200]);
-    // There are no jobs yet, and the rest is for operators.
+    // There are no jobs yet, and everything else is for operators.
     expect(ofTenant.text).toBe('');
     expect(all.text).toContain('relora_build_info');
   });
@@ -136,7 +136,7 @@ describe('a server with tokens', () => {
   it('ends an open stream when its token is revoked, and when it expires', async () => {
     const server = await serverWithTokens({ RELORA_WITHOUT_TOKEN: 'none' });
     const { health, tokenFile, tokens, dataFolder } = server;
-    const lifeMs = 15_000; // the watch has to begin before it is over, also on a busy machine
+    const lifeMs = 15_000; // the watch has to begin before it expires, even on a busy machine
     const soon = await addToken(tokenFile, {
       name: 'soon',
       tenant: 'default',
@@ -163,7 +163,7 @@ describe('a server with tokens', () => {
     await revokeToken(tokenFile, 'ci');
     expect(await codeAfter(server, Status.OK, tokens.trainer)).toBe(Status.UNAUTHENTICATED);
     writeFileSync(tokenFile, 'half a fi');
-    // A second token is looked for until the file was read again: then the first must still hold.
+    // Waits until the file was read again to find the second token: the first must still be valid then.
     await new Promise((resolve) => setTimeout(resolve, 1500));
     expect(await infoWith(server, bearer(tokens.viewer))).toBe(Status.OK);
   });

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 const module = fileURLToPath(new URL('../../server/dist/trainer/trainerProcess.js', import.meta.url));
 
 test('a child that could not be started is ended without a signal to anybody else', () => {
-  // In a process, and a group, of its own: the signal once went to the whole group of the server.
+  // In a separate process and process group: the signal once went to the server's whole group.
   const program = `
     import { TrainerProcess, trainerEntry } from ${JSON.stringify(module)};
     const log = { info() {}, warn() {}, error() {} };

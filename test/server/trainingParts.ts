@@ -60,7 +60,7 @@ export async function prepare(
   for (;;) {
     const dataset = (await parts.datasets.find(id))!;
     if (dataset.state === 'ready' || dataset.state === 'failed') {
-      await preparer.stop(); // two of them would prepare the next one side by side
+      await preparer.stop(); // two of them would prepare the next one concurrently
       return dataset;
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
@@ -97,10 +97,10 @@ export function spec(changes: GivenSpec = {}): RunSpec {
   });
 }
 
-/** Long enough that what happens at its tenth step happens in its middle, however fast the machine is. */
+/** Long enough that its tenth step is before its end, however fast the machine is. */
 export const long = { stepCount: 200 };
 
-/** The last reported loss of each step: a step that was taken again after a crash counts as it was taken last. */
+/** The last reported loss of each step: for steps repeated after a crash the last value. */
 export async function lossesOf(parts: Parts, jobId: string): Promise<number[]> {
   const losses: number[] = [];
   for (const { body } of await allEvents(parts, jobId))

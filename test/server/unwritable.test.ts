@@ -49,7 +49,7 @@ describe.skipIf(!canMakeReadOnly)('a folder that cannot be written', () => {
     const [job, healthy] = [await run(parts), await run(parts)];
     const folder = join(parts.dataFolder, 'jobs', job.id);
     const mend = makeReadOnly(folder);
-    // Pending before the exporter starts, as a server finds it that died in the middle.
+    // Pending before the exporter starts, as left by a server that was killed.
     const pending = await submitExport(parts, job.id);
     startExporter(parts);
     const failed = await exported(parts, job.id, pending);
@@ -72,7 +72,7 @@ describe.skipIf(!canMakeReadOnly)('a folder that cannot be written', () => {
     const { id } = await submit(parts, { spec: spec({ stepCount: 60 }) });
     await jobWhen(parts, id, ({ progress }) => progress.checkpointStep !== null);
     const folder = join(parts.dataFolder, 'jobs', id, 'checkpoints');
-    // Nobody writes while it is made read-only: a mount with open files cannot be.
+    // Nothing may write while it is made read-only: a mount with open files cannot be.
     await parts.control.pause(id);
     await jobWhen(parts, id, ({ state }) => state === 'paused');
     const mend = makeReadOnly(folder);

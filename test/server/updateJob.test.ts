@@ -45,7 +45,7 @@ describe('a running job', () => {
     expect(updates[1]!.step).toBeGreaterThanOrEqual(step);
     const total = Math.max(164, updates[1]!.step!);
     expect(ended.progress).toMatchObject({ step: total, stepCount: total });
-    // Each is in the journal with its step; one that was repeated after the kill has the same step.
+    // Each update is in the journal with its step; an update repeated after the kill has the same step.
     for (const { body } of await allEvents(parts, id))
       if (body.kind === 'update') expect(body.step).toBe(updates[body.number - 1]!.step);
 
@@ -56,7 +56,7 @@ describe('a running job', () => {
     expect(await lossesOf(parts, again.id)).toEqual(await lossesOf(parts, id));
     expect(await filesOf(parts, again.id)).toEqual(await filesOf(parts, id));
     expect((await filesOf(parts, id)).length).toBeGreaterThan(1);
-    // Without them it is another run.
+    // Without the updates the result differs.
     const plain = await submit(parts, { spec: spec({ ...changes, stepCount: 160 }) });
     await jobWhen(parts, plain.id, ({ state }) => isTerminal(state));
     expect(await filesOf(parts, plain.id)).not.toEqual(await filesOf(parts, id));
@@ -71,7 +71,7 @@ describe('a running job', () => {
     await jobWhen(parts, id, ({ progress }) => (progress.checkpointStep ?? 0) >= 60);
     process.kill(parts.supervisor.trainerPid(id)!, 'SIGKILL');
     await jobWhen(parts, id, ({ state }) => isTerminal(state));
-    // Old ones are removed beside the messages.
+    // Old ones are removed concurrently with messages.
     const kept = async () => (await parts.checkpoints.list(id)).map(({ step }) => step);
     await expect.poll(kept, { timeout: patienceMs }).toEqual([308, 300, 290, 280, 270]);
   });

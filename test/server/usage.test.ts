@@ -13,7 +13,7 @@ import { ofFileAlone, releasedFolderReason } from './testStore.js';
 const rule = { attemptsWithoutProgressMax: 3, retryDelayMs: 0 };
 const { JOB, TENANT, MONTH } = UsageDimension;
 
-/** What the journal of a job says that each attempt took. */
+/** The usage of each attempt according to a job's journal. */
 async function ofJournal(parts: Parts, jobId: string) {
   const attempts = new Map<number, { startMs: number; endMs: number; tokens: number; seconds: number }>();
   for (const { attempt, timeMs, body } of await allEvents(parts, jobId)) {
@@ -45,7 +45,7 @@ async function ofJournal(parts: Parts, jobId: string) {
 const total = async (parts: Parts, by: 'job'[] = []) =>
   await parts.usage.list({ tenant: null, by, label: null, firstMonth: null, lastMonth: null }, 0, 100);
 
-/** A job that was crashed, paused and resumed before it ended, with steps in each attempt. */
+/** A job that crashed, was paused and resumed before it ended, with steps in each attempt. */
 async function trainedJob(
   parts: Parts,
   labels: Record<string, string> = {},
@@ -56,7 +56,7 @@ async function trainedJob(
     const key = { jobId: id, attempt: (await claim(parts)).attempt };
     expect(key.attempt).toBe(attempt + 1);
     await parts.attempts.started(key, execution, 0);
-    // The steps after the crash are taken again, and count again.
+    // The steps after the crash are repeated, and count again.
     await parts.attempts.append(key, [stepEvent(0), stepEvent(1, NaN)]);
     await parts.attempts.append(key, [stepEvent(2)]);
     if (end === 'crash') await parts.attempts.crashed(key, 'The trainer ended', rule);
@@ -117,11 +117,11 @@ describe.each(stores)('usage on $name', ({ url, skip }) => {
       await parts.attempts.started(key, execution, 0);
       await parts.attempts.append(key, [stepEvent(0)]);
       const row = await parts.db.selectFrom('attempts').selectAll().executeTakeFirstOrThrow();
-      // Events are stored a moment after a trainer saw them; the clock of the store counts.
+      // Events are stored a little after the trainer sent them; the store's clock counts.
       const deviceMs = (await parts.store.find(id))!.updateTimeMs - row.start_time_ms;
       const expected = { ...(await ofJournal(parts, id)), deviceMs };
       expect(await total(parts, ['job'])).toMatchObject([expected]);
-      // The server was away for an hour.
+      // The server was down for an hour.
       await parts.db
         .updateTable('jobs')
         .set((eb) => ({ update_time_ms: eb('update_time_ms', '-', 3_600_000), lease_until_ms: 1 }))
@@ -154,7 +154,7 @@ describe.each(stores)('usage on $name', ({ url, skip }) => {
       );
       await addSteps(trx, attempt, [{ ...inNovember, timeMs: endMs }], endMs);
       await endAttempt(trx, attempt, endMs);
-      // It has ended: this changes nothing.
+      // It has ended already: this has no effect.
       await endAttempt(trx, attempt, endMs + 1);
     });
     const question = { tenant: null, by: ['month'] as const, label: null };

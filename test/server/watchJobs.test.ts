@@ -9,7 +9,7 @@ interface Seen {
   cursors: string[];
 }
 
-/** Reads until the condition holds or the stream ends; every job's numbers have to follow each other. */
+/** Reads until the condition holds or the stream ends; the numbers of each job must be consecutive. */
 async function read(
   api: Api,
   request: DeepPartial<WatchJobsRequest>,
@@ -36,7 +36,7 @@ async function labeled(api: Api, jobId: string, sweep = 'one'): Promise<void> {
   await submit(api.parts, { jobId, labels: { sweep } });
 }
 
-/** Runs the next job to its end, with so many steps. */
+/** Runs the next job to its end, with this many steps. */
 async function run(api: Api, stepCount: number): Promise<string> {
   const { id, attempt } = await claim(api.parts);
   const key = { jobId: id, attempt };
@@ -155,7 +155,7 @@ describe('a watch of many jobs', () => {
     const seen = await read(api, {}, ({ events }) => events.size === 31);
     const long = await read(api, {}, ({ cursors }) => cursors.length === 1);
     expect(seen.events.size).toBe(31);
-    // The place of one job at most, not of thirty.
+    // The position of at most one job, not of thirty.
     expect(long.cursors[0]!.length).toBeLessThan(300);
   });
 
@@ -191,7 +191,7 @@ it('a place of another store, or beyond what the store has, is refused for what 
   expect(await refused({ afterSequence: 1, storeId: 'another' })).toMatchObject({
     info: { reason: 'STORE_CHANGED' },
   });
-  // Of this very store: it lost events that it had acknowledged.
+  // From this same store: it lost events that it had acknowledged.
   expect(await refused({ afterSequence: 99, storeId })).toMatchObject({ info: { reason: 'STORE_CHANGED' } });
   expect(await refused({ afterSequence: 99, storeId: '' })).toMatchObject({
     info: { reason: 'SEQUENCE_BEYOND_END' },

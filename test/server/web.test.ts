@@ -73,7 +73,7 @@ describe('the HTTP port', () => {
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
   });
 
-  /** Connections that say `text` and wait; what they hear is read only when asked for. */
+  /** Connections that send `text` and wait; their answers are read only on request. */
   const openMany = async (url: string, count: number, text: string): Promise<Socket[]> => {
     const { hostname, port } = new URL(url);
     return await Promise.all(
@@ -92,7 +92,7 @@ describe('the HTTP port', () => {
     const url = await serve({}, { headerSeconds: 3600 });
     const slow = await openMany(url, 150, 'GET /healthz HTTP/1.1\r\nhost: a\r\nx-slow: ');
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
-    // The newest of them were still waiting: the answer did not come because they were cut by time.
+    // The newest ones were still open: they got no answer because of the time limit.
     expect(slow.at(-1)!.destroyed).toBe(false);
   });
 

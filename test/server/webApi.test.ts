@@ -22,7 +22,7 @@ const post = async (url: string, method: string, body: unknown, headers: Record<
   return { status: response.status, text, json: () => JSON.parse(text) as never };
 };
 
-/** As fetch does not let one send it: with a Host, an Origin and what else a browser sets by itself. */
+/** Unlike fetch, allows setting Host, Origin and other headers that a browser sets itself. */
 const raw = async (url: string, path: string, headers: Record<string, string>): Promise<number> =>
   await new Promise((resolve, reject) => {
     const { hostname, port } = new URL(url);
@@ -157,7 +157,7 @@ describe('the API of the page', () => {
   });
 });
 
-/** What the port answers to bytes as they are, until it ends the connection. */
+/** The port's answers to raw bytes, until it ends the connection. */
 async function answersTo(url: string, bytes: string): Promise<string[]> {
   const { hostname, port } = new URL(url);
   const socket = connect(Number(port), hostname);
@@ -285,7 +285,7 @@ describe('bytes that no client sends', () => {
   });
 });
 
-/** Messages of a stream of events until the server ends it, or so many have come. */
+/** Messages of an event stream until the server ends it, or the given number has arrived. */
 async function eventsOf(
   url: string,
   headers: Record<string, string> = {},
@@ -372,7 +372,7 @@ describe('the events of a job as Server-Sent Events', () => {
     await submit(api.parts);
     const { id: jobId, attempt } = await claim(api.parts);
     await api.parts.attempts.started({ jobId, attempt }, execution, 0);
-    // More than the system holds of an answer by itself.
+    // More than the system buffers of an answer.
     for (let step = 0; step < 40_000; step += 1000)
       await api.parts.attempts.append(
         { jobId, attempt },
@@ -501,7 +501,7 @@ describe('the login of the page', () => {
       await fetch(`${url}/api/session`, { method: 'POST', headers: json, body: JSON.stringify({ token }) });
     expect((await login('guess')).status).toBe(401);
     expect((await login('guess')).headers.get('set-cookie')).toBe(null);
-    // Another site can send a form, and must not make somebody work under its own token.
+    // Another site can submit a form, which must not log somebody in with a token of the attacker.
     const form = await fetch(`${url}/api/session`, { method: 'POST', body: '{"token":"reader"}' });
     expect([form.status, form.headers.get('set-cookie')]).toEqual([415, null]);
     const entered = await login('reader');
@@ -515,7 +515,7 @@ describe('the login of the page', () => {
     expect([refused.status, refused.text]).toEqual([403, expect.stringContaining('ROLE_TOO_LOW')]);
     const other = { ...cookie, authorization: 'Bearer writer' };
     expect((await post(url, 'TrainingService/CancelJob', { name: `jobs/${id}` }, other)).status).toBe(200);
-    // Not a fault of ours, and nothing for the log.
+    // Not an error of ours, so it is not logged.
     const broken = { cookie: 'relora-token=%' };
     expect((await post(url, 'TrainingService/GetJob', { name: `jobs/${id}` }, broken)).status).toBe(401);
     expect((await fetch(`${url}/api/session`, { headers: broken })).status).toBe(401);

@@ -5,7 +5,7 @@ import { HttpServer } from '../../server/dist/web/httpServer.js';
 import { pageRoute } from '../../server/dist/web/pageRoute.js';
 import type { Api } from './apiServer.js';
 
-/** The HTTP port with the page over an API; its address. */
+/** Serves the page over an API on an HTTP port; returns its address. */
 export async function serveWeb(
   { parts, grpc, authenticate = openToAll }: Pick<Api, 'parts' | 'grpc'> & { authenticate?: Authenticate },
   hosts: string[] = [],

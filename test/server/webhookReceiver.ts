@@ -17,15 +17,15 @@ export interface Receiver {
   url: string;
   port: number;
   received: Received[];
-  /** What the next messages are answered with; 200 by default. */
+  /** Status of the answer to the next messages; 200 by default. */
   answer: (message: Received) => number | undefined;
-  /** Where answers of 3xx lead. */
+  /** Location header of 3xx answers. */
   location: string;
-  /** Resolves when the condition holds, looked at with each message. */
+  /** Resolves when the condition holds, checked at each message. */
   until(condition: (received: readonly Received[]) => boolean): Promise<void>;
 }
 
-/** A receiver as a user would write one: a server of its own on this machine. */
+/** A receiver as a user would write it: a local HTTP server. */
 export async function startReceiver(tls?: { cert: Buffer; key: Buffer }): Promise<Receiver> {
   const waiting = new Set<() => void>();
   const receiver: Receiver = {
@@ -74,7 +74,7 @@ async function read(request: IncomingMessage): Promise<string> {
   return body;
 }
 
-/** As the specification of Standard Webhooks has it, written from the side of the receiver. */
+/** Verification by the specification of Standard Webhooks, implemented independently for the receiver. */
 export function isSigned({ id, timestamp, body, signature }: Received, secret: string): boolean {
   const key = Buffer.from(secret.replace('whsec_', ''), 'base64');
   const expected = createHmac('sha256', key).update(`${id}.${timestamp}.${body}`).digest();

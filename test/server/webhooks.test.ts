@@ -27,7 +27,7 @@ const sequenceOf = ({ message }: Received): number => Number(message.data.sequen
 const numbers = (from: number, through: number): number[] =>
   Array.from({ length: through - from + 1 }, (_, index) => from + index);
 
-/** Numbers of the events that are no steps: what a webhook gets that names no kinds. */
+/** Numbers of the events other than steps: what a webhook without a list of kinds receives. */
 async function noticeNumbers(api: Api, job: string): Promise<number[]> {
   const events = await allEvents(api.parts, job.replace('jobs/', ''));
   return events.filter(({ body }) => body.kind !== 'step').map(({ sequence }) => sequence);
@@ -59,7 +59,7 @@ describe('a webhook', () => {
       },
     });
     expect(webhook!.eventKinds).not.toContain('step');
-    // The receiver has the last one before the server knows that it has.
+    // The receiver has the last message before the server knows that it was delivered.
     const listed = async () => (await api.webhooks.listWebhooks({})).webhooks;
     await expect.poll(listed).toMatchObject([{ pendingCount: 0, deadCount: 0, lastFailure: '' }]);
   });
@@ -139,7 +139,7 @@ describe('a webhook', () => {
     const state = WebhookDeliveryState.DEAD;
     const dead = async () =>
       (await api.webhooks.listWebhookDeliveries({ parent: name, state, pageSize: 3 })).deliveries;
-    // The answer arrived here before it did there.
+    // The receiver answered before the server recorded it.
     await expect.poll(async () => (await api.webhooks.listWebhooks({})).webhooks[0]!.deadCount).toBe(4);
     const page = await api.webhooks.listWebhookDeliveries({ parent: name, state, pageSize: 3 });
     const rest = await api.webhooks.listWebhookDeliveries({
@@ -273,7 +273,7 @@ describe('the key of a webhook', () => {
   });
 
   it('signs as the example of Standard Webhooks', () => {
-    // The vector that its libraries are tested with.
+    // The test vector of its official libraries.
     const secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
     const headers = signedHeaders(
       secret,
@@ -351,7 +351,7 @@ describe('an address', () => {
         );
       };
     const url = new URL(`https://rebind.example.com:${receiver.port}/`);
-    // One good address among them does not help.
+    // A single allowed address among them does not help.
     for (const addresses of [['127.0.0.1'], ['1.1.1.1', '127.0.0.1'], ['::ffff:7f00:1']]) {
       lookups.length = 0;
       const result = await post(url, {}, '{}', {
@@ -363,7 +363,7 @@ describe('an address', () => {
       );
       expect(lookups.length).toBe(1);
     }
-    // A name that leads to an allowed address at first, and elsewhere when it is asked again: it is asked once.
+    // A name that resolves to an allowed address first, and to another one the next time: it is resolved only once.
     lookups.length = 0;
     const rebinding = leadingTo(['127.0.0.1'], ['169.254.169.254']);
     const result = await post(url, {}, '{}', {

@@ -23,7 +23,7 @@ import { sharesFiles } from './testStore.js';
 const fixtures = join(import.meta.dirname, '../fixtures/transformers');
 const qwen = join(fixtures, 'qwen2-bfloat16');
 
-/** A copy of a model's files, to be made wrong. */
+/** A copy of a model's files, to be corrupted. */
 function copyOf(model: string): string {
   const folder = mkdtempSync(join(tmpdir(), 'relora-weights-'));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
@@ -45,7 +45,7 @@ async function refused(promise: Promise<unknown>): Promise<ReloraError> {
   );
 }
 
-/** Bytes below 32, which the small vocabularies of the fixtures have. */
+/** Bytes below 32, which fit the small vocabularies of the fixtures. */
 const tokenizerJson = JSON.stringify({
   model: {
     type: 'BPE',
@@ -59,7 +59,7 @@ function changeConfig(folder: string, changes: Record<string, unknown>): void {
   writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, 'utf8')) as object), ...changes }));
 }
 
-/** A model of transformers' own with room for the ids of bytes, as a user may have it. */
+/** A model written by transformers with room for byte ids, like a user's. */
 const withBytes = join(fixtures, 'bytes-bfloat16');
 
 async function textOf(client: ReloraClient) {
@@ -90,7 +90,7 @@ describe('a job', () => {
       base = { artifact: artifact!.name };
     }
     const job = await client.createJob(spec(base));
-    // What lies on the machine that took the call is taken into what all servers have.
+    // A folder on the machine that received the call is copied to where all servers find it.
     const taken = { weights: expect.stringMatching(/^weights\/path-[0-9a-f]{32}$/) as string };
     expect(job.spec!.model!.baseWeights).toMatchObject(source === 'path' && sharesFiles ? taken : base);
     expect(job.spec!.warmStart!.stepCount).toBe(0);
@@ -122,7 +122,7 @@ describe('a job', () => {
     writeFileSync(path, bytes);
     const { name } = await create(base);
     if (sharesFiles) {
-      // It was a copy, and is made again.
+      // The folder was a copy, and is created again.
       expect((await client.waitForJob(name)).state).toBe('JOB_STATE_SUCCEEDED');
       return;
     }
@@ -408,7 +408,7 @@ describe('uploaded weights', () => {
       expect(readdirSync(join(dataFolder, 'weights'))).toEqual([]);
     });
 
-    // Values are read when the run begins; config and headers tell everything else.
+    // Values are read only when the run begins; everything else is found in config and headers.
     it.skipIf(name === 'a value is not finite')(`are refused at a path where ${name}`, async () => {
       const folder = copyOf(withBytes);
       spoil(folder);
