@@ -1,5 +1,5 @@
-// Compiles a shared library with the C++ compiler alone: no build system, no download. Each file is compiled again only
-// when it, a header, its flags or the compiler changed.
+// Compiles a shared library with only the C++ compiler: no build system, no download. A file is compiled again only if it, a header, its
+// flags or the compiler changed.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -17,8 +17,8 @@ import { availableParallelism } from 'node:os';
 import { basename, dirname, join, relative } from 'node:path';
 import { systemName } from './systemName.mjs';
 
-// No -march=native: a library runs on any CPU and chooses at run time. No -ffast-math: NaN and infinity must show, and sums
-// keep their order; contraction is off so that a fused multiply-add stands only where it is written.
+// No -march=native: a library runs on any CPU and chooses at run time. No -ffast-math: NaN and infinity must propagate, and sums keep their
+// order; contraction is off so that fused multiply-adds occur only where they are written.
 export const baseFlags = [
   ...['-std=c++20', '-O3', '-fPIC', '-fvisibility=hidden'],
   ...['-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math'],
@@ -26,13 +26,13 @@ export const baseFlags = [
   `-I${createRequire(import.meta.url)('node-api-headers').include_dir}`,
 ];
 
-/** `build.mjs address` and `build.mjs thread` build, in a folder of their own, what watches itself: for `npm run test:sanitize`. */
+/** `build.mjs address` and `build.mjs thread` build instrumented libraries in a separate folder, for `npm run test:sanitize`. */
 export const sanitizers = {
   address: ['-O1', '-g', '-fsanitize=address,undefined,float-cast-overflow', '-fno-sanitize-recover=all'],
   thread: ['-O1', '-g', '-fsanitize=thread'],
 };
 
-/** The flags of the sanitizer that a build was asked for, if any. */
+/** The flags of the requested sanitizer, if any. */
 export function sanitizerFlags(name) {
   if (name !== undefined && !(name in sanitizers))
     fail(`Expected no argument or one of ${Object.keys(sanitizers).join(', ')}, got ${name}`);
@@ -58,7 +58,7 @@ export function findCompiler() {
   );
 }
 
-/** Files below `folder` with this ending, but for those in folders named `build`. */
+/** Files below `folder` with this extension, except in folders named `build`. */
 export function listFiles(folder, extension) {
   return readdirSync(folder, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile() && entry.name.endsWith(extension))
@@ -82,9 +82,8 @@ function run(command, args) {
 }
 
 /**
- * `units`: { source, name, flags } relative to `root`, whose headers all of them depend on. `what` names the library in
- * messages, `note` stands behind the line that says it was built. Nothing happens where `target` is current. `system`: what it is for, when
- * that is not this one.
+ * `units`: { source, name, flags } relative to `root`; all of them depend on its headers. `what` names the library in messages, `note` is
+ * appended to the line that says it was built. Does nothing if `target` is current. `system`: the target system, if not this one.
  */
 export async function compileLibrary(library) {
   const { root, target, compiler, units, linkFlags = [], what, note = '', system = systemName() } = library;
@@ -114,7 +113,8 @@ export async function compileLibrary(library) {
   await Promise.all(Array.from({ length: availableParallelism() }, compileNext));
   if (failures > 0) fail(`${what} was not built: ${failures} of ${objects.length} files failed to compile`);
 
-  // Linked aside and renamed, so that a running process keeps the file it has mapped; by the same name, which is in a file for macOS.
+  // Linked to another file and renamed, so that a running process keeps the file it has mapped; under the same name, which macOS records in
+  // the file.
   const aside = join(buildDir, `link.${process.pid}`);
   mkdirSync(aside);
   const temporary = join(aside, basename(target));

@@ -1,6 +1,8 @@
-/** What native code here is for, as packages of binaries are named: linux-x64, linux-arm64-musl, darwin-arm64. Uses nothing but Node itself. */
+/**
+ * Target of native code here, as in the names of packages of binaries: linux-x64, linux-arm64-musl, darwin-arm64. Uses only Node itself.
+ */
 export function systemName() {
-  process.report.excludeNetwork = true; // else it looks up names of addresses
+  process.report.excludeNetwork = true; // otherwise it does reverse DNS lookups
   const { glibcVersionRuntime } = process.report.getReport().header;
   const isMusl = process.platform === 'linux' && glibcVersionRuntime === undefined;
   return `${process.platform}-${process.arch}${isMusl ? '-musl' : ''}`;

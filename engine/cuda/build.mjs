@@ -1,19 +1,19 @@
-// Compiles the addon for NVIDIA cards, which opens their libraries at run time and needs nothing of them to build; and, by
-// `build.mjs model [address]`, the model of a card that stands in for those libraries in tests.
+// Compiles the addon for NVIDIA cards, which opens their libraries at run time and does not need them to build; and, with `build.mjs model
+// [address]`, the model of a card that replaces those libraries in tests.
 import { join } from 'node:path';
 import { compileLibrary, fail, findCompiler, sanitizerFlags } from '../compileLibrary.mjs';
 import { cudaUnits, root } from './units.mjs';
 
 const [part = 'host', sanitizer] = process.argv.slice(2);
 if (part !== 'host' && part !== 'model') fail(`Expected host or model, got ${part}`);
-if (process.platform !== 'linux') process.exit(0); // NVIDIA's libraries for training exist on Linux alone
+if (process.platform !== 'linux') process.exit(0); // NVIDIA's libraries for training exist only on Linux
 
 const instrumentation = sanitizerFlags(sanitizer);
 const compiler = findCompiler();
 const modelFlags = [
   `-DRELORA_MODEL_COMPILER="${[compiler.command, ...compiler.args].join(' ')}"`,
   `-DRELORA_MODEL_FOLDER="${join(root, 'model')}"`,
-  // Of kernels, whose memory is the host's here. What else the build watches has its runtime in the model alone.
+  // For kernels, whose memory is host memory here. Other sanitizers' runtimes would be only in the model.
   `-DRELORA_MODEL_FLAGS="${sanitizer === 'address' ? '-fsanitize=address' : ''}"`,
 ];
 await compileLibrary({

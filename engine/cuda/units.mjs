@@ -1,4 +1,4 @@
-// What the addon for NVIDIA cards is compiled from.
+// Source files of the addon for NVIDIA cards.
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { baseFlags, listFiles } from '../compileLibrary.mjs';

@@ -1,5 +1,4 @@
-// Compiles the native addon. Run directly, or by `npm run build`; `build.mjs address` and `build.mjs thread` make one that
-// watches itself.
+// Compiles the native addon. Run directly, or by `npm run build`; `build.mjs address` and `build.mjs thread` make an instrumented one.
 import { join } from 'node:path';
 import { compileLibrary, findCompiler, sanitizerFlags } from '../compileLibrary.mjs';
 import { instructionSetsOf, nativeUnits, root } from './units.mjs';

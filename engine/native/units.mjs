@@ -1,4 +1,4 @@
-// What the native addon is compiled from, for the processor it is to run on.
+// Source files of the native addon, for its target processor.
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { baseFlags, listFiles } from '../compileLibrary.mjs';
@@ -7,12 +7,12 @@ export const root = dirname(fileURLToPath(import.meta.url));
 
 /** Flags of each instruction set of an architecture, by the name of its namespace. */
 export function instructionSetsOf(arch, compiler) {
-  // GCC moves vectors of eight bytes through MMX registers, after which the x87 arithmetic of whoever called gives NaN.
+  // GCC moves vectors of eight bytes through MMX registers, after which the caller's x87 arithmetic gives NaN.
   const noMmx = ['-mno-mmx'];
   const avx2 = [...noMmx, '-mavx2', '-mfma', '-mf16c'];
   const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq'];
-  // GCC puts loads of the next step before the products of this one, and sums then go to the stack; its bfloat16 asks for half precision.
-  // Zig's clang takes additions to a processor alone, GCC those to an architecture.
+  // GCC schedules loads of the next step before the products of this one, and then spills sums to the stack; its bfloat16 needs half
+  // precision. Zig's clang accepts additions only to a processor, GCC those to an architecture.
   const isGcc = !compiler.version.includes('clang');
   const neon = ['-DRELORA_NEON', ...(isGcc ? ['-fno-schedule-insns'] : [])];
   const withFeatures = (...features) =>
@@ -39,7 +39,7 @@ export function instructionSetsOf(arch, compiler) {
   }
 }
 
-/** Sets that a file is compiled for, each in a namespace of its own; those of avx512 and of neon serve their extensions too. */
+/** Instruction sets that a file is compiled for, each in its own namespace; those of avx512 and of neon also serve their extensions. */
 const setsOfSource = {
   'gemm/kernel.cpp': ['portable', 'avx2', 'avx512', 'neon'],
   'gemm/kernel_avx512bf16.cpp': ['avx512bf16'],
