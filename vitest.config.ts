@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   plugins: [
     {
-      // As eslint.config.js has it, for names that are put together when a test runs.
+      // As in eslint.config.js, for names that are assembled at run time.
       name: 'tests-import-builds',
       load(id) {
         if (/\/(engine|server|sdk|cli|page)\/src\//.test(id))
@@ -13,12 +13,12 @@ export default defineConfig({
   ],
   test: {
     include: ['test/**/*.test.ts'],
-    // Real servers, trainers and kills: a test that hangs is a fault to show, not to wait for. Nothing else may depend on the limit,
-    // so it is many times what the slowest test takes on a busy machine.
+    // Real servers, trainers and kills: the limit only ends tests that hang. Nothing else may depend on it, so it is many times what the
+    // slowest test takes on a busy machine.
     testTimeout: 600_000,
     hookTimeout: 600_000,
     expect: { poll: { timeout: 300_000 } },
-    // The message of a failed test is all that CI prints of it: whole, not the first forty characters.
+    // CI prints only the message of a failed test: print it whole, not the first forty characters.
     chaiConfig: { truncateThreshold: 2000 },
     pool: 'forks',
     maxWorkers: 2,

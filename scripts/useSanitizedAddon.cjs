@@ -1,5 +1,5 @@
-// Required before everything else in each process of `npm run test:sanitize`: where the native addon is asked for, the
-// one that watches itself is loaded. Done here and not by a setting, so that nothing shipped can be led to another file.
+// Required before everything else in each process of `npm run test:sanitize`: loads the instrumented native addon instead of the normal
+// one. Done here and not by a setting, so that shipped code cannot be redirected to another file.
 const { join, sep } = require('node:path');
 
 const build = join(__dirname, '..', 'engine', 'native', 'build') + sep;

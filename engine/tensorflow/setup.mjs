@@ -1,7 +1,7 @@
-// `npm run setup:tensorflow`: what the device `tensorflow` needs, in this folder alone. The package @tensorflow/tfjs-node would
-// download a library of its own when it is installed; here its binding is compiled against the library of TensorFlow's wheel for
-// Python, so that everything comes from the two registries: packages by package-lock.json, the wheel by requirements.txt, both with
-// hashes that are checked. `--card` takes the wheel for NVIDIA cards instead. Does nothing where all of it is current.
+// `npm run setup:tensorflow`: installs what the device `tensorflow` needs, only in this folder. On installation the package
+// @tensorflow/tfjs-node would download its own library; here its binding is compiled against the library in TensorFlow's Python wheel, so
+// that everything comes from the two registries: packages by package-lock.json, the wheel by requirements.txt, both with verified hashes.
+// `--card` takes the wheel for NVIDIA cards instead. Does nothing if everything is current.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -31,7 +31,7 @@ unlessCurrent(join('build', 'wheel'), [requirements], installWheel);
 await compileBinding();
 check();
 
-/** Makes a folder unless it was made of these files as they are. */
+/** Makes a folder unless it was already made from the same files. */
 function unlessCurrent(folder, files, make) {
   const sum = createHash('sha256');
   for (const file of files)
@@ -48,13 +48,13 @@ function unlessCurrent(folder, files, make) {
 
 function installPackage() {
   console.log('Installing @tensorflow/tfjs-node, without the download of its install script …');
-  // Not a workspace of the checkout: its packages are of no use to anything else.
+  // Not a workspace of the checkout: nothing else uses its packages.
   const npm = process.env.npm_execpath ? [process.execPath, process.env.npm_execpath] : ['npm'];
   run(
     ...npm,
     ...['ci', '--ignore-scripts', '--workspaces=false', '--no-audit', '--no-fund', '--loglevel=error'],
   );
-  // Those of the engine, of the same version, are found instead: two copies would warn of each other.
+  // The engine's packages of the same version are found instead: two copies would warn about each other.
   for (const name of ['tfjs-core', 'tfjs-backend-cpu'])
     rmSync(join(root, 'node_modules', '@tensorflow', name), { recursive: true });
 }
@@ -78,7 +78,7 @@ function installWheel() {
     ...['--only-binary=:all:', '--python-version', '3.11', '--implementation', 'cp'],
     ...systems.flatMap((system) => ['--platform', `${system}_${processor}`]),
   );
-  // Four fifths are the modules of Python.
+  // Four fifths of it are Python modules.
   const parts = join(wheel, 'tensorflow');
   for (const name of readdirSync(parts))
     if (name !== 'include' && !name.includes('.so')) rmSync(join(parts, name), { recursive: true });
@@ -88,7 +88,7 @@ async function compileBinding() {
   const libraries = join(wheel, 'tensorflow');
   await compileLibrary({
     root: packageFolder,
-    // Where the package looks, by the newest Node-API that it knows.
+    // The path that the package uses with the newest Node-API version it knows.
     target: join(packageFolder, 'lib', 'napi-v8', 'tfjs_binding.node'),
     compiler: findCompiler(),
     units: ['tfjs_backend', 'tfjs_binding'].map((name) => ({
@@ -97,7 +97,7 @@ async function compileBinding() {
       flags: [...baseFlags, '-DNAPI_VERSION=8', `-I${join(libraries, 'include')}`, '-w'],
     })),
     linkFlags: [
-      // Libraries stand before the objects that need them.
+      // Libraries must precede the objects that need them.
       ...[
         '-Wl,--no-as-needed',
         `-L${libraries}`,
@@ -110,7 +110,7 @@ async function compileBinding() {
   });
 }
 
-/** Everything fits together where a sum comes out right. */
+/** A correct sum shows that everything fits together. */
 function check() {
   const program = `
     require('node:util').isNullOrUndefined ??= (value) => value === null || value === undefined;

@@ -1,4 +1,4 @@
-// Preloaded into a server: its clock is off by as many milliseconds as the file RELORA_TEST_CLOCK has, which changes while it runs.
+// Preloaded into a server: offsets its clock by the number of milliseconds in the file RELORA_TEST_CLOCK, which may change while it runs.
 const { readFileSync } = require('node:fs');
 const file = process.env.TEST_CLOCK_FILE;
 const Real = Date;
