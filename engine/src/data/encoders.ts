@@ -4,7 +4,7 @@ import type { EndTokens } from '../plan/endTokens.js';
 import { encodeBlock, type EncodedBlock, type TextBlock } from './encodeBlock.js';
 import type { Tokenizer } from './tokenizer.js';
 
-/** From what a thread creates its tokenizer, which was tested before. */
+/** Input from which a thread creates its tokenizer, which was tested before. */
 export interface EncoderOrder {
   json: string;
   kind: 'trainedBpe' | 'huggingFace';

@@ -41,7 +41,7 @@ export class TokenSplit {
     return tokens;
   }
 
-  /** The same into an existing array. */
+  /** The same into a given array. */
   fill(tokens: Int32Array, position: number): void {
     const count = tokens.length;
     if (!(position >= 0 && position + count <= this.tokenCount)) {

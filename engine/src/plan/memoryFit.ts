@@ -13,7 +13,7 @@ export function decideRecomputation(spec: RunSpec, peakOf: PeakOf, memoryBytesMa
   return peakOf(blocks) <= memoryBytesMax ? blocks : spec;
 }
 
-/** Lists changes that would make the run fit: each one that is enough by itself, else the shortest sequence of them that is enough. */
+/** Lists changes that would make the run fit: each one that is enough by itself, else the first ones that are enough together. */
 export function whatWouldFit(
   asked: RunSpec,
   peakOf: PeakOf,

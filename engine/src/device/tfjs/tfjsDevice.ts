@@ -336,7 +336,7 @@ export class TfjsDevice extends HostObjects implements api.Device {
   }
 
   releaseBase(_base: api.FrozenBase): void {
-    // It holds nothing.
+    // Nothing is packed, so nothing has to be freed.
   }
 
   park(_weight: api.DeviceBuffer, _folder: string | null): void {
