@@ -28,7 +28,7 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
     .option('--ca <file>', 'certificate authority of the server in PEM, if the system does not trust it')
     .option('--certificate <file>', 'own certificate in PEM, if the server requires one')
     .option('--key <file>', 'private key of that certificate')
-    .option('--no-token', 'log in without a token, by the certificate alone')
+    .option('--no-token', 'log in without a token, with the certificate only')
     .option('--plain-text-token', 'allow sending the token without TLS to another machine')
     .action((address: string, options: LoginOptions) =>
       runAlone(async (output, { tenant, timeout }) => {

@@ -1071,7 +1071,7 @@ function url(variable: Setting<string>['variable'], reason: string): Setting<str
   return {
     variable,
     default: '',
-    range: 'https:// address; http:// on this machine alone',
+    range: 'https:// address; http:// only on this machine',
     reason,
     parse: (value) => (value === '' ? '' : parseUrl(value)),
   };
@@ -1079,7 +1079,7 @@ function url(variable: Setting<string>['variable'], reason: string): Setting<str
 
 /** As it was written, because issuers are compared letter by letter. */
 function parseUrl(text: string): string {
-  if (!isSafeAddress(text)) throw new SettingProblem('an https:// address (http:// on this machine alone)');
+  if (!isSafeAddress(text)) throw new SettingProblem('an https:// address (http:// only on this machine)');
   return text;
 }
 

@@ -145,7 +145,7 @@ describe('an archive that somebody made up', () => {
             lines.push(...Array.from({ length: 1800 }, () => evaluation));
             return `${[...lines, JSON.stringify({ kind: 'end', lineCount: lines.length })].join('\n')}\n`;
           }),
-        { reason: 'JOB_ARCHIVE_INVALID', message: expect.stringContaining('bytes beside events') },
+        { reason: 'JOB_ARCHIVE_INVALID', message: expect.stringContaining('bytes besides events') },
       ],
       [
         'times that no answer can say',

@@ -141,7 +141,7 @@ describe('which file of native code is taken', () => {
     [
       'packages of another system, as in a folder that two share',
       () => find({ from: installed(['darwin-arm64']) }),
-      /installed are those of @relora\/native-darwin-arm64 alone, as on another system: run `npm install/,
+      /only those of @relora\/native-darwin-arm64 are installed, as on another system: run `npm install/,
     ],
     [
       'a package of another version than the engine',

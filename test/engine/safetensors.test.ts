@@ -161,7 +161,7 @@ describe('a malformed file', () => {
     for (let length = 0; length < 8; length++) {
       const path = newPath();
       writeFileSync(path, Buffer.alloc(length));
-      expect(await refused(path)).toContain(`has ${length} bytes, the length of a header alone takes 8`);
+      expect(await refused(path)).toContain(`has ${length} bytes, but the length of the header takes 8`);
     }
     expect(await refused(file('{}', 0, 2n ** 63n))).toContain('claims a header of 9223372036854775808 bytes');
     expect(await refused(file('{}', 0, 3n))).toContain('claims a header of 3 bytes in a file of 10');

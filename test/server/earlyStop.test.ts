@@ -166,7 +166,7 @@ describe('weights: BEST', () => {
     const job = `jobs/${id}`;
     const weights = ExportedWeights.BEST;
     await expect(artifacts.exportWeights({ job, weights, checkpointStep: 3 })).rejects.toThrow(
-      /checkpoint_step: expected unset beside weights BEST/,
+      /checkpoint_step: expected unset if weights is BEST/,
     );
     expect(await refusalOf((options) => artifacts.exportWeights({ job, weights }, options))).toMatchObject({
       info: { reason: 'CHECKPOINT_NOT_FOUND' },
@@ -234,7 +234,7 @@ describe('settings that end a run early', () => {
     [
       'the best weights of a job that does not keep them',
       { export: { weights: ExportedWeights.BEST } },
-      /spec\.export\.weights: expected LAST, or BEST beside checkpoint\.keep_best, got BEST/,
+      /spec\.export\.weights: expected LAST, or BEST together with checkpoint\.keep_best, got BEST/,
     ],
   ])('refuses %s', async (_, changes, message) => {
     const { training, parts } = await openApi();

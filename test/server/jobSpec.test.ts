@@ -843,7 +843,7 @@ describe('a wrong field is named with what was expected and what came', () => {
       'accepted devices beside auto',
       { acceptedDevices: ['native'] },
       'spec.accepted_devices',
-      /nothing beside device auto/,
+      /unset if device is auto/,
     ],
   ];
   for (const [name, changes, field, text] of cases) {

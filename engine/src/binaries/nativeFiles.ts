@@ -92,7 +92,7 @@ function findPrebuilt(name: NativeFileName, platform: ThisPlatform, from: string
     const why =
       others.length === 0
         ? `${wanted} is not installed`
-        : `installed are those of ${others.join(', ')} alone, as on another system`;
+        : `only those of ${others.join(', ')} are installed, as on another system`;
     throw new NativeUnusable(`There is no ${name} for ${here}, ${why}: run \`${again}\`, or ${compiling}`);
   }
   const { version, relora } = JSON.parse(readFileSync(manifest, 'utf8')) as PackageOfBinaries;

@@ -35,7 +35,7 @@ export function checkOptions(options: PrepareOptions): void {
   }
   if (chat !== undefined) {
     check(chat.field !== '', 'chat.field', 'a name', chat.field);
-    check(pairFields === undefined, 'pairFields', 'nothing beside chat', pairFields);
+    check(pairFields === undefined, 'pairFields', 'unset if chat is set', pairFields);
     for (const { format } of files)
       check(['auto', 'jsonl', 'json'].includes(format), 'files.format', chatsAreJson, format);
   }

@@ -104,7 +104,7 @@ function endOfText(byName: ReadonlyMap<string, number>, { ids, name, isAsked = f
   if (ids.length > 0) return named !== undefined && ids.includes(named) ? named : ids[0]!;
   const found = named ?? endOfTextNames.map((text) => byName.get(text)).find((id) => id !== undefined);
   if (found !== undefined) return found;
-  const expected = `a token for the end of a text, one of ${endOfTextNames.join(' ')}, or an eos_token_id in config.json beside it`;
+  const expected = `a token for the end of a text, one of ${endOfTextNames.join(' ')}, or an eos_token_id in the config.json next to it`;
   throw invalid('added_tokens', expected, undefined);
 }
 

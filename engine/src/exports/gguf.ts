@@ -101,7 +101,7 @@ export function formOf(config: LlamaConfig): GgufForm {
   if (own === undefined) throw new ExportImpossible('GGUF', 'a model that llama.cpp computes', 'another');
   const { gguf } = attentionBias && ropeScaling !== null ? llama! : own;
   if (ropeScaling !== null && !gguf.readsRopeFactors)
-    throw new ExportImpossible('GGUF', `no rope_scaling beside ${gguf.name}`, 'one of type llama3');
+    throw new ExportImpossible('GGUF', `no rope_scaling with ${gguf.name}`, 'one of type llama3');
   if (noRopeInterval !== 0 && noRopeInterval !== gguf.noRopeInterval)
     throw new ExportImpossible(
       'GGUF',

@@ -34,9 +34,9 @@ export class LogitComparison {
         squares += one[id]! * one[id]!;
         difference += d;
         differenceSquares += d * d;
-        // The next value overwrites a NaN here; the sums above keep it.
-        if (!(d >= least)) least = d;
-        if (!(d <= most)) most = d;
+        // The sums keep a NaN, and with them the result.
+        if (d < least) least = d;
+        if (d > most) most = d;
       }
       Object.assign(sums, { value, squares, difference, differenceSquares, least, most });
       sums.wanted.add(one, target);
@@ -53,7 +53,7 @@ export class LogitComparison {
     for (const sums of this.rows) {
       const mean = sums.difference / this.vocabSize;
       const furthest = Math.max(sums.most - mean, mean - sums.least);
-      if (!(furthest <= largest)) largest = furthest;
+      largest = Math.max(largest, furthest); // a NaN stays
       // Never negative by rounding, but NaN stays NaN.
       const squares = sums.differenceSquares - mean * sums.difference;
       differences += squares < 0 ? 0 : squares;

@@ -33,7 +33,7 @@ export async function readSafetensors(handle: FileHandle, file: string): Promise
     if (!stats.isFile()) throw new SafetensorsInvalid(file, 'is not a regular file');
     const { size } = stats;
     if (size < 8)
-      throw new SafetensorsInvalid(file, `has ${size} bytes, the length of a header alone takes 8`);
+      throw new SafetensorsInvalid(file, `has ${size} bytes, but the length of the header takes 8`);
     const claimed = (await readExactly(handle, 0, 8, file)).readBigUInt64LE();
     if (claimed > headerBytesMax || claimed > size - 8) {
       throw new SafetensorsInvalid(

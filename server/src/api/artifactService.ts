@@ -83,7 +83,7 @@ async function exportWeights(
   const checkpointStep = checks.integer('checkpoint_step', request.checkpointStep, -1, 0, 2 ** 31 - 1);
   const isBest = checks.word('weights', request.weights, enums.ExportedWeights, 'last' as const) === 'best';
   if (isBest && request.checkpointStep !== undefined)
-    checks.add('checkpoint_step', 'unset beside weights BEST, which names one', request.checkpointStep);
+    checks.add('checkpoint_step', 'unset if weights is BEST, which names one', request.checkpointStep);
   const requestId = checks.requestId(request.requestId);
   checks.throwIfWrong();
   const job = await requireJob(store, jobId);

@@ -53,7 +53,7 @@ const checks: readonly Check[] = [
       const start = base === null ? 'new weights' : `weights of ${base}`;
       return `${numHiddenLayers} × ${hiddenSize} × ${intermediateSize}, ${rest.join(', ')}, ${start}`;
     },
-    consequence: 'the difference is not one of training alone',
+    consequence: 'the difference does not come from training only',
   },
   {
     reason: 'SEQUENCES_DIFFER',

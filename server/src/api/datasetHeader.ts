@@ -108,12 +108,13 @@ function parsePairFields(
   if (prompt === '' && completion === '') return undefined;
   checks.text('header.spec.prompt_field', prompt, 256);
   checks.text('header.spec.completion_field', completion, 256);
-  if (prompt === '') checks.add('header.spec.prompt_field', 'a name, beside completion_field', 'none');
-  if (completion === '') checks.add('header.spec.completion_field', 'a name, beside prompt_field', 'none');
+  if (prompt === '') checks.add('header.spec.prompt_field', 'a name, since completion_field is set', 'none');
+  if (completion === '')
+    checks.add('header.spec.completion_field', 'a name, since prompt_field is set', 'none');
   if (prompt === completion)
     checks.add('header.spec.completion_field', 'another field than prompt_field', quote(completion));
   if (spec?.textField !== undefined)
-    checks.add('header.spec.text_field', 'nothing beside prompt_field', quote(spec.textField));
+    checks.add('header.spec.text_field', 'unset if prompt_field is set', quote(spec.textField));
   return { prompt, completion };
 }
 
@@ -135,7 +136,7 @@ function parseChat(
     if (spec?.[other] !== undefined)
       checks.add(
         'header.spec.messages_field',
-        'nothing beside text_field, prompt_field and completion_field',
+        'unset if text_field, prompt_field or completion_field is set',
         quote(field),
       );
   const { template: found, tokens } = chatFilesOf(beside);
@@ -143,7 +144,7 @@ function parseChat(
   if (template === null)
     checks.add(
       'header.spec.chat_template',
-      'a template, or a tokenizer with one beside it (chat_template.jinja, or in tokenizer_config.json)',
+      'a template, or a tokenizer that comes with one (chat_template.jinja, or in tokenizer_config.json)',
       'none',
     );
   else if (Buffer.byteLength(template) > chatTemplateBytesMax)
@@ -167,7 +168,7 @@ function parseSkipInvalid(
 ): DatasetSpec['skipInvalid'] | undefined {
   const { skipInvalidCount: count, skipInvalidShare: share } = spec ?? {};
   if (count !== undefined && share !== undefined)
-    checks.add('header.spec.skip_invalid_share', 'nothing beside skip_invalid_count', share);
+    checks.add('header.spec.skip_invalid_share', 'unset if skip_invalid_count is set', share);
   if (count !== undefined)
     return { count: checks.integer('header.spec.skip_invalid_count', count, 0, 0, Number.MAX_SAFE_INTEGER) };
   if (share !== undefined)
@@ -187,7 +188,7 @@ async function parseFile(
   const split = checks.word(`${field}.split`, file.split, enums.DatasetSplit, null);
   if (file.serverPath !== '') {
     if (file.fileName !== '')
-      checks.add(`${field}.file_name`, 'nothing beside server_path', quote(file.fileName));
+      checks.add(`${field}.file_name`, 'unset if server_path is set', quote(file.fileName));
     const found = await parts.allowedFolders.file(file.serverPath);
     if ('problem' in found)
       checks.add(
@@ -266,7 +267,7 @@ async function huggingFaceTokenizer(
   const configField = `${field}.tokenizer_config_json`;
   const configBytes = Buffer.byteLength(tokenizerConfigJson);
   if (configBytes > 0 && tokenizerJson === '')
-    checks.add(configField, 'nothing beside server_path and weights', 'a config');
+    checks.add(configField, 'unset if server_path or weights is set', 'a config');
   if (configBytes > tokenizerConfigBytesMax)
     checks.add(configField, `at most ${tokenizerConfigBytesMax} bytes`, configBytes);
   if (serverPath !== '')
@@ -360,7 +361,7 @@ async function checkBase(
   { pairFields, chat }: DatasetSpec,
 ): Promise<void> {
   if (spec?.tokenizer !== undefined)
-    checks.add('header.spec.tokenizer', `nothing beside base, whose tokenizer it has`, 'a tokenizer');
+    checks.add('header.spec.tokenizer', `unset if base is set, since its tokenizer is used`, 'a tokenizer');
   const found = await datasets.find(datasetIdOf(tenant, base) ?? '');
   if (found === undefined) return;
   // Either all of a data set has masks or none of it.

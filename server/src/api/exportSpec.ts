@@ -19,7 +19,7 @@ export function parseExportSpec(reader: SpecReader, spec: contract.ExportSpec | 
   if (new Set(asked).size < asked.length)
     checks.add('spec.export.formats', 'each layout once', spec!.formats.join(', '));
   if (asked.includes('peft') && context.spec.kind === 'fullRank')
-    checks.add('spec.export.formats', 'PEFT for jobs with adapters alone', 'PEFT for FULL_RANK');
+    checks.add('spec.export.formats', 'PEFT only for jobs with adapters', 'PEFT for FULL_RANK');
   return {
     ...settings,
     formats: asked.length === 0 ? ['huggingFace'] : asked,

@@ -230,7 +230,7 @@ function parseAcceptedDevices(
 ): RunSpec['acceptedDevices'] {
   const field = 'spec.accepted_devices';
   if (device === 'auto' && asked.length > 0)
-    checks.add(field, 'nothing beside device auto, which takes what there is', quote(asked.join(', ')));
+    checks.add(field, 'unset if device is auto, which takes what there is', quote(asked.join(', ')));
   const names = plan.deviceChoices.filter((name) => name !== 'auto');
   const wrong = asked.find(
     (name, index) => !names.some((other) => other === name) || asked.indexOf(name) !== index,

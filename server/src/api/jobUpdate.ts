@@ -68,7 +68,7 @@ export function parseChange(
   for (const duty of ['evaluation', 'sample'] as const) {
     const { keepCount: other } = (given[duty] ?? {}) as contract.UpdatedCadence;
     if (other !== undefined)
-      checks.add(`${prefix.spec}${duty}.keep_count`, 'unset, since checkpoints alone are kept', other);
+      checks.add(`${prefix.spec}${duty}.keep_count`, 'unset, since only checkpoints are kept', other);
   }
   if (given.stop) change.stop = true;
   return Object.keys(change).length === 0 ? null : change;

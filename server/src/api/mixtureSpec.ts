@@ -32,7 +32,7 @@ export function parseDatasets(
   if (dataset !== '' && dataset !== first)
     checks.add(
       'spec.dataset',
-      `nothing beside a mixture, or its first data set, ${quote(first)}`,
+      `unset if mixture is set, or its first data set, ${quote(first)}`,
       quote(dataset),
     );
   const parts = mixture.slice(0, datasetsMax).map((part, index): NamedDataset => {

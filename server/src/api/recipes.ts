@@ -25,7 +25,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
     defaults: () => ({}),
   },
   'gradient-svd': {
-    summary: 'Pre-training without a warm start: A from the gradient of each cycle, B alone trained',
+    summary: 'Pre-training without a warm start: A from the gradient of each cycle, only B trained',
     kinds: [RELORA, LORA],
     alphaOverRank: 1,
     defaults: () => ({

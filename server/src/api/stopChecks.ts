@@ -14,7 +14,7 @@ export function checkStop(
   isHeldOut: boolean,
 ): void {
   if (exported.weights === 'best' && !checkpoint.keepBest)
-    checks.add('spec.export.weights', 'LAST, or BEST beside checkpoint.keep_best', 'BEST');
+    checks.add('spec.export.weights', 'LAST, or BEST together with checkpoint.keep_best', 'BEST');
   if (stop.minImprovement > 0 && stop.patienceEvaluationCount === 0)
     checks.add(
       'spec.stop.min_improvement',

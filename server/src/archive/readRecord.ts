@@ -52,7 +52,7 @@ export async function readRecord(path: string): Promise<JobRecord> {
       continue;
     }
     if (line.kind !== 'event' && (othersBytes += bytes) > othersBytesMax)
-      throw new ArchiveInvalid(`${recordFile} has at most ${othersBytesMax} bytes beside events`);
+      throw new ArchiveInvalid(`${recordFile} has at most ${othersBytesMax} bytes besides events`);
     switch (line.kind) {
       case 'update':
         record.updates.push(line);

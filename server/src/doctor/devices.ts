@@ -62,7 +62,7 @@ export function librariesFinding({ libraries }: FoundDevices, settings: CardSett
   const { cudaFolder: folder } = settings;
   if (folder === null && !mayHaveCards(settings))
     return ok('libraries', 'those of NVIDIA are not needed without a card');
-  const searched = folder === null ? 'else where the system looks' : `in RELORA_CUDA_FOLDER ${folder} alone`;
+  const searched = folder === null ? 'else where the system looks' : `only in RELORA_CUDA_FOLDER, ${folder}`;
   const files = libraries.length === 0 ? 'none was found by its path' : libraries.join(', ');
   if (folder !== null && !libraries.some((path) => path.includes('libnvrtc')))
     return fault(

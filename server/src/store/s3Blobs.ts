@@ -42,7 +42,7 @@ export class S3Blobs implements BlobStore {
   static async open(url: S3Url, silenceMs = silenceMsDefault): Promise<S3Blobs> {
     const sdk = await import('@aws-sdk/client-s3').catch((error: unknown) => {
       throw new StoreUnusable(
-        'RELORA_STORE_URL names an S3 store: install the server with its optional dependencies, or @aws-sdk/client-s3 beside it',
+        'RELORA_STORE_URL names an S3 store: install the server with its optional dependencies, or also install @aws-sdk/client-s3',
         {
           cause: error,
         },

@@ -170,7 +170,7 @@ export class Confinement {
 
 /** The confining program, at `path` or as RELORA_NATIVE says, and what it can do here. */
 function find(choice: string, path?: string): { means: string; program: string } | { problem: string } {
-  if (process.platform !== 'linux') return { problem: 'Linux alone has what it needs' };
+  if (process.platform !== 'linux') return { problem: 'only Linux has what it needs' };
   let file: NativeFile;
   try {
     file =

@@ -83,7 +83,7 @@ export class Reachable {
     if (url.protocol !== 'https:' && !isPlain) return 'an https:// address';
     if (url.username !== '' || url.password !== '') return 'an address without user and password';
     if (isPlain && !isLoopback(host))
-      return 'an https:// address (http:// is for 127.0.0.1 and [::1] alone, where RELORA_WEBHOOK_NETWORKS has them)';
+      return 'an https:// address (http:// only for 127.0.0.1 and [::1], if RELORA_WEBHOOK_NETWORKS has them)';
     if (isIP(host) !== 0 && !this.isAllowed(host))
       return 'a public address, or one of the networks of RELORA_WEBHOOK_NETWORKS';
     return undefined;

@@ -112,7 +112,7 @@ export class CardPieces {
       const { freeBytes, totalBytes } = this.card.memory();
       throw new DeviceFault(
         'DEVICE_OUT_OF_MEMORY',
-        `The card has no ${size} bytes beside the ${this.bytes} that this run holds: ${freeBytes} of ${totalBytes} are free. ` +
+        `The card has no ${size} bytes in addition to the ${this.bytes} that this run holds: ${freeBytes} of ${totalBytes} are free. ` +
           'Ask for smaller micro-batches, recomputation or moments in eight bits',
         { cause: error },
       );

@@ -145,7 +145,7 @@ export function loadCudaAddon(path?: string): CudaAddon {
     const message =
       process.platform === 'linux'
         ? `The addon for NVIDIA cards cannot be used. ${(error as Error).message}`
-        : 'NVIDIA cards are served on Linux alone: train on the processor';
+        : 'NVIDIA cards are supported only on Linux: train on the processor';
     throw new DeviceFault('DEVICE_LIBRARY_MISSING', message, { cause: error });
   }
 }

@@ -46,7 +46,7 @@ export async function loadTensorflow(): Promise<Tensorflow> {
   }
   throw new Error(
     'The device tensorflow needs @tensorflow/tfjs-node or @tensorflow/tfjs-node-gpu: in a checkout "npm run setup:tensorflow", ' +
-      `else "npm install @tensorflow/tfjs-node" beside the server. ${failures.join('; ')}`,
+      `else "npm install @tensorflow/tfjs-node" where the server is installed. ${failures.join('; ')}`,
   );
 }
 
