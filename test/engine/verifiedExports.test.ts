@@ -12,6 +12,7 @@ import {
   type ExportOptions,
   type TrainingRun,
 } from '@relora/engine';
+import { LogitComparison } from '../../engine/dist/exports/logitComparison.js';
 import { licenseDataset, runLoop, temporaryFolders, tinySpec } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
@@ -98,6 +99,18 @@ describe.each(models)('an export of a model with %s', (_, changes) => {
     expect(ratios['huggingFace float16']!).toBeLessThan(ratios['huggingFace bfloat16']!);
     disposeRun(run);
   });
+});
+
+it('a logit that is not a number makes every measure so, whichever row it is in', () => {
+  const rows = [0, 1, 2].map((nan) => {
+    const wanted = Float32Array.from({ length: 12 }, (_, i) => Math.sin(i));
+    const found = wanted.map((logit, i) => (i === nan * 4 + 1 ? NaN : logit + 0.01 * (i % 3)));
+    const comparison = new LogitComparison(Int32Array.of(0, 1, 2), 4);
+    comparison.add({ first: 0, count: 4, values: wanted }, { first: 0, count: 4, values: found });
+    return comparison.result();
+  });
+  for (const { logitDifferenceMax, logitDifferenceRatio, exportedLoss } of rows)
+    expect([logitDifferenceMax, logitDifferenceRatio, exportedLoss]).toEqual([NaN, NaN, NaN]);
 });
 
 describe('an export that is not the model', () => {

@@ -97,7 +97,7 @@ describe('relora-server doctor', () => {
     [
       'a folder of libraries without a compiler',
       'libraries',
-      /libcuda.so.1, in RELORA_CUDA_FOLDER/,
+      /libcuda.so.1, searched only in RELORA_CUDA_FOLDER/,
       /libnvrtc/,
       async () => ({
         RELORA_CUDA_FOLDER: libraryFolder(['libcuda.so.1']),

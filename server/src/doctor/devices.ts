@@ -62,7 +62,8 @@ export function librariesFinding({ libraries }: FoundDevices, settings: CardSett
   const { cudaFolder: folder } = settings;
   if (folder === null && !mayHaveCards(settings))
     return ok('libraries', 'those of NVIDIA are not needed without a card');
-  const searched = folder === null ? 'else where the system looks' : `only in RELORA_CUDA_FOLDER, ${folder}`;
+  const searched =
+    folder === null ? 'else where the system looks' : `searched only in RELORA_CUDA_FOLDER (${folder})`;
   const files = libraries.length === 0 ? 'none was found by its path' : libraries.join(', ');
   if (folder !== null && !libraries.some((path) => path.includes('libnvrtc')))
     return fault(

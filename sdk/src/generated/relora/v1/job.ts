@@ -2461,7 +2461,7 @@ export interface LlamaConfig {
   qkNorm?:
     | boolean
     | undefined;
-  /** Every n-th layer has no rotary embedding, as in SmolLM3; default 0: all layers have one. */
+  /** Every n-th layer has no rotary embedding, as in SmolLM3; default 0, so that all layers have one. */
   noRopeInterval?: number | undefined;
 }
 
