@@ -120,6 +120,21 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       expect(failed).toMatchObject({ state: 'failed', failure: { reason: 'DATASET_CORRUPT' } });
     });
 
+    it('that the store has lost end the jobs that need them after some attempts, with the reason', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const folder = 'datasets/text/prepared';
+      write(one, folder, { 'train-00000.bin': 'tokens', 'manifest.json': '{}' });
+      await give(one, folder);
+      await readyDataset(one);
+      for await (const { name } of one.blobs.list('datasets')) await one.blobs.remove(name);
+      await two.supervisor.start();
+      const { id } = await submit(one, { spec: runSpec('') });
+      const { state, failure, attempt } = await jobWhen(one, id, (job) => isTerminal(job.state));
+      expect([state, failure?.reason]).toEqual(['failed', 'DATASET_CORRUPT']);
+      expect(failure?.message).toMatch(/datasets\/text\/.* is missing in the store/);
+      expect(attempt).toBe(two.config.attemptsWithoutProgressMax);
+    });
+
     it('send what did not change once, and keep it until the last that has it is forgotten', async () => {
       const [one, two] = (await servers(url, 2)) as [Parts, Parts];
       const [first, second] = ['jobs/job-1/checkpoints/step-1-1', 'jobs/job-1/checkpoints/step-2-2'];

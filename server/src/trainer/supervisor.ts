@@ -9,7 +9,7 @@ import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { Checkpoint, CheckpointStore } from '../jobs/checkpointStore.js';
 import type { GangPlaces, GangShare } from '../jobs/gangPlaces.js';
 import { hasTrainer, type Job } from '../jobs/job.js';
-import type { JobAttempts } from '../jobs/jobAttempts.js';
+import type { JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
 import type { JobStore } from '../jobs/jobStore.js';
@@ -93,7 +93,7 @@ export class Supervisor {
   private offer: { jobId: string; slot: Slot } | null = null;
   private watching: Promise<void> | undefined;
   /** Claimed jobs that could not be launched; they return to the queue before anything else is claimed. */
-  private readonly unlaunched: { job: Job; what: string; release: () => void }[] = [];
+  private readonly unlaunched: Unlaunched[] = [];
   private readonly exitListeners = new Set<(exit: TrainerExit) => void>();
   private filling: Promise<void> | undefined;
   private isFillWanted = false;
@@ -403,9 +403,12 @@ export class Supervisor {
   }
 
   private async giveBackUnlaunched(): Promise<void> {
+    const { attempts, config } = this.parts;
     for (let entry = this.unlaunched[0]; entry !== undefined; entry = this.unlaunched[0]) {
-      const { job, what, release } = entry;
-      await this.parts.attempts.notStarted({ jobId: job.id, attempt: job.attempt }, what, lowDiskRetryMs);
+      const { job, what, damage, release } = entry;
+      const key = { jobId: job.id, attempt: job.attempt };
+      if (damage === null) await attempts.notStarted(key, what, lowDiskRetryMs);
+      else await attempts.crashed(key, what, retryRule(config), { reason: damage });
       release();
       this.unlaunched.shift();
     }
@@ -427,7 +430,12 @@ export class Supervisor {
       const why = fault ? `${fault.message}; ${storageCures[fault.reason]}` : (error as Error).message;
       const what = `The trainer could not be started (${why})`;
       this.parts.log.error({ jobId: job.id, err: error }, what);
-      this.unlaunched.push({ job, what, release });
+      this.unlaunched.push({
+        job,
+        what,
+        damage: error instanceof InputDamaged ? error.reason : null,
+        release,
+      });
     } finally {
       if (!this.running.has(job.id)) this.parts.slots.give(slot);
     }
@@ -456,7 +464,10 @@ export class Supervisor {
     const base = namedWeights(tenantOf(job.id), job.spec.baseWeightsName);
     if (base !== null) inputs.push(base);
     try {
-      for (const input of inputs) taken.push(await stage.take(input));
+      for (const input of inputs)
+        taken.push(
+          await takeInput(stage, input, input === base ? 'BASE_WEIGHTS_CHANGED' : 'DATASET_CORRUPT'),
+        );
       const datasetFolders = datasetIds.map((datasetId) => datasets.preparedFolder(datasetId));
       return { order: await this.orderOf(job, { datasetFolders, base }, slot, member, taken), inputs, taken };
     } catch (error) {
@@ -536,10 +547,7 @@ export class Supervisor {
         process: first!.process,
         ranks: others,
         gang,
-        retry: {
-          attemptsWithoutProgressMax: config.attemptsWithoutProgressMax,
-          retryDelayMs: config.retryDelaySeconds * 1000,
-        },
+        retry: retryRule(config),
         logBytesMax: config.jobLogBytesMax,
         log,
         onStoreFailure: this.parts.onStoreFailure,
@@ -585,8 +593,10 @@ export class Supervisor {
   ): Promise<TrainOrder> {
     const { config, artifacts, stage } = this.parts;
     const kept = await this.takeCheckpoints(job, taken);
-    if (job.origin !== null && kept.length === 0)
-      taken.push(await stage.take(`jobs/${job.origin.jobId}/checkpoints/${job.origin.folder}`));
+    if (job.origin !== null && kept.length === 0) {
+      const origin = `jobs/${job.origin.jobId}/checkpoints/${job.origin.folder}`;
+      taken.push(await takeInput(stage, origin, 'CHECKPOINT_CORRUPT'));
+    }
     return {
       jobId: job.id,
       attempt: job.attempt,
@@ -668,6 +678,38 @@ export class Supervisor {
 /** The order of a trainer, whose inputs are on this machine; `problem`: why it cannot run. */
 type PreparedRun =
   { order: TrainOrder; inputs: readonly string[]; taken: readonly (() => void)[] } | { problem: string };
+
+/** A job that was claimed and could not be launched. */
+interface Unlaunched {
+  job: Job;
+  what: string;
+  /** How the job fails if one of its inputs stays damaged; null if something else was in the way. */
+  damage: InputDamaged['reason'] | null;
+  release: () => void;
+}
+
+/** What a job reads is damaged in the store, or a read from it went wrong: only further attempts can tell. */
+class InputDamaged extends Error {
+  constructor(
+    readonly reason: 'DATASET_CORRUPT' | 'BASE_WEIGHTS_CHANGED' | 'CHECKPOINT_CORRUPT',
+    cause: BlobDamaged,
+  ) {
+    super(cause.message, { cause });
+  }
+}
+
+/** Has a folder that a job reads on this machine. Throws InputDamaged. */
+async function takeInput(stage: Stage, folder: string, reason: InputDamaged['reason']): Promise<() => void> {
+  try {
+    return await stage.take(folder);
+  } catch (error) {
+    throw error instanceof BlobDamaged ? new InputDamaged(reason, error) : error;
+  }
+}
+
+function retryRule({ attemptsWithoutProgressMax, retryDelaySeconds }: SupervisorParts['config']): RetryRule {
+  return { attemptsWithoutProgressMax, retryDelayMs: retryDelaySeconds * 1000 };
+}
 
 interface Membership {
   attempt: number;
