@@ -1,5 +1,5 @@
-// The addon's entry. engine/src/device/cpu/nativeAddon.ts describes the functions; border/ checks their
-// arguments, and only then are kernels called.
+// The addon's entry point. engine/src/device/cpu/nativeAddon.ts describes the functions; border/ checks their arguments before any kernel
+// is called.
 #include <new>
 #include <utility>
 #include <vector>
@@ -11,13 +11,13 @@ namespace relora {
 
 namespace {
 
-/// What one function of a device is called with. It lives as long as the device's object, so JavaScript cannot call it later.
+/// Data of one function of a device. It lives as long as the device's object, after which JavaScript cannot call the function.
 struct Bound {
   const Entry& entry;
   Instance& instance;
 };
 
-/// Sets a property that nobody sees or changes: `function` keeps `held` alive.
+/// Sets a property that is neither visible nor writable: `function` keeps `held` alive.
 void hold(napi_env env, napi_value function, napi_value held) {
   napi_value name;
   napi_create_string_utf8(env, "device", NAPI_AUTO_LENGTH, &name);
@@ -31,7 +31,7 @@ struct Device {
   std::vector<std::unique_ptr<Bound>> functions;
 };
 
-/// Every call passes here: C++ exceptions become JavaScript errors of the matching class.
+/// Wraps every call: converts C++ exceptions to JavaScript errors of the matching class.
 napi_value enter(napi_env env, napi_callback_info info) {
   void* data;
   napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
@@ -56,7 +56,7 @@ napi_value enter(napi_env env, napi_callback_info info) {
 
 napi_value make_device(napi_env env, std::unique_ptr<Instance> instance) {
   auto device = std::make_unique<Device>(Device{std::move(instance), {}});
-  // The functions hold the device, so that one taken out of the object keeps what it works on.
+  // The functions hold the device, so that one taken out of the object keeps it alive.
   const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Device*>(data); };
   napi_value object, holder;
   napi_create_object(env, &object);

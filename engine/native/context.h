@@ -1,4 +1,4 @@
-// What every kernel needs: the chosen instruction set, the threads and the memory they reuse.
+// State that every kernel needs: the chosen instruction set, the threads and reusable memory.
 #pragma once
 #include <memory>
 #include <vector>
@@ -12,13 +12,13 @@ namespace relora {
 
 struct Kernels;
 
-/// nf4 is a way to keep a base alone: its products are those of bfloat16.
+/// nf4 is only a storage format of a base: its products are computed in bfloat16.
 enum class Precision { float32, bfloat16, int8, nf4 };
 /// The name JavaScript uses.
 std::string_view name_of(Precision precision);
 
-/// Memory that outlives one parallel section of a kernel. One name, one use, so that a kernel and the
-/// products it calls never share a buffer.
+/// Memory that outlives one parallel section of a kernel. Each name has one use, so that a kernel and the products it calls never share a
+/// buffer.
 enum class Shared { right_panels, first, second, third, count };
 
 class Context {
@@ -32,14 +32,14 @@ class Context {
   const ProductKernel& product_kernel(Precision precision) const;
   Scratch& shared(Shared name) { return shared_[static_cast<size_t>(name)]; }
 
-  /// Temporaries of the pass that runs; a pass begins with `reset`.
+  /// Temporaries of the current pass; a pass begins with `reset`.
   Arena arena;
 
   /// Packing space of one worker: a left block and a right panel block of any kernel.
   uint32_t* left_block(unsigned worker) { return product_memory_[worker].words(product_words); }
   uint32_t* right_block(unsigned worker) { return left_block(worker) + packed_left_words; }
 
-  /// Gives every worker `floats` floats. Called before the parallel section, because bodies must not throw.
+  /// Reserves `floats` floats for every worker. Called before the parallel section, because bodies must not throw.
   void reserve_worker_memory(size_t floats) {
     for (Scratch& memory : worker_memory_) memory.floats(floats);
     worker_floats_ = floats;

@@ -37,7 +37,7 @@ Registers cpuid(uint32_t leaf, uint32_t subleaf) {
 
 bool bit(uint32_t value, unsigned index) { return (value >> index & 1) != 0; }
 
-/// Which registers the operating system saves: without it the CPU's features are of no use.
+/// Registers that the operating system saves: without that, the CPU's features cannot be used.
 uint32_t saved_registers() {
   if (!bit(cpuid(1, 0).c, 27)) return 0;  // OSXSAVE
   uint32_t low, high;
@@ -45,7 +45,7 @@ uint32_t saved_registers() {
   return low;
 }
 
-/// Linux saves the tiles of a process that asked for it; without that their first use ends the process.
+/// Linux saves tiles only for processes that request it; otherwise their first use ends the process.
 bool may_use_tiles() {
 #ifdef __linux__
   constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -80,7 +80,7 @@ ArmFeatures arm_features() {
 }
 
 #ifdef __linux__
-/// Name of the core that this runs on, by its identification register, which Linux lets everybody read.
+/// Name of the current core, from its identification register, which Linux lets every process read.
 std::string arm_core() {
   struct Core {
     unsigned implementer, part;
@@ -238,7 +238,7 @@ Int8Unit int8_unit_of(InstructionSet set) {
 unsigned usable_cpus() {
   unsigned cpus = std::max(1u, std::thread::hardware_concurrency());
 #ifdef __APPLE__
-  // The fast cores alone: a product is as slow as its slowest part.
+  // Only the fast cores count: a product is as slow as its slowest part.
   int fast = 0;
   size_t length = sizeof fast;
   if (sysctlbyname("hw.perflevel0.logicalcpu", &fast, &length, nullptr, 0) == 0 && fast > 0) {

@@ -1,4 +1,4 @@
-// What this machine offers: instruction sets by CPUID and XGETBV or what the system says, CPUs by affinity and cgroup quota.
+// Capabilities of this machine: instruction sets by CPUID and XGETBV or as reported by the system, CPUs by affinity and cgroup quota.
 #pragma once
 #include <optional>
 #include <string>
@@ -7,11 +7,11 @@
 
 namespace relora {
 
-/// The models compute what amx and neonBf16 do in plain arithmetic, on any machine: for tests of those two, never offered.
+/// The models emulate amx and neonBf16 with plain arithmetic on any machine: for tests of these two, never offered.
 enum class InstructionSet {
   amx, avx512bf16, avx512, avx2, neon_bf16, neon_dot, neon, portable, amx_model, neon_bf16_model
 };
-/// What multiplies int8: a feature of its own, which not every CPU with AVX-512 or with BFMMLA has.
+/// The instructions that multiply int8: a separate feature, which not every CPU with AVX-512 or BFMMLA has.
 enum class Int8Unit { amx, vnni, avx2, i8mm, dot, neon, portable };
 
 /// The names JavaScript uses.

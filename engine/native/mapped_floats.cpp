@@ -20,12 +20,12 @@ namespace {
   throw std::system_error(error, std::generic_category(), what);
 }
 
-/// Blocks are taken now: writing to a mapped page that finds the disk full would kill the process.
+/// Allocates disk blocks now: writing to a mapped page when the disk is full would kill the process.
 int take_space(int file, size_t bytes) {
 #ifdef __linux__
   return posix_fallocate(file, 0, static_cast<off_t>(bytes));
 #else
-#ifdef F_PREALLOCATE  // macOS: blocks are taken, and the length is set apart from that
+#ifdef F_PREALLOCATE  // macOS: allocates blocks; the length is set separately
   fstore_t space = {F_ALLOCATEALL, F_PEOFPOSMODE, 0, static_cast<off_t>(bytes), 0};
   if (fcntl(file, F_PREALLOCATE, &space) != 0) return errno;
 #endif
@@ -33,7 +33,7 @@ int take_space(int file, size_t bytes) {
 #endif
 }
 
-/// The mappings of this process, by where they end: giving up pages of other memory would lose what they hold.
+/// The mappings of this process, by their end: releasing pages of other memory would lose their content.
 struct Mappings {
   std::mutex mutex;
   std::map<uintptr_t, uintptr_t> begin_by_end;
@@ -78,7 +78,7 @@ void release_pages(const void* memory, size_t bytes) {
       throw std::invalid_argument("only pages of mapped memory can be released");
     }
   }
-  // Of a shared mapping the pages stay in the file: only this process lets go of them.
+  // Pages of a shared mapping stay in the file: only this process drops them.
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (first + page - 1) / page * page;
   const uintptr_t end = (first + bytes) / page * page;

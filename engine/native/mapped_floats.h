@@ -1,5 +1,4 @@
-// Float32 memory behind a file that has no name: the system may write it out and forget it, and nothing is left of
-// it when the process ends.
+// Float32 memory backed by an unnamed file: the system may write it out and drop it, and nothing is left when the process ends.
 #pragma once
 #include <cstddef>
 #include <string>
@@ -8,7 +7,7 @@ namespace relora {
 
 class MappedFloats {
  public:
-  /// Space on the disk of `folder` is taken at once. Throws std::system_error.
+  /// Allocates space on the disk of `folder` at once. Throws std::system_error.
   MappedFloats(const std::string& folder, size_t count);
   ~MappedFloats();
   MappedFloats(const MappedFloats&) = delete;
@@ -21,7 +20,7 @@ class MappedFloats {
   size_t bytes_;
 };
 
-/// Takes the pages of a mapped array out of the process; what they hold is read back when it is next used.
+/// Drops the pages of a mapped array from the process; their content is read back on the next use.
 void release_pages(const void* memory, size_t bytes);
 
 }  // namespace relora

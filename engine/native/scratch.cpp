@@ -17,15 +17,15 @@ namespace {
 constexpr size_t cache_line = 64;
 constexpr size_t huge_page = size_t{2} << 20;
 
-/// Sizes by address, for the whole process: a base may be freed by the collector of another environment than the one
-/// that asks for the total. Kernels keep what they use, so allocations are rare and a lock costs nothing.
+/// Sizes by address, for the whole process: a base may be freed by the garbage collector of another environment than the one that asks for
+/// the total. Kernels keep their memory, so allocations are rare and a lock costs nothing.
 struct Held {
   std::mutex mutex;
   std::unordered_map<void*, size_t> bytes;
 };
 
 Held& held() {
-  static Held& all = *new Held;  // never destroyed: memory is still given back while the process ends
+  static Held& all = *new Held;  // never destroyed: memory is still freed while the process exits
   return all;
 }
 
@@ -33,15 +33,15 @@ Held& held() {
 
 void return_large_memory() {
 #ifdef __GLIBC__
-  // Left to itself glibc takes what is up to 32 MiB from its heap once something of that size was freed: where buffers of a step are
-  // freed and others are taken the heap keeps holes, 46 MB of 358 in a run of llama-20m, which nothing but a trim gives back.
+  // By default glibc allocates up to 32 MiB from its heap once a block of that size was freed: as a step's buffers are freed and allocated,
+  // the heap gets holes, 46 MB of 358 in a run of llama-20m, which only a trim returns.
   mallopt(M_MMAP_THRESHOLD, 1 << 20);
 #endif
 }
 
 void* allocate_aligned(size_t bytes) {
   const size_t alignment = bytes >= 2 * huge_page ? huge_page : cache_line;
-  // Not whole huge pages: the last one would be resident though hardly used, a quarter of all packed weights of llama-1b.
+  // Not rounded up to huge pages: the last one would be resident though hardly used, a quarter of all packed weights of llama-1b.
   const size_t rounded = (bytes + cache_line - 1) / cache_line * cache_line;
   void* memory = nullptr;
   if (rounded < bytes || posix_memalign(&memory, alignment, rounded == 0 ? cache_line : rounded) != 0) {
@@ -79,7 +79,7 @@ Allocations allocations() {
 
 void* Scratch::reserve(size_t bytes) {
   if (bytes > bytes_) {
-    // A quarter more than asked, so that slowly growing shapes do not allocate each time.
+    // A quarter more than requested, so that slowly growing shapes do not allocate each time.
     const size_t grown = bytes + (bytes_ == 0 ? 0 : bytes / 4);
     free_aligned(memory_);
     memory_ = nullptr;
@@ -95,7 +95,7 @@ void Arena::reset() {
     chunks_[0].used = 0;
     return;
   }
-  // What took several pieces gets one of their total size, so that it takes a single one from now on.
+  // If several pieces were needed, allocates one of their total size for future use.
   size_t total = 0;
   for (const Chunk& chunk : chunks_) total += chunk.bytes;
   release();

@@ -11,10 +11,10 @@ namespace relora {
 void* allocate_aligned(size_t bytes);
 void free_aligned(void* memory);
 
-/// Has the allocator of the process give large memory back to the system as soon as it is freed. To be called once.
+/// Makes the process's allocator return large memory to the system as soon as it is freed. To be called once.
 void return_large_memory();
 
-/// What this process holds of it now.
+/// Memory of this kind that the process holds now.
 struct Allocations {
   size_t count, bytes;
 };
@@ -58,7 +58,7 @@ class Cutter {
   size_t used_ = 0;
 };
 
-/// Temporaries of one pass. They all end with the next `reset`, whose memory the next pass takes again.
+/// Temporaries of one pass, all released by the next `reset`; the next pass reuses their memory.
 class Arena {
  public:
   Arena() = default;

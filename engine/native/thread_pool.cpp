@@ -7,8 +7,7 @@ namespace relora {
 namespace {
 
 constexpr uint32_t closed = uint32_t{1} << 31;
-// Longer than the gap between two operations of one step, shorter than anyone would notice on an idle
-// machine.
+// Longer than the gap between two operations of a step, shorter than anyone would notice on an idle machine.
 constexpr auto spin_time = std::chrono::microseconds(50);
 
 void relax() {
@@ -19,7 +18,7 @@ void relax() {
 #endif
 }
 
-/// Polls `ready` for spin_time; says whether it came true.
+/// Polls `ready` for spin_time; returns whether it became true.
 template <class Ready>
 bool spin_until(const Ready& ready) {
   const auto deadline = std::chrono::steady_clock::now() + spin_time;
@@ -40,7 +39,7 @@ ThreadPool::ThreadPool(unsigned threads)
     for (unsigned worker = 1; worker < threads_; worker++) {
       workers_.emplace_back([this, worker] { serve(worker); });
     }
-  } catch (...) {  // the system refused a thread: end those that run, then say so
+  } catch (...) {  // the system refused a thread: ends those that run, and rethrows
     stop();
     throw;
   }
@@ -59,7 +58,7 @@ void ThreadPool::stop() {
 }
 
 void ThreadPool::run_shared(size_t tasks, const void* context, Call call) {
-  // Nobody is inside a job here: the last one was closed and left by all.
+  // No worker is inside a job here: the last one was closed and all have left it.
   for (unsigned worker = 0; worker < threads_; worker++) {
     shares_[worker].next.store(tasks * worker / threads_, std::memory_order_relaxed);
     shares_[worker].end = tasks * (worker + 1) / threads_;
@@ -74,8 +73,7 @@ void ThreadPool::run_shared(size_t tasks, const void* context, Call call) {
     wake_.notify_all();
   }
   work(0);
-  // Whoever has not joined by now is not needed: waiting for a parked worker to wake would cost more than it
-  // helps.
+  // Workers that have not joined by now are not needed: waiting for a parked worker to wake up would cost more than it helps.
   joined_.fetch_or(closed);
   const auto all_left = [this] { return joined_.load(std::memory_order_acquire) == closed; };
   while (!spin_until(all_left)) std::this_thread::yield();

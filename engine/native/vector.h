@@ -57,7 +57,7 @@ static inline void reach([[maybe_unused]] const float* p, [[maybe_unused]] size_
 #endif
 }
 
-/// The first `count` <= lanes floats, zeros after them. Never touches memory behind them.
+/// The first `count` <= lanes floats, zeros after them. Never accesses memory beyond them.
 static inline Vec load(const float* p, size_t count) {
   if (count >= lanes) return load(p);
   reach(p, count);
@@ -129,7 +129,7 @@ static inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #endif
 }
 
-/// Makes the compiler compute v here: GCC delays a sum until it is added to, and by then has too much in registers.
+/// Makes the compiler compute v here: otherwise GCC delays a sum until it is used, and then needs too many registers.
 template <class Vector>
 static inline void settle(Vector& v) {
 #if defined(__x86_64__)
@@ -140,7 +140,7 @@ static inline void settle(Vector& v) {
 }
 
 #if defined(RELORA_NEON)
-/// Where the bytes of these words of a table lie: what TBL looks up.
+/// Positions of the bytes of these table words: the index that TBL expects.
 static inline uint8x16_t bytes_of_words(Words index) {
   return reinterpret_cast<uint8x16_t>(index * 0x04040404u + 0x03020100u);
 }
@@ -149,8 +149,8 @@ static inline uint8x16_t bytes_of_words(Words index) {
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
 #if defined(__AVX2__)
-/// Four lanes: what `combine` makes of each and of those half a vector, then a quarter of one, behind it. In registers, for an array of
-/// lanes goes through memory at every stage.
+/// Reduces to four lanes: combines the two halves of a vector, and those of the result if needed. In registers, since an array of lanes
+/// would go through memory at every stage.
 template <class Combine>
 static inline __m128 fold_to_four(Vec v, const Combine& combine) {
 #if defined(__AVX512F__)
@@ -163,7 +163,7 @@ static inline __m128 fold_to_four(Vec v, const Combine& combine) {
 }
 #endif
 
-/// One value of what `combine` makes of all lanes, as a tree: the order is fixed.
+/// Reduces all lanes to one value by `combine`, as a tree: the order is fixed.
 template <class Combine>
 static inline float fold(Vec v, const Combine& combine) {
 #if defined(__AVX2__)

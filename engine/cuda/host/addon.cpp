@@ -1,4 +1,4 @@
-// The border of the addon for NVIDIA cards. engine/src/device/cuda/cudaAddon.ts describes its functions. It knows no kernel: texts,
+// The border of the addon for NVIDIA cards. engine/src/device/cuda/cudaAddon.ts describes its functions. It contains no kernels: sources,
 // parameters and launches come from there.
 #include <algorithm>
 #include <cstdio>
@@ -21,7 +21,7 @@ struct Instance {
   std::optional<Blas> blas;
 };
 
-/// An open card, behind the functions of its JavaScript object; shared with waits that are under way. Null once it is closed.
+/// An open card, behind the functions of its JavaScript object; shared with pending waits. Null once it is closed.
 struct OpenCard {
   std::shared_ptr<Device> device;
 };
@@ -304,7 +304,7 @@ napi_value release_graph(const Call& call) {
   return nullptr;
 }
 
-/// Waits on a thread of the pool, so that the event loop stays free; what was downloaded is handed over afterwards.
+/// Waits on a thread of the pool, so that the event loop stays free; downloaded data is handed over afterwards.
 struct Wait {
   std::shared_ptr<Device> device;
   napi_deferred deferred;
@@ -359,7 +359,7 @@ napi_value wait_for_device(const Call& call) {
   return begin_wait(call, new Wait{call.card->device, {}, {}, {}, {}});
 }
 
-/// Queued like everything else: what is written afterwards is not seen.
+/// Queued like everything else: later writes are not visible to it.
 napi_value download_later(const Call& call) {
   const Bytes to = call.values.bytes(call.arguments[0], "to");
   const Device::Staged staged = call.device().download_staged(call.address(1, "from"), to.size);
@@ -407,7 +407,7 @@ constexpr Entry entries[] = {
     {"readCards", 1, read_cards_call},
 };
 
-/// What a function of JavaScript carries.
+/// Data attached to a JavaScript function.
 struct Bound {
   const Entry* entry;
   std::shared_ptr<OpenCard> card;
@@ -442,7 +442,7 @@ void add_functions(napi_env env, napi_value object, std::span<const Entry> liste
     auto* const bound = new Bound{&entry, card};
     napi_value function;
     napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, enter, bound, &function);
-    // Freed with the function that carries it.
+    // Freed with the function that it is attached to.
     napi_add_finalizer(env, function, bound, [](napi_env, void* data, void*) { delete static_cast<Bound*>(data); }, nullptr,
                        nullptr);
     napi_set_named_property(env, object, entry.name, function);

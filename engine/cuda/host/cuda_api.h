@@ -60,7 +60,7 @@ inline void* const launch_parameters_begin = reinterpret_cast<void*>(1);
 inline void* const launch_parameters_size = reinterpret_cast<void*>(2);
 inline void* const launch_parameters_end = nullptr;
 constexpr unsigned stream_non_blocking = 1, event_disable_timing = 2;
-/// What other threads do meanwhile is no part of it and is not forbidden.
+/// Other threads are not captured, and their calls are not forbidden meanwhile.
 constexpr int capture_thread_local = 1;
 
 #define RELORA_DRIVER_FUNCTIONS(F)                                                                           \
@@ -166,7 +166,7 @@ enum PreferenceAttribute : int {
   preference_alignment_c = 7,
   preference_alignment_d = 8,
 };
-/// Parts of a split sum are kept in float32 in the workspace and added up by a step of their own, in one order.
+/// Parts of a split sum are kept in float32 in the workspace and added by a separate kernel, in a fixed order.
 constexpr uint32_t reduction_in_compute_type = 2;
 
 #define RELORA_BLAS_FUNCTIONS(F)                                                                             \

@@ -41,7 +41,7 @@ DeviceDescription describe_device(const Driver& driver, int ordinal) {
 
 namespace {
 
-/// Cards whose context is held until the process ends. Only the thread of JavaScript opens and closes cards.
+/// Cards whose context is kept until the process ends. Only JavaScript's thread opens and closes cards.
 std::set<DeviceNumber> kept_contexts;
 
 }  // namespace
@@ -56,7 +56,7 @@ Device::Device(const Driver& driver, int ordinal) : driver_(driver), description
 }
 
 Device::~Device() {
-  // Whatever state the card is in: what fails here is given back with the context.
+  // Errors are ignored, since the card may be lost: anything not freed here is freed with the context.
   driver_.cuCtxSetCurrent(context_);
   const bool is_well = stream_ != nullptr && driver_.cuStreamSynchronize(stream_) == success;
   const bool has_products = products_ != nullptr;
@@ -73,7 +73,7 @@ Device::~Device() {
   for (const auto& [address, bytes] : allocations_) driver_.cuMemFree_v2(address);
   for (ModuleHandle module : modules_) driver_.cuModuleUnload(module);
   if (stream_ != nullptr) driver_.cuStreamDestroy_v2(stream_);
-  // cuBLASLt keeps what it has loaded into this context: it outlives its devices, unless it is broken.
+  // cuBLASLt keeps what it has loaded into this context, so the context outlives its devices, unless it is broken.
   if (is_well && has_products && kept_contexts.insert(number_).second) return;
   driver_.cuDevicePrimaryCtxRelease_v2(number_);
   if (!is_well && kept_contexts.erase(number_) > 0) driver_.cuDevicePrimaryCtxRelease_v2(number_);
@@ -120,7 +120,7 @@ char* Device::through_passage(size_t bytes) {
     }
   }
   if (passage_.used + padded > half_bytes) {
-    // What was put into the other half is on the card by now, or soon.
+    // The copy from the other half has completed, or will soon.
     check(driver_.cuEventRecord(passage_.done[passage_.half], stream_), "recording an event");
     passage_.half = 1 - passage_.half;
     passage_.used = 0;
@@ -163,7 +163,7 @@ Device::Staged Device::download_staged(DeviceAddress from, size_t bytes) {
 }
 
 void Device::give_staged(const Staged& staged) {
-  // Large ones are rare, and pinned memory is the whole machine's.
+  // Large ones are rare, and pinned memory is taken from the whole machine.
   constexpr size_t kept_bytes = size_t{64} << 20;
   if (free_staged_.memory == nullptr && staged.capacity <= kept_bytes) free_staged_ = staged;
   else driver_.cuMemFreeHost(staged.memory);
@@ -215,7 +215,7 @@ Products& Device::products() {
 }
 
 void Device::begin_capture() {
-  // The events of the passage must not become part of a graph: there is room for what is captured.
+  // The staging buffer's events must not become part of a graph: empties it, so that captured uploads fit without waiting for one.
   synchronize();
   passage_.used = 0;
   check(driver_.cuStreamBeginCapture_v2(stream_, capture_thread_local), "capturing");
@@ -253,7 +253,7 @@ uint32_t Device::load_module(const void* image) {
 uint32_t Device::load_kernel(uint32_t module, const std::string& name, uint32_t dynamic_shared_bytes) {
   FunctionHandle function;
   check(driver_.cuModuleGetFunction(&function, modules_.at(module), name.c_str()), "finding kernel " + name);
-  // One function may be loaded for several sizes: the largest holds.
+  // A function may be loaded for several sizes: the largest counts.
   uint32_t& most = shared_bytes_[function];
   if (dynamic_shared_bytes > most) {
     most = dynamic_shared_bytes;

@@ -20,7 +20,7 @@ struct DeviceDescription {
 
 DeviceDescription describe_device(const Driver&, int ordinal);
 
-/// In place of a kernel's number: the parameters are ProductArguments.
+/// Instead of a kernel's number: the parameters are ProductArguments.
 constexpr uint32_t product_command = 0xffffffff;
 /// One launch of the list that `run` is given, followed by its parameters and padded to eight bytes.
 struct LaunchCommand {
@@ -41,11 +41,11 @@ class Device {
 
   DeviceAddress allocate(size_t bytes);
   void release(DeviceAddress);
-  /// What is small goes through pinned memory of our own, so that nobody waits for what is queued before.
+  /// Small uploads go through our own pinned memory, so that the caller need not wait for earlier commands.
   void upload(DeviceAddress to, const void* from, size_t bytes);
   /// Waits for everything queued before.
   void download(void* to, DeviceAddress from, size_t bytes);
-  /// Pinned memory that a queued download goes to; the one that was used last is kept.
+  /// Pinned memory for a queued download; the last one used is kept.
   struct Staged {
     void* memory = nullptr;
     size_t bytes = 0, capacity = 0;
@@ -56,23 +56,23 @@ class Device {
   void copy(DeviceAddress to, DeviceAddress from, size_t bytes);
   void synchronize();
 
-  /// Pinned memory of the host, for values that are brought to the card now and then.
+  /// Pinned host memory, for values that are copied to the card now and then.
   void* allocate_host(size_t bytes);
   void release_host(void* memory);
   void upload_host(DeviceAddress to, const void* from, size_t bytes);
   void download_host(void* to, DeviceAddress from, size_t bytes);
 
-  /// Opens cuBLASLt for products in lists of launches. Its workspace is ours.
+  /// Opens cuBLASLt for products in lists of launches, with a workspace of ours.
   void open_products(const Blas&, size_t workspace_bytes);
   Products& products();
 
-  /// What is queued until `end_capture` becomes a graph, and is not run.
+  /// Commands queued until `end_capture` become a graph instead of running.
   void begin_capture();
   uint32_t end_capture();
   void run_graph(uint32_t graph);
   void release_graph(uint32_t graph);
 
-  /// From another thread than the one that made it.
+  /// For use on another thread than the one that created it.
   void make_current();
 
   /// The number of a kernel that was loaded, for `run`.
@@ -91,7 +91,7 @@ class Device {
 
  private:
   void check(Status status, const std::string& doing) const { driver_.check(status, doing); }
-  /// Copies that are not within one allocation never reach the card.
+  /// Copies that are not within one allocation are refused before they reach the card.
   void check_range(DeviceAddress, size_t bytes, const char* doing) const;
 
   const Driver driver_;
@@ -102,7 +102,7 @@ class Device {
   std::map<DeviceAddress, size_t> allocations_;
   size_t bytes_allocated_ = 0, bytes_peak_ = 0, launches_ = 0;
   Staged free_staged_;
-  /// Two halves of pinned memory that uploads pass through in turn; each has an event behind its last copy.
+  /// Staging buffer for uploads: two halves of pinned memory used alternately; each has an event after its last copy.
   struct Passage {
     char* memory = nullptr;
     size_t used = 0;

@@ -7,7 +7,7 @@
 
 namespace relora::cuda {
 
-/// What a library answered; `code` is its own name for it, or ours where no library was reached.
+/// An error of a library; `code` is its own name for it, or ours if no library was reached.
 struct CudaError : std::runtime_error {
   CudaError(std::string code, const std::string& message) : runtime_error(message), code(std::move(code)) {}
   std::string code;
@@ -17,7 +17,7 @@ struct CudaError : std::runtime_error {
 struct Driver {
   RELORA_DRIVER_FUNCTIONS(RELORA_FUNCTION_POINTER)
 
-  /// Throws what the driver says, with what was being done.
+  /// Throws the driver's error, with a description of the operation.
   void check(Status status, const std::string& doing) const;
 };
 struct Compiler {

@@ -1,4 +1,4 @@
-// What NVIDIA's management library (libnvidia-ml) says of the cards of the machine. Declared by ourselves, as cuda_api.h is.
+// Readings of the machine's cards from NVIDIA's management library (libnvidia-ml). Declared here, like cuda_api.h.
 #pragma once
 #include <optional>
 #include <string>
@@ -25,13 +25,13 @@ struct ManagedMemory {
   F(nvmlDeviceGetPowerUsage, (ManagedCard card, unsigned* milliwatts))                        \
   F(nvmlDeviceGetCurrentClocksThrottleReasons, (ManagedCard card, unsigned long long* bits))
 
-/// What a card answers; nothing where it does not.
+/// Readings of a card; empty for those it does not support.
 struct CardReading {
   std::string uuid;
   std::optional<double> utilization, memory_used, memory_total, celsius, watts, throttle_bits;
 };
 
-/// The cards of the machine, also those that this process may not use. Throws LIBRARY_MISSING, LIBRARY_TOO_OLD or MANAGEMENT_FAILED.
+/// All cards of the machine, including those that this process may not use. Throws LIBRARY_MISSING, LIBRARY_TOO_OLD or MANAGEMENT_FAILED.
 std::vector<CardReading> read_cards(const std::string& path);
 
 }  // namespace relora::cuda

@@ -52,7 +52,7 @@ int Products::plan(const ProductShape& of) {
       const int32_t mode = scale_outer_vector;
       set(scale_mode_a, mode);
       set(scale_mode_b, mode);
-      // Not read while it is planned, but there must be one.
+      // Not accessed during planning, but it must not be null.
       const void* const somewhere = reinterpret_cast<const void*>(workspace_);
       set(scale_pointer_a, somewhere);
       set(scale_pointer_b, somewhere);
@@ -75,7 +75,7 @@ int Products::plan(const ProductShape& of) {
   } catch (const CudaError&) {
     if (preference != nullptr) blas_.cublasLtMatmulPreferenceDestroy(preference);
     destroy(made);
-    // An attribute that this version does not know, as scales by row: then it has no such product.
+    // This version does not know the attribute for scales by row, so it has no such product.
     if (made.is_scaled) return -1;
     throw;
   }

@@ -29,7 +29,7 @@ struct ProductArguments {
 
 class Products {
  public:
-  /// `workspace`: device memory of `workspace_bytes`, of these products alone.
+  /// `workspace`: device memory of `workspace_bytes`, used only by these products.
   Products(const Blas&, DeviceAddress workspace, size_t workspace_bytes);
   ~Products();
   Products(const Products&) = delete;
@@ -38,7 +38,7 @@ class Products {
   int plan(const ProductShape&);
   size_t count() const { return plans_.size(); }
   void run(const ProductArguments&, StreamHandle) const;
-  /// What the library chose, as bytes that name it within one version.
+  /// The library's choice, as bytes that identify it within one version.
   const ProductAlgorithm& algorithm(uint32_t plan) const { return plans_.at(plan).algorithm; }
 
  private:

@@ -1,13 +1,13 @@
 // AdamW (Loshchilov & Hutter 2019): m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
 // p -= rate (decay p + (m / correction1) / (sqrt(v / correction2) + epsilon)). Whether there is an update at all, and the factor of
-// clipping, are decided here from what the step came to: nobody waits for the norm.
+// clipping, are determined here from the result of the step, so that the host does not wait for the norm.
 #include "moments.h"
 
 struct AdamWParameters {
   const Member* members;
   const double* result;  // [loss, sum of losses, squared norm]
   u32 length;  // of each
-  u32 columns;  // of its rows: of the rounded ones, which are `rounded_stride` apart
+  u32 columns;  // columns of its rows; rows of `rounded` are `rounded_stride` apart
   float learning_rate;
   float beta1;
   float rest1;  // 1 - beta1
@@ -47,7 +47,7 @@ KERNEL(coded_adamw, AdamWParameters, 256) {
   __shared__ float scratch_second[8];
   const u64 i = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
   const float factor = factor_of(p.result, p.norm_max);
-  if (factor < 0) return;  // all threads alike
+  if (factor < 0) return;  // the same for all threads
   const Member& member = p.members[blockIdx.y];
   u8* const first_code = static_cast<u8*>(member.first);  // signed
   u8* const second_code = static_cast<u8*>(member.second);
@@ -58,13 +58,13 @@ KERNEL(coded_adamw, AdamWParameters, 256) {
     v = decoded(second_codes, second_code[i]) * member.second_scales[blockIdx.x];
     store_updated(member, p.columns, i, updated(p, member.parameter[i], factor * member.gradient[i], m, v));
   }
-  // Both barriers of the sums stand between the reads of the old scales and the writes of the new ones.
+  // Both barriers of the reductions are between the reads of the old scales and the writes of the new ones.
   const float first_scale = largest_of_block<256>(fabsf(m), scratch_first);
   const float second_scale = largest_of_block<256>(v, scratch_second);
   if (is_there) {
     first_code[i] = encoded_first(m, first_scale);
     const int second = encoded(second_codes, v / (second_scale > 0 ? second_scale : 1.0f));
-    // One that is not zero never becomes zero: its first moment would be divided by epsilon alone.
+    // A value that is not zero never becomes zero: its first moment would then be divided by epsilon only.
     second_code[i] = static_cast<u8>(v > 0 && second < 1 ? 1 : second);
   }
   if (threadIdx.x == 0) {

@@ -1,5 +1,5 @@
-// APOLLO-Mini (arXiv 2412.05270): a step along the gradient, as long as Adam makes its shadow along one direction. The definition is in
-// engine/src/device/tfjs/matrixOptimizers.ts.
+// APOLLO-Mini (arXiv 2412.05270): a step along the gradient, with the length that Adam gives its projection ("shadow") on one direction.
+// Defined by engine/src/device/tfjs/matrixOptimizers.ts.
 #include "moments.h"
 
 struct ShadowMember {
@@ -21,7 +21,8 @@ struct CastShadowParameters {
   int columns;
   float norm_max;
 };
-/// The gradient seen along the projection. Where rows are more each warp has one; else each thread has a column. Grid [blocks, members].
+/// The gradient projected. If there are more rows than columns a warp does one row; otherwise a thread does one column. Grid [blocks,
+/// members].
 KERNEL(cast_shadow, CastShadowParameters, 256) {
   const float factor = factor_of(p.result, p.norm_max);
   if (factor < 0) return;
@@ -81,13 +82,13 @@ struct ApolloFactorParameters {
   float epsilon;
   float norm_max;
 };
-/// A shadow along one direction is as the authors take it for one of 128; and the most that a step may be longer than the one before.
+/// Ratio of the gradient's length to that of its shadow, sqrt(128) as the authors assume; and the largest growth of a step.
 constexpr double shadow_scale = 11.313708498984761, growth_max = 1.01;
-/// Moments of the shadow, and what the gradient is multiplied by: a block a matrix.
+/// Updates the moments of the shadow, and computes the gradient's factor: one block per matrix.
 KERNEL(apollo_factor, ApolloFactorParameters, 256) {
   __shared__ double sums[256];
   const float clip = factor_of(p.result, p.norm_max);
-  if (clip < 0) return;  // all threads alike
+  if (clip < 0) return;  // the same for all threads
   const ShadowMember& member = p.members[blockIdx.x];
   const float* const shadow = p.shadow + static_cast<u64>(blockIdx.x) * p.length;
   double adapted = 0, plain = 0, squares = 0;

@@ -1,15 +1,15 @@
-// Causal attention in tiles, forward and backward (Dao 2023): scores are never held. Queries, keys and values lie beside each other as one
-// product made them, row by row; query head h reads key head h / group. HEAD_DIM is the head size, a multiple of eight; it is padded
-// with zeros to a multiple of 16 in shared memory alone. Query i stands at position i + keys - queries. dq has a kernel of its own,
-// so that nothing is added by two blocks. Where documents are masked there are as many keys as queries: a query sees keys from the
-// begin of its document on, a key is seen by queries before the end of its own, and tiles that nobody sees are passed over.
+// Causal attention in tiles, forward and backward (Dao 2023): scores are never stored. Queries, keys and values are adjacent columns, as
+// one product computed them, row by row; query head h uses key head h / group. HEAD_DIM is the head size, a multiple of eight; only in
+// shared memory it is zero-padded to a multiple of 16. Query i is at position i + keys - queries. dq has a separate kernel, so that no two
+// blocks add to the same element. With masked documents there are as many keys as queries: a query sees keys from the begin of its document
+// on, a key is seen by queries before the end of its own, and tiles that nobody sees are skipped.
 #include "tiles.h"
 
 #ifndef HEAD_DIM
 #define HEAD_DIM 64
 #endif
 constexpr int padded_dim = (HEAD_DIM + 15) / 16 * 16, tile_queries = 64, tile_keys = 64;
-/// Keys, and queries at a time, of the kernel for dk and dv, which has two sums in registers.
+/// Keys per block, and queries at a time, of the kernel for dk and dv, which keeps two sums in registers.
 constexpr int own_keys = 64, step_queries = 32;
 
 template <int rows>
@@ -17,7 +17,7 @@ using HeadTile = bf16[rows][padded_dim + tile_padding];
 
 constexpr float log2e = 1.4426950408889634f;
 
-/// p[16, 64] rounded to bfloat16 as what is multiplied from the left: what a lane has of the sums is what it needs.
+/// p[16, 64] rounded to bfloat16 as a left operand: a lane's sums are the elements that it needs.
 template <int columns>
 __device__ __forceinline__ void as_left(u32 (&a)[4], const float (&p)[columns / 8][4], int step) {
   a[0] = pack_bf16(p[2 * step][0], p[2 * step][1]);
@@ -122,9 +122,9 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
   const int row = threadIdx.x / 32 * 16, lane = threadIdx.x % 32;
   const bf16* const q = p.q + (static_cast<u64>(batch) * p.queries + first_query) * p.q_stride + head * HEAD_DIM;
   const u64 kv = static_cast<u64>(batch) * p.keys * p.kv_stride + head / p.group * HEAD_DIM;
-  const int last_key = min(p.keys, before + first_query + tile_queries);  // one behind the last that is seen
+  const int last_key = min(p.keys, before + first_query + tile_queries);  // one past the last visible key
   const int steps = (last_key + tile_keys - 1) / tile_keys;
-  // Of the tile, of this lane's rows, and of the warp's last row: documents begin in order.
+  // For the tile, for this lane's rows, and for the warp's last row: documents begin in order.
   int tile_begin = 0, begins[2] = {}, warp_begin = 0;
   if (p.begins != nullptr) {
     const int* const of = p.begins + batch * p.queries;
@@ -148,7 +148,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
   copy_tile<tile_queries, padded_dim, 128>(shared.q, q, p.q_stride, p.queries - first_query, HEAD_DIM);
   bring(first_step);
 
-  // Not of -infinity: a row whose document begins behind the tile has seen nothing, and 2^(-infinity + infinity) is no number.
+  // Not -infinity: a row whose document begins after the tile has seen nothing, and 2^(-infinity + infinity) is NaN.
   constexpr float least = -3.402823466e38f;
   float sums[padded_dim / 8][4] = {}, largest[2] = {least, least}, total[2] = {};
   u32 queries[padded_dim / 16][4];  // of this warp, for all steps
@@ -165,7 +165,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
 #pragma unroll
     for (int d = 0; d < padded_dim / 16; d++) multiply_piece<tile_keys>(s, queries[d], 16 * d, stage.k);
     float most[2] = {largest[0], largest[1]};
-    // Whether every query of the warp sees every key of the tile: most tiles have nothing to hide.
+    // Whether every query of the warp sees every key of the tile, so that nothing has to be masked: true for most tiles.
     const int behind = (step + 1) * tile_keys;
     const bool is_whole = behind <= before + first_query + row + 1 && behind <= p.keys && step * tile_keys >= warp_begin;
 #pragma unroll
@@ -185,7 +185,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
     for (int half = 0; half < 2; half++) {
       most[half] = fmaxf(most[half], __shfl_xor_sync(0xffffffffu, most[half], 1));
       most[half] = fmaxf(most[half], __shfl_xor_sync(0xffffffffu, most[half], 2));
-      // A row that has seen no key yet has nothing to be scaled: zero stays zero.
+      // A row that has seen no key yet has nothing to scale: zero stays zero.
       const float shrink = power_of_two(largest[half] - most[half]);
       largest[half] = most[half];
       total[half] *= shrink;
@@ -204,7 +204,7 @@ KERNEL(attention_forward, AttentionForwardParameters, 128) {
       }
     }
     multiply_rows<tile_keys>(sums, s, stage.v);
-    __syncthreads();  // the tile is read: the one after the next may take its place
+    __syncthreads();  // all have read the tile: the one after the next may overwrite it
   }
   wait_copies<0>();
 
@@ -331,7 +331,7 @@ struct KeyShared {
   float log_sum_exp[step_queries], delta[step_queries];
 };
 
-/// One block for 64 keys of a key head, which adds up its query heads in their order: grid [tiles, kv_heads, batch].
+/// One block for 64 keys of a key head, which adds its query heads in order: grid [tiles, kv_heads, batch].
 KERNEL(attention_backward_kv, AttentionBackwardParameters, 128) {
   DYNAMIC_SHARED(KeyShared, shared);
   const int first_key = blockIdx.x * own_keys, kv_head = blockIdx.y, batch = blockIdx.z;
@@ -341,7 +341,7 @@ KERNEL(attention_backward_kv, AttentionBackwardParameters, 128) {
   copy_tile<own_keys, padded_dim, 128>(shared.k, p.k + at_key, p.stride, p.time - first_key, HEAD_DIM);
   copy_tile<own_keys, padded_dim, 128>(shared.v, p.v + at_key, p.stride, p.time - first_key, HEAD_DIM);
   commit_copies();
-  // One behind the last query that sees the last key of the tile, this lane's keys, and the warp's first: documents end in order.
+  // One past the last query that sees the last key of the tile, this lane's keys, and the warp's first: documents end in order.
   int tile_end = p.time, ends[2] = {p.time, p.time}, warp_end = p.time;
   if (p.ends != nullptr) {
     const int* const of = p.ends + first_row;
@@ -382,7 +382,7 @@ KERNEL(attention_backward_kv, AttentionBackwardParameters, 128) {
             const int query = first_query + column, key = first_key + row + lane / 4 + part / 2 * 8;
             if (key > query || query >= ends[part / 2]) s[i][part] = 0;
           }
-          // A weight of zero hides what is not seen; what is beyond the end is zero itself.
+          // A weight of zero masks invisible keys; elements beyond the end are zero themselves.
           dp[i][part] = s[i][part] * (dp[i][part] - shared.delta[column]) * p.scale;
         }
       }

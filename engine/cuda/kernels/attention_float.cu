@@ -1,6 +1,6 @@
-// Causal attention in true float32, for probes, for runs in FLOAT32 and for head sizes that are no multiple of eight: plain, a warp for each
-// query or key, and in one order. Scores are never held. Query i stands at position i + keys - queries; the backward pass has as many
-// of both. Where documents are masked there are as many as well: a query sees keys from the begin of its document on, a key is seen by
+// Causal attention in true float32, for probes, for runs in FLOAT32 and for head sizes that are not a multiple of eight: a simple version
+// with a warp per query or key, in a fixed order. Scores are never stored. Query i is at position i + keys - queries; in the backward pass,
+// and with masked documents, there are as many keys as queries. A query sees keys from the begin of its document on, a key is seen by
 // queries before the end of its own.
 #include "device.h"
 
@@ -122,12 +122,12 @@ KERNEL(attention_float_backward_q, AttentionFloatBackwardParameters, 128) {
   }
 }
 
-/// A warp for each key of a key head, which adds up its query heads in their order: grid [time / 4, kv_heads, batch].
+/// A warp for each key of a key head, which adds its query heads in order: grid [time / 4, kv_heads, batch].
 KERNEL(attention_float_backward_kv, AttentionFloatBackwardParameters, 128) {
   const int key = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, kv_head = blockIdx.y, batch = blockIdx.z;
   if (key >= p.time) return;
   const u64 first_row = static_cast<u64>(batch) * p.time, at = (first_row + key) * p.kv_stride + kv_head * p.dim;
-  const int end = p.ends == nullptr ? p.time : p.ends[first_row + key];  // one behind the last query that sees the key
+  const int end = p.ends == nullptr ? p.time : p.ends[first_row + key];  // one past the last query that sees the key
   float dk[most] = {}, dv[most] = {};
   for (int head = kv_head * p.group; head < (kv_head + 1) * p.group; head++) {
     for (int first = key; first < end; first += 32) {

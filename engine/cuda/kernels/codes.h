@@ -1,5 +1,5 @@
-// Rows in e4m3: the largest value of a row becomes 448, and a value is its code times the row's scale. A kernel that makes rows which a
-// base in e4m3 reads makes their codes, too: a pass of its own would read all of them again.
+// Rows in e4m3: the largest value of a row becomes 448, and a value is its code times the row's scale. A kernel that writes rows for a base
+// in e4m3 also writes their codes: a separate pass would read all of them again.
 #pragma once
 
 #include "device.h"
@@ -22,8 +22,8 @@ __device__ __forceinline__ void store_codes(u8* to, const float (&v)[8], float i
   }
 }
 
-/// Codes of what a warp has written, each lane those of what it wrote itself: eight elements of each 256, from `8 * lane` on. Zeros
-/// behind the columns, up to `to_columns`.
+/// Codes of rows written by a warp; each lane encodes what it wrote itself: eight elements of every 256, starting at `8 * lane`. Zeros
+/// after the columns, up to `to_columns`.
 template <class T>
 __device__ __forceinline__ void code_written(u8* to, const T* from, int columns, int to_columns, float inverse, int lane) {
   for (int i = 8 * lane; i < to_columns; i += 256) {
@@ -33,7 +33,7 @@ __device__ __forceinline__ void code_written(u8* to, const T* from, int columns,
   }
 }
 
-/// The largest of a row as it was written, of the lane's largest before it was rounded: rounding keeps the order.
+/// The largest of a row after rounding, from the lane's largest before rounding, which preserves the order.
 template <class T>
 __device__ __forceinline__ float largest_written(float largest) {
   return largest_of_warp(to_float(rounded_to<T>(largest)));
@@ -47,7 +47,7 @@ __device__ __forceinline__ void code_written_row(u8* codes, float* scales, int r
   code_written(codes + static_cast<u64>(row) * to_columns, from, columns, to_columns, inverse, lane);
 }
 
-#else  // kernels that would call them are not asked for
+#else  // kernels that would call them are never launched
 
 template <class T>
 __device__ __forceinline__ void code_written_row(u8*, float*, int, const T*, int, int, float, int) {}

@@ -1,6 +1,5 @@
-// What every kernel's text begins with: types, conversions, sums over a warp or a block, and the instructions of the card as
-// inline PTX. No header of NVIDIA's is used. Under the model of a card its own device.h was read before this file and
-// stands for what is written here as PTX.
+// Included by every kernel: types, conversions, sums over a warp or a block, and the card's instructions as inline PTX. NVIDIA's headers
+// are not used. Under the model of a card its own device.h is included before this file and replaces what is PTX here.
 #pragma once
 
 typedef unsigned char u8;
@@ -10,9 +9,9 @@ typedef unsigned long long u64;
 
 #ifndef RELORA_MODEL
 
-/// One kernel: its parameters come as one structure, whose fields the host reads from this text.
+/// Declares a kernel: its parameters are one struct, whose fields the host parses from this text.
 #define KERNEL(name, Parameters, threads) extern "C" __global__ void __launch_bounds__(threads, 1) name(const Parameters p)
-/// Shared memory whose size the launch gives: more than 48 KiB is to be had so alone.
+/// Shared memory whose size the launch sets: the only way to get more than 48 KiB.
 #define DYNAMIC_SHARED(Type, name)                            \
   extern __shared__ __align__(128) unsigned char name##_bytes[]; \
   Type& name = *reinterpret_cast<Type*>(name##_bytes)
@@ -55,14 +54,14 @@ __device__ __forceinline__ void multiply_e4m3(float (&d)[4], const u32 (&a)[4], 
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-/// The nearest e4m3 of each, at most 448; `low` in the low byte.
+/// The nearest e4m3 of each, saturating at 448; `low` in the low byte.
 __device__ __forceinline__ u32 pack_e4m3(float low, float high) {
   u16 packed;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
   return packed;
 }
 #endif
-/// 2^x to two units of the last place; what is below 2^-126 becomes zero.
+/// 2^x to two units in the last place; results below 2^-126 become zero.
 __device__ __forceinline__ float power_of_two(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
@@ -74,7 +73,7 @@ __device__ __forceinline__ void copy_async_16(void* to, const void* from, u32 so
                : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// Waits until at most so many of the latest groups are under way.
+/// Waits until at most this many of the latest groups are pending.
 template <u32 pending_groups>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending_groups) : "memory");
@@ -103,12 +102,12 @@ __device__ __forceinline__ bf16 rounded_to<bf16>(float value) {
 __device__ __forceinline__ float low_bf16(u32 pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high_bf16(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-/// What is 16 bytes long and moved as one.
+/// 16 bytes that are moved at once.
 struct __align__(16) Words4 {
   u32 words[4];
 };
 
-/// The same sum in every lane. The order is fixed, so that bits do not depend on how warps are scheduled.
+/// The same sum in every lane, in a fixed order, so that bits do not depend on how warps are scheduled.
 __device__ __forceinline__ float sum_of_warp(float value) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
@@ -142,7 +141,7 @@ __device__ __forceinline__ float largest_of_block(float value, float (&scratch)[
   return largest;
 }
 
-// Rows of activations are `stride` elements apart, a multiple of eight: eight neighbors are moved as one where the row has them.
+// Rows of activations are `stride` elements apart, a multiple of eight: eight neighbors are moved at once if the row has them.
 
 /// v = from[0 .. count), zeros behind; count of 8 or more moves them as one.
 __device__ __forceinline__ void load_eight(float (&v)[8], const bf16* from, int count) {
@@ -201,7 +200,7 @@ __device__ __forceinline__ void store_eight(float* to, const float (&v)[8], int 
   }
 }
 
-/// What flows between the halves of a block, chosen when a text is compiled.
+/// The type of activations between the halves of a block, chosen at compile time.
 #ifndef ACTIVATION
 #define ACTIVATION bf16
 #endif

@@ -1,4 +1,4 @@
-// What goes element by element, and conversions between what parameters are kept in and what products read.
+// Elementwise operations, and conversions between the types of parameters and of products.
 #include "device.h"
 
 struct AddInPlaceParameters {
@@ -30,7 +30,7 @@ struct RoundMatrixParameters {
   int from_stride;
   float factor;
 };
-/// From float32, rounded to nearest even: weights for products. Elements behind a row's columns stay as they are.
+/// From float32, rounded to nearest even: weights for products. Elements after a row's columns are not changed.
 KERNEL(round_matrix, RoundMatrixParameters, 256) {
   const u64 index = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
   if (index >= static_cast<u64>(p.rows) * p.columns) return;
@@ -68,7 +68,7 @@ KERNEL(widen_matrix, WidenMatrixParameters, 256) {
   p.to[row * p.to_stride + column] = to_float(p.from[row * p.from_stride + column]);
 }
 
-// Adapters whose inputs are dropped out, or whose scale is trained.
+// For adapters with dropout or with a trained scale.
 
 struct DropoutMaskParameters {
   float* mask;  // [rows, features]: 0, or 1 / (1 - share)
@@ -154,7 +154,7 @@ struct ScaleGradientParameters {
   int rank;
   int stride;
 };
-/// In one block, in an order that shapes alone decide.
+/// In one block, in an order that depends only on shapes.
 KERNEL(scale_gradient, ScaleGradientParameters, 256) {
   __shared__ double sums[256];
   double sum = 0;

@@ -1,5 +1,5 @@
-// Rows of a table by ids, and their gradient without atomic sums: positions are sorted by id on the host, and one block adds at
-// most so many rows of one id, in their order.
+// Rows of a table by ids, and their gradient without atomic sums: the host sorts positions by id, and one block adds a limited number of
+// rows of the same id, in order.
 #include "device.h"
 
 struct EmbeddingForwardParameters {
@@ -20,7 +20,7 @@ struct EmbeddingBackwardParameters {
   float* dtable;  // [vocabulary, hidden], added to
   float* partial;  // [parts, hidden] of ids that occur often
   const activation* dy;  // [rows, hidden], `stride` apart
-  const int* rows;  // [rows] sorted by id, and of one id by their place
+  const int* rows;  // [rows] sorted by id, in ascending order within an id
   const int* segments;  // [segments, 4]: begin and end among the rows, id, place among the parts or -1
   int hidden;
   int stride;
@@ -29,7 +29,7 @@ struct EmbeddingBackwardParameters {
 KERNEL(embedding_backward, EmbeddingBackwardParameters, 128) {
   const int* const segment = p.segments + 4 * blockIdx.x;
   const int begin = segment[0], end = segment[1], part = segment[3];
-  if (begin == end) return;  // as many blocks are launched as there can be segments
+  if (begin == end) return;  // launched for the maximum number of segments
   float* const to = part < 0 ? p.dtable + static_cast<u64>(segment[2]) * p.hidden : p.partial + static_cast<u64>(part) * p.hidden;
   for (int i = threadIdx.x; i < p.hidden; i += 128) {
     float sum = 0;

@@ -1,12 +1,12 @@
-// Loss of the language model's head and the gradient of its logits, a chunk of rows at a time: whole logits are never held. Softmax, its
-// sum and the loss are float32; the gradient is rounded to what products read.
+// Loss of the language model's head and the gradient of its logits, for a chunk of rows at a time: the whole logits are never stored.
+// Softmax, its sum and the loss are float32; the gradient is rounded to the type of products.
 #include "device.h"
 
 struct CrossEntropyParameters {
-  activation* gradient;  // [rows, vocabulary], `gradient_stride` apart; null for the loss alone
+  activation* gradient;  // [rows, vocabulary], `gradient_stride` apart; null: only the loss
   float* losses;  // [rows] in nats
   const float* logits;  // [rows, vocabulary], `stride` apart
-  const int* targets;  // [rows]; -1 adds nothing
+  const int* targets;  // [rows]; a target of -1 does not count
   int vocabulary;
   int stride;
   int gradient_stride;
@@ -15,14 +15,14 @@ struct CrossEntropyParameters {
 
 __device__ __forceinline__ float exponential(float x) { return power_of_two(x * 1.4426950408889634f); }
 
-/// The largest of some logits, and the sum of e^(logit - largest): two of them together.
+/// The largest of some logits, and the sum of e^(logit - largest); two such pairs can be combined.
 struct Softmax {
   float largest;
   float sum;
 };
 __device__ __forceinline__ Softmax together(Softmax one, Softmax other) {
   const float largest = fmaxf(one.largest, other.largest);
-  // Of nothing yet: e^(-inf - -inf) would be NaN.
+  // Empty so far: e^(-inf - -inf) would be NaN.
   const float left = one.largest == -infinity ? 0.0f : one.sum * exponential(one.largest - largest);
   const float right = other.largest == -infinity ? 0.0f : other.sum * exponential(other.largest - largest);
   return {largest, left + right};
@@ -35,7 +35,7 @@ KERNEL(cross_entropy, CrossEntropyParameters, 512) {
   const float* const logits = p.logits + static_cast<u64>(blockIdx.x) * p.stride;
   activation* const gradient = p.gradient + static_cast<u64>(blockIdx.x) * p.gradient_stride;
   const int target = p.targets[blockIdx.x];
-  if (target < 0) {  // all threads alike
+  if (target < 0) {  // the same for all threads
     for (int i = threadIdx.x; p.gradient != nullptr && i < p.vocabulary; i += 512) gradient[i] = rounded_to<activation>(0.0f);
     if (threadIdx.x == 0) p.losses[blockIdx.x] = 0;
     return;
@@ -56,7 +56,7 @@ KERNEL(cross_entropy, CrossEntropyParameters, 512) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
     const Softmax other = {__shfl_xor_sync(0xffffffffu, own.largest, distance), __shfl_xor_sync(0xffffffffu, own.sum, distance)};
-    // The lower lane first in both, so that both come to the same bits.
+    // Both lanes put the lower one first, so that they get the same bits.
     own = (threadIdx.x & distance) == 0 ? together(own, other) : together(other, own);
   }
   if (threadIdx.x % 32 == 0) {
@@ -77,7 +77,7 @@ KERNEL(cross_entropy, CrossEntropyParameters, 512) {
 #pragma unroll
     for (int j = 0; j < 8; j++) {
       const float e = exponential(v[j] - own.largest);
-      // p - 1 of the target, whose difference must not be one of rounded numbers.
+      // p - 1 of the target: the subtraction must not use rounded numbers.
       v[j] = (i + j == target ? e - own.sum : e) * factor;
     }
     store_eight(gradient + i, v, count);
@@ -92,7 +92,7 @@ struct AddLossesParameters {
   int kept_count;
   float scale;
 };
-/// In one block, in an order that the count alone decides. What is added to the loss is rounded to float32 first.
+/// In one block, in an order that depends only on the count. What is added to the loss is rounded to float32 first.
 KERNEL(add_losses, AddLossesParameters, 256) {
   __shared__ double sums[256];
   double sum = 0;

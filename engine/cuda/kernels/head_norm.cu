@@ -1,4 +1,4 @@
-// Root mean square norms of single heads of queries and keys, between their projection and their rotation: a warp for each head.
+// Root mean square norms of individual heads of queries and keys, between their projection and their rotation: a warp per head.
 #include "device.h"
 
 constexpr int most = 4;  // elements of a head in a lane: at most 128 in all
@@ -41,7 +41,7 @@ KERNEL(head_norm_forward, HeadNormForwardParameters, 256) {
 }
 
 struct HeadNormBackwardParameters {
-  activation* d;  // [rows, heads, dim], `stride` apart: the gradient of what was normalized takes the place of its own
+  activation* d;  // [rows, heads, dim], `stride` apart: the gradient of the norm's output, replaced by that of its input
   float* partial;  // [slices, dim] of the gain's gradient
   const activation* made;  // as d, `made_stride` apart
   const float* gain;
@@ -53,7 +53,7 @@ struct HeadNormBackwardParameters {
   int slice_rows;
   float epsilon;
 };
-/// A slice of rows to a block: each warp takes every eighth row, all its heads, and has sums of its own; sum_slices adds up the slices.
+/// One block per slice of rows: each warp takes every eighth row with all its heads, and has its own sums; sum_slices adds the slices.
 KERNEL(head_norm_backward, HeadNormBackwardParameters, 256) {
   __shared__ float sums[8][32 * most];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

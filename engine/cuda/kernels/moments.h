@@ -1,4 +1,4 @@
-// Parameters with their moments, as updates read and write them: in float32, or in eight bits.
+// Parameters and their moments, as read and written by updates: in float32, or in 8 bits.
 #pragma once
 #include "device.h"
 
@@ -10,11 +10,11 @@ struct Member {
   float* first_scales;  // of codes: one for each 256
   void* second;
   float* second_scales;
-  bf16* rounded;  // as products read the parameter, kept beside it; null for none
+  bf16* rounded;  // the copy of the parameter that products read; null for none
   u64 rounded_stride;
 };
 
-/// What gradients are multiplied with; negative where loss or norm are not finite and nothing may change.
+/// Factor of gradients; negative if loss or norm are not finite, so that nothing may change.
 __device__ __forceinline__ float factor_of(const double* result, float norm_max) {
   const double loss = result[0], squares = result[2];
   if (!(fabs(loss) <= 1e300) || !(squares <= 1e300)) return -1.0f;
@@ -22,7 +22,7 @@ __device__ __forceinline__ float factor_of(const double* result, float norm_max)
   return norm > norm_max ? static_cast<float>(norm_max / norm) : 1.0f;
 }
 
-/// The sum over a block's 256 threads, in all of them: in one order, so the same bits each time.
+/// The sum over a block's 256 threads, in all of them: in a fixed order, so that bits do not vary.
 __device__ __forceinline__ double sum_of_threads(double sum, double (&sums)[256]) {
   sums[threadIdx.x] = sum;
   __syncthreads();
@@ -33,7 +33,7 @@ __device__ __forceinline__ double sum_of_threads(double sum, double (&sums)[256]
   return sums[0];
 }
 
-/// Element i of rows of so many columns, and what products read of it.
+/// Stores element i of rows with this many columns, and the copy that products read.
 __device__ __forceinline__ void store_updated(const Member& member, u32 columns, u64 i, float value) {
   member.parameter[i] = value;
   if (member.rounded == nullptr) return;
@@ -41,8 +41,8 @@ __device__ __forceinline__ void store_updated(const Member& member, u32 columns,
   member.rounded[row * member.rounded_stride + column] = rounded_to<bf16>(value);
 }
 
-// Moments in eight bits, in blocks of 256 with one scale each: the codes of the kernels for CPUs (moment_codes.h). Cell k of decade d
-// stands for slope[d] k + offset[d]; a share y of the scale lies in cell floor(rate[d] y + start[d]).
+// Moments in 8 bits, in blocks of 256 with one scale each: the same codes as in the kernels for CPUs (moment_codes.h). Cell k of decade d
+// stands for slope[d] k + offset[d]; a magnitude y relative to the scale is in cell floor(rate[d] y + start[d]).
 
 template <int decades>
 struct CodeTable {
@@ -88,7 +88,7 @@ __device__ __forceinline__ float decoded_first(u8 bits, float scale) {
   return code < 0 ? -m : m;
 }
 __device__ __forceinline__ u8 encoded_first(float m, float scale) {
-  // Divided: the inverse of a tiny scale is infinite.
+  // Divided, since the inverse of a tiny scale is infinite.
   const int first = encoded(first_codes, fabsf(m) / (scale > 0 ? scale : 1.0f));
   return static_cast<u8>(m < 0 ? -first : first);
 }

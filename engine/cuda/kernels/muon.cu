@@ -1,10 +1,11 @@
-// Muon (Jordan and others 2024), LoRA-Muon (arXiv 2606.12921) and APOLLO-Mini (2412.05270) around their products: engine/src/device/
-// tfjs/matrixOptimizers.ts defines them. Matrices of one shape lie behind each other, `stride` elements a row, and are worked on together.
+// Muon (Jordan and others 2024), LoRA-Muon (arXiv 2606.12921) and APOLLO-Mini (2412.05270), except for their products: defined by
+// engine/src/device/tfjs/matrixOptimizers.ts. Matrices of the same shape are stacked, with `stride` elements per row, and processed
+// together.
 #include "moments.h"
 
 constexpr u64 elements_of_a_sum = 8192;
 
-/// Where element i of [rows, columns] goes in what is turned, or is not.
+/// Index of element i of [rows, columns] in the transposed, or untransposed, output.
 __device__ __forceinline__ u64 place_of(u32 i, u32 columns, u32 rows, u32 stride, u32 matrix, int is_turned) {
   const u32 row = i / columns, column = i % columns;
   const u64 first = static_cast<u64>(matrix) * (is_turned != 0 ? columns : rows);
@@ -22,7 +23,7 @@ struct MomentumParameters {
   float momentum;
   float norm_max;
 };
-/// m = beta m + g, u = g + beta m. Where nothing may change u is zero. Grid [blocks of a matrix, matrices].
+/// m = beta m + g, u = g + beta m. If nothing may change u is zero. Grid [blocks of a matrix, matrices].
 KERNEL(momentum, MomentumParameters, 256) {
   const u64 i = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
   if (i >= static_cast<u64>(p.rows) * p.columns) return;
@@ -40,7 +41,7 @@ KERNEL(momentum, MomentumParameters, 256) {
   p.u[to] = gradient + p.momentum * m;
 }
 
-/// The same of moments in eight bits: one block for the 256 of a scale.
+/// The same for 8-bit moments: one block per 256 values with the same scale.
 KERNEL(coded_momentum, MomentumParameters, 256) {
   __shared__ float scratch[8];
   const u64 i = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
@@ -55,8 +56,8 @@ KERNEL(coded_momentum, MomentumParameters, 256) {
     u = gradient + p.momentum * m;
   }
   if (is_there) p.u[place_of(i, p.columns, p.rows, p.stride, blockIdx.y, p.is_turned)] = u;
-  if (factor < 0) return;  // all threads alike
-  // Its barrier stands between the reads of the old scale and the write of the new one.
+  if (factor < 0) return;  // the same for all threads
+  // Its barrier is between the reads of the old scale and the write of the new one.
   const float scale = largest_of_block<256>(fabsf(m), scratch);
   if (is_there) codes[i] = encoded_first(m, scale);
   if (threadIdx.x == 0) member.first_scales[blockIdx.x] = scale;
@@ -87,7 +88,7 @@ struct InverseNormsParameters {
   const double* partial;  // [matrices, parts]
   int parts;
 };
-/// Of a matrix of zeros: 0, for it has no sign.
+/// 0 for a matrix of zeros, which has no sign.
 KERNEL(inverse_norms, InverseNormsParameters, 256) {
   __shared__ double sums[256];
   double sum = 0;
@@ -98,9 +99,9 @@ KERNEL(inverse_norms, InverseNormsParameters, 256) {
 
 struct BeginSignStepParameters {
   float* next;  // [matrices, rows, columns]: factor x, which the product is added to
-  bf16* operand;  // x as products read it; null: they read x itself
+  bf16* operand;  // x in the type of products; null: they read x itself
   float* x;
-  const float* inverse;  // [matrices]: what x is multiplied by before; null: it was
+  const float* inverse;  // [matrices]: factor of x; null: x was scaled before
   u32 rows;
   u32 columns;
   u32 stride;
@@ -170,7 +171,7 @@ struct InverseFactorParameters {
   int stride;
   float damping;
 };
-/// Sums in float32 are no better than this share of the mean diagonal of a Gram matrix.
+/// Precision of float32 sums, relative to the mean diagonal of a Gram matrix.
 constexpr double gram_resolution = 1e-6;
 /// L⁻¹ of S + damping I = L Lᵀ, in float64: a block for each Gram matrix S.
 KERNEL(inverse_factor, InverseFactorParameters, 128) {

@@ -1,6 +1,6 @@
-// c[m, n] = scale * op(a) op(b), in bfloat16 with float32 sums, by mma.sync: tiles of 128 x 128, a third of which is being brought while
-// the first is multiplied. Every sum has one order, which shapes alone decide. Leading dimensions are multiples of eight elements
-// and matrices begin at multiples of 16 bytes; sizes may be any.
+// c[m, n] = scale * op(a) op(b), in bfloat16 with float32 sums, by mma.sync: tiles of 128 x 128, of which the third next one is being
+// copied while the current one is multiplied. Every sum has a fixed order, which depends only on shapes. Leading dimensions are multiples
+// of eight elements and matrices begin at multiples of 16 bytes; sizes are arbitrary.
 #include "tiles.h"
 
 struct ProductParameters {
@@ -18,8 +18,8 @@ struct ProductParameters {
   int b_stride;
   int c_stride;
   int addend_stride;
-  int slice_k;  // block z sums over its slice of k into its own c: the sum over k in parts, added up by sum_slices
-  u32 slice_elements;  // between those
+  int slice_k;  // block z sums over its slice of k into its own c; sum_slices adds the slices
+  u32 slice_elements;  // between the c of two slices
   float scale;
   int adds;  // to what c_float holds
 };
@@ -34,7 +34,7 @@ struct ProductShared {
   } stage[stages];
 };
 
-/// `squares`: of matrices behind each other, one for each z, with themselves; tiles above the diagonal are those below it, mirrored.
+/// `squares`: stacked matrices, one for each z, times their own transpose; tiles above the diagonal are mirrored.
 template <bool transposed_a, bool transposed_b, bool squares = false>
 __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShared<transposed_a, transposed_b>& shared) {
   if (squares && blockIdx.x > blockIdx.y) return;
@@ -65,7 +65,7 @@ __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShar
                                        p.n - first_n);
       }
     }
-    commit_copies();  // also of nothing, so that groups can be counted
+    commit_copies();  // also without copies, so that groups can be counted
   };
 
   float sums[4][4][4] = {};  // [16 rows][8 columns][of a lane]
@@ -73,7 +73,7 @@ __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShar
   bring(1);
   for (int step = 0; step < steps; step++) {
     wait_copies<stages - 2>();
-    __syncthreads();  // this step's tile is there for all, and nobody reads the one before any more
+    __syncthreads();  // all threads have copied this step's tile, and have finished reading the one before
     bring(step + stages - 1);
     const auto& stage = shared.stage[step % stages];
 #pragma unroll
@@ -96,7 +96,7 @@ __device__ __forceinline__ void multiply(const ProductParameters& p, ProductShar
       }
     }
   }
-  wait_copies<0>();  // of nothing: no copy outlives its block
+  wait_copies<0>();  // no copies are left: none may outlive its block
 
   const u64 slice = static_cast<u64>(blockIdx.z) * p.slice_elements;
   const float scale = p.factor == nullptr ? p.scale : p.scale * *p.factor;
@@ -139,7 +139,7 @@ KERNEL(product_left_transposed, ProductParameters, 256) {
   DYNAMIC_SHARED(Shared, shared);
   multiply<true, false>(p, shared);
 }
-/// x x^T of several matrices, half of which is computed: c_float alone, `slice_elements` between those of two matrices.
+/// x x^T of several matrices, of which half is computed: only c_float, `slice_elements` between two matrices.
 KERNEL(product_squares, ProductParameters, 256) {
   typedef ProductShared<false, true> Shared;
   DYNAMIC_SHARED(Shared, shared);

@@ -1,6 +1,6 @@
-// c[m, n] = scales of rows and columns * a b^T, of e4m3 with float32 sums, by mma.sync: the plain twin of cuBLASLt's product, for cards
-// on which the library has no scales by row and column. Both matrices lie along k, in rows of a multiple of 16 bytes; two codes
-// are moved as what a bfloat16 would be.
+// c[m, n] = scales of rows and columns * a b^T, of e4m3 with float32 sums, by mma.sync: a plain version of cuBLASLt's product, for cards on
+// which the library does not support scales by row and column. Both matrices are stored along k, in rows of a multiple of 16 bytes; two
+// codes are moved like one bfloat16.
 #include "tiles.h"
 
 struct ProductE4m3Parameters {
@@ -44,7 +44,7 @@ KERNEL(product_e4m3, ProductE4m3Parameters, 256) {
       copy_tile<tile_m, tile_pairs, 256>(stage.a, a + at, pairs, p.m - first_m, pairs - at);
       copy_tile<tile_n, tile_pairs, 256>(stage.b, b + at, pairs, p.n - first_n, pairs - at);
     }
-    commit_copies();  // also of nothing, so that groups can be counted
+    commit_copies();  // also without copies, so that groups can be counted
   };
 
   float sums[4][4][4] = {};  // [16 rows][8 columns][of a lane]
@@ -52,7 +52,7 @@ KERNEL(product_e4m3, ProductE4m3Parameters, 256) {
   bring(1);
   for (int step = 0; step < steps; step++) {
     wait_copies<stages - 2>();
-    __syncthreads();  // this step's tile is there for all, and nobody reads the one before any more
+    __syncthreads();  // all threads have copied this step's tile, and have finished reading the one before
     bring(step + stages - 1);
     const auto& stage = shared.stage[step % stages];
 #pragma unroll
@@ -69,7 +69,7 @@ KERNEL(product_e4m3, ProductE4m3Parameters, 256) {
       }
     }
   }
-  wait_copies<0>();  // of nothing: no copy outlives its block
+  wait_copies<0>();  // no copies are left: none may outlive its block
 
 #pragma unroll
   for (int i = 0; i < 4; i++) {

@@ -1,5 +1,5 @@
-// Products in true float32, for probes, for merges and for runs in FLOAT32. Matrices are given by the distances of rows and of
-// columns, so a transposed one is read in place. A sum over k has one order.
+// Products in true float32, for probes, for merges and for runs in FLOAT32. Matrices are given by row and column strides, so a transposed
+// one is read in place. A sum over k has a fixed order.
 #include "device.h"
 
 constexpr int tile = 64, depth = 16;
@@ -15,7 +15,7 @@ __device__ __forceinline__ void multiply_tile(float (&sums)[4][4], FloatTiles& t
                                               int first_n) {
   for (int begin = 0; begin < k; begin += depth) {
     for (int i = threadIdx.x; i < tile * depth; i += 256) {
-      // Neighboring threads read what lies side by side.
+      // Neighboring threads read neighboring elements.
       const int across = a_column == 1 ? i / depth : i % tile, along = a_column == 1 ? i % depth : i / tile;
       const int row = first_m + across, in = begin + along;
       tiles.a[along][across] =
@@ -93,7 +93,7 @@ struct FloatSquaresParameters {
   int c_stride;
   int x_stride;
 };
-/// x x^T of matrices behind each other, one for each z: tiles above the diagonal are those below it, mirrored.
+/// x x^T of stacked matrices, one for each z: tiles above the diagonal are mirrored.
 KERNEL(squares_float, FloatSquaresParameters, 256) {
   __shared__ FloatTiles tiles;
   if (blockIdx.x > blockIdx.y) return;
@@ -116,7 +116,7 @@ KERNEL(squares_float, FloatSquaresParameters, 256) {
 }
 
 struct MergeParameters {
-  float* merged;  // [in, out]; may be w itself; null: only looked at
+  float* merged;  // [in, out]; may be w itself; null: only check the result
   const float* w;
   const float* a;  // [in, rank]
   const float* b;  // [rank, out]
@@ -127,7 +127,8 @@ struct MergeParameters {
   int out;
   float scale;
 };
-/// merged = w + scale (a b): the delta is summed apart and added once, or it would be rounded `rank` times against a larger weight.
+/// merged = w + scale (a b): the delta is summed separately and added once; otherwise it would be rounded `rank` times against a larger
+/// weight.
 KERNEL(merge_adapter, MergeParameters, 256) {
   __shared__ FloatTiles tiles;
   __shared__ double square_sums[256];

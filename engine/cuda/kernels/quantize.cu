@@ -1,8 +1,8 @@
-// Matrices in e4m3: each row has a scale of its own, the largest value becomes 448. What is multiplied lies along k, row by row.
+// Matrices in e4m3: each row has its own scale, its largest value becomes 448. Operands are stored along k, row by row.
 #include "codes.h"
 
 struct QuantizeParameters {
-  u8* to;  // [rows, to_columns], one after the other: zeros behind the columns
+  u8* to;  // [rows, to_columns], contiguous, with zeros after the columns
   float* scales;  // [rows]: a value is its code times the scale
   const activation* from;  // [rows, columns], `stride` apart
   int rows;
@@ -17,7 +17,7 @@ KERNEL(quantize_rows, QuantizeParameters, 256) {
   if (row >= p.rows) return;  // the whole warp, and no barrier follows
   const activation* const from = p.from + static_cast<u64>(row) * p.stride;
   u8* const to = p.to + static_cast<u64>(row) * p.to_columns;
-  // Rows of parameters begin anywhere; fewer than eight are read one by one.
+  // Rows of parameters need not be aligned; fewer than eight elements are read one by one.
   const bool is_even = p.stride % 8 == 0;
   float largest = 0;
   for (int i = 8 * lane; i < p.columns; i += 256) {

@@ -1,8 +1,8 @@
-// Root mean square normalization (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + epsilon). What flows between
-// the halves, and its gradient, is float32; y and its gradient are what products read and make.
+// Root mean square normalization (Zhang & Sennrich 2019): y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + epsilon). Activations between
+// the halves, and their gradients, are float32; y and its gradient have the type of products.
 #include "codes.h"
 
-/// x: float32 as it flows, or rounded as the state of a half keeps it.
+/// x: float32 activations, or rounded as in the state of a half.
 #ifndef INPUT
 #define INPUT float
 #endif
@@ -12,9 +12,9 @@ struct RmsNormForwardParameters {
   activation* y;  // [rows, dim], `y_stride` apart
   float* rstd;  // [rows]
   const input* x;  // [rows, dim]
-  bf16* kept;  // [rows, dim]: x rounded, for the backward pass; null for not
+  bf16* kept;  // [rows, dim]: x rounded, for the backward pass; null: not wanted
   const float* gain;
-  u8* codes;  // [rows, codes_columns]: y in e4m3, too; null for not. Of rows of a multiple of eight
+  u8* codes;  // [rows, codes_columns]: y also in e4m3; null: not wanted. For a multiple of eight columns
   float* scales;  // [rows] of the codes
   int rows;
   int dim;
@@ -103,7 +103,7 @@ struct RmsNormGainParameters {
   int dy_stride;
   int slice_rows;
 };
-/// Sums of dy * x * rstd over the rows of a slice; sum_slices adds them up.
+/// Sums of dy * x * rstd over the rows of a slice; sum_slices adds the slices.
 KERNEL(rms_norm_gain, RmsNormGainParameters, 128) {
   const int column = blockIdx.x * 128 + threadIdx.x, begin = blockIdx.y * p.slice_rows;
   if (column >= p.dim) return;
@@ -118,14 +118,14 @@ KERNEL(rms_norm_gain, RmsNormGainParameters, 128) {
 
 struct RmsNormBothParameters {
   float* dx;  // [rows, dim]
-  bf16* rounded;  // dx as products read it, `rounded_stride` apart; null for none
+  bf16* rounded;  // dx in the type of products, `rounded_stride` apart; null for none
   float* partial;  // [slices, dim] of the gain's gradient
   const activation* dy;  // [rows, dim], `dy_stride` apart
   const input* x;
   const float* residual;  // [rows, dim], added to dx; null for none
   const float* gain;
   const float* rstd;
-  u8* codes;  // [rows, codes_columns]: `rounded` in e4m3, too; null for not
+  u8* codes;  // [rows, codes_columns]: `rounded` also in e4m3; null: not wanted
   float* scales;  // [rows] of the codes
   int rows;
   int dim;  // a multiple of eight, 2,048 at most
@@ -135,9 +135,9 @@ struct RmsNormBothParameters {
   int slice_rows;
 };
 struct GainSums {
-  float of[8 * 2048];  // as many as the launch has asked for: 8 * dim
+  float of[8 * 2048];  // the launch provides 8 * dim of them
 };
-/// Both gradients at once, of a slice of rows: each warp takes every eighth row, and has sums of its own.
+/// Both gradients at once, for a slice of rows: each warp takes every eighth row, and has its own sums.
 KERNEL(rms_norm_both, RmsNormBothParameters, 256) {
   DYNAMIC_SHARED(GainSums, sums);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

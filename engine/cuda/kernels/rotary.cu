@@ -1,18 +1,18 @@
-// Rotary position embedding (Su et al. 2021), half-split: element i of a head turns with element i + head_dim / 2.
+// Rotary position embedding (Su et al. 2021), half-split: element i of a head is rotated with element i + head_dim / 2.
 #include "device.h"
 
 struct RotaryParameters {
   activation* x;  // [rows, heads, head_dim] in place, rows `stride` apart
   const float* cosines;  // [position, head_dim / 2]
   const float* sines;
-  const int* begins;  // [rows]: where in its sequence the document of each row begins, to be counted from; or null
+  const int* begins;  // [rows]: where, within its sequence, the document of each row begins, from which positions are counted; or null
   int rows;
   int heads;
   int head_dim;
   int stride;
-  int time;  // row r stands at first_position + r % time - begins[r]
+  int time;  // row r is at position first_position + r % time - begins[r]
   int first_position;
-  float sign;  // -1 turns back: the transposed matrix, for the backward pass
+  float sign;  // -1 rotates back: the transposed matrix, for the backward pass
 };
 /// One thread for each pair.
 KERNEL(rotary, RotaryParameters, 256) {

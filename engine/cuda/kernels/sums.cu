@@ -1,4 +1,4 @@
-// Sums whose order is fixed by shapes alone.
+// Sums whose order depends only on shapes.
 #include "device.h"
 
 struct ColumnSumParameters {
@@ -9,7 +9,7 @@ struct ColumnSumParameters {
   int stride;
   int slice_rows;
 };
-/// Of each column over the rows of a slice: the gradient of a bias, a slice at a time.
+/// Sums of each column over the rows of a slice: the gradient of a bias, one slice at a time.
 KERNEL(column_sum, ColumnSumParameters, 128) {
   const int column = blockIdx.x * 128 + threadIdx.x, begin = blockIdx.y * p.slice_rows;
   if (column >= p.columns) return;
@@ -26,7 +26,7 @@ struct SumSlicesParameters {
   int columns;
   int adds;  // to what is there
 };
-/// 32 columns a block: each of its warps adds up every eighth slice, and their sums are added in their order.
+/// 32 columns per block: each of its warps adds every eighth slice, and their sums are added in order.
 KERNEL(sum_slices, SumSlicesParameters, 256) {
   __shared__ float sums[8][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;

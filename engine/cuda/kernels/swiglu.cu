@@ -1,9 +1,9 @@
-// SwiGLU (Shazeer 2020): h = silu(gate) * up, silu(g) = g / (1 + e^-g). Gate and up are made by one product and lie beside each other.
+// SwiGLU (Shazeer 2020): h = silu(gate) * up, silu(g) = g / (1 + e^-g). Gate and up are adjacent columns, computed by one product.
 #include "codes.h"
 
 struct SwigluForwardParameters {
   activation* h;  // [rows, width], `h_stride` apart
-  const activation* gate_up;  // [rows, gate | up], up begins `up_offset` behind gate
+  const activation* gate_up;  // [rows, gate | up], up begins `up_offset` after gate
   int rows;
   int width;
   int h_stride;
@@ -25,7 +25,7 @@ KERNEL(swiglu_forward, SwigluForwardParameters, 256) {
   store_eight(p.h + row * p.h_stride + i, gate, count);
 }
 
-/// Gate and up become their gradients, h what it was in the forward pass.
+/// Replaces gate and up by their gradients, and h by its value in the forward pass.
 __device__ __forceinline__ void differentiate_eight(float (&gate)[8], float (&up)[8], float (&h)[8], const float (&dh)[8]) {
 #pragma unroll
   for (int j = 0; j < 8; j++) {
@@ -39,7 +39,7 @@ __device__ __forceinline__ void differentiate_eight(float (&gate)[8], float (&up
 
 struct SwigluBackwardParameters {
   activation* d_gate_up;  // as gate_up
-  activation* h;  // made again for the gradient of what reads it, as in the forward pass; null for not
+  activation* h;  // recomputed for the gradient of the layer that reads it; null: not wanted
   const activation* dh;
   const activation* gate_up;
   int rows;
@@ -64,7 +64,7 @@ KERNEL(swiglu_backward, SwigluBackwardParameters, 256) {
   if (p.h != nullptr) store_eight(p.h + row * p.h_stride + i, h, count);
 }
 
-// For a base in e4m3 a warp takes a whole row, whose codes need its largest value.
+// For a base in e4m3 a warp processes a whole row, since codes need its largest value.
 
 struct SwigluForwardCodesParameters {
   activation* h;  // [rows, width], `h_stride` apart

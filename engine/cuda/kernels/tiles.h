@@ -2,11 +2,11 @@
 #pragma once
 #include "device.h"
 
-/// Rows of a tile are this much longer than what they hold, so that the eight rows that ldmatrix reads lie in different banks.
+/// Rows of a tile are padded by this many elements, so that the eight rows that ldmatrix reads are in different banks.
 constexpr int tile_padding = 8;
 
-/// Begins to copy rows x columns elements of a matrix whose rows are `stride` apart; what lies beyond `rows_left` and `columns_left`
-/// becomes zero. Both begin at an address that is a multiple of 16 bytes.
+/// Starts copying rows x columns elements of a matrix whose rows are `stride` apart; elements beyond `rows_left` and `columns_left` become
+/// zero. Both addresses are multiples of 16 bytes.
 template <int rows, int columns, int threads>
 __device__ __forceinline__ void copy_tile(bf16 (&to)[rows][columns + tile_padding], const bf16* from, int stride, int rows_left,
                                           int columns_left) {

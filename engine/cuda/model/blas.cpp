@@ -1,5 +1,5 @@
-// cuBLASLt's functions over the model of a card: plain products in the order of k, sums in float32. What a caller promises
-// (alignment, memory of its own) is looked at when the product runs.
+// cuBLASLt's functions for the model of a card: plain products in the order of k, sums in float32. The caller's promises (alignment,
+// exclusive memory) are checked when the product runs.
 #include <cmath>
 #include <cstring>
 
@@ -120,14 +120,14 @@ void multiply(const Operands& of) {
   }
 }
 
-/// What the library takes: else it says so when a product is planned.
+/// What the library supports: for other products, planning fails.
 bool is_supported(const ProductDescriptorTag& how, const LayoutTag& a, const LayoutTag& b, const LayoutTag& c, const LayoutTag& d) {
   const uint64_t m = d.rows, n = d.columns, k = how.how_a == transposed ? a.rows : a.columns;
   const bool fits = (how.how_a == transposed ? a.columns : a.rows) == m && (how.how_b == transposed ? b.columns : b.rows) == k &&
                     (how.how_b == transposed ? b.rows : b.columns) == n && c.rows == m && c.columns == n;
   const bool batches = a.batch == d.batch && b.batch == d.batch && c.batch == d.batch;
   const bool is_e4m3 = a.type == type_e4m3;
-  // Matrices of eight bits are multiplied along their rows alone, in pieces of 16 bytes.
+  // 8-bit matrices are multiplied only along their rows, in units of 16 bytes.
   const bool order = !is_e4m3 || (how.how_a == transposed && how.how_b == not_transposed && a.leading % 16 == 0 && b.leading % 16 == 0);
   const bool scales = is_e4m3 || (how.mode_a == 0 && how.mode_b == 0);
   return fits && batches && order && scales && a.type == b.type && c.type == d.type && d.type != type_e4m3 && m > 0 && n > 0 && k > 0;
@@ -202,7 +202,7 @@ EXPORT cublasLtMatmulPreferenceSetAttribute(PreferenceHandle preference, int att
   else return blas_invalid_value;
   return success;
 }
-/// The algorithm carries what was promised of addresses.
+/// The algorithm includes the promised alignments.
 EXPORT cublasLtMatmulAlgoGetHeuristic(BlasHandle, ProductDescriptor descriptor, LayoutHandle a, LayoutHandle b, LayoutHandle c,
                                       LayoutHandle d, PreferenceHandle preference, int wanted, HeuristicResult* results, int* found) {
   *found = 0;

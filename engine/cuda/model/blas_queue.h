@@ -7,10 +7,10 @@
 
 namespace relora::model {
 
-/// After everything that was queued before; the status of a card that is lost.
+/// Runs after everything queued before; returns an error if the card is lost.
 int submit(std::function<void()>);
 bool holds_memory(const void* address, size_t bytes);
-/// By something that is no kernel.
+/// Marks memory as written by something other than a kernel.
 void written_memory(const void* address, size_t bytes);
 
 }  // namespace relora::model

@@ -1,5 +1,5 @@
-// The compiler's functions over the model: a kernel's text becomes a shared library by the C++ compiler that built the
-// model. The option --checked, which only the model knows, makes every access of a kernel pass the shadow.
+// The compiler's functions for the model: a kernel's source becomes a shared library, compiled by the C++ compiler that built the model.
+// The option --checked, which only the model has, checks every access of a kernel in the shadow memory.
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -42,7 +42,7 @@ std::string read_file(const fs::path& path) {
 
 void write_file(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
 
-/// Its exit status; what it says goes to `log`, and what it keeps for itself beside that.
+/// Returns its exit status; its messages go to `log`, and its temporary files next to that.
 int run(const std::vector<std::string>& command, const fs::path& log) {
   std::vector<char*> words;
   for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
@@ -50,7 +50,7 @@ int run(const std::vector<std::string>& command, const fs::path& log) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, 2, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  // A runtime that was loaded before this process has no business in the compiler.
+  // A runtime preloaded into this process must not be loaded into the compiler.
   std::vector<char*> variables;
   for (char** variable = environ; *variable != nullptr; variable++) {
     if (std::strncmp(*variable, "LD_PRELOAD=", 11) != 0 && std::strncmp(*variable, "TMPDIR=", 7) != 0)
@@ -58,7 +58,7 @@ int run(const std::vector<std::string>& command, const fs::path& log) {
   }
   std::string temporary = "TMPDIR=" + log.parent_path().string();
   variables.push_back(temporary.data());
-  // Where the compiler is ccache, which refuses to work without a home that it may write into.
+  // For ccache, which refuses to work without a writable home.
   std::string home = "HOME=" + log.parent_path().string();
   if (std::getenv("HOME") == nullptr) variables.push_back(home.data());
   variables.push_back(nullptr);
@@ -74,7 +74,7 @@ int run(const std::vector<std::string>& command, const fs::path& log) {
 
 struct Folder {
   fs::path path;
-  /// A process that is confined may write into its working folder alone. NVIDIA's compiler needs no files at all.
+  /// A sandboxed process may write only into its working folder. NVIDIA's compiler needs no files.
   Folder() {
     for (const fs::path& parent : {fs::temp_directory_path(), fs::current_path()}) {
       std::string pattern = (parent / "relora-model-XXXXXX").string();
@@ -98,7 +98,7 @@ Status compile(relora::cuda::ProgramTag& program, const std::vector<std::string>
   }
   write_file(folder.path / program.name, program.source);
   bool is_checked = false;
-  // Contraction is off as for the kernels of CPUs.
+  // Contraction is off, as for CPU kernels.
   std::vector<std::string> command = {RELORA_MODEL_COMPILER, "-x", "c++", "-std=c++20", "-fPIC", "-shared",
                                       "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
                                       "-fno-strict-aliasing", "-Wall", "-Wno-unused-function", "-Wno-unknown-pragmas",
@@ -116,7 +116,7 @@ Status compile(relora::cuda::ProgramTag& program, const std::vector<std::string>
   } else {
     command.push_back("-O2");
   }
-  // Compiled and linked in two: linking with the sanitizer's flag would bring its runtime.
+  // Compiled and linked separately: linking with the sanitizer's flag would add its runtime.
   const fs::path object = folder.path / "kernel.o", library = folder.path / "kernel.so", log = folder.path / "log";
   std::vector<std::string> compiling = command;
   std::erase(compiling, "-shared");

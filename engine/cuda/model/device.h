@@ -1,5 +1,5 @@
-// The language of a card for g++: included before a kernel's text, in place of what NVRTC has built in and of the
-// instructions that kernels/device.h writes as PTX. Each kernel becomes a function of its parameters.
+// The device language for g++: included before a kernel's source, in place of what is built into NVRTC and of the instructions that
+// kernels/device.h writes as PTX. Each kernel becomes a function of its parameters.
 #pragma once
 #define RELORA_MODEL 1
 #include <cmath>
@@ -16,7 +16,7 @@
 /// One for each worker that runs blocks; the model fills it with NaN before each block.
 #define __shared__ static thread_local
 
-// What the model itself does is not the kernel's doing; a function that is checked would not be kept apart inlined.
+// The model's own accesses are not the kernel's; an inlined checked function could not be distinguished from it.
 #ifdef __SANITIZE_THREAD__
 #define NOT_CHECKED __attribute__((noinline, no_sanitize("thread")))
 #else
@@ -154,7 +154,7 @@ NOT_CHECKED void wait_copies() {
 /// Nearest even; the low half is the first value.
 NOT_CHECKED static inline uint32_t round_to_bf16_bits(float value) {
   const uint32_t bits = __float_as_uint(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;  // as the card does it
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;  // as on a card
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 NOT_CHECKED static inline uint32_t pack_bf16(float low, float high) {
@@ -177,8 +177,8 @@ NOT_CHECKED static inline uint32_t pack_e4m3(float low, float high) {
   return round_to_e4m3_bits(low) | round_to_e4m3_bits(high) << 8;
 }
 
-// With -fsanitize=thread the compiler calls these before each access. They are the model's own, no other runtime
-// is linked: a race, an access out of bounds and a read of what nobody wrote are found by one shadow.
+// With -fsanitize=thread the compiler calls these before each access. They are the model's own, and no other runtime is linked: a single
+// shadow detects races, out-of-bounds accesses and reads of uninitialized memory.
 extern "C" {
 NOT_CHECKED __attribute__((visibility("hidden"))) inline void relora_model_access(const void* p, size_t n, bool w) {
   runtime->access(p, n, w);

@@ -1,5 +1,5 @@
-// The driver's functions over the model: one card, whose commands run one after the other on a thread of their own.
-// What a test asks for beside that (faults, orders, a card that is lost) comes through driver_control.h.
+// The driver's functions for the model: one card, whose commands run one after another on a separate thread. Additional controls for tests
+// (faults, orders, a card that is lost) are in driver_control.h.
 #include <dlfcn.h>
 #include <link.h>
 #include <sys/mman.h>
@@ -50,7 +50,7 @@ struct FunctionTag {
   std::string name;
   const Module* module;
   void (*function)(const void*);
-  int dynamic_shared_max = 49152;  // what needs no attribute
+  int dynamic_shared_max = 49152;  // the limit without the attribute
 };
 }  // namespace relora::cuda
 
@@ -117,11 +117,11 @@ class Queue {
 
 struct Card {
   Memory memory{control.memory_bytes, control.others_file};
-  std::atomic<Status> lost = success;  // as on a card, what failed once fails for good
+  std::atomic<Status> lost = success;  // as on a card, all calls fail after the first failure
   std::atomic<uint64_t> launches = 0;
   std::atomic<int> contexts = 0;
   ContextTag context;
-  /// Memory of the host that copies read when their turn comes, by its begin.
+  /// Pinned host memory, which copies read when their turn comes, by its start.
   std::map<const char*, size_t> pinned;
   std::mutex pinned_mutex;
   Queue queue;
@@ -143,7 +143,7 @@ Card& card() {
 
 char* host(DeviceAddress address) { return reinterpret_cast<char*>(address); }
 
-/// Copies and fills: both ends are looked at when it runs, as the driver does.
+/// Copies and fills: both ranges are checked when it runs, as the driver does.
 Status submit_access(DeviceAddress address, size_t bytes, std::function<void()> action) {
   if (const Status lost = card().lost) return lost;
   if (!card().memory.holds(host(address), bytes)) {
@@ -191,7 +191,7 @@ void written_memory(const void* address, size_t bytes) { card().memory.written_b
 using namespace relora::model;
 
 EXPORT cuInit(unsigned) {
-  // As a driver that a confined process cannot use: it asks for something that those are refused.
+  // Like a driver that a sandboxed process cannot use: it makes a system call that is refused there.
   if (*environment("CUDA_MODEL_NEEDS_SOCKET", "") != '\0') {
     const int opened = socket(AF_UNIX, SOCK_STREAM, 0);
     if (opened < 0) return no_device;
@@ -256,7 +256,7 @@ EXPORT cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceNumber) {
   return success;
 }
 EXPORT cuDevicePrimaryCtxRelease_v2(DeviceNumber) {
-  // The only way to have a card back that was lost.
+  // The only way to recover a card that was lost.
   card().queue.wait();
   if (--card().contexts == 0) card().lost = success;
   return success;
@@ -301,7 +301,7 @@ EXPORT cuMemcpyHtoDAsync_v2(DeviceAddress to, const void* from, size_t bytes, St
       card().memory.written_by_copy(host(to), bytes);
     });
   }
-  if (card().queue.captured != nullptr) return invalid_value;  // nothing that waits may be captured
+  if (card().queue.captured != nullptr) return invalid_value;  // calls that wait cannot be captured
   // Memory that is not pinned is staged before the call returns.
   const auto* const begin = static_cast<const char*>(from);
   return submit_access(to, bytes, [to, staged = std::string(begin, begin + bytes)] {
@@ -413,7 +413,7 @@ EXPORT cuModuleLoadData(ModuleHandle* module, const void* image) {
   if (attach == nullptr || enter == nullptr) return invalid_image;
   attach(&runtime_of_kernels);
   auto* const loaded = new ModuleTag{{path, handle, enter, nullptr, nullptr, header.is_checked != 0}, {}};
-  // The file stays open: its name must not become another module's.
+  // The file stays open, so that its name cannot be reused for another module.
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* data) {
         Module& module = *static_cast<Module*>(data);
@@ -431,7 +431,7 @@ EXPORT cuModuleLoadData(ModuleHandle* module, const void* image) {
   return success;
 }
 EXPORT cuModuleUnload(ModuleHandle) {
-  card().queue.wait();  // the library stays: its functions may be known elsewhere
+  card().queue.wait();  // the library stays loaded: its functions may be in use elsewhere
   return success;
 }
 EXPORT cuModuleGetFunction(FunctionHandle* function, ModuleHandle module, const char* name) {
@@ -444,7 +444,7 @@ EXPORT cuModuleGetFunction(FunctionHandle* function, ModuleHandle module, const 
   return success;
 }
 EXPORT cuFuncGetAttribute(int* value, int, FunctionHandle) {
-  *value = 0;  // registers and the like exist on a card alone
+  *value = 0;  // registers and the like exist only on a real card
   return success;
 }
 EXPORT cuFuncSetAttribute(FunctionHandle function, int attribute, int value) {

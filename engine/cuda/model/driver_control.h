@@ -1,4 +1,4 @@
-// What a test decides about the model: the card it stands for, the order of its threads, its faults.
+// Controls of the model for tests: the card that it emulates, the order of its threads, its faults.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,11 +8,11 @@
 
 namespace relora::model {
 
-/// Begins with what the environment says (CUDA_MODEL_...), so that a child of a server can have its card too.
+/// Initialized from the environment (CUDA_MODEL_...), so that a child of a server can have its card too.
 struct Control {
   Control();
   uint64_t memory_bytes;
-  std::string others_file;  // as Memory has it
+  std::string others_file;  // as in Memory
   int driver_version;
   int capability;  // 90 is 9.0
   uint64_t lose_after_launches;  // 0: never
@@ -25,7 +25,7 @@ void watch_writes();
 void limit_memory(uint64_t bytes);
 uint64_t launches();
 
-/// What the model's compiler makes: this, and a shared library.
+/// Output of the model's compiler: this, followed by a shared library.
 constexpr char model_image_magic[8] = {'R', 'L', 'M', 'O', 'D', 'E', 'L', '1'};
 struct ModelImage {
   char magic[8];

@@ -1,4 +1,4 @@
-// What the model finds wrong: kept as text until a test asks for it.
+// Errors found by the model: kept as text until a test asks for them.
 #pragma once
 #include <mutex>
 #include <string>
@@ -9,7 +9,7 @@ namespace relora::model {
 
 class Faults {
  public:
-  /// The same fault at another address, or a hundred others, say nothing new.
+  /// Ignores a text that repeats the one before, and everything after the first hundred.
   void report(const std::string& text) {
     const std::lock_guard lock(mutex_);
     if (texts_.size() < most && (texts_.empty() || texts_.back() != text)) texts_.push_back(text);

@@ -82,7 +82,7 @@ static void exchange_stacks(Context& from, Context& to) {
 }
 
 static void* first_frame(char* top, void (*function)(Start*), Start* start) {
-  // As the switch leaves a stack: six registers, then where to return to; a multiple of 16 bytes remains for the call there.
+  // As a switch leaves the stack: six registers, then the return address; a multiple of 16 bytes remains for the call there.
   void** frame = reinterpret_cast<void**>(top) - 9;
   frame[0] = nullptr;                                 // r15
   frame[1] = nullptr;                                 // r14
@@ -96,7 +96,7 @@ static void* first_frame(char* top, void (*function)(Start*), Start* start) {
 
 #else
 
-// Elsewhere the C library's own, which is slower by a system call.
+// On other processors the C library's switch, which is slower by a system call.
 static void exchange_stacks(Context& from, Context& to) {
   ucontext_t here;
   from.stack_pointer = &here;
@@ -135,7 +135,7 @@ void switch_context(Context& from, Context& to, [[maybe_unused]] bool from_ends)
 FiberStack::FiberStack()
     : memory_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
   if (memory_ == MAP_FAILED) throw std::bad_alloc();
-  mprotect(memory_, 4096, PROT_NONE);  // whoever runs off the stack is stopped
+  mprotect(memory_, 4096, PROT_NONE);  // guards against stack overflow
 }
 
 FiberStack::~FiberStack() {
@@ -143,7 +143,7 @@ FiberStack::~FiberStack() {
   munmap(memory_, bytes);
 }
 
-/// A fiber leaves without returning from its functions, whose frames the address sanitizer would still guard.
+/// A fiber ends without returning from its functions, whose frames AddressSanitizer would still guard.
 void FiberStack::forget_frames() {
 #if defined(__SANITIZE_ADDRESS__)
   __asan_unpoison_memory_region(memory_, bytes);

@@ -1,4 +1,4 @@
-// Threads of a block as fibers: a stack each, and a switch that saves what a call has to preserve.
+// Threads of a block as fibers: each has a stack, and a switch saves callee-saved registers.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -6,16 +6,16 @@
 
 namespace relora::model {
 
-/// Where a fiber, or the worker that runs fibers, stands while it does not run.
+/// State of a suspended fiber, or of the worker that runs fibers.
 struct Context {
   void* stack_pointer = nullptr;
-  // For the address sanitizer, which has to know whose stack it looks at.
+  // For AddressSanitizer, which must know the current stack.
   void* fake_stack = nullptr;
   const void* stack_bottom = nullptr;
   size_t stack_bytes = 0;
 };
 
-/// Leaves `from`, which is the one that runs, and continues in `to`. `from_ends`: it will not be entered again.
+/// Switches from `from`, the current context, to `to`. `from_ends`: it will not be entered again.
 void switch_context(Context& from, Context& to, bool from_ends = false);
 
 class FiberStack {
@@ -38,7 +38,7 @@ class FiberStack {
   void* memory_;
 };
 
-/// Stacks that no launch uses now. Making one takes the system longer than most launches need.
+/// Unused stacks. Creating one takes the system longer than most launches need.
 class FiberStacks {
  public:
   explicit FiberStacks(size_t count);

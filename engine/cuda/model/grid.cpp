@@ -86,7 +86,7 @@ SharedRange static_shared_of(const Module& module) {
   return search.found;
 }
 
-/// Runs one block after the other on the thread that made it.
+/// Runs blocks one after another on the thread that created it.
 class Worker {
  public:
   Worker(const Launch& launch, Memory& memory, uint32_t launch_begin);
@@ -148,7 +148,7 @@ Worker::Worker(const Launch& launch, Memory& memory, uint32_t launch_begin)
   view_ = {{}, {}, launch.block, launch.grid, nullptr};
   const auto address = reinterpret_cast<uintptr_t>(dynamic_shared_.data());
   view_.dynamic_shared = reinterpret_cast<void*>((address + 127) / 128 * 128);
-  launch.module->enter(&view_);  // the first touch makes this thread's copy of the module's static shared memory
+  launch.module->enter(&view_);  // the first access creates this thread's copy of the module's static shared memory
   static_shared_ = static_shared_of(*launch.module);
   if (is_checked_) {
     shared_shadow_.resize(launch.dynamic_shared_bytes + static_cast<size_t>(static_shared_.end - static_shared_.begin));
@@ -217,7 +217,7 @@ void Worker::access(const void* address, size_t bytes, bool is_write, bool is_of
   is_abandoned_ = true;
 }
 
-/// Leaves the block where it stands: its fibers are never entered again.
+/// Abandons the block: its fibers are never entered again.
 void Worker::abandon(const std::string& what) {
   report(what);
   is_abandoned_ = true;
@@ -244,7 +244,7 @@ void Worker::copy_async(void* to, const void* from, uint32_t bytes, uint32_t sou
   if (!is_aligned(to) || !is_aligned(from)) abandon("an asynchronous copy of " + std::to_string(bytes) + " bytes is not aligned");
   if (source_bytes > 0) access(from, source_bytes, false);
   access(to, bytes, true);
-  // Seen only once it was waited for; what reads before finds NaN.
+  // Visible only after a wait; earlier reads find NaN.
   std::memset(to, 0xff, bytes);
   lane().copies.push_back({to, from, bytes, source_bytes, lane().copy_group});
 }
@@ -274,7 +274,7 @@ void Worker::check_matrix_rows(uint32_t warp, void* const* arguments) {
   }
 }
 
-/// All lanes of the warp stand at an operation. False where they do not stand at the same.
+/// All lanes of the warp have reached an operation. False if they are not at the same one.
 bool Worker::complete(uint32_t warp) {
   Lane* const lanes = lanes_.data() + warp * warp_lanes;
   void* arguments[warp_lanes];
@@ -297,7 +297,7 @@ bool Worker::complete(uint32_t warp) {
   return true;
 }
 
-/// Every lane that is ready runs until it waits. True if any did.
+/// Runs every ready lane until it waits. Returns whether any was ready.
 bool Worker::run_warp(uint32_t warp) {
   bool ran = false;
   const auto order = in_order(warp_lanes, launch_.schedule, warp_barriers_[warp] * 31 + warp + 7);
@@ -343,7 +343,7 @@ bool Worker::run_block(uint32_t index) {
   for (;;) {
     bool progress = false;
     for (const uint32_t warp : in_order(warps, launch_.schedule, index + draw.below(1u << 30))) {
-      // A warp runs as long as it can; in a seeded order others may come between its operations.
+      // A warp runs as long as it can; in a seeded order, others may run between its operations.
       for (;;) {
         const bool ran = run_warp(warp);
         if (is_abandoned_) return false;
@@ -392,8 +392,7 @@ bool run_grid(const Launch& launch, Memory& memory) {
       if (!worker.run_block(order[i])) is_sound = false;
     }
   };
-  // Checked blocks run one after the other: what two of them do to each other shows in the shadow.
-  // A few blocks are not worth a thread.
+  // Checked blocks run one after another: conflicts between blocks show in the shadow. A few blocks are not worth a thread.
   const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
   const unsigned workers = launch.module->is_checked ? 1 : std::clamp(blocks / 4, 1u, processors);
   std::vector<std::thread> others;

@@ -36,7 +36,7 @@ struct Launch {
   Schedule schedule;
 };
 
-/// False when a thread left its memory or the block could not end: what the launch has written is worthless.
+/// False if a thread left its memory or the block could not finish: then the launch's results are invalid.
 bool run_grid(const Launch&, Memory&);
 
 extern const Runtime runtime_of_kernels;

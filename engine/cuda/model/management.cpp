@@ -1,5 +1,5 @@
-// The management library over the model: one card whose readings the environment gives (CUDA_MODEL_NVML, as
-// `utilization=40,celsius=65`); what it does not name is not supported, as on many a card.
+// The management library for the model: one card whose readings are in the environment (CUDA_MODEL_NVML, for example
+// `utilization=40,celsius=65`); other readings are not supported, as on many real cards.
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -12,7 +12,7 @@ namespace {
 
 constexpr int success = 0, invalid_argument = 2, not_supported = 3;
 
-/// False where the environment names no such reading.
+/// False if the environment has no such reading.
 bool reading(const char* name, double& value) {
   const char* const given = std::getenv("CUDA_MODEL_NVML");
   const std::string text = std::string(",") + (given == nullptr ? "" : given);

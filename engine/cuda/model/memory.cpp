@@ -38,7 +38,7 @@ void* Memory::allocate(size_t bytes) {
 }
 
 bool Memory::is_intact(const Allocation& of) {
-  // Looked at after every launch, for every allocation: as one comparison.
+  // Checked after every launch, for every allocation, with a single comparison.
   static const std::vector<char> pattern(guard_bytes, static_cast<char>(guard_pattern));
   return std::memcmp(of.block, pattern.data(), guard_bytes) == 0 &&
          std::memcmp(of.block + guard_bytes + of.bytes, pattern.data(), guard_bytes) == 0;
@@ -83,7 +83,7 @@ ShadowRecord* Memory::shadow_of(const void* address, size_t bytes) {
 
 ShadowRecord* Memory::records_of(Allocation& of) {
   if (of.shadow) return of.shadow.get();
-  // Zeros come from the system a page at a time, as they are touched.
+  // The system provides zeroed pages on first access.
   auto* const records = static_cast<ShadowRecord*>(std::calloc(of.bytes, sizeof(ShadowRecord)));
   if (records == nullptr) throw std::bad_alloc();
   of.shadow = {records, std::free};

@@ -1,5 +1,5 @@
-// The memory of the modeled card: allocations filled with NaN, guarded on both sides, with a shadow for kernels
-// that are compiled to be checked.
+// The memory of the modeled card: allocations are filled with NaN and have guards on both sides, plus a shadow for kernels that are
+// compiled with checks.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -15,25 +15,25 @@ namespace relora::model {
 
 class Memory {
  public:
-  /// `others_file`: a file with the number of bytes that other programs hold on the card now; empty for none.
+  /// `others_file`: a file with the number of bytes that other programs use on the card; empty for none.
   Memory(size_t bytes_max, std::string others_file) : others_file_(std::move(others_file)), bytes_max_(bytes_max) {}
 
-  /// Null where the card has no space for it.
+  /// Null if the card has no space for it.
   void* allocate(size_t bytes);
-  /// False where nothing begins there.
+  /// False if no allocation begins there.
   bool release(void* address);
-  /// False unless all of it lies in one allocation.
+  /// False unless the whole range is in one allocation.
   bool holds(const void* address, size_t bytes);
-  /// The host, or a copy, has written there: that is initialized from now on.
+  /// Marks memory as initialized, after a write by the host or by a copy.
   void written_by_copy(const void* address, size_t bytes);
-  /// "offset 264 of 256 bytes" where it lies in or near an allocation.
+  /// "offset 264 of 256 bytes" if it is in or near an allocation.
   std::string describe(const void* address);
-  /// The shadow of what lies there, or null where it lies outside every allocation.
+  /// The shadow of a range, or null if it is outside of every allocation.
   ShadowRecord* shadow_of(const void* address, size_t bytes);
   /// Reports allocations whose guards were written to.
   void check_guards(const std::string& after);
 
-  /// From now on it is known of each byte whether it was ever written.
+  /// From now on tracks for each byte whether it was ever written.
   void watch_writes() { watches_writes_ = true; }
 
   size_t bytes_max() const { return bytes_max_; }
@@ -46,7 +46,7 @@ class Memory {
   struct Allocation {
     size_t bytes;
     char* block;
-    bool watches_writes;  // else all of it counts as written
+    bool watches_writes;  // otherwise everything counts as written
     std::unique_ptr<ShadowRecord[], void (*)(void*)> shadow{nullptr, nullptr};
   };
   static constexpr size_t guard_bytes = 256;

@@ -1,4 +1,4 @@
-// What a test asks of the model, as functions of JavaScript: the same file is the library that the host code opens.
+// JavaScript functions by which tests control the model: this file is part of the library that the host code opens.
 #include <iterator>
 
 #include "../host/values.h"
@@ -32,7 +32,7 @@ napi_value watch_writes_call(napi_env, napi_value) {
   return nullptr;
 }
 
-/// Fields that are there are set: memoryBytes, driverVersion, capability, loseAfterLaunches (from now), deviceCount.
+/// Sets the given fields: memoryBytes, driverVersion, capability, loseAfterLaunches (from now), deviceCount.
 napi_value set_card(napi_env env, napi_value argument) {
   const Values values(env);
   const auto set = [&](const char* name, const auto& to) {

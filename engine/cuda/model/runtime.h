@@ -1,5 +1,5 @@
-// What a kernel compiled by g++ and the model of a card agree upon: one table of functions, and the state of the
-// thread that runs. A kernel's module is a shared library that is given the table when it is loaded.
+// The interface between kernels compiled by g++ and the model of a card: a table of functions, and the state of the current thread. A
+// kernel's module is a shared library that receives the table when it is loaded.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,13 +12,13 @@ struct Dimensions {
   uint32_t x, y, z;
 };
 
-/// Of the thread that runs now on a worker; `dynamic_shared` is the same for the whole block.
+/// State of the thread that runs now on a worker; `dynamic_shared` is the same for the whole block.
 struct ThreadView {
   Dimensions thread, block, block_size, grid;
   void* dynamic_shared;
 };
 
-/// What all lanes of a warp do together. A lane that comes to one waits for the others.
+/// Operations of all lanes of a warp. A lane that reaches one waits for the others.
 enum class WarpOperation : uint32_t { synchronize, shuffle, ballot, load_matrix, multiply_bf16, multiply_e4m3 };
 
 struct Shuffle {
@@ -49,12 +49,12 @@ struct Runtime {
   void (*copy_async)(void* to, const void* from, uint32_t bytes, uint32_t source_bytes);
   void (*commit_copies)();
   void (*wait_copies)(uint32_t pending_groups);
-  /// Called before every access of a kernel that is compiled to be checked.
+  /// Called before every access of a kernel that is compiled with checks.
   void (*access)(const void* address, size_t bytes, bool is_write);
   void (*out_of_bounds_index)(const char* file, uint32_t line);
 };
 
-/// What a module gives: `attach` once, `enter` on each worker before a block begins.
+/// Functions of a module: `attach` is called once, `enter` on each worker before a block begins.
 using Attach = void (*)(const Runtime*);
 using Enter = void (*)(const ThreadView*);
 

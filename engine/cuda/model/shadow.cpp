@@ -6,7 +6,7 @@ namespace {
 
 constexpr unsigned lanes = 32;
 
-/// Both of the same block: `before` is over for sure when `now` happens.
+/// For touches of the same block: whether `before` has certainly completed when `now` happens.
 bool is_ordered(const Touch& before, const Touch& now) {
   if (before.block_barriers != now.block_barriers) return true;
   if (before.many_warps || before.thread / lanes != now.thread / lanes) return false;
@@ -19,7 +19,7 @@ bool races(const Touch& before, const Touch& now, uint32_t launch_begin) {
   return before.many_blocks || before.run != now.run || !is_ordered(before, now);
 }
 
-/// Reads are kept as one: by whom is known as exactly as a later write has to know.
+/// Reads are merged into one record, which identifies the reader as exactly as a later write needs to know.
 void note_read(Touch& read, const Touch& now, uint32_t launch_begin) {
   if (read.run < launch_begin) {
     read = now;

@@ -1,4 +1,4 @@
-// Who last wrote and read each byte, and whether a barrier stands between that and what comes now.
+// Who last wrote and read each byte, and whether a barrier separates that from the current access.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -6,10 +6,10 @@
 
 namespace relora::model {
 
-/// Blocks that have run are counted through the life of the model; what the host writes comes before them all.
+/// Blocks are numbered through the life of the model; writes by the host come before all of them.
 constexpr uint32_t run_of_host = 1, first_run = 2;
 
-/// When and by whom a byte was touched. Barriers of the block and of the warp are counted.
+/// When and by whom a byte was accessed. Barriers of the block and of the warp are counted.
 struct Touch {
   uint32_t run = 0;  // 0: never
   uint32_t block_barriers = 0, warp_barriers = 0;
@@ -23,7 +23,7 @@ struct ShadowRecord {
 
 enum class Finding { none, uninitialized, race };
 
-/// Looks at one access and notes it. `launch_begin`: the run of the first block of this launch; earlier ones are over.
+/// Checks one access and records it. `launch_begin`: the run of the first block of this launch; earlier ones have completed.
 Finding touch(ShadowRecord& record, const Touch& now, uint32_t launch_begin, bool is_write, bool is_shared);
 
 }  // namespace relora::model

@@ -57,7 +57,7 @@ void multiply(void* const* arguments, const Decode& decode) {
     for (unsigned i = 0; i < 4; i++) {
       const float* const row = a[lane / 4 + i / 2 * 8];
       const float* const column = b[2 * (lane % 4) + i % 2];
-      // Products are exact and summed before they meet c; a card's own order is not known.
+      // Products are exact and are summed before c is added; a real card's order is not known.
       float sum = 0;
       for (unsigned k = 0; k < depth; k++) sum += row[k] * column[k];
       to.d[i] = to.c[i] + sum;

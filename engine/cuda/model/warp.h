@@ -1,10 +1,10 @@
-// What the lanes of a warp do together.
+// Operations of all lanes of a warp.
 #pragma once
 #include "runtime.h"
 
 namespace relora::model {
 
-/// All lanes have come: `arguments` holds what each brought.
+/// Called when all lanes have arrived: `arguments` has those of each lane.
 void shuffle(void* const* arguments);
 void ballot(void* const* arguments);
 void load_matrix(void* const* arguments);

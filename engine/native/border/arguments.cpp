@@ -65,7 +65,7 @@ napi_value Arguments::next(const char*& name) {
 
 void Arguments::open_object(const char* name) {
   const napi_value value = object(name);
-  // The name of an object among others is the full one of its last field.
+  // The name of an object in a list is the full name of its last field.
   objects_.push_back({value, objects_.empty() ? name : element_names_.back()});
 }
 

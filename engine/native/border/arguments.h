@@ -25,8 +25,7 @@ struct BadValue : std::runtime_error {
   using runtime_error::runtime_error;
 };
 
-/// A typed array as it came: never more than `length` elements are there. Absent optional outputs have no
-/// data.
+/// A typed array argument: never access more than `length` elements. Absent optional outputs have no data.
 template <class T>
 struct Array {
   T* data;
@@ -41,8 +40,7 @@ class Arguments {
  public:
   Arguments(napi_env env, napi_callback_info info, const char* function, size_t expected);
 
-  // In the order of the call. Arrays are checked for their type here and for their length by the dimensions
-  // that follow.
+  // In the order of the call. The type of an array is checked here, its length once the dimensions that follow are known.
   Array<float> output(const char* name);
   Array<float> output_or_null(const char* name);
   Array<const float> input(const char* name);
@@ -57,12 +55,12 @@ class Arguments {
   std::string text(const char* name);
   Precision precision(const char* name);
   Graph graph(const char* name);
-  /// Of a frozen base, which may be int8 or nf4 as well.
+  /// The precision of a frozen base, which may also be int8 or nf4.
   Precision base_precision(const char* name);
   napi_value object(const char* name);
   /// An ArrayBuffer.
   napi_value buffer(const char* name);
-  /// The next value as it came, for who reads it next and keeps it beyond the call.
+  /// The next value itself, for a caller that reads it next and keeps it beyond the call.
   napi_value upcoming() const { return values_[position_]; }
   Array<uint8_t> bytes(const char* name, bool is_output);
   /// @param maker the function that makes such handles
@@ -73,8 +71,8 @@ class Arguments {
   /// Whether the next value is null, which is then consumed.
   bool skip_null();
 
-  /// While it lives, values are the fields of the next value, an object, and are named `name.field`: a struct of the
-  /// border, with the names that it has in TypeScript.
+  /// During its lifetime, values are read from the fields of the next argument, an object, and are named `name.field`: a struct of the
+  /// border, with the field names of TypeScript.
   class Fields {
    public:
     Fields(Arguments& in, const char* name) : in_(in) { in.open_object(name); }
@@ -99,7 +97,7 @@ class Arguments {
   }
   /// Every element must lie in [least, end).
   void values(const Array<const int32_t>& array, int64_t least, int64_t end) const;
-  /// Outputs must overlap nothing. Called once all arguments are read.
+  /// Outputs must not overlap anything. Called once all arguments are read.
   void outputs_stand_alone() const;
 
   [[noreturn]] void refuse(const std::string& what) const;

@@ -14,7 +14,7 @@ inline void check_heads(const Arguments& in, const AttentionShape& shape) {
   }
 }
 
-/// The field `documents`, null or where the document of each position begins; in order, each at its own begin.
+/// The field `documents`, null or where the document of each position begins; ascending, and each document begins at its own begin.
 inline const int32_t* documents_of(Arguments& in, const AttentionShape& shape) {
   if (in.is_null("documents")) return nullptr;
   const auto documents = in.ids("documents");

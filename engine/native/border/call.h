@@ -1,4 +1,4 @@
-// One call from JavaScript: what every function of the border gets, and how it is listed.
+// A call from JavaScript: the input of every function of the border, and the table of functions.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -10,14 +10,14 @@
 
 namespace relora {
 
-/// What one device keeps: freed with the JavaScript object that holds its functions, so devices share no state.
+/// State of one device: freed with the JavaScript object that holds its functions, so devices share no state.
 struct Instance {
   std::unique_ptr<Context> context;
   /// Calls so far, by the function's name.
   std::map<std::string_view, uint64_t> calls;
 };
 
-/// An object with all functions of the border over an instance of their own.
+/// An object with all functions of the border on an instance of its own.
 napi_value make_device(napi_env env, std::unique_ptr<Instance> instance);
 
 struct Call {
@@ -25,7 +25,7 @@ struct Call {
   Arguments& arguments;
   Instance& instance;
 
-  /// Until configured: the best set and all CPUs.
+  /// Default until configured: the best instruction set and all CPUs.
   Context& context() const {
     if (!instance.context) {
       instance.context = std::make_unique<Context>(supported_instruction_sets().front(), usable_cpus());

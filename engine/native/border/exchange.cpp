@@ -1,5 +1,5 @@
-// The border of what ranks exchange. Calls wait for other processes, so they are made in a thread of the pool, and the event loop
-// turns meanwhile: a process that waits is alive, and hears when it is to stop.
+// The border of communication between ranks. Calls wait for other processes, so they run in a thread of the pool and do not block the event
+// loop: a waiting process still shows that it is alive, and can be stopped.
 #include <memory>
 #include <utility>
 
@@ -15,7 +15,7 @@ constexpr napi_type_tag exchange_tag = {0x2c7f90b1f6d24e83, 0x8a51d0c94be36f17};
 
 struct Handle {
   std::unique_ptr<Exchange> exchange;
-  /// One call at a time: those of the other ranks come in the same order.
+  /// One call at a time, in the same order as on the other ranks.
   bool is_busy = false;
 };
 
@@ -53,7 +53,7 @@ napi_value open_mpi(const Call& call) {
   return result;
 }
 
-/// A call under way. What it works on is kept until it is done.
+/// A pending call. Its arguments are kept alive until it is done.
 struct Work {
   Handle* handle = nullptr;
   napi_async_work work = nullptr;

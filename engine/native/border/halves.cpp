@@ -1,5 +1,5 @@
-// The border of the halves of a block: what comes in structs, named as in engine/src/device/cpu/nativeAddon.ts, is checked
-// here; kernels assume that it is right.
+// The border of the halves of a block: checks arguments, which are structs named as in engine/src/device/cpu/nativeAddon.ts; kernels rely
+// on them.
 #include "attention_shape.h"
 #include "packed_base.h"
 
@@ -52,8 +52,7 @@ LinearPass linear_pass(const Call& call, const Pass& pass, const char* name, siz
   return l;
 }
 
-/// Gradients of a layer, null for what is not wanted: of a trained weight, or of a frozen one without an adapter; of an
-/// adapter; of a bias.
+/// Gradients of a layer, null for those not wanted: of a trained weight, or of a frozen one without an adapter; of an adapter; of a bias.
 void gradients_of(Arguments& in, const char* name, LinearPass& l, bool apart) {
   const Fields fields(in, name);
   const auto weight = in.output_or_null("weight"), a = in.output_or_null("a"), b = in.output_or_null("b");
@@ -76,7 +75,7 @@ void gradients_of(Arguments& in, const char* name, LinearPass& l, bool apart) {
   l.dbias = bias;
 }
 
-/// Of the gradients that both halves have.
+/// The gradients that both halves have.
 struct InputGradients {
   Array<float> dx, gain;
 };

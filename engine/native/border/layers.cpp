@@ -1,5 +1,4 @@
-// The border of the layers around the products: types, shapes and values are checked here, kernels assume
-// that they are right.
+// The border of the layers around the products: checks types, shapes and values, on which kernels rely.
 #include "../kernels/kernels.h"
 #include "../layers/embedding.h"
 #include "attention_shape.h"

@@ -1,4 +1,4 @@
-// The border of what concerns the machine: description, choice of instruction set, peak.
+// The border of functions about the machine: description, choice of instruction set, peak.
 #include <cmath>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -123,7 +123,7 @@ napi_value free_buffer(const Call& call) {
 
 napi_value trim_heap(const Call&) {
 #ifdef __GLIBC__
-  // What was freed below the top of the heap, up to 64 MiB, would otherwise stay resident.
+  // Memory freed below the top of the heap, up to 64 MiB, would otherwise stay resident.
   malloc_trim(0);
 #endif
   return undefined();

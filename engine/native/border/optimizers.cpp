@@ -1,5 +1,5 @@
-// The border of the optimizers that take matrices: groups of one shape, in structs named as in
-// engine/src/device/cpu/nativeAddon.ts, are checked here.
+// The border of the matrix optimizers: checks groups of matrices of the same shape, in structs named as in
+// engine/src/device/cpu/nativeAddon.ts.
 #include <algorithm>
 #include <cmath>
 
@@ -23,7 +23,7 @@ void each_of(const Arguments& in, const char* name, const std::vector<Array<T>>&
   for (const auto& array : arrays) in.shape(array, {length}, formula);
 }
 
-/// Of matrices of `length` elements: float32, or codes with their scales.
+/// Moments of matrices of `length` elements: float32, or codes with their scales.
 std::vector<MomentBuffer> read_moments(Arguments& in, size_t count, size_t length) {
   std::vector<MomentBuffer> moments;
   const Fields fields(in, "moments");

@@ -5,8 +5,7 @@
 
 namespace relora {
 
-/// The base of the next argument. Refused when it was released, or packed for kernels of another set, which would
-/// misread it.
+/// The base given by the next argument. Refused if it was released, or packed for another instruction set, whose kernels would misread it.
 PackedBase& usable_base(const Call& call);
 
 }  // namespace relora

@@ -1,5 +1,4 @@
-// The border of products and LoRA layers: types, shapes and values are checked here, kernels assume that they
-// are right.
+// The border of products and LoRA layers: checks types, shapes and values, on which kernels rely.
 #include "../gemm/product.h"
 #include "../kernels/kernels.h"
 #include "packed_base.h"
@@ -45,8 +44,7 @@ napi_value matmul(const Call& call) {
     const Operand right{b + i * k * n, transpose_b ? k : n, transpose_b};
     multiply(Target{c + i * m * n, n, 1.0f, false}, left, right);
   };
-  // A batch of small products gives each to one thread; large ones are shared by all threads, one after the
-  // other.
+  // In a batch of small products each is computed by one thread; large ones are computed one after another by all threads.
   constexpr size_t small = size_t{1} << 24;
   if (batch > 1 && m * n * k <= small) {
     call.context().pool.run(batch, [&](size_t i, unsigned worker) {
@@ -150,7 +148,7 @@ napi_value release_base(const Call& call) {
   return undefined();
 }
 
-/// A frozen base, or one with an adapter beside it.
+/// A frozen base, with or without an adapter.
 LinearPass frozen_layer(const Call& call) {
   Arguments& in = call.arguments;
   const Fields fields(in, "layer");

@@ -1,4 +1,4 @@
-// The border of what is done to whole gradients and weights: types and lengths are checked here.
+// The border of operations on whole gradients and weights: checks types and lengths.
 #include <algorithm>
 #include <cmath>
 
@@ -18,7 +18,7 @@ napi_value sum_squares(const Call& call) {
   return number(call.env, call.context().kernels.sum_squares(call.context(), spans));
 }
 
-/// One array for each parameter, of as many elements as it has, or one for so many of them.
+/// One array per parameter, with as many elements as it has, or with one per `elements_each` of them.
 template <class T>
 void follow(const Arguments& in, const char* name, const std::vector<Array<T>>& arrays,
             const std::vector<Array<float>>& parameters, size_t elements_each = 1) {
@@ -105,7 +105,7 @@ napi_value singular_values(const Call& call) {
   return result;
 }
 
-/// An integer option that counts in a stream: taken modulo 2^32.
+/// An integer option used as a counter of a random stream: taken modulo 2^32.
 uint32_t counter(Arguments& in, napi_value options, const char* name) {
   const double value = in.option(options, name);
   if (!(value >= 0 && value <= 9007199254740991.0) || std::trunc(value) != value) {

@@ -1,5 +1,5 @@
-// How the members of a run reach each other. Every member makes the same calls in the same order; what differs, or a member that ends,
-// ends all of them.
+// Communication between the members of a run. Every member makes the same calls in the same order; a member that differs, or ends, ends all
+// of them.
 #pragma once
 #include <bit>
 #include <cstddef>
@@ -10,24 +10,24 @@
 
 namespace relora {
 
-/// A member ended, or asked for something else than this one: nobody can continue.
+/// A member ended, or made a different call than this one: nobody can continue.
 struct MemberLost : std::runtime_error {
   using runtime_error::runtime_error;
 };
 
-/// What values are while they travel. Sums are float32 in both.
+/// The type in which values are exchanged. Sums are float32 in both cases.
 enum class TravelType { float32, bfloat16 };
 
 class Exchange {
  public:
   virtual ~Exchange() = default;
 
-  /// values[count] becomes the sum over all members, in the order of their ranks whoever adds: the same bits each time, everywhere. With
-  /// bfloat16 each member's values are rounded before they are added, and the sum once more.
+  /// values[count] becomes the sum over all members, added in the order of their ranks whichever member adds: the same bits every time,
+  /// everywhere. With bfloat16 each member's values are rounded before they are added, and the sum is rounded again.
   virtual void sum(float* values, size_t count, TravelType type) = 0;
   /// all[size * bytes] = own[bytes] of each member, in the order of their ranks.
   virtual void gather(uint8_t* all, const uint8_t* own, size_t bytes) = 0;
-  /// This member comes no more: whoever waits for it now or later gets MemberLost, or is ended.
+  /// This member makes no further calls: members that wait for it now or later get MemberLost, or are ended.
   virtual void leave() = 0;
 
   uint32_t rank() const { return rank_; }
@@ -35,7 +35,7 @@ class Exchange {
 
  protected:
   Exchange(uint32_t rank, uint32_t size) : rank_(rank), size_(size) {}
-  /// Which of `count` values this member adds for all: whole lines of the cache, so that no two write to one.
+  /// The part of `count` values that this member adds for all: whole cache lines, so that no two members write to the same one.
   template <class Packed>
   static std::pair<size_t, size_t> part_of(uint32_t rank, uint32_t size, size_t count) {
     constexpr size_t line = 64 / sizeof(Packed);
@@ -47,7 +47,7 @@ class Exchange {
   uint32_t rank_, size_;
 };
 
-/// Values to what travels, and back. Too large for bfloat16 becomes infinite, and NaN stays NaN: no step is made of either.
+/// Converts values to the exchanged type, and back. Values too large for bfloat16 become infinite, and NaN stays NaN: no step uses either.
 inline void pack(float* packed, const float* values, size_t count) { std::memcpy(packed, values, count * sizeof *values); }
 inline void unpack(float* values, const float* packed, size_t count) { std::memcpy(values, packed, count * sizeof *values); }
 inline void pack(uint16_t* packed, const float* values, size_t count) {
@@ -63,7 +63,7 @@ inline void unpack(float* values, const uint16_t* packed, size_t count) {
   for (size_t i = 0; i < count; i++) values[i] = std::bit_cast<float>(static_cast<uint32_t>(packed[i]) << 16);
 }
 
-/// sum[count] = the sum over `size` parts, one after another from that of rank 0 on; part(rank) may lie where the sum goes.
+/// sum[count] = the sum over `size` parts, one after another from rank 0 on; part(rank) may be the memory of the sum.
 template <class Packed, class Part>
 void add_parts(Packed* sum, size_t count, uint32_t size, Part part) {
   constexpr size_t block = 1024;

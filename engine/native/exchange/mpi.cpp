@@ -11,9 +11,9 @@ namespace relora {
 
 namespace {
 
-/// Of a sum, so that what is received stays in the processor's cache, and counts of bytes are ints as MPI has them.
+/// Size of a piece of a sum: received data stays in the processor's cache, and byte counts fit MPI's int.
 constexpr size_t piece_floats = size_t{1} << 18;
-/// What is gathered at once, of each member.
+/// Bytes gathered at a time from each member.
 constexpr size_t piece_bytes = size_t{1} << 20;
 
 template <class Function>
@@ -23,7 +23,7 @@ Function symbol(void* library, const char* name) {
   return reinterpret_cast<Function>(found);
 }
 
-/// The two families name what calls are about by values of different types, and have no binary interface in common.
+/// The two families represent handles by different types, and have no common binary interface.
 struct OpenMpi {
   using Handle = void*;
   Handle world, byte;
@@ -84,7 +84,7 @@ class Mpi : public Exchange {
     }
   }
 
-  /// Waits for the others, so it is for the end of a run: a process that ends without it is what `mpirun` ends all others for.
+  /// Waits for the others, so it is called at the end of a run: if a process exits without it, `mpirun` ends all others.
   void leave() override { check(finalize_(), "MPI_Finalize"); }
 
  private:
@@ -97,7 +97,7 @@ class Mpi : public Exchange {
     if (error != 0) throw MemberLost(std::string(call) + " failed with " + std::to_string(error));
   }
 
-  /// Each gets a part from all, adds it rank by rank, and gives it to all: as much travels as in a ring.
+  /// Each member receives its part from all, adds it rank by rank, and sends the sum to all: the same traffic as in a ring.
   template <class Packed>
   void sum_piece(Packed* values, size_t count) {
     constexpr int value_bytes = sizeof(Packed);
@@ -128,7 +128,7 @@ class Mpi : public Exchange {
   int (*finalize_)();
   std::vector<uint8_t> received_;
   std::vector<uint16_t> packed_;
-  /// In bytes: of each member's part, and of what this one gets from each.
+  /// In bytes: of each member's part, and of what this member receives from each.
   std::vector<int> lengths_, places_, own_lengths_, own_places_;
 };
 

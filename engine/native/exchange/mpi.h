@@ -1,4 +1,4 @@
-// Processes that `mpirun` started, on one host or several, reach each other by the MPI that started them.
+// Processes started by `mpirun`, on one host or several, communicate through that MPI.
 #pragma once
 #include <memory>
 
@@ -6,7 +6,7 @@
 
 namespace relora {
 
-/// Loads the library of that name, joins the others, and learns from it which member this is. Throws where it cannot be loaded.
+/// Loads the library of that name, joins the others, and gets this member's rank from it. Throws if it cannot be loaded.
 std::unique_ptr<Exchange> open_mpi(const char* library);
 
 }  // namespace relora

@@ -20,12 +20,12 @@ namespace relora {
 
 namespace {
 
-/// Of the header, which so has room for the calls of this many members.
+/// Size of the header, enough for the calls of this many members.
 constexpr size_t header_bytes = 65536;
 constexpr uint32_t members_max = 1024;
-/// Slots begin at lines of the cache, so that no two members write to one.
+/// Slots are aligned to cache lines, so that no two members write to the same one.
 constexpr size_t line_bytes = 64;
-/// Looks before a wait: a member that is about to come is here sooner than the kernel would wake us.
+/// Polls before sleeping: a member that is about to arrive is faster than a wakeup by the kernel.
 constexpr int looks = 200;
 
 void pause_briefly() {
@@ -36,10 +36,10 @@ void pause_briefly() {
 #endif
 }
 
-/// Until the word is no longer `value`, somebody wakes us, or a moment has passed.
+/// Returns when the word is no longer `value`, after a wakeup, or after a short time.
 void wait_while(std::atomic<uint32_t>& word, uint32_t value) {
 #ifdef __linux__
-  const timespec moment = {0, 200'000'000};  // one who left between our look and our sleep woke nobody
+  const timespec moment = {0, 200'000'000};  // a member that left between our check and our sleep woke nobody
   syscall(SYS_futex, &word, FUTEX_WAIT, value, &moment, nullptr, 0);
 #else
   const timespec moment = {0, 50'000};
@@ -57,12 +57,12 @@ void wake_all(std::atomic<uint32_t>& word) {
 
 }  // namespace
 
-/// The file is zeros at first.
+/// The file is initially zero.
 struct SharedMemory::Header {
   std::atomic<uint32_t> arrived;
-  /// How often all have met.
+  /// Number of completed meetings.
   std::atomic<uint32_t> meetings;
-  /// The first member that left, its rank and one; 0 for none.
+  /// Rank of the first member that left, plus one; 0 for none.
   std::atomic<uint32_t> left;
   uint32_t unused;
   struct Call {
@@ -96,7 +96,7 @@ uint8_t* SharedMemory::slot(uint32_t rank) const {
   return memory_ + header_bytes + (turn_ * size_ + rank) * slot_bytes_;
 }
 
-/// Turns change with every meeting after which slots are read, so that nobody writes to what another still reads.
+/// The turn changes with every meeting after which slots are read, so that nobody writes to a slot that another member still reads.
 void SharedMemory::begin(Kind kind, size_t count) {
   turn_ ^= 1;
   Header::Call& call = header_->calls[turn_][rank_];
@@ -113,7 +113,7 @@ void SharedMemory::meet() {
   }
   for (int look = 0;; look++) {
     if (header_->meetings.load(std::memory_order_acquire) != meeting) return;
-    // Only while it lasts: one who left after this meeting was at it.
+    // Checked only while waiting: a member that left after this meeting took part in it.
     const uint32_t left = header_->left.load(std::memory_order_acquire);
     if (left != 0 && header_->meetings.load(std::memory_order_acquire) == meeting) lost(left - 1);
     if (look < looks) pause_briefly();
@@ -159,7 +159,7 @@ void SharedMemory::sum_packed(Kind kind, float* values, size_t count) {
     pack(packed(rank_), values + done, length);
     meet();
     check(kind, count - done);
-    // Each adds a part for all, into the slot of the first.
+    // Each member adds a part for all, into the slot of rank 0.
     const auto [first, end] = part_of<Packed>(rank_, size_, length);
     add_parts(packed(0) + first, end - first, size_, [&, begin = first](uint32_t rank) { return packed(rank) + begin; });
     meet();

@@ -1,4 +1,4 @@
-// What the processes of one machine exchange through memory that they share: an open file that their parent made, header and slots.
+// Exchange between processes of one machine through shared memory: an open file created by their parent, with a header and slots.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace relora {
 
 class SharedMemory : public Exchange {
  public:
-  /// Maps the file, of which every member has the same length. Throws where it is too short for so many.
+  /// Maps the file; every member passes the same length. Throws if it is too short for this many members.
   SharedMemory(int file, uint32_t rank, uint32_t size);
   ~SharedMemory() override;
   SharedMemory(const SharedMemory&) = delete;
@@ -27,18 +27,18 @@ class SharedMemory : public Exchange {
   template <class Packed>
   void sum_packed(Kind kind, float* values, size_t count);
   void begin(Kind kind, size_t count);
-  /// Returns when all members have come here.
+  /// Returns when all members have called it.
   void meet();
   void check(Kind kind, size_t count);
   [[noreturn]] void lost(uint32_t rank);
   uint8_t* slot(uint32_t rank) const;
 
   size_t bytes_ = 0;
-  /// Of a slot; every member has two, used in turn.
+  /// Size of a slot; every member has two, used alternately.
   size_t slot_bytes_ = 0;
   uint8_t* memory_ = nullptr;
   Header* header_ = nullptr;
-  /// Which of the two is used.
+  /// Index of the current slot.
   uint32_t turn_ = 0;
 };
 

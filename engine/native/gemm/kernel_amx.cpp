@@ -35,8 +35,8 @@ void pack_transposed_pairs(uint32_t* packed, const Operand& left, size_t row, si
   }
 }
 
-/// Rows of pairs either way, zeros up to a whole tile: beside them the zeros of the right operand could meet
-/// NaN. Rows up to a whole tile are left as they are, for theirs are results that nobody reads.
+/// Rows of pairs in either orientation, zero-padded to whole tiles: otherwise zeros of the right operand could be multiplied by NaN. Rows
+/// up to a whole tile are not padded, since nobody reads their results.
 PackedLeft pack_left_pairs(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                            size_t k_count) {
   const size_t words = (k_count + 1) / 2, whole = round_up(words, unit_words);

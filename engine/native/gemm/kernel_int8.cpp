@@ -1,5 +1,5 @@
-// Products of int8 by what multiplies bytes fastest. The sum of one block of k is exact in each: below 2^24,
-// it turns into a float without rounding. Only the length of a block differs.
+// Products of int8 with the fastest instructions for bytes. Each sum over one block of k is exact: it stays below 2^24, so converting it to
+// float does not round. Only the length of a block differs.
 #include "kernels.h"
 #include "pack_int8.h"
 #include "tile.h"

@@ -1,4 +1,4 @@
-// What a set of micro-kernels offers to the drivers, which are compiled once for all sets.
+// The interface of a set of micro-kernels to the drivers, which are compiled once for all sets.
 //
 // c[m, n] (+)= alpha op(a)[m, k] op(b)[k, n]. The right operand is packed into panels of `panel_columns`
 // columns, the left one in blocks of rows. A "step" is one k of float32 operands, a pair of k's of bfloat16
@@ -24,7 +24,7 @@ struct Operand {
   Operand(const Operand& same, bool transposed)
       : data(same.data), stride(same.stride), transposed(transposed), is_bfloat16(same.is_bfloat16) {}
 
-  /// Whose rows are in the cache, at a stride that keeps them out of each other's sets: what needs no conversion is read where it lies.
+  /// The same operand, marked as being in the cache at a stride that avoids set conflicts: it is read in place if it needs no conversion.
   Operand in_cache() const {
     Operand same = *this;
     same.is_in_cache = true;
@@ -66,8 +66,8 @@ struct ProductKernel {
   size_t block_k;          // longest piece of k summed in registers; fixed, so sums depend on k alone
   size_t header_rows;      // rows of words before the steps of each block of a right panel
 
-  /// What packing has to know of whole rows, depth k's long: called with the same memory before the blocks of
-  /// k are packed. Null where rows are packed as they come.
+  /// Computes what packing must know about whole rows over all `depth` k's: called with the same memory before the blocks of k are packed.
+  /// Null if rows are packed without it.
   void (*prepare_left)(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t depth);
   PackedLeft (*pack_left)(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                           size_t k_count);
@@ -83,8 +83,7 @@ struct ProductKernel {
   double (*exercise)(size_t iterations);
 };
 
-/// Space for one packed left block of any kernel, in words; includes the padding that keeps rows out of each
-/// other's cache sets.
+/// Size of one packed left block of any kernel, in words; includes the padding that avoids cache set conflicts between rows.
 constexpr size_t packed_left_words = block_rows * (block_words + 32);
 
 }  // namespace relora

@@ -1,6 +1,6 @@
-// Products by ARM's matrix instructions: six rows by sixteen columns of the result in 24 squares of two by two, summed over one block
-// of k. A vector of the left operand is two rows of two words, one of the right operand two columns of two words; a word holds a pair
-// of bfloat16 or four int8. So two steps are packed beside each other in both operands.
+// Products by ARM's matrix instructions: six rows by sixteen columns of the result in 24 squares of two by two, summed over one block of k.
+// A vector of the left operand is two rows of two words, one of the right operand two columns of two words; a word holds a pair of bfloat16
+// or four int8. So both operands are packed with two steps next to each other.
 #include "kernels.h"
 #include "matrix_unit.h"
 #include "pack_int8.h"
@@ -15,11 +15,11 @@ namespace {
 constexpr size_t columns_max = 16, pairs_of_rows = tile_rows / 2;
 using Shape = PanelShape<columns_max, lanes, 2>;
 
-/// Words of one panel of six rows, and of its rows beside each other: [two steps][row][2].
+/// Words of one panel of six interleaved rows: [two steps][row][2].
 constexpr size_t panel_words(size_t words) { return round_up(words, 2) * tile_rows; }
 
-/// Left rows that lie one after the other, packed word by word, become panels of six. Words up to an even number are zeros: beside
-/// garbage the zeros of the right operand could meet NaN. Rows up to a whole panel are results that nobody reads.
+/// Interleaves left rows, packed word by word, into panels of six. An odd number of words is padded with zeros: otherwise zeros of the
+/// right operand could be multiplied by NaN. Rows up to a whole panel give results that nobody reads.
 void interleave_rows(uint32_t* panels, const uint32_t* row, size_t words, size_t i) {
   uint32_t* to = panels + i / tile_rows * panel_words(words) + i % tile_rows * 2;
   size_t s = 0;
@@ -96,7 +96,7 @@ PackedLeft pack_left_quads(uint32_t* packed, const Operand& left, size_t row, si
   return {data, panel_words((k_count + 3) / 4), 2, 2 * tile_rows, scales};
 }
 
-/// Rows of words [steps, width], of every two of which the words of a column come to lie beside each other.
+/// Interleaves rows of words [steps, width] in pairs, so that the two words of a column are adjacent.
 void interleave_steps(uint32_t* packed, size_t steps, size_t width) {
   uint32_t rows[2 * columns_max];
   for (size_t s = 0; s < steps; s += 2, packed += 2 * width) {
@@ -145,7 +145,7 @@ struct Quads {
   static Vec float_of(Words sum) { return __builtin_convertvector(reinterpret_cast<Integers>(sum), Vec); }
 };
 
-// A copy inlined where operands are known beforehand has other registers free than the kernel, and puts sums on the stack.
+// An inlined copy with constant operands has fewer free registers than the kernel, and spills sums to the stack.
 #if defined(__clang__)
 #define RELORA_OUT_OF_LINE __attribute__((noinline))
 #else
@@ -180,7 +180,7 @@ RELORA_OUT_OF_LINE void tile_of_squares(const Target& target, const uint32_t* le
       float* const row = target.data + (2 * i + odd) * target.stride;
       each<vectors>([&](auto j) RELORA_INLINE {
         if (j * lanes >= columns) return;
-        // Of two squares beside each other the upper rows, or the lower ones.
+        // The upper or the lower rows of two neighboring squares.
         const Words low = sums[i * squares + 2 * j], high = sums[i * squares + 2 * j + 1];
         const Words words = odd == 0 ? Words{low[0], low[1], high[0], high[1]} : Words{low[2], low[3], high[2], high[3]};
         Vec sum = Multiply::float_of(words);

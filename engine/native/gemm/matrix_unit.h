@@ -1,5 +1,5 @@
-// What ARM's matrix instructions do with vectors of two rows, by the hardware or by a model of it in plain arithmetic, which lets
-// the kernels be tested where there is no such hardware. A vector holds two rows of two words, one row after the other.
+// ARM's matrix instructions on vectors of two rows, by the hardware or by a model of it in plain arithmetic, which allows testing the
+// kernels without such hardware. A vector holds two rows of two words, one row after the other.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -17,7 +17,7 @@ static inline Words add_pair_products(Words sum, Words left, Words right) {
                                               reinterpret_cast<bfloat16x8_t>(left),
                                               reinterpret_cast<bfloat16x8_t>(right)));
 }
-/// The same over two fours of signed bytes (SMMLA).
+/// The same for two groups of four signed bytes (SMMLA).
 static inline Words add_quad_products(Words sum, Words left, Words right) {
   return reinterpret_cast<Words>(vmmlaq_s32(reinterpret_cast<int32x4_t>(sum),
                                             reinterpret_cast<int8x16_t>(left),
@@ -36,7 +36,7 @@ class OddRounding {
   }
   static float add(float a, float b) {
     const double x = flushed(a), y = flushed(b), sum = x + y;
-    // What the sum has lost (Knuth's TwoSum): a sum that is not exact becomes odd, towards what it lost.
+    // The rounding error of the sum (Knuth's TwoSum): an inexact sum is made odd, in the direction of its error.
     const double part = sum - x, lost = (x - (sum - part)) + (y - part);
     return flushed(to_float(std::isfinite(sum) && lost != 0 ? odd(sum, lost) : sum));
   }
@@ -51,7 +51,7 @@ class OddRounding {
     return std::bit_cast<double>(away ? bits + 1 : bits - 1);
   }
 
-  /// Cut off, its last bit set where something was cut off; infinite beyond the largest float.
+  /// Truncated, with the last bit set if anything was cut off; infinite beyond the largest float.
   static float to_float(double x) {
     if (std::isnan(x)) return std::bit_cast<float>(0x7fc00000u);
     constexpr double beyond = 0x1p128;
@@ -97,7 +97,7 @@ static inline Words add_quad_products(Words sum, Words left, Words right) {
   return sum;
 }
 
-/// As the sets with those instructions round it, which portable code does not.
+/// With the rounding of the sets that have those instructions, which portable code does not have.
 static inline Vec fused_multiply_add(Vec a, Vec b, Vec c) {
   for (size_t i = 0; i < lanes; i++) c[i] = std::fma(a[i], b[i], c[i]);
   return c;

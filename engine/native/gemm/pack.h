@@ -79,7 +79,7 @@ static inline Words load_pairs(const float* p, size_t count) {
 #endif
 }
 
-/// Of elements kept as bfloat16: pairs as they lie.
+/// For elements kept as bfloat16: pairs as stored.
 static inline Words load_pairs(const uint16_t* p, size_t count) {
   if (count >= 2 * lanes) return load(reinterpret_cast<const uint32_t*>(p));
   Words words = {};
@@ -89,7 +89,7 @@ static inline Words load_pairs(const uint16_t* p, size_t count) {
 
 enum class Format { float32, rounded_float32, pairs };
 
-/// Asks for what a later stored row holds: rows lie too far apart for the CPU to guess.
+/// Prefetches a later stored row: rows are too far apart for the CPU's prefetcher.
 template <class Element>
 static inline void prefetch(const Element* row, size_t count) {
   for (size_t i = 0; i < count; i += 64 / sizeof *row) __builtin_prefetch(row + i);
@@ -102,7 +102,7 @@ template <Format format, class Element>
 static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                                  size_t k_count) {
   const size_t words = format == Format::pairs ? (k_count + 1) / 2 : k_count;
-  // Whole cache lines plus one: rows at a stride of a power of two would fall into the same cache sets.
+  // Whole cache lines plus one: a power-of-two stride would map rows to the same cache sets.
   const size_t row_stride = (words + 15) / 16 * 16 + 16;
   for (size_t i = 0; i < rows; i++) {
     const Element* from = static_cast<const Element*>(left.data) + (row + i) * left.stride + k;
@@ -124,14 +124,13 @@ static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t r
   return {packed, tile_rows * row_stride, row_stride, 1};
 }
 
-/// Left operand stored [k, m]: for each panel of six rows, six neighboring words per k (or pair). The stored
-/// rows are read through once, across all panels: they may lie pages apart.
+/// Left operand stored [k, m]: for each panel of six rows, six neighboring words per k (or pair). The stored rows are read once, across all
+/// panels, since they may be pages apart.
 template <Format format, class Element>
 static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                                     size_t k_count) {
   constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
-  // Stores are a full vector wide and run over into the next step, the last ones into the space behind the
-  // panel. An odd last k has a partner of zeros.
+  // Stores are a full vector wide and overlap the next step, the last ones the space after the panel. An odd last k is paired with zeros.
   const size_t panel = tile_rows * ((k_count + k_per_step - 1) / k_per_step + 1) + lanes;
   for (size_t s = 0; s < k_count; s += k_per_step) {
     const Element* even = static_cast<const Element*>(left.data) + (k + s) * left.stride + row;
@@ -142,8 +141,7 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
     for (size_t i = 0; i < rows; i += tile_rows, to += panel) {
       const size_t wide = smaller(tile_rows, rows - i);
       for (size_t j = 0; j < wide; j += lanes) {
-        // A full vector where the stored row has one, although only six of its lanes are wanted: masks cost
-        // more.
+        // Loads a full vector if the stored row has one, although only six lanes are needed: masks cost more.
         const size_t count = rows - i - j;
         const Vec v = load(even + i + j, count);
         if constexpr (format == Format::pairs) {
@@ -179,8 +177,8 @@ static PackedLeft pack_left_as(uint32_t* packed, const Operand& left, size_t row
 
 static constexpr size_t round_up(size_t n, size_t quantum) { return (n + quantum - 1) / quantum * quantum; }
 
-/// What a kernel wants of its right panels: the columns of a full one, those of the last rounded up to
-/// `column_quantum`, and the steps of the last block to `step_quantum`. What is added is zeros.
+/// Shape of a kernel's right panels: the columns of a full one, the multiple to which the last one's columns are padded, and that for the
+/// steps of the last block. Padding is zero.
 template <size_t columns_, size_t column_quantum_, size_t step_quantum_>
 struct PanelShape {
   static constexpr size_t columns = columns_, column_quantum = column_quantum_, step_quantum = step_quantum_;

@@ -27,7 +27,7 @@ static inline Scale scale_of(uint32_t largest_magnitude) {
 }
 
 /// The integer nearest to v * inverse, plus a shift that leaves it in two's complement in the low bits of the
-/// word. Multiplied and added apart, so that every instruction set rounds alike.
+/// word. Multiplication and addition are not fused, so that every instruction set rounds alike.
 constexpr float integer_shift = 0x1.8p23f;
 static inline Vec shifted_integer(Vec v, Vec inverse) { return v * inverse + integer_shift; }
 static inline Words low_byte(Vec v, Vec inverse) { return bits_of(shifted_integer(v, inverse)) & 0xff; }
@@ -92,7 +92,7 @@ static void prepare_left_integers(uint32_t* packed, const Operand& left, size_t 
   scale_left_rows<float>(packed, left, row, rows, depth);
 }
 
-/// How a step's four integers lie in the left block.
+/// Layout of a step's four integers in the left block.
 enum class Integer {
   biased_bytes,  // one word: integer + 128, unsigned
   bytes,         // one word: two's complement
@@ -105,7 +105,7 @@ static PackedLeft pack_integer_rows(uint32_t* packed, const Operand& left, size_
                                     size_t k_count) {
   constexpr size_t words_per_step = form == Integer::floats ? 4 : form == Integer::halves ? 2 : 1;
   const size_t words = (k_count + 3) / 4 * words_per_step;
-  // Padding as for other formats; a last step's k's that are not there meet zeros in the right operand.
+  // Padding as for other formats; missing k's of the last step are multiplied by zeros of the right operand.
   const size_t row_stride = (words + 15) / 16 * 16 + 16;
   const float* const scales = reinterpret_cast<const float*>(packed);
   uint32_t* const data = packed + left_header_words;

@@ -34,8 +34,8 @@ struct Range {
   size_t begin, end;
 };
 
-/// Outputs of one kernel for the rows and panels of one task: for each block of k the left rows are packed
-/// once and meet every panel. `n_max` columns are wanted of each output, which may be less than its panels hold.
+/// Outputs of one kernel for the rows and panels of one task: for each block of k the left rows are packed once and multiplied by every
+/// panel. Each output has `n_max` columns, which may be fewer than its panels have.
 void run_outputs(uint32_t* left_block, const Operand& left_operand, std::span<const Output> outputs,
                  Range rows, Range panels, size_t n_max) {
   const ProductKernel& kernel = *outputs.front().right.kernel;
@@ -69,7 +69,7 @@ void run_stage(uint32_t* left_block, const Stage& stage, Range rows, Range panel
 
 constexpr size_t all = static_cast<size_t>(-1);
 
-/// Rows of one block times panels that are packed on the way: for operands that meet one block of rows only.
+/// Rows of one block times panels that are packed on the fly: for operands used with a single block of rows.
 void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
                        const Operand& left, const Operand& right, Range rows, Range panels, size_t n,
                        size_t k_total) {
@@ -92,8 +92,8 @@ void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& k
 
 }  // namespace
 
-/// Cuts m rows into equal blocks of whole tiles, none longer than block_rows: as many for each thread, unless blocks
-/// would get too short to be worth reading the right operand for.
+/// Splits m rows into equal blocks of whole tiles, none longer than block_rows: an equal number per thread, unless blocks would become too
+/// short to be worth reading the right operand.
 size_t rows_per_block(size_t m, size_t threads) {
   constexpr size_t short_block = 8 * tile_rows;
   const size_t least = divide_up(m, block_rows), even = divide_up(least, threads) * threads;
@@ -145,7 +145,7 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
     const RightPanels panels = pack_right_panels(context, kernel, words, right, k, n);
     return product_of_panels(context, target, left, panels, m);
   }
-  // Every panel meets these few rows only: packing it where it is used saves a trip through memory.
+  // Every panel is used with only these few rows: packing it on the fly saves a trip through memory.
   const size_t panels = panels_of(kernel, n);
   const size_t panels_per_task = std::clamp<size_t>(panels / (4 * context.pool.threads()), 1, 8);
   context.pool.run(divide_up(panels, panels_per_task), [&](size_t task, unsigned worker) {
@@ -158,8 +158,8 @@ void product_of_panels(Context& context, const Target& target, const Operand& le
                        size_t m) {
   const size_t threads = context.pool.threads(), panels = panels_of(*right.kernel, right.n);
   const size_t rows = rows_per_block(m, threads), blocks = divide_up(m, rows);
-  // Columns are split too where there are too few blocks of rows to keep every thread busy to the end; each
-  // group packs the left rows again, so it has to be wide.
+  // Columns are split too if there are too few blocks of rows to keep every thread busy to the end; each group packs the left rows again,
+  // so it has to be wide.
   const size_t groups_max = divide_up(panels, 4);
   const size_t groups = threads == 1 ? 1 : std::min(groups_max, divide_up(4 * threads, blocks));
   const Output output{target, right};

@@ -1,6 +1,5 @@
-// Products of any size and transposition, on all threads or on one. The sum of an element depends on k and
-// the kernel alone: k is cut into blocks of fixed length that are added in order, and never shared between
-// threads.
+// Products of any size and transposition, on all threads or on one. The sum of an element depends only on k and the kernel: k is split into
+// blocks of fixed length that are added in order, and never shared between threads.
 #pragma once
 #include <initializer_list>
 
@@ -14,15 +13,15 @@ struct RightPanels {
   const ProductKernel* kernel;
   const uint32_t* words;
   size_t k_packed, n, k;
-  size_t k_begin = 0;  // the first of those k that are summed: a multiple of the k's of the kernel's `step_quantum`
+  size_t k_begin = 0;  // start of the summed k's: a multiple of the k's of the kernel's `step_quantum`
 };
 
-/// Columns, and k's, that panels can be begun at; not for int8, whose columns are scaled over all k.
+/// Granularity, in columns and in k's, at which panels can be started; not for int8, whose columns are scaled over all k.
 size_t panels_unit(const ProductKernel& kernel);
-/// The panels without their first columns, a multiple of `panels_unit`.
+/// The panels without the given number of first columns, a multiple of `panels_unit`.
 RightPanels behind_columns(const RightPanels& panels, size_t columns);
 
-/// What becomes of a left operand: target[m, right.n] (+)= alpha op(left) right.
+/// Result of a left operand: target[m, right.n] (+)= alpha op(left) right.
 struct Output {
   Target target;
   RightPanels right;
@@ -50,21 +49,21 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
 void product_of_panels(Context& context, const Target& target, const Operand& left, const RightPanels& right,
                        size_t m);
 
-/// The stages in order, block of rows by block of rows: a stage may read what an earlier one has written to
-/// the same rows, while it is still in the cache, and operands shared by outputs are read once.
+/// The stages in order, block of rows by block of rows: a stage may read what an earlier one has written to the same rows, while it is
+/// still in the cache, and operands shared by outputs are read once.
 void product_chain(Context& context, std::initializer_list<Stage> stages, size_t m);
 
 /// Rows of one block when m rows are shared by threads.
 size_t rows_per_block(size_t m, size_t threads);
 
-/// One stage for `rows` <= block_rows rows on the calling worker alone.
+/// One stage for `rows` <= block_rows rows, only on the calling worker.
 void product_stage_here(Context& context, unsigned worker, const Stage& stage, size_t rows);
 
-/// The same as `product` on the calling worker alone.
+/// The same as `product`, only on the calling worker.
 void product_here(Context& context, unsigned worker, const ProductKernel& kernel, const Target& target,
                   const Operand& left, const Operand& right, size_t m, size_t n, size_t k);
 
-/// target[m, n] (+)= alpha op(left) right on the calling worker alone; n may be less than the panels hold.
+/// target[m, n] (+)= alpha op(left) right, only on the calling worker; n may be less than the panels hold.
 void product_of_panels_here(Context& context, unsigned worker, const Target& target, const Operand& left,
                             const RightPanels& right, size_t m, size_t n);
 

@@ -37,8 +37,8 @@ static inline RELORA_INLINE void each(const Body& body) {
 }
 
 #if defined(RELORA_NEON)
-/// One word of the left operand. ARM's instructions take it from a lane, so that it need not be spread over a vector first, which
-/// would cost a place in the pipelines that multiply: said in assembly, for compilers prefer to.
+/// One word of the left operand. ARM's instructions take it from a lane, so it need not be broadcast to a vector first, which would take an
+/// issue slot from multiplications. Written in assembly, since compilers prefer to broadcast.
 using LeftValue = float32x2_t;
 static inline LeftValue left_value(const uint32_t* word) {
   LeftValue value;
@@ -117,7 +117,7 @@ static void tile(const TileArguments& t) {
   const uint32_t* left = t.left;
   const size_t row_stride = t.row_stride, k_stride = t.k_stride, right_stride = t.right_stride;
   const uint32_t* right = t.right + Multiply::header_rows * right_stride;
-  // Asked for now, the target is there when the sums are: a tile that waits for it holds up the next one.
+  // Prefetched now, the target is in the cache when the sums are done: a tile that waits for it delays the next one.
   each<rows>([&](auto i) RELORA_INLINE {
     each<vectors>([&](auto j) RELORA_INLINE {
       __builtin_prefetch(t.target.data + i * t.target.stride + j * lanes, 1);
@@ -169,7 +169,7 @@ struct Tiles {
   }
 };
 
-/// All rows of a packed block times one right panel, of which no more vectors are computed than have columns.
+/// All rows of a packed block times one right panel; computes only as many vectors as there are columns.
 template <class Multiply, size_t vectors_max>
 static void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
                      size_t columns, size_t width, size_t k_count) {
@@ -189,7 +189,7 @@ static void multiply(const Target& target, const PackedLeft& left, const uint32_
   }
 }
 
-/// The tile's steps over operands that stay in the first-level cache: the speed no product can pass.
+/// The tile's steps on operands that stay in the L1 cache: the upper bound of a product's speed.
 template <class Multiply, size_t vectors>
 static double exercise(size_t iterations) {
   constexpr size_t length = 64;

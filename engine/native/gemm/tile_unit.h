@@ -1,5 +1,5 @@
-// Eight tiles of sixteen rows by 64 bytes and what AMX does with them, by the hardware or by a model of it in
-// plain arithmetic, which lets the kernels be tested where there is no such hardware.
+// Eight tiles of sixteen rows by 64 bytes and AMX's operations on them, by the hardware or by a model of it in plain arithmetic, which
+// allows testing the kernels without such hardware.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -13,7 +13,7 @@ constexpr size_t unit_rows = 16, unit_words = 16;
 
 #if defined(__AMX_TILE__)
 
-/// Configures the calling thread's tiles while it lives: others in the process may use them for themselves.
+/// Configures the calling thread's tiles during its lifetime: other code in the process may use them too.
 class TileUnit {
  public:
   TileUnit() {
@@ -79,8 +79,8 @@ class TileUnit {
     for (size_t i = 0; i < unit_rows; i++) std::memcpy(to + i * stride, tiles_[tile][i], sizeof(Row));
   }
 
-  /// Even and odd k's are summed apart, each by multiplications and additions rounded once, and added to each
-  /// other before they are added to the tile. Subnormal numbers count as zero, before and after.
+  /// Even and odd k's are summed separately, each by multiplications and additions rounded once, and added to each other before they are
+  /// added to the tile. Subnormal numbers count as zero, before and after.
   template <int sum, int left, int right>
   void add_pairs() {
     for (size_t m = 0; m < unit_rows; m++) {

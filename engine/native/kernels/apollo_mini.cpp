@@ -1,5 +1,5 @@
-// APOLLO-Mini (arXiv 2412.05270): Adam on the gradient's shadow along one random direction says how long the step along the
-// gradient is. docs/relora.md has the formulas.
+// APOLLO-Mini (arXiv 2412.05270): a step along the gradient, whose length is determined by Adam on the gradient's projection ("shadow") on
+// one random direction. docs/relora.md has the formulas.
 #include <algorithm>
 #include <cmath>
 
@@ -9,7 +9,7 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// The gradient's length over that of its shadow, as the authors take it for one direction.
+/// Ratio of the gradient's length to that of its shadow, as the authors assume for one direction.
 const double step_scale = std::sqrt(128.0);
 /// A step may be at most this many times as long as the one before.
 constexpr double growth_max = 1.01;

@@ -1,9 +1,9 @@
-// Causal attention in tiles of query rows, forward and backward. A tile's scores against all keys it may see
-// fit the second-level cache, so the softmax needs no rescaling; what lies above the diagonal tile, or before the
-// document of its first row, is never computed. The backward pass recomputes the probabilities from the kept log-sum-exp (Dao et al. 2022).
+// Causal attention in tiles of query rows, forward and backward. A tile's scores against all its visible keys fit the L2 cache, so the
+// softmax needs no rescaling; scores above the diagonal tile, or before the document of its first row, are never computed. The backward
+// pass recomputes the probabilities from the kept log-sum-exp (Dao et al. 2022).
 //
 // q, out[batch, time, heads, head_dim]; k, v[batch, time, kv_heads, head_dim].
-// Query head h reads key head h * kv_heads / heads.
+// Query head h uses key head h * kv_heads / heads.
 #include "attention.h"
 
 #include <cmath>
@@ -14,10 +14,10 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Query rows whose share of dk and dv is summed at a time: bits depend on it.
+/// Query rows whose contribution to dk and dv is summed at a time: bits depend on it.
 constexpr size_t tile = 64;
-/// Query rows that are computed against the same keys, those that the last of them sees, forward and backward. Fewer compute less
-/// beyond the diagonal, in more products.
+/// Query rows that are computed against the same keys (those visible to the last of them), forward and backward. Fewer rows compute less
+/// beyond the diagonal, but in more products.
 constexpr size_t strip = 4 * tile_rows, backward_strip = tile / 2;
 
 struct Layout {
@@ -26,7 +26,7 @@ struct Layout {
         dim(s.head_dim),
         q_stride(s.heads * s.head_dim),
         kv_stride(s.kv_heads * s.head_dim),
-        score_stride((s.time + 15) / 16 * 16 + 16) {}  // a line more, so that rows do not share cache sets
+        score_stride((s.time + 15) / 16 * 16 + 16) {}  // an extra cache line, so that rows do not share cache sets
 
   size_t q_at(size_t batch, size_t t, size_t head) const {
     return (batch * time + t) * q_stride + head * dim;
@@ -36,7 +36,7 @@ struct Layout {
   size_t time, dim, q_stride, kv_stride, score_stride;
 };
 
-/// Turns scores into e^(score - largest) over the keys [hidden, visible), zeros elsewhere up to `keys`. Returns the sum.
+/// Replaces scores by e^(score - largest) for the keys [hidden, visible), zeros elsewhere up to `keys`. Returns the sum.
 float exponentiate(float* scores, size_t hidden, size_t visible, size_t keys, float& largest) {
   for (size_t i = 0; i < hidden; i++) scores[i] = 0;
   scores += hidden;
@@ -53,7 +53,7 @@ float exponentiate(float* scores, size_t hidden, size_t visible, size_t keys, fl
   }
   float total = sum_lanes(sum);
   if (i < visible) {
-    // Lanes that are read again must not come from a store of a part of a vector, which is slow to come back.
+    // Lanes that are read again must not come from a store of a partial vector, which is slow to be forwarded.
     float last[lanes];
     const Vec e = exponential(load(scores + i, visible - i) - largest);
     store(last, e);
@@ -92,7 +92,7 @@ float dot_product(const Element* a, const Element* b, size_t n) {
 
 size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-/// The first key that a tile of queries is computed against: at or before the document of its first row, for documents begin in order.
+/// The first key for a tile of queries: at or before the begin of its first row's document, since documents are in order.
 size_t first_key_of(const AttentionShape& shape, const ProductKernel& kernel, size_t batch, size_t first) {
   const size_t unit = panels_unit(kernel);
   return shape.document(batch, first) / unit * unit;
@@ -149,7 +149,7 @@ void attend(Context& context, Element* out, float* log_sum_exp, const Element* q
   });
 }
 
-/// One task does all query heads of one key head, in order, so dk and dv are sums with one writer.
+/// One task does all query heads of one key head, in order, so that dk and dv have a single writer.
 template <class Element>
 void differentiate_attention(Context& context, const HeadsOut<Element>& gradients, const Element* dout,
                              const HeadsIn<Element>& heads, const Element* out, const float* log_sum_exp,
@@ -162,7 +162,7 @@ void differentiate_attention(Context& context, const HeadsOut<Element>& gradient
   const size_t score_floats = tile * at.score_stride, key_floats = at.time * at.dim;
   context.reserve_worker_memory(2 * score_floats + tile * at.dim + 2 * key_floats + 2 * across_words +
                                 along_words + 2 * block_words);
-  /// Rows of one head from float32 to where they are kept, turned back where they were turned.
+  /// Copies rows of one head from float32 to their destination, rotated back if they were rotated.
   const auto keep = [&](Element* to, size_t stride, float* from, size_t batch, size_t first, size_t rows,
                         bool turned) {
     for (size_t i = 0; turned && angles.cosines != nullptr && i < rows; i++) {
@@ -223,7 +223,7 @@ void differentiate_attention(Context& context, const HeadsOut<Element>& gradient
         RightPanels q_panels = pack_right_panels_here(kernel, q_words, {q + position, at.q_stride, false}, rows, at.dim);
         RightPanels dout_panels =
             pack_right_panels_here(kernel, dout_words, {dout + position, at.q_stride, false}, rows, at.dim);
-        // Keys before the tile are seen by all its rows, the others by those of their own strip and behind it.
+        // Keys before the tile are visible to all its rows, the others to those of their own strip and later ones.
         for (size_t key = 0, row = 0, count = before + least(backward_strip, rows); key < before + rows;) {
           q_panels.k_begin = dout_panels.k_begin = row;
           q_panels.k = dout_panels.k = rows - row;

@@ -1,4 +1,4 @@
-// Causal attention over elements kept in float32 or bfloat16, for its own op and for the first half of a block.
+// Causal attention on elements kept in float32 or bfloat16, as a separate op and for the first half of a block.
 #pragma once
 #include "../gemm/product.h"
 #include "kernels.h"
@@ -14,7 +14,7 @@ struct HeadsOut {
   Element *dq, *dk, *dv;
 };
 
-/// Angles by which queries and keys were turned, [time, head_dim / 2], counted from the begin of each document; null: they were not.
+/// Angles by which queries and keys were rotated, [time, head_dim / 2], counted from the begin of each document; null: not rotated.
 struct Angles {
   const float *cosines, *sines;
 };
@@ -24,7 +24,7 @@ template <class Element>
 void attend(Context&, Element* out, float* log_sum_exp, const Element* q, const Element* k, const Element* v,
             const AttentionShape&, const ProductKernel&);
 
-/// Gradients of q, k and v, turned back by `angles`.
+/// Gradients of q, k and v, rotated back by `angles`.
 template <class Element>
 void differentiate_attention(Context&, const HeadsOut<Element>& gradients, const Element* dout,
                              const HeadsIn<Element>& heads, const Element* out, const float* log_sum_exp,

@@ -1,6 +1,6 @@
-// The first half of a block in one: y = x + o(attention(rotate(q(n)), rotate(k(n)), v(n))), n = RMSNorm(x). Kept
-// for the backward pass are the rotated queries and keys, the values, what attention made of them and what the
-// adapters saw. Where heads have norms, the normalized q(n) and k(n) are rotated, and q(n) and k(n) are kept as well.
+// The first half of a block as one kernel: y = x + o(attention(rotate(q(n)), rotate(k(n)), v(n))), n = RMSNorm(x). Kept for the backward
+// pass are the rotated queries and keys, the values, attention's output and the adapters' x A. With head norms, the normalized q(n) and
+// k(n) are rotated, and q(n) and k(n) are kept as well.
 #include <algorithm>
 
 #include "../layers/apart_sums.h"
@@ -37,7 +37,7 @@ struct State {
     bytes = cut.used();
   }
   float *rstd, *log_sum_exp;
-  Element *q, *k, *v, *mixed;  // mixed: the values as attention has weighed them
+  Element *q, *k, *v, *mixed;  // mixed: the values weighted by attention
   Element *xa_q, *xa_k, *xa_v, *xa_o;
   Element *made_q, *made_k;  // queries and keys before the norms of their heads
   size_t bytes;
@@ -47,13 +47,13 @@ size_t rank_max(const AttentionPass& pass) {
   return std::max({pass.q.rank, pass.k.rank, pass.v.rank, pass.o.rank});
 }
 
-/// Of the layer that needs most; 0 where they add to what is there.
+/// For the layer that needs most; 0 if layers accumulate in place.
 size_t spare_floats(const AttentionPass& pass, size_t rows) {
   const auto floats = [&](const LinearPass& layer) { return apart_floats(layer, rows); };
   return pass.apart ? std::max({floats(pass.q), floats(pass.k), floats(pass.v), floats(pass.o)}) : 0;
 }
 
-/// Turns the heads of rows [begin, begin + count) of a batch by their positions, in place.
+/// Rotates the heads of rows [begin, begin + count) of a batch by their positions, in place.
 void rotate_rows(float* heads, const AttentionPass& pass, size_t width, size_t begin, size_t count) {
   if (pass.cosines == nullptr) return;
   const size_t dim = pass.shape.head_dim, half = dim / 2;
@@ -66,8 +66,8 @@ void rotate_rows(float* heads, const AttentionPass& pass, size_t width, size_t b
   }
 }
 
-/// dbias = sum over rows of dy[rows, out]. Partial sums are over a fixed number of rows, so that a long sum loses
-/// little; each column is summed by one thread.
+/// dbias = sum over rows of dy[rows, out]. Partial sums are over a fixed number of rows, so that a long sum loses little precision; each
+/// column is summed by one thread.
 template <class Element>
 void differentiate_bias(Context& context, const LinearPass& layer, const Element* dy, size_t rows) {
   if (layer.dbias == nullptr) return;
@@ -97,7 +97,7 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
   context.arena.reset();
   const ForwardPanels q_panels(context, kernel, q), k_panels(context, kernel, k), v_panels(context, kernel, v);
   const ForwardPanels o_panels(context, kernel, o);
-  // Attention needs all rows at once: without a state to keep they lie in the arena.
+  // Attention needs all rows at once: if no state is kept they are in the arena.
   const State<Element> size(pass, nullptr);
   const State<Element> state(pass, memory ? memory : context.arena.take<char>(size.bytes));
   const size_t block = rows_per_block(rows, context.pool.threads());
@@ -144,7 +144,7 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
 
   attend<Element>(context, state.mixed, state.log_sum_exp, state.q, state.k, state.v, pass.shape, kernel);
 
-  if (y == nullptr && !o.has_path()) return;  // called for the state alone
+  if (y == nullptr && !o.has_path()) return;  // called only for the state
   context.reserve_worker_memory(block * rank + spare_floats(pass, block));
   for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
     float* const xa = context.worker_memory(worker);
@@ -215,7 +215,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
                            {d + begin * layer.out, layer.out, false}, p);
       if (layer.has_p()) keep_rows(p_kept + begin * layer.rank, layer.rank, p, layer.rank, count, layer.rank);
     };
-    // Apart they are added as a tape gives them back: the last first.
+    // Summed apart, they are added in the order of a backward tape: the last first.
     if (pass.apart) add(v, v_panels, dv, p_v, false);
     else add(q, q_panels, dq, p_q, false);
     add(k, k_panels, dk, p_k, true);

@@ -1,4 +1,4 @@
-// Blocks of moments between float32 and their codes (moment_codes.h), with the scale of the block.
+// Converts blocks of moments between float32 and codes (moment_codes.h), with the scale of the block.
 #pragma once
 #include <cstring>
 
@@ -37,7 +37,7 @@ static inline float largest_magnitude(const float* x, size_t n) {
   return largest_lane(most);
 }
 
-/// Magnitudes are shares of it: divided, for the inverse of a tiny scale is infinite.
+/// Divisor of magnitudes: dividing is needed since the inverse of a tiny scale is infinite.
 static inline float divisor_of(float scale) { return scale > 0 ? scale : 1; }
 
 static inline float encode_first(int8_t* to, const float* from, size_t n) {
@@ -51,7 +51,7 @@ static inline float encode_first(int8_t* to, const float* from, size_t n) {
   return scale;
 }
 
-/// One that is not zero never becomes zero: its first moment would be divided by epsilon alone.
+/// A value that is not zero never becomes zero: its first moment would then be divided by epsilon only.
 static inline float encode_second(uint8_t* to, const float* from, size_t n) {
   const float scale = largest_magnitude(from, n), divisor = divisor_of(scale);
   for_vectors(n, [&](size_t i, size_t count) {

@@ -1,8 +1,7 @@
-// The language model's head and its loss in one. [rows, vocabulary] never exists: of a chunk of rows, logits
-// are made a block of the vocabulary at a time, in the second-level cache, and only their exponentials are
-// kept, as the two products behind them read them. Every exponential of a row stands for e^(logit -
-// reference), so the gradient of the logits, scale (p - onehot), is the kept row but for one factor and its
-// target: the factor goes into the rows of x and dx instead, and the logits are passed over once.
+// The language model's head and its loss in one kernel. [rows, vocabulary] is never stored: for a chunk of rows, logits are computed for a
+// block of the vocabulary at a time, in the L2 cache, and only their exponentials are kept, in the form that the two following products
+// read. Every exponential of a row stands for e^(logit - reference), so the gradient of the logits, scale (p - onehot), equals the kept row
+// up to one factor and its target: the factor is applied to the rows of x and dx instead, so that logits are traversed only once.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -16,15 +15,14 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Columns and rows of logits at a time: they, the packed rows of the head and those of x fit the
-/// second-level cache together. Columns are a multiple of every kernel's panel; rows of x are packed again
-/// for each block of them.
+/// Columns and rows of logits at a time: together with the packed rows of the head and of x they fit the L2 cache. Columns are a multiple
+/// of every kernel's panel; rows of x are packed again for each block of columns.
 constexpr size_t block_columns = 384, piece_rows = 128;
 /// Rows of the head that are packed at a time for dx.
 constexpr size_t slab_rows = 1024;
 /// Exponentials kept of a chunk. More rows at a time read and write dhead less often.
 constexpr size_t kept_bytes = size_t{36} << 20;
-/// The logit of the target is the reference of a row, unless a block has logits this much larger.
+/// The logit of the target is the reference of a row, unless some block has logits larger by this margin.
 constexpr float margin = 30.0f;
 
 void store_element(float* p, Vec v, size_t count) { store(p, v, count); }
@@ -49,7 +47,7 @@ float dot(const float* a, const float* b, size_t n) {
   return sum_lanes(sum);
 }
 
-/// What is known of each row of a chunk, by row, and of each block of the vocabulary in it, [blocks, rows].
+/// Statistics of each row of a chunk, by row, and for each block of the vocabulary, [blocks, rows].
 struct Statistics {
   float *reference, *at_target, *factor;
   float *block_reference, *block_sum;
@@ -60,7 +58,7 @@ Statistics statistics_in(float* memory, size_t rows, size_t blocks) {
 }
 size_t statistics_floats(size_t rows, size_t blocks) { return (3 + 2 * blocks) * rows; }
 
-/// Sum of e^(logit - reference), which also go to `kept` unless that is null.
+/// Sum of e^(logit - reference); the terms are also written to `kept` unless that is null.
 template <class Element>
 float exponentials(Element* kept, const float* logits, size_t n, float reference) {
   Vec sum = {};
@@ -89,7 +87,7 @@ struct Chunk {
   size_t stride;
   Statistics of;
 
-  /// All rows against one block of the vocabulary, whose rows of the head are packed for them.
+  /// All rows against one block of the vocabulary, given the packed rows of the head.
   void block(size_t index, unsigned worker) const {
     const size_t column = index * block_columns, columns = std::min(block_columns, shape.vocabulary - column);
     float* const logits = context.worker_memory(worker);
@@ -115,8 +113,8 @@ struct Chunk {
     }
   }
 
-  /// The loss of a row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits come out as a NaN
-  /// or infinite loss. Makes the kept row the gradient of its logits but for `factor`.
+  /// The loss of a row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits give a NaN or infinite loss. Converts the kept
+  /// row to the gradient of its logits, up to `factor`.
   float finish(size_t row) const {
     Element* const to = kept == nullptr ? nullptr : kept + row * stride;
     if (targets[row] < 0) {
@@ -139,7 +137,7 @@ struct Chunk {
     }
     const double above = static_cast<double>(of.at_target[row]) - static_cast<double>(most);
     of.factor[row] = static_cast<float>(static_cast<double>(shape.gradient_scale) / sum);
-    // p - 1 of the target, whose difference must not be one of rounded numbers.
+    // p - 1 of the target: the subtraction must not use rounded numbers.
     if (to != nullptr) store_element(to + targets[row], static_cast<float>(std::exp(above) - sum));
     return static_cast<float>(std::log(sum) - above);
   }
@@ -156,7 +154,7 @@ void scale_row(float* to, const float* from, size_t n, float factor) {
   for_vectors(n, [&](size_t i, size_t count) { store(to + i, load(from + i, count) * factor, count); });
 }
 
-/// Rows of a chunk: whole blocks of k of the product that sums over them, where there is space for one.
+/// Rows of a chunk: whole blocks of k of the product that sums over them, if there is space for one.
 size_t chunk_rows(const ProductKernel& kernel, size_t row_bytes, size_t rows) {
   const size_t fit = std::max<size_t>(kept_bytes / row_bytes, 64);
   return std::min(rows, fit < kernel.block_k ? fit : fit / kernel.block_k * kernel.block_k);

@@ -1,4 +1,4 @@
-// The norms of single heads of queries and keys, between their projection and their rotation.
+// Norms of individual heads of queries and keys, between their projection and their rotation.
 #pragma once
 #include "kernels.h"
 #include "rows.h"
@@ -7,15 +7,15 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Each of the heads[count, dim] by itself, in place.
+/// Normalizes each of the heads[count, dim] in place.
 inline void normalize_heads(float* heads, const float* gain, size_t count, size_t dim, float epsilon) {
   for (float* head = heads; head < heads + count * dim; head += dim) {
     normalize_row(head, head, gain, inverse_root_mean_square(head, dim, epsilon), dim);
   }
 }
 
-/// d[rows, width] becomes the gradient of what was normalized, `made`; dgain is the sum over all heads of all rows. Partial
-/// sums are over a fixed number of rows, so that they do not depend on threads.
+/// Converts d[rows, width] to the gradient of the norm's input `made`; dgain is the sum over all heads of all rows. Partial sums are over a
+/// fixed number of rows, so that they do not depend on threads.
 template <class Element>
 void differentiate_heads(Context& context, const HeadNorm& norm, Element* d, const Element* made, size_t rows,
                          size_t width, const AttentionPass& pass) {

@@ -14,7 +14,7 @@ struct RotaryShape {
 struct AttentionShape {
   size_t batch, time, heads, kv_heads, head_dim;
   float scale;
-  /// [batch, time]: where in its sequence the document of each position begins, which it sees nothing before; null: at 0.
+  /// [batch, time]: where, within its sequence, the document of each position begins, before which it attends to nothing; null: at 0.
   const int32_t* documents;
 
   size_t document(size_t batch_index, size_t t) const {
@@ -22,8 +22,8 @@ struct AttentionShape {
   }
 };
 
-/// The halves of a block. `compact`: what is kept for the backward pass is kept in bfloat16. `apart`: layers are summed apart
-/// (layers/apart_sums.h), which goes with neither `compact` nor merged graphs.
+/// The halves of a block. `compact`: state for the backward pass is kept in bfloat16. `apart`: layers are summed apart
+/// (layers/apart_sums.h), which supports neither `compact` nor merged graphs.
 struct MlpPass {
   size_t rows = 0;
   const float *x = nullptr, *gain = nullptr;  // [rows, hidden], [hidden]
@@ -36,13 +36,13 @@ struct MlpPass {
 /// The gain of the norm of each head of one projection, [head_dim]; null for none.
 struct HeadNorm {
   const float* gain = nullptr;
-  float* dgain = nullptr;  // of the backward pass
+  float* dgain = nullptr;  // in the backward pass
 };
 
 struct AttentionPass {
   AttentionShape shape = {};
   const float *x = nullptr, *gain = nullptr;         // [batch * time, hidden], [hidden]
-  const float *cosines = nullptr, *sines = nullptr;  // [time, head_dim / 2]; null: nothing is turned
+  const float *cosines = nullptr, *sines = nullptr;  // [time, head_dim / 2]; null: no rotation
   HeadNorm q_norm = {}, k_norm = {};
   LinearPass q = {}, k = {}, v = {}, o = {};
   float epsilon = 0;
@@ -50,7 +50,7 @@ struct AttentionPass {
   bool compact = false, apart = false;
 };
 
-/// One parameter with what an update of AdamW needs of it. Codes: see moment_codes.h.
+/// One parameter with the data for its AdamW update. Codes: see moment_codes.h.
 struct AdamWBuffers {
   size_t length;
   float* parameter;
@@ -78,7 +78,7 @@ struct MomentBuffer {
   int8_t* codes;
   float* scales;
 };
-/// One matrix with what an update of Muon needs of it; no gradient: it is not trained.
+/// One matrix with the data for its Muon update; without a gradient it is not trained.
 struct MuonBuffers {
   float* parameter;
   const float* gradient;
@@ -212,8 +212,8 @@ extern const Kernels kernels;
 }
 #endif
 
-/// Elementwise kernels and reductions cut long arrays into blocks of this many elements, whatever the number
-/// of threads. A shorter array is not worth waking a thread for.
+/// Elementwise kernels and reductions split long arrays into blocks of this many elements, whatever the number of threads. A shorter array
+/// is not worth waking a thread.
 constexpr size_t element_block = 32768;
 
 /// A block of one of several arrays.

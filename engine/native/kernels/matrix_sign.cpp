@@ -7,12 +7,12 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Coefficients of the polynomial a x + b x³ + c x⁵ (Jordan and others 2024): they lift small singular values fastest and
-/// leave all between 0.7 and 1.2.
+/// Coefficients of the polynomial a x + b x³ + c x⁵ (Jordan and others 2024): they raise small singular values fastest and leave all of
+/// them between 0.7 and 1.2.
 constexpr float first = 3.4445f, third = -4.7750f, fifth = 2.0315f;
 constexpr int step_count = 5;
 
-/// Rows of a symmetric product that are one task: a few times a tile, for even shares of the triangle.
+/// Rows of a symmetric product per task: a few tiles, so that the triangle is divided evenly.
 constexpr size_t gram_rows = 16 * tile_rows;
 constexpr size_t transposed_rows = 32;
 
@@ -43,7 +43,7 @@ void Team::gram(const ProductKernel& kernel, uint32_t* words, float* target, con
                 bool transposed, size_t m, size_t k) const {
   const RightPanels panels = pack(kernel, words, {x, stride, !transposed}, k, m);
   const size_t tasks = divide_up(m, gram_rows);
-  // The longest rows first: the others fill up the threads that are done.
+  // The longest rows first: shorter ones then fill the threads that finish early.
   run(tasks, [&](size_t task, unsigned worker) {
     const size_t begin = (tasks - 1 - task) * gram_rows, end = std::min(m, begin + gram_rows);
     const Operand rows{x + (transposed ? begin : begin * stride), stride, transposed};
@@ -63,7 +63,7 @@ size_t SignMemory::words_for(size_t m, size_t n, const ProductKernel& kernel) {
 }
 
 void matrix_sign(const Team& team, const ProductKernel& kernel, SignMemory& memory, size_t m, size_t n) {
-  double* const partial = reinterpret_cast<double*>(memory.words);  // packed words come later, and are more
+  double* const partial = reinterpret_cast<double*>(memory.words);  // packed words are needed later, and take more
   const double norm = std::sqrt(squares_of(team, memory.x, m * n, partial));
   // A gradient of zero has no sign: it stays zero.
   const float inverse = norm > 0 ? static_cast<float>(1 / norm) : 0.0f;

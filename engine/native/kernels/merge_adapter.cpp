@@ -8,8 +8,8 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// Rows whose delta is held at once and whose squares make one partial sum of the norm: a fixed number, so that the
-/// norm does not depend on threads.
+/// Rows whose delta is stored at a time and whose squares form one partial sum of the norm: a fixed number, so that the norm does not
+/// depend on threads.
 constexpr size_t block = 48;
 
 /// to = w + scale * delta for one row; adds the squares of scale * delta to `squares`, counts elements that
@@ -39,9 +39,8 @@ size_t add_row(float* __restrict to, const float* __restrict w, const float* __r
 
 }  // namespace
 
-/// merged, w[in, out]; a[in, rank]; b[rank, out]. The delta is summed apart and added once: adding each
-/// rank-1 term to w directly would round `rank` times against a much larger weight. Always in float32
-/// products, whatever training uses.
+/// merged, w[in, out]; a[in, rank]; b[rank, out]. The delta is summed separately and added once: adding each rank-1 term to w directly
+/// would round `rank` times against a much larger weight. Always with float32 products, whatever training uses.
 MergeResult merge_adapter(Context& context, float* merged, const float* w, const float* a, const float* b,
                           float scale, size_t in, size_t rank, size_t out) {
   const ProductKernel& kernel = context.product_kernel(Precision::float32);

@@ -1,6 +1,5 @@
-// The second half of a block in one: y = x + down(silu(gate(n)) * up(n)), n = RMSNorm(x). A worker takes its rows
-// from x to y while they are in its caches; only gate, up and what the adapters saw of them are kept for the
-// backward pass, which makes n and h again.
+// The second half of a block as one kernel: y = x + down(silu(gate(n)) * up(n)), n = RMSNorm(x). A worker takes its rows from x to y while
+// they are in its caches; only gate, up and the adapters' x A are kept for the backward pass, which recomputes n and h.
 #include <algorithm>
 
 #include "../layers/apart_sums.h"
@@ -32,7 +31,7 @@ struct State {
 
 size_t rank_max(const MlpPass& pass) { return std::max({pass.gate.rank, pass.up.rank, pass.down.rank}); }
 
-/// Of the layer that needs most; 0 where they add to what is there.
+/// For the layer that needs most; 0 if layers accumulate in place.
 size_t spare_floats(const MlpPass& pass, size_t rows) {
   return pass.apart ? std::max({apart_floats(pass.gate, rows), apart_floats(pass.up, rows), apart_floats(pass.down, rows)}) : 0;
 }
@@ -72,7 +71,7 @@ void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
       if (gate.has_path()) keep_rows(state.xa_gate + begin * gate.rank, gate.rank, xa, gate.rank, count, gate.rank);
       if (up.has_path()) keep_rows(state.xa_up + begin * up.rank, up.rank, xa_of_up, up.rank, count, up.rank);
     }
-    if (y == nullptr && !down.has_path()) return;  // called for the state alone
+    if (y == nullptr && !down.has_path()) return;  // called only for the state
     for_vectors(count * inner, [&](size_t i, size_t n) {
       store(gates + i, gate_with_silu(load(gates + i, n), load(ups + i, n)), n);
     });
@@ -135,7 +134,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
       linear_rows_backward(here, {dn + begin * hidden, hidden, 1.0f, accumulate}, layer, panels, {d + at, inner, false}, p);
       keep_p(p_kept, layer);
     };
-    // Apart they are added as a tape gives them back: the last first.
+    // Summed apart, they are added in the order of a backward tape: the last first.
     if (pass.apart) add(up, up_panels, dup, p_up, false);
     add(gate, gate_panels, dgate, p_gate, pass.apart);
     if (!pass.apart) add(up, up_panels, dup, p_up, true);

@@ -35,7 +35,7 @@ struct CodeTable {
 template <size_t decades>
 inline constexpr CodeTable<decades> code_table{};
 
-/// One entry of a table for each lane.
+/// One table entry per lane.
 static inline Vec look_up(const std::array<float, 8>& table, Words index) {
   Vec result = {};
 #if defined(__AVX512F__)
@@ -53,7 +53,7 @@ static inline Vec look_up(const std::array<float, 8>& table, Words index) {
   return result;
 }
 
-/// Magnitudes, as shares of the scale, of cells given as floats.
+/// Magnitudes relative to the scale, for cells given as floats.
 template <size_t decades>
 static inline Vec decode_cells(Vec cells) {
   constexpr const CodeTable<decades>& table = code_table<decades>;

@@ -10,11 +10,11 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-/// An update of Muon has the root mean square of one of AdamW's: so much, per unit of the rate.
+/// Root mean square of a Muon update per unit of learning rate: the same as AdamW's.
 constexpr double update_size = 0.2;
-/// The most that a step changes a factor of an adapter by, as a singular value, however small the other one is.
+/// Largest singular value of a step's change to a factor of an adapter, however small the other factor is.
 constexpr double factor_step_max = 0.2;
-/// Sums in float32 are no better than this share of the mean diagonal of a Gram matrix.
+/// Precision of float32 sums, relative to the mean diagonal of a Gram matrix.
 constexpr double gram_resolution = 1e-6;
 
 /// Nesterov's momentum of one array: m = beta m + g, u = g + beta m.
@@ -107,10 +107,10 @@ void lora_muon_step(const Team& team, const ProductKernel& kernel, const Product
   if (trains_a) momentum_of(team, memory.u_a, of.a.moment, of.a.gradient, in * r, options);
   momentum_of(team, memory.u_b, of.b.moment, of.b.gradient, r * out, options);
   const double budget = update_scale(options, in, out) / std::abs(scale) / (trains_a ? 2 : 1);
-  // Nothing is stepped by, and nothing damps B = 0.
+  // A rate of 0 changes nothing, and would leave B = 0 without damping.
   if (budget == 0) return;
   const double damping = std::pow(budget / factor_step_max, 2);
-  // Both from the factors as they are: dA = sign(U_A L_B⁻ᵀ) L_B⁻¹, dB = L_A⁻ᵀ sign(L_A⁻¹ U_B).
+  // Both computed from the old factors: dA = sign(U_A L_B⁻ᵀ) L_B⁻¹, dB = L_A⁻ᵀ sign(L_A⁻¹ U_B).
   team.gram(exact, words, memory.gram, of.a.parameter, r, true, r, in);
   inverse_factor(memory.inverse_of_a, memory.l, memory.columns, memory.gram, r, damping);
   if (trains_a) {
@@ -127,7 +127,7 @@ void lora_muon_step(const Team& team, const ProductKernel& kernel, const Product
   team.product(exact, words, {memory.u_b, out, 1.0f, false}, {memory.inverse_of_a, r, true}, {sign.x, out, false}, r, out, r);
 
   if (trains_a) step_along(team, of.a.parameter, memory.u_a, in * r, budget, 0);
-  // The product decays by what one factor does.
+  // Decay is applied to one factor only, so that it applies to the product once.
   step_along(team, of.b.parameter, memory.u_b, r * out, budget, options.learning_rate * options.weight_decay);
 }
 
@@ -186,7 +186,7 @@ void lora_muon_in_place(Context& context, std::span<const LoraMuonBuffers> buffe
   for (unsigned worker = 0; worker < context.pool.threads(); worker++) {
     memories.push_back(adapter_memory(context, kernel, exact, shape));
   }
-  // Factors are thin: each adapter is one thread's.
+  // Factors are thin: each adapter is updated by one thread.
   context.pool.run(buffers.size(), [&](size_t i, unsigned worker) {
     lora_muon_step(Team(context, worker), kernel, exact, memories[worker], buffers[i], shape, scale, options);
   });

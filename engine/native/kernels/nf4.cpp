@@ -1,6 +1,6 @@
-// Weights in four bits: NormalFloat (Dettmers et al. 2023, QLoRA), whose 16 values are quantiles of the normal
-// distribution that weights nearly have, scaled to the largest of each block. In a block of 64 the low halves of
-// its bytes are elements 0 .. 31, the high halves 32 .. 63.
+// Weights in four bits: NormalFloat (Dettmers et al. 2023, QLoRA), whose 16 values are quantiles of the normal distribution, which weights
+// approximately have, scaled to the largest of each block. In a block of 64 the low halves of its bytes are elements 0 .. 31, the high
+// halves 32 .. 63.
 #include <algorithm>
 #include <cmath>
 
@@ -25,7 +25,7 @@ alignas(64) constexpr float values[16] = {
 /// The value of each lane's code.
 inline Vec look_up(Words codes) {
 #if defined(__AVX512F__)
-  // Masked, because GCC 12 warns of what the plain form leaves undefined.
+  // Masked, because GCC 12 warns about undefined elements in the plain form.
   return _mm512_maskz_permutexvar_ps(0xffff, reinterpret_cast<__m512i>(codes), load(values));
 #elif defined(__AVX2__)
   const __m256i index = reinterpret_cast<__m256i>(codes);
@@ -51,7 +51,7 @@ inline Words load_bytes(const uint8_t* bytes) {
   return __builtin_convertvector(b, Words);
 }
 
-/// The code of the value nearest to x: how many midpoints between neighboring values lie below x.
+/// The code of the value nearest to x: the number of midpoints between neighboring values below x.
 inline uint8_t nearest(float x) {
   uint8_t code = 0;
   for (size_t i = 0; i + 1 < 16; i++) code += x > 0.5f * (values[i] + values[i + 1]);

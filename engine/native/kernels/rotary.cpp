@@ -1,12 +1,10 @@
-// Rotary position embedding (Su et al. 2021), half-split: element i turns with element i + head_dim / 2 of
-// the same head.
+// Rotary position embedding (Su et al. 2021), half-split: element i is rotated with element i + head_dim / 2 of the same head.
 #include "kernels.h"
 #include "rows.h"
 
 namespace relora::RELORA_ISA {
 
-/// y, x[batch, time, heads, head_dim]; cosines, sines[position, head_dim / 2]. The inverse turns back: the
-/// transposed matrix.
+/// y, x[batch, time, heads, head_dim]; cosines, sines[position, head_dim / 2]. The inverse rotates back: the transposed matrix.
 void rotary(Context& context, float* y, const float* x, const float* cosines, const float* sines,
             const RotaryShape& shape, bool inverse) {
   const size_t half = shape.head_dim / 2, row = shape.heads * shape.head_dim;

@@ -1,4 +1,4 @@
-// What is done to single rows between the products of a fused pass, and by the kernels of their own names.
+// Operations on single rows, between the products of a fused pass and in separate kernels.
 #pragma once
 #include <cmath>
 
@@ -18,7 +18,7 @@ static inline float sum_row(size_t n, const Term& term) {
   return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-/// Of n >= 1 values. The last vector may overlap the one before: a value counts once however often it is seen.
+/// Largest of n >= 1 values. The last vector may overlap the one before, which does not change the result.
 static inline float largest_of(const float* x, size_t n) {
   if (n < lanes) {
     float largest = x[0];
@@ -46,7 +46,7 @@ static inline void normalize_row(Element* y, const float* x, const float* gain, 
   });
 }
 
-/// Turns one head by the angles of one position; sign -1 turns back.
+/// Rotates one head by the angles of one position; sign -1 rotates back.
 static inline void rotate_head(float* to, const float* from, const float* cosines, const float* sines,
                                size_t half, float sign) {
   for_vectors(half, [&](size_t i, size_t count) {
@@ -61,13 +61,13 @@ static inline Vec sigmoid(Vec g) { return 1.0f / (1.0f + exponential(-g)); }
 
 static inline Vec gate_with_silu(Vec g, Vec u) { return g / (1.0f + exponential(-g)) * u; }
 
-/// d(silu(g) * u) by g and by u, times the upstream gradient d. silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
+/// Derivatives of silu(g) * u with respect to g and u, times the upstream gradient d. silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
 static inline void differentiate_swiglu(Vec d, Vec g, Vec u, Vec s, Vec& dgate, Vec& dup) {
   dgate = d * u * (s * (1.0f + g * (1.0f - s)));
   dup = d * (g * s);
 }
 
-/// Copies rows to where they are kept, rounding when they are kept in bfloat16.
+/// Copies rows to their destination, rounding if that is bfloat16.
 template <class Element>
 static inline void keep_rows(Element* to, size_t to_stride, const float* from, size_t from_stride,
                              size_t rows, size_t columns) {

@@ -1,4 +1,4 @@
-// Gradient accumulation and the sum of squares behind gradient clipping.
+// Gradient accumulation, and the sum of squares for gradient clipping.
 #include "kernels.h"
 
 namespace relora::RELORA_ISA {
@@ -23,8 +23,7 @@ double sum_squares_of(const float* x, size_t length) {
 
 }  // namespace
 
-/// The sum over all arrays: each block is summed alone, then the blocks of an array in order, then the arrays in
-/// order.
+/// The sum over all arrays: each block is summed by itself, then the blocks of an array in order, then the arrays in order.
 double sum_squares(Context& context, std::span<const std::span<const float>> arrays) {
   const auto blocks = blocks_of_arrays(arrays.size(), [&](size_t array) { return arrays[array].size(); });
   double* partial = context.shared(Shared::first).doubles(blocks.size());

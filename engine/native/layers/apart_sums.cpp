@@ -28,7 +28,7 @@ void sum_columns(Context& context, float* sums, const float* dy, size_t rows, si
   });
 }
 
-/// Of g, where scale = tanh(g): its derivative is 1 - scale^2.
+/// Gradient of g with scale = tanh(g), whose derivative is 1 - scale^2.
 float scale_gradient(const float* p, const float* xa, float scale, size_t length) {
   double sum = 0;
   for (size_t i = 0; i < length; i++) sum += p[i] * xa[i];

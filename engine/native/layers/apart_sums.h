@@ -1,12 +1,12 @@
-// Layers whose products are summed apart: each is rounded by itself and then added, in the order of a tape that runs backward. Halves with
-// dropout or a trained scale are computed so since their first release, and their bits stay; what is beside such a layer in its half is
-// summed so too. All that is kept for them is float32.
+// Layers whose products are summed apart: each product is rounded and then added, in the order of a backward tape. Halves with dropout or a
+// trained scale have been computed this way since their first release, and their bits must not change; all other layers of such a half are
+// summed in the same way. All of their state is float32.
 #pragma once
 #include "linear_pass.h"
 
 namespace relora {
 
-/// Floats that a worker needs beside its rows for one such layer.
+/// Floats that a worker needs for one such layer, in addition to its rows.
 size_t apart_floats(const LinearPass& linear, size_t rows);
 
 /// xa[rows, rank] = (mask x) A
@@ -16,7 +16,7 @@ void apart_forward(const WorkerRows& rows, const Operand& x, const LinearRows& l
 /// dx (+)= mask ((s p) Aᵀ) + dy Wᵀ, p[rows, rank] = dy Bᵀ
 void apart_backward(const WorkerRows& rows, const Target& dx, const LinearPass& linear, const BackwardPanels& panels, const Operand& dy,
                     float* p);
-/// All that the layer names, of x[rows, in].
+/// All gradients that the layer names, from x[rows, in].
 void apart_gradients(Context& context, const ProductKernel& kernel, const Operand& x, const LinearGradients& layer, size_t rows);
 
 }  // namespace relora

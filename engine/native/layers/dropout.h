@@ -1,4 +1,4 @@
-// Masks of dropout, counted: a pure function of where an element stands in a run.
+// Counter-based dropout masks: a pure function of an element's position in a run.
 #pragma once
 #include "../context.h"
 
@@ -11,8 +11,8 @@ struct DropoutStream {
   size_t sequence_length;  // elements of one sequence
 };
 
-/// mask[sequences * sequence_length]: 0 with probability `share`, else 1 / (1 - share). engine/src/device/dropout.ts says how
-/// each element is drawn, and is what this is held to.
+/// mask[sequences * sequence_length]: 0 with probability `share`, else 1 / (1 - share). engine/src/device/dropout.ts defines how each
+/// element is drawn, and is the reference.
 void dropout_mask(Context& context, float* mask, size_t length, const DropoutStream& stream);
 
 }  // namespace relora

@@ -17,8 +17,7 @@ void embedding_forward(Context& context, float* y, const float* table, const int
 
 void embedding_backward(Context& context, float* dtable, const float* dy, const int32_t* ids, size_t rows,
                         size_t vocabulary, size_t dim) {
-  // Each task owns a range of the vocabulary and reads all ids: one writer per table row, and rows added in
-  // order.
+  // Each task owns a range of the vocabulary and reads all ids: one writer per table row, and rows are added in order.
   const size_t tasks = std::min<size_t>(vocabulary, 16);
   context.pool.run(tasks, [&](size_t task, unsigned) {
     const size_t begin = vocabulary * task / tasks, end = vocabulary * (task + 1) / tasks;

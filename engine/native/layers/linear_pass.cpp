@@ -13,7 +13,7 @@ RightPanels pack(Context& context, const ProductKernel& kernel, const Operand& r
   return pack_right_panels(context, kernel, words, right, k, n);
 }
 
-/// x A, which a merged graph does without in its forward pass.
+/// x A, which a merged graph does not need in its forward pass.
 Operand make_xa(Context& context, const ProductKernel& kernel, const Operand& x, const LinearPass& l,
                 size_t rows) {
   float* const xa = context.arena.take<float>(rows * l.rank);
@@ -43,7 +43,7 @@ void linear_rows(const WorkerRows& rows, const Operand& x, std::span<const Linea
   }
   Output outputs[2 * sharing_max];
   size_t count = 0;
-  // The adapters first: they may need another kernel than the bases, and each kernel packs x for itself.
+  // The adapters first: they may need a kernel other than that of the bases, and each kernel packs x for itself.
   for (const LinearRows& layer : layers) {
     const size_t rank = layer.linear.rank;
     if (layer.linear.has_path()) outputs[count++] = {{layer.xa, rank, 1.0f, false}, layer.panels.a};
@@ -130,7 +130,7 @@ void linear_layer_forward(Context& context, const LinearPass& l, float* y, float
   const ProductKernel& kernel = *l.base->adapter_kernel;
   context.arena.reset();
   const ForwardPanels panels(context, kernel, l);
-  // Alone the base can split its columns too: writing text has a row at a time.
+  // Without an adapter the base can split its columns too: generation has one row at a time.
   if (l.rank == 0) return product_of_panels(context, {y, l.out, 1.0f, false}, {x, l.in, false}, panels.weight, rows);
   for_row_blocks(context, rows, rows_per_block(rows, context.pool.threads()),
                  [&](unsigned worker, size_t begin, size_t count) {

@@ -1,5 +1,5 @@
-// Linear layers inside a fused pass: what they are, and what a worker does with its rows of them. Layers that
-// share their input share its packing.
+// Linear layers inside a fused pass: their description, and a worker's operations on its rows. Layers with the same input share its
+// packing.
 #pragma once
 #include <span>
 
@@ -10,11 +10,11 @@ namespace relora {
 /// How a layer with an adapter is computed (docs/performance.md has the costs):
 /// separate: y = x W + s (x A) B, with W packed once a cycle;
 /// merged: y = x W', W' = W + s A B packed once a step; A and B get their gradients from x, x A and dy Bᵀ;
-/// weight_gradient: y = x W' too; A and B get theirs from the dense xᵀ dy, which does not outlive the layer.
+/// weight_gradient: y = x W' too; the gradients of A and B come from the dense xᵀ dy, which is freed with the layer.
 enum class Graph { separate, merged, weight_gradient };
 
-/// y = x W, or y = x W + s (x A) B when rank > 0. In the backward pass a frozen A has no `da`, and a frozen W has
-/// `dweight` only where its gradient is asked for beside that of its input, without an adapter.
+/// y = x W, or y = x W + s (x A) B if rank > 0. In the backward pass a frozen A has no `da`, and a frozen W has a `dweight` only if its
+/// gradient is requested in addition to that of its input, without an adapter.
 struct LinearPass {
   size_t in = 0, out = 0;
   const PackedBase* base = nullptr;  // frozen W, or W' in a merged graph; null: `weight` is trained
@@ -23,13 +23,13 @@ struct LinearPass {
   size_t rank = 0;
   const float *a = nullptr, *b = nullptr;  // [in, rank], [rank, out]
   float scale = 0;
-  const float* mask = nullptr;  // [rows, in] of the adapter's input: 0, or what is kept is multiplied by; null drops nothing
-  const float* bias = nullptr;  // [out], added to each row; null for none. Queries, keys and values alone have one.
-  // Of the backward pass; dscale[1] is of the g that scale = tanh(g) was made of.
+  const float* mask = nullptr;  // [rows, in], for the adapter's input: 0, or the factor of elements that are kept; null: no dropout
+  const float* bias = nullptr;  // [out], added to each row; null: none. Only queries, keys and values have one.
+  // For the backward pass; dscale[1] is the gradient of the g in scale = tanh(g).
   float *dweight = nullptr, *da = nullptr, *db = nullptr, *dscale = nullptr, *dbias = nullptr;
 
   bool has_path() const { return rank > 0 && graph == Graph::separate; }
-  /// Whether the backward pass makes p = s dy Bᵀ: for dx of a separate path, and for dA of what is not taken from dW.
+  /// Whether the backward pass computes p = s dy Bᵀ: for dx of a separate path, and for dA if that is not derived from dW.
   bool has_p() const { return has_path() || (graph == Graph::merged && da != nullptr); }
 };
 
@@ -66,31 +66,31 @@ struct WorkerRows {
   Context& context;
   unsigned worker;
   size_t first, count;
-  float* spare;  // of layers that are summed apart (apart_sums.h); null: all add to what is there
+  float* spare;  // for layers that are summed apart (apart_sums.h); null: all accumulate in place
 };
 
 constexpr size_t sharing_max = 3;  // query, key and value
 
 void linear_rows(const WorkerRows& rows, const Operand& x, std::span<const LinearRows> layers);
-/// Only what the backward pass needs of it: xa.
+/// Computes only what the backward pass needs: xa.
 void linear_through_a(const WorkerRows& rows, const Operand& x, const LinearRows& layer);
 
-/// dx[rows, in] (+)= dy Wᵀ + p Aᵀ, p[rows, rank] = s dy Bᵀ; where sums are apart p is without s.
+/// dx[rows, in] (+)= dy Wᵀ + p Aᵀ, p[rows, rank] = s dy Bᵀ; with sums apart, p is without s.
 void linear_rows_backward(const WorkerRows& rows, const Target& dx, const LinearPass& linear, const BackwardPanels& panels,
                           const Operand& dy, float* p);
 
-/// What the gradients of one layer's weights are made of, for all rows of a pass.
+/// Inputs of the gradients of one layer's weights, for all rows of a pass.
 struct LinearGradients {
   const LinearPass& linear;
   Operand dy, p, xa;  // [rows, out], [rows, rank], [rows, rank]; xa of a separate path, p where the layer has it
 };
 
-/// dW = xᵀ dy, or dA = xᵀ p and dB = s (x A)ᵀ dy, for layers that share x[rows, in]; dW and dA only where they are asked for. Layers
-/// that are `apart` have all of their gradients made here, others not those of biases.
+/// dW = xᵀ dy, or dA = xᵀ p and dB = s (x A)ᵀ dy, for layers that share x[rows, in]; dW and dA only if requested. For layers that are
+/// `apart` all gradients are computed here, for others all except those of biases.
 void linear_gradients(Context& context, const ProductKernel& kernel, const Operand& x,
                       std::span<const LinearGradients> layers, size_t rows, bool apart = false);
 
-/// One frozen layer by itself, its path separate: y[rows, out], and xa[rows, rank] = x A where there is an adapter.
+/// A single frozen layer with a separate adapter path: y[rows, out], and xa[rows, rank] = x A if there is an adapter.
 void linear_layer_forward(Context& context, const LinearPass& linear, float* y, float* xa, const float* x,
                           size_t rows);
 /// dx[rows, in], and `da` (unless A is frozen) and `db` of an adapter; without one x and xa are not read.

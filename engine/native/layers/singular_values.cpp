@@ -103,12 +103,12 @@ void tridiagonalize(Context& context, double* a, size_t n, std::vector<double>& 
   diagonal[n - 1] = a[n * n - 1];
 }
 
-/// Implicit QL with Wilkinson shifts (Golub & Van Loan, 8.3.3, mirrored): the diagonal becomes the
-/// eigenvalues. False when a value does not settle, which only infinities and NaN bring about.
+/// Implicit QL with Wilkinson shifts (Golub & Van Loan, 8.3.3, mirrored): the diagonal becomes the eigenvalues. False if a value does not
+/// converge, which only infinities and NaN cause.
 bool diagonalize(std::vector<double>& diagonal, std::vector<double>& beside) {
   const size_t n = diagonal.size();
-  // What is below the rounding of the largest element is zero: next to a null space, as a change of low rank
-  // has one, elements compared with their neighbors alone are noise that never settles.
+  // Elements below the rounding of the largest one count as zero: next to a null space, as in a change of low rank, elements compared only
+  // with their neighbors are noise that never converges.
   double largest = 0;
   for (size_t i = 0; i < n; i++) largest = std::max({largest, std::fabs(diagonal[i]), std::fabs(beside[i])});
   for (size_t first = 0; first < n; first++) {
@@ -131,7 +131,7 @@ bool diagonalize(std::vector<double>& diagonal, std::vector<double>& beside) {
         const double f = sine * beside[i], b = cosine * beside[i];
         const double r = std::hypot(f, bulge);
         beside[i + 1] = r;
-        if (r == 0) {  // the block fell apart on the way: start again with the smaller one
+        if (r == 0) {  // the block split on the way: start again with the smaller one
           diagonal[i + 1] -= lost;
           beside[last] = 0;
           split = true;
