@@ -163,7 +163,7 @@ export class ServedCall {
     });
   }
 
-  /** Counts bytes that are being sent; call the result when they were received. */
+  /** Counts bytes that are being sent; call the result when they were handed to the connection. */
   private owed(bytes: number): () => void {
     const cost = bytes + messageCostBytes;
     this.unsentBytes += cost;
@@ -173,7 +173,7 @@ export class ServedCall {
     };
   }
 
-  /** Resolves when the client has received some of its answers, or the call was reset. */
+  /** Resolves when the connection has taken some of the answers, or the call was reset. */
   private async taken(): Promise<void> {
     const { readerSilenceSeconds: seconds } = this.limits;
     const before = this.unsentBytes;
