@@ -105,7 +105,7 @@ describe('a card in use', () => {
       expect.objectContaining({
         reason: 'DEVICE_OUT_OF_MEMORY',
         message: expect.stringMatching(
-          /no 800000 bytes beside the 804096 .* of 1048576 are free.*smaller micro-batches/,
+          /no 800000 bytes in addition to the 804096 .* of 1048576 are free.*smaller micro-batches/,
         ),
       }),
     );
