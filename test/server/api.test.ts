@@ -11,7 +11,7 @@ import {
   type JobEvent,
 } from '@relora/sdk/contract';
 import { ClientError, Status } from 'nice-grpc';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { jobSpec, openApi, openApiWithArtifact, refusalOf, sha256, uploadOf, type Api } from './apiServer.js';
 import { jobWhen, readyDataset, temporaryFolder } from './parts.js';
 
@@ -235,9 +235,18 @@ describe('WatchJob', () => {
     expect(await eventsOf(api, job!.name, events.length)).toEqual([]);
   });
 
-  it('is alive in silence: heartbeats repeat the newest sequence', async () => {
+  it.each([
+    ['', 0],
+    [', also while changes without events keep waking the watcher, as a shared store does', 10],
+  ])('is alive in silence: heartbeats repeat the newest sequence%s', async (_, wakeMs) => {
     const api = await openWithDataset({ RELORA_HEARTBEAT_SECONDS: '0.1' });
     const { job } = await api.training.createJob({ spec: jobSpec() });
+    const { id, state, stopRequest, updateNumber } = (await api.parts.store.find(
+      job!.name.slice('jobs/'.length),
+    ))!;
+    const wake = () => api.parts.feed.announce({ topic: 'job', id, state, stopRequest, updateNumber });
+    const timer = wakeMs > 0 ? setInterval(wake, wakeMs) : undefined;
+    onTestFinished(() => clearInterval(timer));
     const events: JobEvent[] = [];
     const { lastSequence } = job!;
     const afterSequence = lastSequence - 1;

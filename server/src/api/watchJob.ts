@@ -196,20 +196,16 @@ async function* watchEvents({
       if (batch.length > 0) yield new EncodedAnswers(batch);
       if (isComplete) return; // also if the cursor was at the last event from the start
       if (events.length > 0) continue;
-      const dueMs = steps.waitMs(performance.now());
-      if (dueMs === undefined) {
-        if (
-          (await changedWithin(journal, jobId, sequence, heartbeatMs, ended.signal)) ||
-          ended.signal.aborted
-        )
-          continue;
-        yield heartbeat();
-      } else if (dueMs > 0) {
-        // Where hundreds watch a fast job, waking for every batch would cost more than anything else. It still wakes regularly: other
-        // events than steps may come.
-        await sleep(Math.min(dueMs, wakeMs), undefined, { signal: ended.signal }).catch(() => {});
-        if (performance.now() - sent.timeMs >= heartbeatMs) yield heartbeat();
-      } else yield new EncodedAnswers(steps.rest(performance.now()).map(respond));
+      const nowMs = performance.now();
+      const dueMs = steps.waitMs(nowMs);
+      // By the clock rather than by waits without news: a shared store wakes every watcher every few seconds.
+      const silenceMs = sent.timeMs + heartbeatMs - nowMs;
+      if (dueMs === 0) yield new EncodedAnswers(steps.rest(nowMs).map(respond));
+      else if (silenceMs <= 0) yield heartbeat();
+      else if (dueMs === undefined) await changedWithin(journal, jobId, sequence, silenceMs, ended.signal);
+      // Where hundreds watch a fast job, waking for every batch would cost more than anything else. It still wakes regularly: other events
+      // than steps may come.
+      else await sleep(Math.min(dueMs, wakeMs), undefined, { signal: ended.signal }).catch(() => {});
     }
   } finally {
     signal.removeEventListener('abort', end);
@@ -230,26 +226,21 @@ function toBytes(message: DeepPartial<WatchJobResponse>): Buffer {
   return encoded(WatchJobResponse, message);
 }
 
-/** Whether the job had news before the time was over. */
+/** Waits until the job has news, the time is over, or the signal aborts. */
 async function changedWithin(
   journal: JobJournal,
   jobId: string,
   sequence: number,
   timeMs: number,
   signal: AbortSignal,
-): Promise<boolean> {
+): Promise<void> {
   const limit = new AbortController();
-  let isLate = false;
-  const timer = setTimeout(() => {
-    isLate = true;
-    limit.abort();
-  }, timeMs);
   const abort = (): void => limit.abort();
+  const timer = setTimeout(abort, timeMs);
   signal.addEventListener('abort', abort);
   if (signal.aborted) abort();
   try {
     await journal.changedSince(jobId, sequence, limit.signal);
-    return !isLate;
   } finally {
     clearTimeout(timer);
     signal.removeEventListener('abort', abort);
