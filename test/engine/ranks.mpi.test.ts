@@ -61,6 +61,21 @@ describe.each(launchers)('ranks that $name starts', ({ command, flags, isMissing
   });
 });
 
+describe('UCX', () => {
+  it('is told, before it is loaded, to leave the memory of a process with threads alone, and to let it end in a crash', () => {
+    const seen: NodeJS.ProcessEnv[] = [];
+    const environment: NodeJS.ProcessEnv = { PMI_ID: '0', UCX_HANDLE_ERRORS: 'bt', UCX_TLS: 'tcp' };
+    const addon = {
+      openMpi: () => {
+        seen.push({ ...environment });
+        return { rank: 0, size: 1, exchange: {} };
+      },
+    } as unknown as ConstructorParameters<typeof Mpi>[1];
+    new Mpi(environment, addon);
+    expect(seen).toEqual([{ PMI_ID: '0', UCX_MEM_EVENTS: 'n', UCX_HANDLE_ERRORS: 'bt', UCX_TLS: 'tcp' }]);
+  });
+});
+
 describe('a process that no mpirun started', () => {
   it('says that MPI is missing, and where its library cannot be loaded, which and where it is to be had', () => {
     expect(() => new Mpi({})).toThrow(

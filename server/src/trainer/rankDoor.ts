@@ -13,8 +13,11 @@ interface Arrival {
   environment: Record<string, string>;
 }
 
-/** Variables of Open MPI and MPICH by which a process finds the others that mpirun started; some have small letters. */
-const ofMpi = /^(OMPI|PMIX|PRTE|ORTE|PMI|MPI|MPIR|HYDI)_\w+$/;
+/**
+ * Variables of Open MPI and MPICH by which a process finds the others that mpirun started, some with small letters, and those that users set
+ * through mpirun for UCX and libfabric, by which MPI communicates.
+ */
+const ofMpi = /^(OMPI|PMIX|PRTE|ORTE|PMI|MPI|MPIR|HYDI|UCX|FI)_\w+$/;
 
 /**
  * mpirun starts a placeholder process (a place) on this machine for each rank of an attempt. The places report to their server here, and

@@ -20,6 +20,14 @@ const families = [
   },
 ];
 
+/**
+ * Set before UCX, over which MPI often communicates, is loaded, unless the user has set them. When UCX hooks into memory calls, it tries
+ * them out with `sbrk` (issue 3646 of openucx/ucx), which takes a page of the heap away if another thread allocates at that moment; without
+ * the hooks UCX registers memory for each large message. And UCX's handler of fatal signals allocates memory, so that a crashed process may
+ * hang instead of ending.
+ */
+const settingsOfUcx = { UCX_MEM_EVENTS: 'n', UCX_HANDLE_ERRORS: 'none' };
+
 /** Connects processes started by `mpirun` of Open MPI or MPICH, on one or several hosts. */
 export class Mpi implements Exchange {
   readonly rank: number;
@@ -70,6 +78,8 @@ function join(environment: NodeJS.ProcessEnv, addon: NativeAddon) {
     const names = families.map(({ variables }) => variables[0]).join(' nor ');
     throw new EngineError('MPI_MISSING', `No mpirun started this process: neither ${names} is set`);
   }
+  // In process.env, this sets the variables of the process, which libraries read.
+  for (const [name, value] of Object.entries(settingsOfUcx)) environment[name] ??= value;
   const problems: string[] = [];
   for (const library of family.libraries) {
     try {
