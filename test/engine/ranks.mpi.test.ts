@@ -62,7 +62,7 @@ describe.each(launchers)('ranks that $name starts', ({ command, flags, isMissing
 });
 
 describe('UCX', () => {
-  it('is told, before it is loaded, to leave the memory of a process with threads alone, and to let it end in a crash', () => {
+  it('is configured before it is loaded: no memory hooks, and no handler of crashes', () => {
     const seen: NodeJS.ProcessEnv[] = [];
     const environment: NodeJS.ProcessEnv = { PMI_ID: '0', UCX_HANDLE_ERRORS: 'bt', UCX_TLS: 'tcp' };
     const addon = {
