@@ -64,7 +64,8 @@ async function prepare(folder, tokenizer) {
       () => undefined,
       new AbortController().signal,
     );
-    renameSync(temporary, folder);
+    // A run beside this one may have prepared the same bytes meanwhile.
+    if (!existsSync(folder)) renameSync(temporary, folder);
   } finally {
     rmSync(temporary, { recursive: true, force: true });
   }
