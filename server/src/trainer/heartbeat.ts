@@ -1,7 +1,7 @@
 /**
  * The heartbeat of a child process: a byte per interval on a separate pipe, written by a separate thread, so that it does not depend on how
- * long native kernels block the child's event loop. Nothing is written while the event loop does not turn and the process does not compute:
- * a child that hangs is as silent as one that is stopped or gone.
+ * long native kernels block the child's event loop. The beats of a child whose event loop does not turn and that does not compute count for
+ * nothing: for the server, a child that hangs is as silent as one that is stopped or gone. They show the child that its server is there.
  */
 export const heartbeat = {
   /** File descriptor of the pipe in the child, after that of its channel. */
@@ -11,4 +11,6 @@ export const heartbeat = {
   turned: 't',
   /** It has not turned, but the process computes. */
   computing: 'c',
+  /** Neither. */
+  hanging: 'h',
 } as const;

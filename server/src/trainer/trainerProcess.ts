@@ -58,7 +58,8 @@ export function inheritedEnvironment(): NodeJS.ProcessEnv {
 
 /**
  * A child process. It gets little of our environment, its output goes to our log, it is ended by SIGTERM and then SIGKILL, and it is given
- * up when its heartbeat is silent for too long. It ends by itself when its channel to us closes, so it never outlives us.
+ * up when its heartbeat is silent for too long. It ends by itself when its channel or the pipe of its heartbeat closes, so it never outlives
+ * us.
  */
 export class TrainerProcess {
   /** Resolves when the child is gone and its output was read; never rejects. */
@@ -113,8 +114,9 @@ export class TrainerProcess {
       child.once('close', (code, signal) => resolve(this.gone(this.describe(code, signal))));
     });
     (child.stdio[heartbeat.fileDescriptor] as Readable).setEncoding('latin1').on('data', (beats: string) => {
-      this.isAlive();
-      if (beats.includes(heartbeat.turned)) this.hasTurned();
+      const hasTurned = beats.includes(heartbeat.turned);
+      if (hasTurned || beats.includes(heartbeat.computing)) this.isAlive();
+      if (hasTurned) this.hasTurned();
     });
     child.on('message', (message) => {
       this.isAlive();

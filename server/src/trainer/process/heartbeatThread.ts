@@ -13,7 +13,7 @@ setInterval(() => {
   const turnsNow = Atomics.load(turns, 0);
   const usedNow = usedMicroseconds();
   if (turnsNow !== turnsBefore) send(heartbeat.turned);
-  else if (usedNow - usedBefore > computingMicroseconds) send(heartbeat.computing);
+  else send(usedNow - usedBefore > computingMicroseconds ? heartbeat.computing : heartbeat.hanging);
   turnsBefore = turnsNow;
   usedBefore = usedNow;
 }, heartbeat.intervalMs);
@@ -22,7 +22,7 @@ function send(beat: string): void {
   try {
     writeSync(heartbeat.fileDescriptor, beat);
   } catch (error) {
-    // The server is gone, and nobody can use our results. The event loop gets the same news, but may be blocked for a long time.
+    // The server is gone, and nobody can use our results. The event loop gets the same news, but may be blocked for a long time, or for ever.
     if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.kill(process.pid, 'SIGKILL');
   }
 }
