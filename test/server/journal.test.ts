@@ -91,6 +91,15 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(turnCount).toBeGreaterThanOrEqual(pageCount);
     });
 
+    it('shares the read of the store with others that ask the same at the same time', async () => {
+      const parts = await open();
+      const { jobId } = await runningJob(parts);
+      const read = async () => (await parts.journal.readAfter(jobId, 1)).events;
+      const [one, other] = await Promise.all([read(), read()]);
+      expect(one.length).toBeGreaterThan(0);
+      for (const [index, event] of one.entries()) expect(other[index]).toBe(event);
+    });
+
     it('that goes away is forgotten', async () => {
       const parts = await open();
       const { jobId } = await runningJob(parts);

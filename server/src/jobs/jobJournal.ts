@@ -23,6 +23,8 @@ export class JobJournal {
   /** Waiting watchers, by job. */
   private readonly waiting = new Map<string, Set<() => void>>();
   private readonly recent = new RecentEvents();
+  /** Reads of the store that begin in the next turn of the event loop, by what is read. */
+  private readonly reads = new Map<string, Promise<unknown>>();
   /** True while this process announces a change, which the feed repeats to it. */
   private isAnnouncing = false;
 
@@ -50,7 +52,13 @@ export class JobJournal {
     eventsMax = 256,
   ): Promise<{ events: JobEvent[]; isComplete: boolean }> {
     const found =
-      this.recent.after(jobId, sequence, eventsMax) ?? (await this.storedAfter(jobId, sequence, eventsMax));
+      this.recent.after(jobId, sequence, eventsMax) ??
+      (await this.together(
+        `${jobId} ${sequence} ${eventsMax}`,
+        async () =>
+          this.recent.after(jobId, sequence, eventsMax) ??
+          (await this.storedAfter(jobId, sequence, eventsMax)),
+      ));
     // A full page is mostly followed by another: the reader of a long journal gives others a turn after each page.
     if (found.events.length >= eventsMax) await nextTurn();
     return found;
@@ -236,16 +244,36 @@ export class JobJournal {
     try {
       const kept = this.recent.after(jobId, sequence, 1);
       if (kept !== undefined) return kept.events.length > 0 ? undefined : await promise;
-      const job = await this.db
-        .selectFrom('jobs')
-        .select('last_sequence')
-        .where('id', '=', jobId)
-        .executeTakeFirst();
-      if (job === undefined || job.last_sequence > sequence) return;
+      const last = await this.together(jobId, async () => await this.lastSequence(jobId));
+      if (last === undefined || last > sequence) return;
       await promise;
     } finally {
       end();
     }
+  }
+
+  private async lastSequence(jobId: string): Promise<number | undefined> {
+    const job = await this.db
+      .selectFrom('jobs')
+      .select('last_sequence')
+      .where('id', '=', jobId)
+      .executeTakeFirst();
+    return job?.last_sequence;
+  }
+
+  /**
+   * One read for all who ask the same in one turn of the event loop: a change on another server wakes all watchers of a job at once. Nobody
+   * gets the result of a read that had begun before, which may have missed what the caller was woken for.
+   */
+  private async together<T>(what: string, read: () => Promise<T>): Promise<T> {
+    const waiting = this.reads.get(what) as Promise<T> | undefined;
+    if (waiting !== undefined) return await waiting;
+    const begun = nextTurn().then(async () => {
+      this.reads.delete(what);
+      return await read();
+    });
+    this.reads.set(what, begun);
+    return await begun;
   }
 
   /**
