@@ -55,9 +55,7 @@ export class JobJournal {
       this.recent.after(jobId, sequence, eventsMax) ??
       (await this.together(
         `${jobId} ${sequence} ${eventsMax}`,
-        async () =>
-          this.recent.after(jobId, sequence, eventsMax) ??
-          (await this.storedAfter(jobId, sequence, eventsMax)),
+        async () => await this.storedAfter(jobId, sequence, eventsMax),
       ));
     // A full page is mostly followed by another: the reader of a long journal gives others a turn after each page.
     if (found.events.length >= eventsMax) await nextTurn();
