@@ -38,7 +38,7 @@ describe('what may import what', () => {
     {
       name: 'the engine knows no job, no gRPC and no Prometheus',
       from: /^engine\//,
-      forbidden: (target) => /^@relora\/|grpc|^prom-client|^kysely|^libsql/.test(target),
+      forbidden: (target) => /^@relora\/|grpc|^prom-client|^kysely|^@photostructure/.test(target),
     },
     {
       name: 'data and plans of the engine need neither tensors nor native code',
@@ -62,7 +62,7 @@ describe('what may import what', () => {
       from: /^server\/src\/trainer\/process\//,
       forbidden: (target, typeOnly) =>
         !typeOnly &&
-        /^server\/src\/(jobs|api|artifacts|datasets|weights|uploads|metrics|web)\/|^kysely|^libsql|^server\/src\/trainer\/supervisor/.test(
+        /^server\/src\/(jobs|api|artifacts|datasets|weights|uploads|metrics|web)\/|^kysely|^@photostructure|^server\/src\/trainer\/supervisor/.test(
           target,
         ),
     },

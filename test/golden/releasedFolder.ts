@@ -46,13 +46,13 @@ export function releasedFolder(): { dataFolder: string; baseWeights: string; rem
 
 /**
  * Updates the path of base weights. A job that has already begun no longer needs its base weights, and has the path in its hash; a queued
- * job gets the new path. Runs in a separate process, because `libsql` keeps the lock of a file that it has closed; that process exits
+ * job gets the new path. Runs in a separate process, because the lock of a file may outlive its connection; that process exits
  * without closing it, so that the server still finds the log left by the killed one.
  */
 function rewritePath(dataFolder: string, before: string, after: string): void {
   const script = `
     const [file, before, after] = process.argv.slice(1);
-    const store = new (require('libsql'))(file);
+    const store = new (require('@photostructure/sqlite').DatabaseSync)(file);
     store.prepare("update jobs set spec = replace(spec, ?, ?) where state = 'queued'").run(before, after);
     process.kill(process.pid, 'SIGKILL');`;
   const args = ['-e', script, join(dataFolder, 'store.db'), `"${before}"`, `"${after}"`];

@@ -67,10 +67,10 @@ describe('the content of a tokenizer', () => {
     ofFileAlone(context, releasedFolderReason);
     const { dataFolder, remove } = releasedFolder();
     onTestFinished(remove);
-    // In a process that exits without closing: libsql keeps the lock of a file that it has closed.
+    // In a process that exits without closing: the lock of a file may outlive its connection.
     const script = `
       const [file, spec] = process.argv.slice(1);
-      new (require('libsql'))(file).prepare("update datasets set spec = ? where id = 'text'").run(spec);
+      new (require('@photostructure/sqlite').DatabaseSync)(file).prepare("update datasets set spec = ? where id = 'text'").run(spec);
       process.kill(process.pid, 'SIGKILL');`;
     const file = join(dataFolder, 'store.db');
     spawnSync(process.execPath, ['-e', script, file, JSON.stringify(withTokenizer)], {

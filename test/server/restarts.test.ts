@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import Libsql from 'libsql';
+import { DatabaseSync } from '@photostructure/sqlite';
 import { Status } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import type { JobEventBody } from '../../server/dist/jobs/job.js';
@@ -111,7 +111,7 @@ describe('the restarts of a job', () => {
     ofFileAlone(context, 'the plan of the file is looked at');
     const { dataFolder, close } = await openParts();
     await close();
-    const raw = new Libsql(join(dataFolder, 'store.db'));
+    const raw = new DatabaseSync(join(dataFolder, 'store.db'));
     const plan = raw
       .prepare(
         `explain query plan select * from events where job_id = 'a' and restart > 0 and not exists

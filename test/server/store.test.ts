@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { sql } from 'kysely';
-import Libsql from 'libsql';
+import { DatabaseSync } from '@photostructure/sqlite';
 import pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { jobAtWeights } from '../../server/dist/jobs/jobAtWeights.js';
@@ -95,7 +95,7 @@ describe('the store', () => {
   it('refuses a file of another program without changing it', async () => {
     const dataFolder = temporaryFolder();
     const file = join(dataFolder, 'store.db');
-    const other = new Libsql(file);
+    const other = new DatabaseSync(file);
     other.exec('create table recipes (name text)');
     other.close();
     const before = readFileSync(file);
@@ -113,7 +113,7 @@ describe('the store', () => {
   it('refuses a newer schema', async () => {
     const dataFolder = temporaryFolder();
     await (await openDatabase(dataFolder)).destroy();
-    const raw = new Libsql(join(dataFolder, 'store.db'));
+    const raw = new DatabaseSync(join(dataFolder, 'store.db'));
     raw.exec(`pragma user_version = ${migrations.length + 1}`);
     raw.close();
     await expect(openDatabase(dataFolder)).rejects.toThrow(
@@ -128,7 +128,7 @@ describe('the store', () => {
     await submit(parts);
     await parts.close();
     const whole = readFileSync(join(dataFolder, 'store.db'));
-    const raw = new Libsql(join(dataFolder, 'store.db'));
+    const raw = new DatabaseSync(join(dataFolder, 'store.db'));
     const damagedTable = (table: string): string => {
       const found = raw.prepare('select rootpage from sqlite_schema where name = ?').get(table);
       const { rootpage } = found as { rootpage: number };
@@ -186,7 +186,7 @@ describe('the store', () => {
   it('opens a folder of schema 5 with what it holds', async (context) => {
     ofFileAlone(context, 'its subject is a store in a file');
     const dataFolder = temporaryFolder();
-    const raw = new Libsql(join(dataFolder, 'store.db'));
+    const raw = new DatabaseSync(join(dataFolder, 'store.db'));
     raw.exec(`pragma journal_mode = wal; pragma application_id = ${applicationId}; pragma user_version = 5`);
     for (const { sqlite } of migrations.slice(0, 5)) raw.exec(sqlite);
     const spec = { ...runSpec(), dataset: 'datasets/tales', baseWeightsName: 'weights/llama' };

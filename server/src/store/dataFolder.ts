@@ -1,6 +1,12 @@
 import { mkdirSync } from 'node:fs';
 import { StoreUnusable, isDiskFull } from './storeError.js';
-import { storageCures, storageFault } from './storageFault.js';
+import { storageCures, storageFault, type StorageFault } from './storageFault.js';
+
+const reasonOfSqlite = new Map<unknown, StorageFault['reason']>([
+  ['SQLITE_READONLY', 'STORAGE_UNWRITABLE'],
+  ['SQLITE_CANTOPEN', 'STORAGE_UNWRITABLE'],
+  ['SQLITE_IOERR', 'STORAGE_BROKEN'],
+]);
 
 /** Creates a data folder if there is none. No other user of the machine can read prompts, data or weights in it. Throws StoreUnusable. */
 export function makeDataFolder(dataFolder: string): void {
@@ -17,11 +23,10 @@ export function unusable(path: string, error: Error): StoreUnusable {
     return new StoreUnusable(`${path} cannot be used (the disk is full): ${storageCures.STORAGE_FULL}`, {
       cause: error,
     });
-  // libsql does not give every error of SQLite its own code.
-  const isUnwritable =
-    storageFault(error) !== undefined || /readonly database|unable to open database/.test(error.message);
-  const cure = isUnwritable
-    ? storageCures.STORAGE_UNWRITABLE
-    : 'check that it is a store of this server and can be written';
+  const reason = reasonOfSqlite.get((error as { code?: unknown }).code) ?? storageFault(error)?.reason;
+  const cure =
+    reason === undefined
+      ? 'check that it is a store of this server and can be written'
+      : storageCures[reason];
   return new StoreUnusable(`${path} cannot be used (${error.message}): ${cure}`, { cause: error });
 }

@@ -1,7 +1,7 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import Libsql from 'libsql';
 import { makeDataFolder, unusable } from './dataFolder.js';
+import { SqliteConnection } from './sqliteConnection.js';
 import { StoreUnusable } from './storeError.js';
 
 /**
@@ -12,9 +12,9 @@ export function lockFolder(dataFolder: string): () => void {
   makeDataFolder(dataFolder);
   const holderFile = join(dataFolder, 'server.pid');
   const file = join(dataFolder, 'folder.lock');
-  let lock: Libsql.Database | undefined;
+  let lock: SqliteConnection | undefined;
   try {
-    lock = new Libsql(file, { timeout: 250 });
+    lock = new SqliteConnection(file, { busyTimeoutMs: 250 });
     lock.prepare('pragma locking_mode = exclusive').all();
     lock.exec('create table if not exists held (pid integer); begin exclusive; delete from held; commit');
   } catch (error) {

@@ -7,23 +7,19 @@ import {
   SqliteQueryCompiler,
   type SelectModifierNode,
   type SqliteDatabase,
-  type SqliteStatement,
 } from 'kysely';
-import Libsql from 'libsql';
 import { makeDataFolder, unusable } from './dataFolder.js';
 import type { DatabaseOptions } from './database.js';
 import { applicationId, migrations } from './migrations.js';
 import type { Schema } from './schema.js';
 import { storageFault } from './storageFault.js';
 import { Reserve } from './reserve.js';
+import { SqliteConnection } from './sqliteConnection.js';
 import { isDiskFull, StoreUnusable } from './storeError.js';
 import { storeDamage } from './storeDamage.js';
 
 /** Does not wait long for the lock of another process: that is a second server, which should be reported at once. */
 const busyTimeoutMs = 250;
-
-/** Limit of prepared statements. There are few texts, except that an insert has one for each number of rows. */
-const statementsMax = 500;
 
 /**
  * Locks the folder until the store is destroyed or the process dies: a second server gets StoreUnusable with the holder's pid. A commit is
@@ -39,9 +35,9 @@ export async function openSqlite(
   refuseLostStore(dataFolder, file);
 
   const reserve = new Reserve(join(dataFolder, 'reserve'), reserveBytes);
-  let connection: Libsql.Database | undefined;
+  let connection: SqliteConnection | undefined;
   try {
-    connection = new Libsql(file, { timeout: busyTimeoutMs });
+    connection = new SqliteConnection(file, { busyTimeoutMs });
     prepareConnection(connection, file, { reserve, wholeCheckBytesMax });
   } catch (error) {
     connection?.close();
@@ -107,12 +103,11 @@ function refuseLostStore(dataFolder: string, file: string): void {
 }
 
 function prepareConnection(
-  connection: Libsql.Database,
+  connection: SqliteConnection,
   file: string,
   { reserve, wholeCheckBytesMax }: { reserve: Reserve; wholeCheckBytesMax: number },
 ): void {
-  const pragma = (text: string): unknown =>
-    Object.values(connection.prepare(`pragma ${text}`).all()[0] ?? {})[0];
+  const pragma = (text: string): unknown => connection.first(`pragma ${text}`);
 
   // The lock lasts as long as the process, and the kernel frees it even after kill -9: there is nothing to clean up.
   pragma('locking_mode = exclusive');
@@ -164,26 +159,16 @@ function prepareConnection(
 }
 
 /**
- * libsql frees a statement only when it is garbage-collected, and a connection with open statements keeps its lock after `close`. So each
- * text is prepared once, and `close` first gives up the lock itself: it leaves the write-ahead log, which a connection that began
- * exclusively can only leave this way, then the exclusive mode.
+ * `close` first leaves the write-ahead log, which a connection that began exclusively can only leave this way, then the exclusive mode:
+ * see SqliteConnection.
  */
-function asKyselyExpects(connection: Libsql.Database, reserve: Reserve): SqliteDatabase {
-  const statements = new Map<string, SqliteStatement>();
+function asKyselyExpects(connection: SqliteConnection, reserve: Reserve): SqliteDatabase {
   return {
     prepare(text) {
       // A full disk ends the transaction by itself. A rollback would then fail, and hide the error that names the disk.
-      if (text === 'rollback' && !connection.inTransaction) return nothingToDo;
-      let statement = statements.get(text);
-      if (statement === undefined) {
-        if (statements.size >= statementsMax) statements.delete(statements.keys().next().value!);
-        statement = connection.prepare(text) as unknown as SqliteStatement;
-        statements.set(text, statement);
-      }
-      return statement;
+      return text === 'rollback' && !connection.inTransaction ? nothingToDo : connection.prepare(text);
     },
     close() {
-      statements.clear();
       try {
         withReserve(reserve, () => {
           for (const text of [
@@ -202,7 +187,7 @@ function asKyselyExpects(connection: Libsql.Database, reserve: Reserve): SqliteD
   };
 }
 
-const nothingToDo: SqliteStatement = {
+const nothingToDo: ReturnType<SqliteDatabase['prepare']> = {
   reader: false,
   all: () => [],
   run: () => ({ changes: 0, lastInsertRowid: 0 }),
