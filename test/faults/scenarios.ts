@@ -118,6 +118,35 @@ export const scenarios: Scenario[] = [
     },
   },
   {
+    name: 'ranks',
+    what: 'processes of a job of two killed, or frozen until their server ends them',
+    target: 50,
+    perTrial: 17,
+    needs: [],
+    isShort: false,
+    run: async (random, ends, _, faults) => {
+      const person = { replicas: 2 };
+      const world = await World.alone(ends, {
+        RELORA_SLOTS: '2',
+        RELORA_TRAINER_SILENCE_SECONDS: '5',
+        RELORA_TRAINER_GRACE_SECONDS: '1',
+      });
+      const expected = await wholeWay(world, ends, null, person);
+      const harm = async (): Promise<number> => {
+        const pids = world.trainerPids();
+        if (pids.length < 2) return 0; // the job is not in training
+        process.kill(pick(random, pids), random() < 0.7 ? 'SIGKILL' : 'SIGSTOP');
+        return 1;
+      };
+      return await meanwhile(
+        () => wholeWay(world, ends, expected, person),
+        random,
+        { everyMs: killEveryMs, faults },
+        harm,
+      );
+    },
+  },
+  {
     name: 'database',
     what: 'PostgreSQL crashed and restarted, its connections cut, hung for up to 30 s',
     target: 35,

@@ -29,6 +29,8 @@ export interface Person {
   onJob?: (name: string) => void;
   /** Handles an error as its message says, and repeats the request; by default no error may reach the client. */
   insist?: Insist;
+  /** Number of processes of the job. */
+  replicas?: number;
 }
 
 export type Insist = <T>(what: () => Promise<T>) => Promise<T>;
@@ -41,7 +43,7 @@ export async function wholeWay(
   world: World,
   ends: Ends,
   expected: Result | null,
-  { onJob = () => {}, insist = async (what) => await what() }: Person = {},
+  { onJob = () => {}, insist = async (what) => await what(), replicas = 1 }: Person = {},
 ): Promise<Result> {
   const { client } = world;
   const dataset = await insist(async () => {
@@ -50,34 +52,20 @@ export async function wholeWay(
     await client.uploadDataset({ datasetId, files });
     return `datasets/${datasetId}`;
   });
-  const spec = parseJobSpec({ ...tinySpec(stepCount), dataset });
+  const spec = parseJobSpec({ ...tinySpec(stepCount), dataset, replicas });
   const { name } = await insist(async () => await client.createJob(spec));
   onJob(name);
-  const events: JobEvent[] = [];
-  let before: JobEvent[] = [];
-  for await (const event of client.watch(name, { deadlineMs: patientMs })) {
-    if (event.kind === 'storeChanged') {
-      // Another database answers, and all events are read again: it must include those seen before.
-      before = events.length > before.length ? [...events] : before;
-      events.length = 0;
-      continue;
-    }
-    events.push(event);
+  const events = await watched(client, name, async ({ to }) => {
     // A job is paused without a request only if its disk failed.
-    if (event.kind === 'state' && event.state.to === JobState.PAUSED)
-      await insist(async () => await client.resumeJob(name));
-  }
-  const ofAnyStore = (event: JobEvent) => ({ ...event, storeId: '' });
-  expect(events.slice(0, before.length).map(ofAnyStore)).toEqual(before.map(ofAnyStore));
+    if (to === JobState.PAUSED) await insist(async () => await client.resumeJob(name));
+  });
   const sequences = events.map(({ sequence }) => sequence);
   expect(sequences).toEqual(sequences.map((_, index) => index + 1));
   const { state, failure } = await insist(async () => await client.getJob(name));
   expect(state, failure?.message).toBe(JobState.SUCCEEDED);
   checkSteps(events);
   // The final journal equals what was seen before.
-  const again: JobEvent[] = [];
-  for await (const event of client.watch(name, { deadlineMs: patientMs })) again.push(event);
-  expect(again).toEqual(events);
+  expect(ofAnyStore(await watched(client, name))).toEqual(ofAnyStore(events));
 
   const folder = mkdtempSync(join(tmpdir(), 'relora-faults-'));
   ends.push(() => rmSync(folder, { recursive: true, force: true }));
@@ -97,6 +85,33 @@ export async function wholeWay(
   if (expected !== null) expect(result).toEqual(expected);
   world.throwIfEnded();
   return result;
+}
+
+/** All events of a job to its end. */
+async function watched(
+  client: ReloraClient,
+  name: string,
+  onState: (change: { to: JobState }) => Promise<void> = async () => {},
+): Promise<JobEvent[]> {
+  let events: JobEvent[] = [];
+  let before: JobEvent[] = [];
+  for await (const event of client.watch(name, { deadlineMs: patientMs })) {
+    if (event.kind === 'storeChanged') {
+      // Another database answers, and all events are read again: it must include those seen before.
+      before = events.length > before.length ? events : before;
+      events = [];
+      continue;
+    }
+    events.push(event);
+    if (event.kind === 'state') await onState(event.state);
+  }
+  expect(ofAnyStore(events.slice(0, before.length))).toEqual(ofAnyStore(before));
+  return events;
+}
+
+/** A failover changes the id of the store, and nothing else. */
+function ofAnyStore(events: readonly JobEvent[]): JobEvent[] {
+  return events.map((event) => ({ ...event, storeId: '' }));
 }
 
 async function exported(
