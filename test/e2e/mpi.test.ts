@@ -1,4 +1,5 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { JobState, parseJobSpec, type JobEvent } from '@relora/sdk';
 import { describe, expect, test } from 'vitest';
@@ -67,6 +68,35 @@ async function shared(stepCount: number, replicas: number) {
   const { name, losses } = await run(client, spec(stepCount, replicas));
   return { losses, weights: await weightsOf(client, name) };
 }
+
+test.skipIf(!hasPostgres)(
+  'an mpirun that starts nothing is ended after the time that the settings say, and the job says what to look at',
+  async () => {
+    const mpirun = join(temporaryFolder(), 'mpirun');
+    const script =
+      '#!/bin/sh\n[ "$1" = --version ] && echo "mpirun (Open MPI) 4.1.4" && exit\necho "Who are you?"\nexec sleep 3600\n';
+    writeFileSync(mpirun, script, { mode: 0o755 });
+    const { client, servers } = await fleet(2, folderUrl(), {
+      RELORA_SLOTS: '1',
+      RELORA_MPIRUN: mpirun,
+      RELORA_MPI_HOST: 'localhost',
+      RELORA_TRAINER_SILENCE_SECONDS: '2',
+    });
+    await uploaded(client);
+    const { name } = await client.createJob(spec(10, 2));
+    const reasons: string[] = [];
+    for await (const event of client.watch(name)) {
+      if (event.kind !== 'state') continue;
+      reasons.push(event.state.reason);
+      if (/it is tried again/.test(event.state.reason)) await client.cancelJob(name);
+    }
+    expect(reasons.join('\n')).toMatch(
+      /mpirun did not start the ranks within 2 s: it must be able to start programs on localhost, localhost without a password; it wrote "Who are you\?"\); it is tried again/,
+    );
+    const children = () => servers.flatMap(({ process: { pid } }) => childrenOf(pid!));
+    await expect.poll(children).toEqual([]);
+  },
+);
 
 describe.each(launchers)('a job over several servers, by mpirun of $name', ({ command, isMissing }) => {
   const settings = (slots: number) => ({

@@ -21,16 +21,17 @@ export interface ServerProcess {
 }
 
 /**
- * Starts the server on a data folder, optionally as another user, and resolves with its addresses; it is killed after the test, or when
- * `atEnd` says.
+ * Starts the server on a data folder, optionally as another user or behind the words of a prefix, and resolves with its addresses; it is
+ * killed after the test, or when `atEnd` says.
  */
 export async function startServerProcess(
   dataFolder: string,
   settings: Record<string, string> = {},
   atEnd: (stop: () => Promise<void>) => void = onTestFinished,
-  user: { uid?: number; gid?: number } = {},
+  { prefix = [], ...user }: { uid?: number; gid?: number; prefix?: readonly string[] } = {},
 ): Promise<ServerProcess> {
-  const child = spawn(process.execPath, [main], {
+  const [program, ...args] = [...prefix, process.execPath, main];
+  const child = spawn(program!, args, {
     ...user,
     env: {
       PATH: process.env.PATH,

@@ -20,21 +20,23 @@ export class PostgresPair {
   private constructor(
     private primary: Node,
     readonly proxy: TcpProxy,
+    private readonly host: string,
   ) {}
 
-  static async start(): Promise<PostgresPair> {
+  /** Listens on an address of this machine. */
+  static async start(host = '127.0.0.1'): Promise<PostgresPair> {
     const folder = newFolder();
     await runPostgres('initdb', [
       ...['-D', join(folder, 'data'), '-U', 'relora', '-A', 'trust'],
       ...['-E', 'UTF8', '--locale', 'C.UTF-8', '-N'],
     ]);
     const primary = await startNode(folder);
-    return new PostgresPair(primary, await tcpProxy(primary.port));
+    return new PostgresPair(primary, await tcpProxy(primary.port, host), host);
   }
 
   async database(name: string): Promise<string> {
     await this.query(`create database ${name}`);
-    return `postgres://relora@127.0.0.1:${this.proxy.port}/${name}`;
+    return `postgres://relora@${this.host}:${this.proxy.port}/${name}`;
   }
 
   /** A power cut of its machine. */

@@ -1,6 +1,8 @@
+import { launchers } from '../mpi.js';
 import { hasPostgres } from '../server/postgres.js';
 import { hasS3 } from '../server/s3.js';
 import { canFailDisk } from './failingDisk.js';
+import { canMakeHosts } from './hosts.js';
 import { PostgresPair } from './postgresPair.js';
 import type { Random } from './random.js';
 import type { Result } from './wholeWay.js';
@@ -27,10 +29,14 @@ export interface Measured {
   figures: string;
 }
 
-export type Need = 'fleet' | 'disk';
+export type Need = 'fleet' | 'disk' | 'hosts';
 
 /** What is available on this machine. */
-export const had: Readonly<Record<Need, boolean>> = { fleet: hasPostgres && hasS3, disk: canFailDisk };
+export const had: Readonly<Record<Need, boolean>> = {
+  fleet: hasPostgres && hasS3,
+  disk: canFailDisk,
+  hosts: hasPostgres && canMakeHosts && launchers.some(({ isMissing }) => !isMissing),
+};
 
 export function canRun({ needs }: Scenario): boolean {
   return needs.every((need) => had[need]);

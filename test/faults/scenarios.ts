@@ -1,6 +1,9 @@
 import { expect } from 'vitest';
+import { launchers } from '../mpi.js';
 import { Clocks } from './clocks.js';
 import { diskScenarios } from './diskScenarios.js';
+import { Hosts } from './hosts.js';
+import { PostgresPair } from './postgresPair.js';
 import { pick, type Random } from './random.js';
 import type { S3Fault } from './s3Proxy.js';
 import { fleetWithDatabase, meanwhile, pause, type Scenario } from './scenario.js';
@@ -143,6 +146,50 @@ export const scenarios: Scenario[] = [
         random,
         { everyMs: killEveryMs, faults },
         harm,
+      );
+    },
+  },
+  {
+    name: 'network',
+    what: 'a machine cut off from the others and from the store, which trains a job together with another by MPI',
+    target: 20,
+    perTrial: 5,
+    needs: ['hosts'],
+    isShort: false,
+    run: async (random, ends, _, faults) => {
+      const hosts = new Hosts(2);
+      ends.push(() => hosts.close());
+      const postgres = await PostgresPair.start(hosts.machine);
+      ends.push(async () => await postgres.stop());
+      const { name, command } = pick(
+        random,
+        launchers.filter(({ isMissing }) => !isMissing),
+      );
+      const silenceMs = 5000;
+      const world = await World.onHosts(ends, hosts, postgres, {
+        RELORA_SLOTS: '1',
+        RELORA_MPIRUN: command,
+        RELORA_MPI_FLAGS:
+          name === 'MPICH'
+            ? `-launcher ssh -launcher-exec ${hosts.agent} -iface eth0`
+            : `--mca plm_rsh_agent ${hosts.agent} --mca btl tcp,self --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0`,
+        RELORA_TRAINER_SILENCE_SECONDS: String(silenceMs / 1000),
+        RELORA_TRAINER_GRACE_SECONDS: '1',
+      });
+      const person = { replicas: 2 };
+      const expected = await wholeWay(world, ends, null, person);
+      const cutOff = async (): Promise<number> => {
+        const index = Math.floor(random() * hosts.count);
+        hosts.cut(index);
+        await pause(silenceMs * (0.5 + 1.5 * random()));
+        hosts.join(index);
+        return 1;
+      };
+      return await meanwhile(
+        () => wholeWay(world, ends, expected, person),
+        random,
+        { everyMs: 4000, faults },
+        cutOff,
       );
     },
   },

@@ -9,7 +9,7 @@ export interface TcpProxy {
   close(): Promise<void>;
 }
 
-export async function tcpProxy(target: number): Promise<TcpProxy> {
+export async function tcpProxy(target: number, host = '127.0.0.1'): Promise<TcpProxy> {
   const sockets = new Set<Socket>();
   const server = createServer((client) => {
     const upstream = connect(proxy.target, '127.0.0.1');
@@ -26,7 +26,7 @@ export async function tcpProxy(target: number): Promise<TcpProxy> {
       one.pipe(other);
     }
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  await new Promise<void>((resolve) => server.listen(0, host, resolve));
   const cut = (): void => {
     for (const socket of sockets) socket.resetAndDestroy();
   };

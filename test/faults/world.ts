@@ -1,9 +1,11 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { ReloraClient } from '@relora/sdk';
 import { startServerProcess, type ServerProcess } from '../e2e/serverProcess.js';
 import { freshBucket, s3Server } from '../server/s3.js';
+import type { Hosts } from './hosts.js';
 import type { PostgresPair } from './postgresPair.js';
 import { childrenOf } from './processes.js';
 import type { Random } from './random.js';
@@ -19,6 +21,7 @@ export type Ends = (() => Promise<void> | void)[];
 
 interface Served {
   folder: string;
+  index: number;
   running: ServerProcess;
 }
 
@@ -43,6 +46,7 @@ export class World {
   private constructor(
     private readonly settings: Record<string, string>,
     private readonly ends: Ends,
+    private readonly hosts?: Hosts,
   ) {}
 
   /** One server with a file and a folder, as by default. */
@@ -83,13 +87,38 @@ export class World {
     return world;
   }
 
+  /** A server on each of these hosts, with PostgreSQL and a folder that all of them see; together they train jobs by an `mpirun`. */
+  static async onHosts(
+    ends: Ends,
+    hosts: Hosts,
+    postgres: PostgresPair,
+    settings: Record<string, string>,
+  ): Promise<World> {
+    const folder = mkdtempSync(join(tmpdir(), 'relora-blobs-'));
+    ends.push(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
+    const world = new World(
+      {
+        ...common,
+        RELORA_DATABASE_URL: await postgres.database('hosts'),
+        RELORA_STORE_URL: pathToFileURL(folder).href,
+        RELORA_LEASE_SECONDS: String(leaseMs / 1000),
+        RELORA_INSECURE: 'plain-text,no-login',
+        ...settings,
+      },
+      ends,
+      hosts,
+    );
+    await world.addAll(hosts.count);
+    return world;
+  }
+
   private async addAll(count: number): Promise<void> {
     this.ends.push(async () => await this.end());
+    const folders = Array.from({ length: count }, () => mkdtempSync(join(tmpdir(), 'relora-faults-')));
     await Promise.all(
-      Array.from({ length: count }, async () => {
-        const folder = mkdtempSync(join(tmpdir(), 'relora-faults-'));
-        const server = { folder, running: await this.start(folder) };
-        this.servers.push(server);
+      folders.map(async (folder, index) => {
+        const server = { folder, index, running: await this.start(folder, index) };
+        this.servers[index] = server;
         this.follow(server);
       }),
     );
@@ -111,16 +140,19 @@ export class World {
     for (const { folder } of this.servers) rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
   }
 
-  private async start(folder: string, address = '127.0.0.1:0'): Promise<ServerProcess> {
+  private async start(folder: string, index: number, address?: string): Promise<ServerProcess> {
+    const host = this.hosts?.address(index);
     const entries = Object.entries(this.settings).map(([name, value]) => [
       name,
       value.replace('{folder}', folder),
     ]);
     const settings = {
       ...(Object.fromEntries(entries) as Record<string, string>),
-      RELORA_GRPC_ADDRESS: address,
+      RELORA_GRPC_ADDRESS: address ?? `${host ?? '127.0.0.1'}:0`,
+      ...(host !== undefined && { RELORA_MPI_HOST: host }),
     };
-    const starting = startServerProcess(folder, settings, (stop) => this.stops.push(stop));
+    const prefix = this.hosts?.prefix(index) ?? [];
+    const starting = startServerProcess(folder, settings, (stop) => this.stops.push(stop), { prefix });
     this.starting.add(starting);
     return await starting.finally(() => this.starting.delete(starting));
   }
@@ -140,7 +172,7 @@ export class World {
   private async startAgain(server: Served): Promise<void> {
     for (;;) {
       try {
-        server.running = await this.start(server.folder, server.running.grpcAddress);
+        server.running = await this.start(server.folder, server.index, server.running.grpcAddress);
         return this.follow(server);
       } catch (error) {
         if (this.isOver) return;

@@ -14,6 +14,8 @@ export interface LedGangParts {
   log: Logger;
   /** Working folder of mpirun. */
   folder: string;
+  /** Time within which mpirun must have started the places of all ranks on this machine. */
+  silenceMs: number;
   /** True once the server stops. */
   isGivenUp(): boolean;
 }
@@ -108,9 +110,27 @@ export class LedGang {
       if (!this.isEnding) this.fail(this.said ?? what);
       return what;
     });
-    const first = await Promise.race([this.door.arrived, ended]);
-    if (typeof first === 'string') throw new Error(first);
-    return first;
+    let timer: NodeJS.Timeout | undefined;
+    // If it cannot start the program of another machine, mpirun of MPICH waits without end.
+    const late = new Promise<string>((resolve) => {
+      timer = setTimeout(() => resolve(this.lateness()), this.parts.silenceMs);
+    });
+    const first = await Promise.race([this.door.arrived, ended, late]);
+    clearTimeout(timer);
+    if (typeof first !== 'string') return first;
+    this.isEnding = true;
+    this.mpirun.end();
+    await ended;
+    throw new Error(first);
+  }
+
+  private lateness(): string {
+    const hosts = this.shares.map(({ launch }) => launch!.host).join(', ');
+    const said = this.early.length === 0 ? 'nothing' : JSON.stringify(this.early.slice(-5).join('\n'));
+    return (
+      `mpirun did not start the ranks within ${this.parts.silenceMs / 1000} s: it must be able to start programs on ${hosts} ` +
+      `without a password; it wrote ${said}`
+    );
   }
 
   private fail(what: string): void {
