@@ -1,3 +1,4 @@
+import { ReloraError } from '@relora/sdk';
 import { expect } from 'vitest';
 import { launchers } from '../mpi.js';
 import { Clocks } from './clocks.js';
@@ -9,7 +10,7 @@ import type { S3Fault } from './s3Proxy.js';
 import { fleetWithDatabase, meanwhile, pause, type Scenario } from './scenario.js';
 import { soak } from './soak.js';
 import { watchers } from './watchers.js';
-import { wholeWay } from './wholeWay.js';
+import { wholeWay, type Insist } from './wholeWay.js';
 import { leaseMs, World } from './world.js';
 
 /** Kills trainers, servers, or both. */
@@ -35,6 +36,17 @@ function killer(world: World, random: Random): () => Promise<number> {
     return count;
   };
 }
+
+/** A task whose process was killed twice from outside has failed, and is requested again. */
+const insistOnTasks: Insist = async (what) => {
+  for (;;) {
+    try {
+      return await what();
+    } catch (error) {
+      if (!(error instanceof ReloraError && error.reason === 'TASK_CRASHED')) throw error;
+    }
+  }
+};
 
 /** More frequent kills would leave no time for progress: a server starts in about a second, and so does a trainer. */
 const killEveryMs = 1200;
@@ -70,7 +82,7 @@ export const scenarios: Scenario[] = [
     run: async (random, ends, expected, faults) => {
       const world = await World.alone(ends);
       return await meanwhile(
-        () => wholeWay(world, ends, expected),
+        () => wholeWay(world, ends, expected, { insist: insistOnTasks }),
         random,
         { everyMs: killEveryMs, faults },
         killer(world, random),
@@ -87,7 +99,7 @@ export const scenarios: Scenario[] = [
     run: async (random, ends, expected, faults) => {
       const { world } = await fleetWithDatabase(ends, random, 3);
       return await meanwhile(
-        () => wholeWay(world, ends, expected),
+        () => wholeWay(world, ends, expected, { insist: insistOnTasks }),
         random,
         { everyMs: killEveryMs, faults },
         killer(world, random),
@@ -128,7 +140,7 @@ export const scenarios: Scenario[] = [
     needs: [],
     isShort: false,
     run: async (random, ends, _, faults) => {
-      const person = { replicas: 2 };
+      const person = { replicas: 2, insist: insistOnTasks };
       const world = await World.alone(ends, {
         RELORA_SLOTS: '2',
         RELORA_TRAINER_SILENCE_SECONDS: '5',
