@@ -15,13 +15,25 @@ if (process.argv[2] === 'health') await (await import('./admin/healthCommand.js'
 // Listens for signals before loading the rest, which takes longer than a container runtime may wait: the kernel drops signals that the
 // first process of a container does not listen for.
 const signals = hearSignals();
-const { run } = await import('./run.js').catch((error: Error) => {
-  // Errors of Node.js, and of libraries whose binaries are optional dependencies.
-  if (!/^Cannot find (module|package|native binding)/.test(error.message)) throw error;
+const { run } = await load().catch((error: Error & { code?: unknown }) => {
   const [what] = error.message.split('\n');
-  process.stderr.write(
-    `relora-server: a package is missing (${what}): install again on this system, with optional dependencies\n`,
-  );
+  // Errors of Node.js, and of libraries whose binaries are optional dependencies.
+  if (/^Cannot find (module|package|native binding)/.test(error.message))
+    process.stderr.write(
+      `relora-server: a package is missing (${what}): install again on this system, with optional dependencies\n`,
+    );
+  else if (error.code === 'ERR_DLOPEN_FAILED')
+    process.stderr.write(
+      `relora-server: a library does not run on this system (${what}): Linux needs glibc 2.29 or newer, or musl\n`,
+    );
+  else throw error;
   process.exit(1);
 });
+
+async function load() {
+  const { thisPlatform } = await import('@relora/engine/binaries');
+  // The library of SQLite recognizes musl only on Alpine.
+  if (thisPlatform().libc === 'musl') process.env.LIBC ??= 'musl';
+  return await import('./run.js');
+}
 await run(signals);

@@ -12,5 +12,4 @@ export libraries=$(dirname "$1")/../../lib
 exec unshare --user --map-root-user --mount bash -c '
 set -e
 mount --bind "$folder/ldd" /usr/bin/ldd
-# The library of SQLite looks for /etc/alpine-release, or for LIBC.
-exec env PATH="$given" LIBC=musl LD_LIBRARY_PATH="$libraries" "$@"' bash "$@"
+exec env PATH="$given" LD_LIBRARY_PATH="$libraries" "$@"' bash "$@"
