@@ -183,6 +183,13 @@ export const settings = {
     '',
     'Further flags for mpirun, separated by spaces, for example to choose a network.',
   ),
+  mpiStartSeconds: number(
+    'RELORA_MPI_START_SECONDS',
+    120,
+    1,
+    86_400,
+    'Time within which mpirun must have started the ranks of a job on the server that runs it.',
+  ),
   queueJobsMax: integer(
     'RELORA_QUEUE_JOBS_MAX',
     1000,

@@ -17,8 +17,8 @@ if (process.argv[2] === 'health') await (await import('./admin/healthCommand.js'
 const signals = hearSignals();
 const { run } = await load().catch((error: Error & { code?: unknown }) => {
   const [what] = error.message.split('\n');
-  // Errors of Node.js, and of libraries whose binaries are optional dependencies.
-  if (/^Cannot find (module|package|native binding)/.test(error.message))
+  // Errors of Node.js, and of libraries that come with binaries.
+  if (/^(Cannot find (module|package|native binding)|No native build was found)/.test(error.message))
     process.stderr.write(
       `relora-server: a package is missing (${what}): install again on this system, with optional dependencies\n`,
     );
@@ -32,8 +32,9 @@ const { run } = await load().catch((error: Error & { code?: unknown }) => {
 
 async function load() {
   const { thisPlatform } = await import('@relora/engine/binaries');
+  const { libc } = thisPlatform();
   // The library of SQLite recognizes musl only on Alpine.
-  if (thisPlatform().libc === 'musl') process.env.LIBC ??= 'musl';
+  if (libc !== null) process.env.LIBC = libc;
   return await import('./run.js');
 }
 await run(signals);

@@ -80,7 +80,7 @@ test.skipIf(!hasPostgres)(
       RELORA_SLOTS: '1',
       RELORA_MPIRUN: mpirun,
       RELORA_MPI_HOST: 'localhost',
-      RELORA_TRAINER_SILENCE_SECONDS: '2',
+      RELORA_MPI_START_SECONDS: '2',
     });
     await uploaded(client);
     const { name } = await client.createJob(spec(10, 2));

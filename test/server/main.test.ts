@@ -4,15 +4,10 @@ import { main } from '../e2e/serverProcess.js';
 import { temporaryFolder } from './parts.js';
 
 it('says what a system needs on which one of its libraries cannot be loaded', () => {
-  // As if this system had the other library of C.
-  const { glibcVersionRuntime } = (process.report.getReport() as { header: { glibcVersionRuntime?: string } })
-    .header;
-  const env = {
-    ...process.env,
-    LIBC: glibcVersionRuntime === undefined ? 'glibc' : 'musl',
-    RELORA_DATA_FOLDER: temporaryFolder(),
-  };
-  const { status, stderr } = spawnSync(process.execPath, [main], { env, encoding: 'utf8' });
+  // The binary of SQLite for another system is taken.
+  const { status, stderr } = start({
+    npm_config_platform: process.platform === 'linux' ? 'darwin' : 'linux',
+  });
   expect([status, stderr]).toEqual([
     1,
     expect.stringMatching(
@@ -20,3 +15,18 @@ it('says what a system needs on which one of its libraries cannot be loaded', ()
     ),
   ]);
 });
+
+it('says that a binary is missing for a system for which there is none', () => {
+  const { status, stderr } = start({ npm_config_arch: 'riscv64' });
+  expect([status, stderr]).toEqual([
+    1,
+    expect.stringMatching(
+      /^relora-server: a package is missing \(No native build .*riscv64.*\): install again on this system.*\n$/,
+    ),
+  ]);
+});
+
+function start(variables: Record<string, string>) {
+  const env = { ...process.env, RELORA_DATA_FOLDER: temporaryFolder(), ...variables };
+  return spawnSync(process.execPath, [main], { env, encoding: 'utf8' });
+}

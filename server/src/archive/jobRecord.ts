@@ -57,6 +57,21 @@ function recordOf<T>(valueShape: shapes.Shape<T>): shapes.Shape<Record<string, T
 /** Milliseconds since 1970, up to the year 9999, the limit of an answer's timestamps. */
 const time: shapes.Shape<number> = (value): value is number => count(value) && value < 253_402_300_800_000;
 
+/** Far more than there can be, and far below what the columns and messages of the numbers hold, so that they can still rise. */
+const upTo =
+  (max: number): shapes.Shape<number> =>
+  (value): value is number =>
+    count(value) && value <= max;
+const small = upTo(2 ** 30);
+const sequence = upTo(2 ** 50);
+const sizeBytes = upTo(2 ** 50);
+
+/** The store takes no text with NUL. */
+const withoutNul =
+  (shape: shapes.Shape<string>): shapes.Shape<string> =>
+  (value): value is string =>
+    shape(value) && !value.includes('\0');
+
 const failure = object({ reason: name, message: longText, lastLines: orMissing(list(1000, longText)) });
 const origin = object({ job: name, step: count });
 const stop = object({ step: count, reason: oneOf(stopReasons), value: number, limit: number });
@@ -85,7 +100,7 @@ const progress = object({
   step: count,
   stepCount: count,
   phase: orNull(oneOf(phases)),
-  restartCount: count,
+  restartCount: small,
   trainedTokens: count,
   loss: orNull(number),
   evaluationLoss: orNull(number),
@@ -105,15 +120,15 @@ const lines = {
     serverVersion: name,
     storeId: name,
     id: matching(/^[a-z][a-z0-9-]{0,62}$/),
-    displayName: text(256),
-    labels: recordOf(text(1024)),
+    displayName: withoutNul(text(256)),
+    labels: recordOf(withoutNul(text(1024))),
     spec: isRecord,
     state: oneOf(exportedStates),
-    stateReason: longText,
+    stateReason: withoutNul(longText),
     failure: orNull(failure),
     progress,
-    attempt: count,
-    lastSequence: count,
+    attempt: small,
+    lastSequence: sequence,
     createTimeMs: time,
     updateTimeMs: time,
     startTimeMs: orNull(time),
@@ -123,24 +138,24 @@ const lines = {
     /** The data sets that it reads, by content. */
     datasets: list(1024, object({ name, manifestSha256: sha256 })),
   },
-  update: { number: count, step: orNull(count), change: object(runChange) },
+  update: { number: small, step: orNull(count), change: object(runChange) },
   event: {
-    sequence: count,
-    firstSequence: count,
+    sequence,
+    firstSequence: sequence,
     timeMs: time,
-    attempt: count,
+    attempt: small,
     final: flag,
     body: isBody,
   },
   checkpoint: {
-    attempt: count,
+    attempt: small,
     step: count,
     folder: checkpointFolder,
-    sizeBytes: count,
+    sizeBytes,
     manifestSha256: sha256,
     createTimeMs: time,
     /** The files of its folder, including the manifest. */
-    files: list(32, object({ fileName: plainName, sizeBytes: count, sha256 })),
+    files: list(32, object({ fileName: plainName, sizeBytes, sha256 })),
   },
   artifact: {
     id: matching(/^[a-z][a-z0-9-]{0,62}$/),
@@ -155,7 +170,7 @@ const lines = {
       10_000,
       object({
         fileName: matching(/^(base\/)?(additional_chat_templates\/)?[A-Za-z0-9][A-Za-z0-9._-]{0,254}$/),
-        sizeBytes: count,
+        sizeBytes,
         sha256,
       }),
     ),
@@ -163,8 +178,8 @@ const lines = {
   /** A prepared data set that the job reads. */
   dataset: {
     name: matching(/^datasets\/[a-z][a-z0-9-]{0,62}$/),
-    displayName: text(256),
-    labels: recordOf(text(1024)),
+    displayName: withoutNul(text(256)),
+    labels: recordOf(withoutNul(text(1024))),
     spec: datasetSpec,
     createTimeMs: time,
     manifestSha256: sha256,
@@ -175,11 +190,11 @@ const lines = {
         fileName: name,
         format: oneOf(['auto', 'text', 'jsonl', 'json', 'csv', 'parquet']),
         split: orNull(oneOf(['train', 'heldOut'])),
-        sizeBytes: count,
+        sizeBytes,
         sha256: orNull(sha256),
       }),
     ),
-    files: list(10_000, object({ fileName: plainName, sizeBytes: count, sha256 })),
+    files: list(10_000, object({ fileName: plainName, sizeBytes, sha256 })),
   },
   evaluation: {
     timeMs: time,
@@ -227,7 +242,7 @@ const ofServer = shapes.union('kind', {
     failure: orNull(failure),
     stopReason: orMissing(oneOf(stopReasons)),
   },
-  artifact: { artifactId: name, sizeBytes: count },
+  artifact: { artifactId: name, sizeBytes },
 });
 
 function isBody(value: unknown): value is JobEventBody {

@@ -28,7 +28,10 @@ export class SqliteConnection {
     let statement = this.statements.get(text);
     if (statement === undefined) {
       if (this.statements.size >= statementsMax) this.statements.delete(this.statements.keys().next().value!);
-      statement = new SqliteStatement(withCodes(() => this.connection.prepare(text)));
+      statement = new SqliteStatement(
+        withCodes(() => this.connection.prepare(text)),
+        text,
+      );
       this.statements.set(text, statement);
     }
     return statement;
@@ -55,21 +58,60 @@ export class SqliteStatement {
   /** Whether it returns rows. */
   readonly reader: boolean;
 
-  constructor(private readonly statement: StatementSyncInstance) {
+  /** Whether integers are read as bigints. That is slow, but the library refuses to read a number that is not exact. */
+  private readsBigInts = false;
+
+  constructor(
+    private readonly statement: StatementSyncInstance,
+    text: string,
+  ) {
     this.reader = statement.columns().length > 0;
+    // Only what changes nothing may be done a second time.
+    if (this.reader && !/^(select|pragma)\b/i.test(text)) this.readBigInts();
   }
 
+  /** Integers are numbers, rounded beyond 2^53. */
   all(parameters: readonly unknown[] = []): Row[] {
-    return withCodes(() => this.statement.all(...parameters)) as Row[];
+    refuseNul(parameters);
+    if (!this.readsBigInts) {
+      try {
+        return withCodes(() => this.statement.all(...parameters)) as Row[];
+      } catch (error) {
+        if (!(error instanceof Error && error.message.startsWith(tooLarge))) throw error;
+        this.readBigInts();
+      }
+    }
+    const rows = withCodes(() => this.statement.all(...parameters)) as Row[];
+    for (const row of rows)
+      for (const [name, value] of Object.entries(row))
+        if (typeof value === 'bigint') row[name] = Number(value);
+    return rows;
   }
 
-  run(parameters: readonly unknown[] = []): { changes: number; lastInsertRowid: number | bigint } {
-    return withCodes(() => this.statement.run(...parameters));
+  run(parameters: readonly unknown[] = []): { changes: number; lastInsertRowid: number } {
+    refuseNul(parameters);
+    const { changes, lastInsertRowid } = withCodes(() => this.statement.run(...parameters));
+    return { changes: Number(changes), lastInsertRowid: Number(lastInsertRowid) };
+  }
+
+  private readBigInts(): void {
+    this.readsBigInts = true;
+    this.statement.setReadBigInts(true);
   }
 
   iterate(parameters: readonly unknown[] = []): IterableIterator<Row> {
     return this.all(parameters)[Symbol.iterator]();
   }
+}
+
+/** Begin of the library's message for an integer that a number does not hold exactly. */
+const tooLarge = 'Value is too large to be represented as a JavaScript number';
+
+/** The library would end a text at its first NUL. PostgreSQL refuses such a text, too. */
+function refuseNul(parameters: readonly unknown[]): void {
+  for (const value of parameters)
+    if (typeof value === 'string' && value.includes('\0'))
+      throw new TypeError(`The store takes no text with NUL, such as ${JSON.stringify(value.slice(0, 100))}`);
 }
 
 function withCodes<T>(act: () => T): T {
@@ -95,12 +137,13 @@ const codesByText: Record<string, string> = {
   'unable to open database file': 'SQLITE_CANTOPEN',
   'locking protocol': 'SQLITE_PROTOCOL',
   'file is not a database': 'SQLITE_NOTADB',
+  'string or blob too big': 'SQLITE_TOOBIG',
 };
 
 /** `all` of the library gives an error's text alone, all other methods its code, too. */
 function codeOf(error: Error): string {
   const { sqliteCodeName } = error as { sqliteCodeName?: unknown };
   if (typeof sqliteCodeName === 'string') return sqliteCodeName;
-  if (/\bconstraint failed\b/i.test(error.message)) return 'SQLITE_CONSTRAINT';
+  if (/\bconstraint failed\b|^cannot store \w+ value in /i.test(error.message)) return 'SQLITE_CONSTRAINT';
   return codesByText[error.message] ?? 'SQLITE_ERROR';
 }

@@ -79,7 +79,7 @@ export function isPassing(error: unknown): boolean {
  */
 export function isStoreBroken(error: unknown): boolean {
   const code = codeOf(error);
-  return code.startsWith('SQLITE_') && !code.startsWith('SQLITE_CONSTRAINT') && !isDiskFull(error);
+  return code.startsWith('SQLITE_') && !/^SQLITE_(CONSTRAINT|TOOBIG)/.test(code) && !isDiskFull(error);
 }
 
 function codeOf(error: unknown): string {

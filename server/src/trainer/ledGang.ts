@@ -14,8 +14,8 @@ export interface LedGangParts {
   log: Logger;
   /** Working folder of mpirun. */
   folder: string;
-  /** Time within which mpirun must have started the places of all ranks on this machine. */
-  silenceMs: number;
+  /** Time within which mpirun must have started the places of the ranks on this machine. */
+  startMs: number;
   /** True once the server stops. */
   isGivenUp(): boolean;
 }
@@ -113,7 +113,7 @@ export class LedGang {
     let timer: NodeJS.Timeout | undefined;
     // If it cannot start the program of another machine, mpirun of MPICH waits without end.
     const late = new Promise<string>((resolve) => {
-      timer = setTimeout(() => resolve(this.lateness()), this.parts.silenceMs);
+      timer = setTimeout(() => resolve(this.lateness()), this.parts.startMs);
     });
     const first = await Promise.race([this.door.arrived, ended, late]);
     clearTimeout(timer);
@@ -128,7 +128,7 @@ export class LedGang {
     const hosts = this.shares.map(({ launch }) => launch!.host).join(', ');
     const said = this.early.length === 0 ? 'nothing' : JSON.stringify(this.early.slice(-5).join('\n'));
     return (
-      `mpirun did not start the ranks within ${this.parts.silenceMs / 1000} s: it must be able to start programs on ${hosts} ` +
+      `mpirun did not start the ranks within ${this.parts.startMs / 1000} s: it must be able to start programs on ${hosts} ` +
       `without a password; it wrote ${said}`
     );
   }

@@ -524,7 +524,7 @@ export class Supervisor {
         const parts = {
           ...{ settings: config, host: this.mpiHost, places: gangPlaces, leases, log },
           ...{ folder: order.jobFolder, isGivenUp: () => this.isStopping },
-          silenceMs: config.trainerSilenceSeconds * 1000,
+          startMs: config.mpiStartSeconds * 1000,
         };
         ({ gang, environments } = await LedGang.form(parts, job));
         this.led.set(job.id, gang);
