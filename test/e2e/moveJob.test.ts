@@ -137,6 +137,13 @@ describe('a job that goes to another server', () => {
         (copy) => rewrite(copy, (record) => record.replace('"state":"paused"', '"state":"running"')),
         { reason: 'JOB_ARCHIVE_INVALID', message: expect.stringContaining('line 1 of job.jsonl') },
       ],
+      ...[
+        ['"attempt":1,', `"attempt":${Number.MAX_SAFE_INTEGER},`],
+        [/"displayName":"[^"]*"/, '"displayName":"a\\u0000b"'],
+      ].map(([from, to]): [(copy: string) => void, object] => [
+        (copy) => rewrite(copy, (record) => record.replace(from as string, to as string)),
+        { reason: 'JOB_ARCHIVE_INVALID', message: expect.stringContaining('line 1 of job.jsonl') },
+      ]),
       [
         (copy) =>
           rewrite(copy, (record) =>
