@@ -69,15 +69,6 @@ export class Hosts {
     run('ip', 'link', 'set', this.link(index), 'up');
   }
 
-  /** Bounds the rate at which each host sends and receives. */
-  limit(megabitsPerSecond: number): void {
-    const rate = ['root', 'tbf', 'rate', `${megabitsPerSecond}mbit`, 'burst', '256kb', 'latency', '100ms'];
-    for (let index = 0; index < this.count; index++) {
-      run('tc', 'qdisc', 'replace', 'dev', this.link(index), ...rate);
-      run('ip', 'netns', 'exec', this.space(index), 'tc', 'qdisc', 'replace', 'dev', 'eth0', ...rate);
-    }
-  }
-
   close(): void {
     for (let index = 0; index < this.count; index++) run('ip', 'netns', 'delete', this.space(index));
     run('ip', 'link', 'delete', this.bridge);
