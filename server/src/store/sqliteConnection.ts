@@ -94,13 +94,13 @@ export class SqliteStatement {
     return { changes: Number(changes), lastInsertRowid: Number(lastInsertRowid) };
   }
 
+  iterate(parameters: readonly unknown[] = []): IterableIterator<Row> {
+    return this.all(parameters)[Symbol.iterator]();
+  }
+
   private readBigInts(): void {
     this.readsBigInts = true;
     this.statement.setReadBigInts(true);
-  }
-
-  iterate(parameters: readonly unknown[] = []): IterableIterator<Row> {
-    return this.all(parameters)[Symbol.iterator]();
   }
 }
 
