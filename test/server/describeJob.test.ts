@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto';
-import { mkdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, test } from 'vitest';
 import { checkpointLines } from '../../server/dist/archive/describeJob.js';
 import type { Stage } from '../../server/dist/store/stage.js';
+import { patienceMs } from '../patience.mjs';
 import { openApiWithArtifact, refusalOf } from './apiServer.js';
 import { claim, openParts, submit, type Parts } from './parts.js';
 
@@ -35,6 +36,21 @@ describe('checkpoints of an exported job', () => {
     };
     const lines = await checkpointLines({ ...parts, stage: { ...parts.stage, take } as Stage }, job);
     expect(lines.map(({ step }) => step)).toEqual([30, 20]);
+  });
+
+  it('come with one that was taken before it is removed, whose folder goes afterwards', async () => {
+    const parts = await openParts();
+    const job = await jobWithCheckpoints(parts);
+    const oldest = (await parts.checkpoints.list(job.id)).at(-1)!.folder;
+    const take = async (folder: string) => {
+      const release = await parts.stage.take(folder);
+      if (folder.includes('step-00000010')) await parts.checkpoints.prune(job.id, 2);
+      return release;
+    };
+    const lines = await checkpointLines({ ...parts, stage: { ...parts.stage, take } as Stage }, job);
+    expect(lines.map(({ step }) => step)).toEqual([30, 20, 10]);
+    expect((await parts.checkpoints.list(job.id)).map(({ step }) => step)).toEqual([30, 20]);
+    await expect.poll(() => existsSync(oldest), { timeout: patienceMs }).toBe(false);
   });
 
   it.each([

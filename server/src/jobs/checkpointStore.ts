@@ -1,4 +1,4 @@
-import { readFile, rm } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database } from '../store/database.js';
 import { folders, removeOthers, removeUnfinished } from '../store/folders.js';
@@ -53,7 +53,7 @@ export class CheckpointStore {
   /**
    * Deletes the `surplus` checkpoints of a job, except the one with the lowest held-out loss and those in use by a pending export or by an
    * unfinished job that begins at one. The rows go first: a crash in between leaves folders without a row, which clearOrphans removes, but
-   * never a row without its folder. Returns the deleted ones.
+   * never a row without its folder. What still reads a folder that it took can read it to the end. Returns the deleted ones.
    */
   async remove(jobId: string, surplus: readonly Checkpoint[]): Promise<Checkpoint[]> {
     if (surplus.length === 0) return [];
@@ -95,7 +95,7 @@ export class CheckpointStore {
       for (const { folder } of gone) await this.stage.forget(trx, `jobs/${jobId}/checkpoints/${folder}`);
       return gone;
     });
-    for (const { folder } of deleted) await rm(join(parent, folder), { recursive: true, force: true });
+    for (const { folder } of deleted) await this.stage.discard(`jobs/${jobId}/checkpoints/${folder}`);
     const gone = new Set(deleted.map(({ folder }) => join(parent, folder)));
     return surplus.filter(({ folder }) => gone.has(folder));
   }

@@ -56,7 +56,7 @@ export async function openStore(
       blobsUrl === null ? new FolderBlobs(dataFolder) : await openBlobs(blobsUrl, info.incarnation);
     const stage =
       blobsUrl === null
-        ? localStage(blobs)
+        ? localStage(dataFolder, blobs)
         : await SharedStage.open(db, blobs, dataFolder, { cacheBytesMax });
     // A file is used by one process, so its server is the only one.
     const leases = new Leases(db, url === undefined ? null : { leaseMs });

@@ -8,6 +8,7 @@ import { isAtOrBelow, notePurge } from './chunkDigests.js';
 import type { Database } from './database.js';
 import { bytesOf, filesOf, namesIn } from './diskFiles.js';
 import { folders, syncFolder } from './folders.js';
+import { FolderUsers } from './folderUsers.js';
 import type { BlobFileRow, Schema } from './schema.js';
 import { BlobDamaged, BlobForgotten, type Maker, type Naming, type Stage } from './stage.js';
 
@@ -30,8 +31,7 @@ const readBytesMax = 1 << 20;
  */
 export class SharedStage implements Stage {
   readonly isShared = true;
-  /** Number of users, by folder or owner. */
-  private readonly users = new Map<string, number>();
+  private readonly users: FolderUsers;
   private readonly taking = new Map<string, Promise<void>>();
   private readonly distrusted = new Set<string>();
   private evicting: Promise<void> = Promise.resolve();
@@ -41,7 +41,9 @@ export class SharedStage implements Stage {
     private readonly blobs: BlobStore,
     private readonly dataFolder: string,
     private readonly options: SharedStageOptions,
-  ) {}
+  ) {
+    this.users = new FolderUsers(dataFolder);
+  }
 
   /** Removes copies that an earlier server did not complete. */
   static async open(
@@ -102,7 +104,7 @@ export class SharedStage implements Stage {
   }
 
   async take(folder: string): Promise<() => void> {
-    const release = this.use(folder);
+    const release = this.users.use(folder);
     try {
       const taken =
         this.taking.get(folder) ?? this.bring(folder).finally(() => void this.taking.delete(folder));
@@ -121,7 +123,11 @@ export class SharedStage implements Stage {
   }
 
   keep(owner: string): () => void {
-    return this.use(owner);
+    return this.users.use(owner);
+  }
+
+  async discard(folder: string): Promise<void> {
+    await this.users.remove(folder);
   }
 
   async forget(
@@ -150,18 +156,6 @@ export class SharedStage implements Stage {
       .where('file_name', '=', fileName)
       .executeTakeFirst();
     return row && (await this.blobs.openRead(row.blob));
-  }
-
-  private use(folder: string): () => void {
-    this.users.set(folder, (this.users.get(folder) ?? 0) + 1);
-    let isUsed = true;
-    return () => {
-      if (!isUsed) return;
-      isUsed = false;
-      const count = this.users.get(folder)! - 1;
-      if (count === 0) this.users.delete(folder);
-      else this.users.set(folder, count);
-    };
   }
 
   private async bring(folder: string): Promise<void> {
@@ -246,16 +240,10 @@ export class SharedStage implements Stage {
     entries.sort((a, b) => a.timeMs - b.timeMs);
     for (const { owner, bytes: freed } of entries) {
       if (bytes <= this.options.cacheBytesMax) return;
-      if (this.isUsed(owner) || !(await this.isGiven(owner)) || this.isUsed(owner)) continue;
+      if (this.users.isUsed(owner) || !(await this.isGiven(owner)) || this.users.isUsed(owner)) continue;
       await rm(join(this.dataFolder, owner), { recursive: true, force: true });
       bytes -= freed;
     }
-  }
-
-  private isUsed(owner: string): boolean {
-    for (const folder of this.users.keys())
-      if (folder === owner || folder.startsWith(`${owner}/`)) return true;
-    return false;
   }
 
   /** Whether the copy here can be deleted because everything is in the store: an upload in progress exists only here. */

@@ -1,5 +1,6 @@
 import type { Transaction } from 'kysely';
 import type { BlobStore, OpenBlob } from './blobStore.js';
+import { FolderUsers } from './folderUsers.js';
 import type { Schema } from './schema.js';
 
 /** Makes the files of a folder visible, in a transaction. Throws BlobForgotten: then `give` the folder again. */
@@ -32,6 +33,8 @@ export interface Stage {
   distrust(folder: string): boolean;
   /** Keeps the copy of a job, data set or weights on this machine until the returned function is called. */
   keep(owner: string): () => void;
+  /** Deletes a folder without a row from this machine: now, or when everybody who took it has released it. */
+  discard(folder: string): Promise<void>;
   /** Deletes the files of a folder, or all except those to keep, in the transaction that deletes its row. */
   forget(trx: Transaction<Schema>, folder: string, keep?: ReadonlySet<string>): Promise<void>;
   /** A file of a folder, wherever it is; undefined if it does not exist. */
@@ -67,15 +70,17 @@ export async function giveThen<T>(
   }
 }
 
-const nothing = (): void => {};
-
 /** The data folder of the only server. */
-export const localStage = (blobs: BlobStore): Stage => ({
-  isShared: false,
-  give: async () => async () => {},
-  take: async () => nothing,
-  distrust: () => false,
-  keep: () => nothing,
-  forget: async () => {},
-  openFile: async (folder, fileName) => await blobs.openRead(`${folder}/${fileName}`),
-});
+export function localStage(dataFolder: string, blobs: BlobStore): Stage {
+  const users = new FolderUsers(dataFolder);
+  return {
+    isShared: false,
+    give: async () => async () => {},
+    take: async (folder) => users.use(folder),
+    distrust: () => false,
+    keep: (owner) => users.use(owner),
+    discard: async (folder) => await users.remove(folder),
+    forget: async () => {},
+    openFile: async (folder, fileName) => await blobs.openRead(`${folder}/${fileName}`),
+  };
+}

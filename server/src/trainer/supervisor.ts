@@ -593,7 +593,7 @@ export class Supervisor {
     taken: (() => void)[],
   ): Promise<TrainOrder> {
     const { config, artifacts, stage } = this.parts;
-    const kept = await this.takeCheckpoints(job, taken);
+    const kept = await this.takeCheckpoints(job);
     if (job.origin !== null && kept.length === 0) {
       const origin = `jobs/${job.origin.jobId}/checkpoints/${job.origin.folder}`;
       taken.push(await takeInput(stage, origin, 'CHECKPOINT_CORRUPT'));
@@ -646,14 +646,14 @@ export class Supervisor {
     }));
   }
 
-  /** Copies the checkpoints of a job to this machine. One that is damaged in the store is not used again. */
-  private async takeCheckpoints(job: Job, taken: (() => void)[]): Promise<Checkpoint[]> {
+  /** Copies the checkpoints of a job to this machine, where it is kept. One that is damaged in the store is not used again. */
+  private async takeCheckpoints(job: Job): Promise<Checkpoint[]> {
     const { attempts, checkpoints, stage } = this.parts;
     const kept: Checkpoint[] = [];
     for (const checkpoint of await checkpoints.list(job.id)) {
       const name = basename(checkpoint.folder);
       try {
-        taken.push(await stage.take(`jobs/${job.id}/checkpoints/${name}`));
+        (await stage.take(`jobs/${job.id}/checkpoints/${name}`))(); // released at once: its own run deletes old ones
         kept.push(checkpoint);
       } catch (error) {
         if (!(error instanceof BlobDamaged)) throw error;

@@ -1,0 +1,42 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/** Who uses which folders of this machine: one in use is deleted when its last user is done. */
+export class FolderUsers {
+  /** Number of users, by folder or owner. */
+  private readonly counts = new Map<string, number>();
+  private readonly leaving = new Set<string>();
+
+  constructor(private readonly dataFolder: string) {}
+
+  /** The returned function ends the use; calling it again does nothing. */
+  use(folder: string): () => void {
+    this.counts.set(folder, (this.counts.get(folder) ?? 0) + 1);
+    let isUsed = true;
+    return () => {
+      if (!isUsed) return;
+      isUsed = false;
+      const count = this.counts.get(folder)! - 1;
+      if (count > 0) return void this.counts.set(folder, count);
+      this.counts.delete(folder);
+      // Like a crash, an error here leaves a folder without a row, which is found later.
+      if (this.leaving.delete(folder)) this.delete(folder).catch(() => {});
+    };
+  }
+
+  /** Whether an owner, such as `jobs/…`, or a folder of it is in use. */
+  isUsed(owner: string): boolean {
+    for (const folder of this.counts.keys())
+      if (folder === owner || folder.startsWith(`${owner}/`)) return true;
+    return false;
+  }
+
+  async remove(folder: string): Promise<void> {
+    if (this.counts.has(folder)) this.leaving.add(folder);
+    else await this.delete(folder);
+  }
+
+  private async delete(folder: string): Promise<void> {
+    await rm(join(this.dataFolder, folder), { recursive: true, force: true });
+  }
+}
