@@ -81,6 +81,13 @@ describe('a message that cannot be read is a mistake of its sender, with its pla
     expect((await refusalOfBytes(below, watch)).info.reason).toBe('REQUEST_INVALID');
   });
 
+  it('a text with NUL, which no store holds, also where a list is only searched for it', async () => {
+    const audit = '/relora.v1.ServerService/ListAuditEntries';
+    const { code, fields, message } = await refusalOfBytes(bytes(0x22, 0x03, 0x61, 0x00, 0x62), audit);
+    expect([code, fields]).toEqual([status.INVALID_ARGUMENT, ['caller']]);
+    expect(message).toBe('caller: expected text without control characters, got U+0000');
+  });
+
   it('a text longer than anybody needs, but a prompt may have 1 MiB', async () => {
     const named = (length: number): Buffer =>
       Buffer.from(GetJobRequest.encode(GetJobRequest.fromPartial({ name: 'x'.repeat(length) })).finish());

@@ -26,9 +26,9 @@ export class AuditLog {
   /** Resolves when it is stored. If this fails, the change still stands, and the entry goes to the server's log. */
   async note(asked: AuditEntry): Promise<void> {
     const timeMs = Date.now();
-    // A refused call may contain anything: it must not fill the disk or make the row fail.
+    // A refused call may contain texts of any length: they must not fill the disk.
     const entry = Object.fromEntries(
-      Object.entries(asked).map(([column, text]) => [column, fit(text)]),
+      Object.entries(asked).map(([column, text]) => [column, cutText(text, textLengthMax)]),
     ) as unknown as AuditEntry;
     try {
       if (this.file !== '')
@@ -73,9 +73,4 @@ export class AuditLog {
     const last = rows.length > entriesMax ? entries.at(-1) : undefined;
     return { entries, next: last === undefined ? null : { timeMs: last.time_ms, id: last.id } };
   }
-}
-
-/** PostgreSQL's text has no NUL character. */
-function fit(text: string): string {
-  return cutText(text, textLengthMax).replaceAll('\0', '\ufffd');
 }

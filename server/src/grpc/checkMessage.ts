@@ -31,7 +31,7 @@ const longTexts = new Map([
 
 /**
  * Reads a message without building it, so that the generated decoder can rely on it: it is complete, its fields have the types of the
- * contract, text is UTF-8 and not too long, integers fit into a double exactly, and the number of parts is limited. Throws
+ * contract, text is UTF-8 without NUL and not too long, integers fit into a double exactly, and the number of parts is limited. Throws
  * MESSAGE_UNREADABLE, MESSAGE_TOO_LARGE or REQUEST_INVALID with the path of the field.
  */
 export function checkMessage(
@@ -116,6 +116,8 @@ class MessageCheck {
         : Infinity;
     if (text.length > bytesMax) throw this.wrongValue(`at most ${bytesMax} bytes`, String(text.length));
     if (!isUtf8(text)) throw new WireFault(inner.at, 'text in UTF-8', 'other bytes');
+    // No store holds it, not even to compare with.
+    if (text.includes(0)) throw this.wrongValue('text without control characters', 'U+0000');
     // The decoder puts the entries of a map into an object, where this key would set the prototype and the entry would be lost.
     if (field.isMapKey && Buffer.from(text).toString() === '__proto__')
       throw this.wrongValue('another key', '"__proto__"');
