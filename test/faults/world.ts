@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { ReloraClient } from '@relora/sdk';
+import { onTestFailed } from 'vitest';
 import { startServerProcess, type ServerProcess } from '../e2e/serverProcess.js';
 import { freshBucket, s3Server } from '../server/s3.js';
 import type { Hosts } from './hosts.js';
@@ -154,7 +155,12 @@ export class World {
     const prefix = this.hosts?.prefix(index) ?? [];
     const starting = startServerProcess(folder, settings, (stop) => this.stops.push(stop), { prefix });
     this.starting.add(starting);
-    return await starting.finally(() => this.starting.delete(starting));
+    const running = await starting.finally(() => this.starting.delete(starting));
+    // An answer about an error inside has only its id.
+    onTestFailed(() => {
+      for (const entry of running.logged.filter(({ level }) => level === 50)) console.log(entry);
+    });
+    return running;
   }
 
   /** Starts it again if it may exit by itself. */
