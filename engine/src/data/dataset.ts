@@ -1,6 +1,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestFile } from '../io/durableFile.js';
+import { isMachineFault } from '../io/machineFault.js';
 import type { Batch } from './batches.js';
 import type { CheckedShards } from './checkedShards.js';
 import { DataError } from './dataErrors.js';
@@ -177,7 +178,10 @@ async function checkFile(
   sizeBytes: number | null,
   sha256: string | null,
 ): Promise<void> {
-  const found = await stat(join(folder, file)).catch(() => undefined);
+  const found = await stat(join(folder, file)).catch((error: unknown) => {
+    if (isMachineFault(error)) throw error;
+    return undefined;
+  });
   if (found === undefined) throw corrupt(file, 'a file', 'none');
   if (sizeBytes !== null && found.size !== sizeBytes)
     throw corrupt(file, `${sizeBytes} bytes`, `${found.size}`);

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isMachineFault } from '../io/machineFault.js';
 import { DataError, describeValue } from './dataErrors.js';
 import type { SkippedRow } from './invalidRows.js';
 
@@ -68,6 +69,7 @@ export async function readManifest(folder: string): Promise<{ manifest: DatasetM
   try {
     text = await readFile(join(folder, manifestFile), 'utf8');
   } catch (error) {
+    if (isMachineFault(error)) throw error;
     throw corrupt('a readable file', (error as NodeJS.ErrnoException).code ?? 'an error', error);
   }
   try {

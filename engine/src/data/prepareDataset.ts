@@ -1,6 +1,7 @@
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { publish, syncFolder, writeNewFile } from '../io/durableFile.js';
+import { isMachineFault } from '../io/machineFault.js';
 import type { EndTokens } from '../plan/endTokens.js';
 import { ChatTemplate, type ChatOptions } from './chatTemplate.js';
 import { defaultLimits, type DataLimits } from './dataLimits.js';
@@ -100,7 +101,10 @@ export async function prepareDataset(
   const formats = first.sources.map(({ format }) => format);
   if (progress.manifest !== undefined) {
     // The folder may have been moved away; then it is created again.
-    const known = await readManifest(folder).catch(() => undefined);
+    const known = await readManifest(folder).catch((error: unknown) => {
+      if (isMachineFault(error)) throw error;
+      return undefined;
+    });
     if (known?.sha256 === progress.manifest) return { manifest: known.manifest, formats };
     await progress.set({ manifest: undefined });
   }

@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
 import { lstat, open, realpath, type FileHandle } from 'node:fs/promises';
 import { isAbsolute, sep } from 'node:path';
+import { isMachineFault } from './machineFault.js';
 
 const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants;
 
@@ -52,7 +53,7 @@ export async function openWithoutLinks(
   { holdsFolders = hasHeldFolders }: { holdsFolders?: () => Promise<boolean> } = {},
 ): Promise<FileHandle> {
   const notThere = () => new NotBeneath(`${[folder, ...names].join(sep)} is not there, or behind a link`);
-  const root = await realpath(folder).catch(() => undefined);
+  const root = await resolved(folder);
   if (root === undefined || names.some((name) => name === '..' || name.includes(sep))) throw notThere();
   const handle = (await holdsFolders()) ? await walkHeld(root, names) : await walkLooking(root, names);
   if (handle === 'changed') throw notThere();
@@ -61,15 +62,23 @@ export async function openWithoutLinks(
 
 /** The root that contains a path, and the names below it. */
 async function locate(roots: readonly string[], path: string): Promise<{ root: string; names: string[] }> {
-  const real = await realpath(path).catch(() => undefined);
+  const real = await resolved(path);
   for (const folder of real === undefined ? [] : roots) {
-    const root = await realpath(folder).catch(() => undefined);
+    const root = await resolved(folder);
     if (root === undefined) continue;
     const prefix = root.endsWith(sep) ? root : root + sep;
     if (real === root) return { root, names: [] };
     if (real!.startsWith(prefix)) return { root, names: real!.slice(prefix.length).split(sep) };
   }
   throw new NotBeneath(`${path} is not there, or not inside of an allowed folder`);
+}
+
+/** Undefined if there is no such path, or none that this user may see. */
+async function resolved(path: string): Promise<string | undefined> {
+  return await realpath(path).catch((error: unknown) => {
+    if (isMachineFault(error)) throw error;
+    return undefined;
+  });
 }
 
 /** Each name is looked up relative to the open folder before it, so replacing a parent folder has no effect. */

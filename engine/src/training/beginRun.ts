@@ -11,6 +11,7 @@ import { TrainingData } from '../data/trainingData.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from './checkpointManifest.js';
 import { restoreModel, withMoments } from './checkpointModel.js';
 import { digestFile, type FileDigest } from '../io/durableFile.js';
+import { isMachineFault } from '../io/machineFault.js';
 import { loadModelFolder } from '../model/modelFolder.js';
 import { specHash } from '../plan/specHash.js';
 import { adapterPlan } from '../model/adapterSet.js';
@@ -159,8 +160,10 @@ async function startRun(options: ScoredOptions): Promise<TrainingRun> {
 /** Compares a file with its recorded digest; a missing or unreadable file counts as changed. */
 async function requireUnchanged(path: string, before: FileDigest): Promise<void> {
   const found = await digestFile(path).catch((error: NodeJS.ErrnoException) => error);
-  if (found instanceof Error)
+  if (found instanceof Error) {
+    if (isMachineFault(found)) throw found;
     throw new BaseWeightsChanged(path, 'a readable file', found.code ?? found.message);
+  }
   if (found.sizeBytes !== before.sizeBytes)
     throw new BaseWeightsChanged(path, `${before.sizeBytes} bytes`, `${found.sizeBytes}`);
   if (found.sha256 !== before.sha256)
