@@ -17,8 +17,12 @@ function onBrokenDisk(name: string): string {
 // Called damaged, a job would fail for good, or give up a whole checkpoint.
 describe.skipIf(process.platform !== 'linux')('a disk that cannot be read makes nothing damaged:', () => {
   it('a data set', async () => {
-    await expect(Dataset.open(onBrokenDisk('manifest.json'))).rejects.toMatchObject({ code: 'EIO' });
-    await expect(Dataset.open(newFolder())).rejects.toMatchObject({ reason: 'DATASET_CORRUPT' });
+    await expect(Dataset.open(onBrokenDisk('manifest.json'), { verify: true })).rejects.toMatchObject({
+      code: 'EIO',
+    });
+    await expect(Dataset.open(newFolder(), { verify: true })).rejects.toMatchObject({
+      reason: 'DATASET_CORRUPT',
+    });
   });
 
   it('a checkpoint', async () => {
