@@ -23,6 +23,12 @@ export function unusable(path: string, error: Error): StoreUnusable {
     return new StoreUnusable(`${path} cannot be used (the disk is full): ${storageCures.STORAGE_FULL}`, {
       cause: error,
     });
+  if ((error as { code?: unknown }).code === 'SQLITE_CORRUPT')
+    // Either of the two: see isDiskBroken.
+    return new StoreUnusable(
+      `${path} cannot be used (${error.message}): ${storageCures.STORAGE_BROKEN}; if it has no errors, restore the file from a backup`,
+      { cause: error },
+    );
   const reason = reasonOfSqlite.get((error as { code?: unknown }).code) ?? storageFault(error)?.reason;
   const cure =
     reason === undefined
