@@ -4,6 +4,7 @@ import { bytesOf } from '../../server/dist/store/diskFiles.js';
 import { Clocks } from './clocks.js';
 import { insist } from './diskScenarios.js';
 import { failingDisk, type FailingDisk } from './failingDisk.js';
+import { HeldMemory } from './heldMemory.js';
 import type { PostgresPair } from './postgresPair.js';
 import { childrenOf, openHandles, residentBytes } from './processes.js';
 import { pick, type Random } from './random.js';
@@ -33,7 +34,7 @@ const growthMax: Readonly<Record<keyof Sample, { share: number; plus: number }>>
 
 /** Usage when nothing is running and all jobs are deleted. */
 interface Sample {
-  /** Of the server that is never killed. */
+  /** Of the server that is never killed, after its garbage was collected. */
   memoryMiB: number;
   handles: number;
   /** Running processes started by servers. */
@@ -61,9 +62,13 @@ export const soak: Scenario = {
     const disk = failingDisk();
     ends.push(() => disk.close());
     const clocks = new Clocks();
+    const held = new HeldMemory();
+    ends.push(() => held.close());
     const { world, postgres } = await fleetWithDatabase(ends, random, 3, {
       ...disk.settings,
       ...clocks.settings,
+      ...held.settings,
+      NODE_OPTIONS: `${clocks.settings.NODE_OPTIONS} ${held.settings.NODE_OPTIONS}`,
       RELORA_UNDELETE_SECONDS: '0',
       RELORA_CLEANUP_SECONDS: '1',
       RELORA_CACHE_BYTES_MAX: String(cacheBytesMax),
@@ -81,7 +86,7 @@ export const soak: Scenario = {
         await storm.end();
       }
       await throwAllAway(world);
-      samples.push(await measure(world, postgres));
+      samples.push(await measure(world, postgres, held));
     }
     const figures = `${storm.count} faults; ${summary(samples)}`;
     const third = Math.floor(samples.length / 3);
@@ -210,11 +215,12 @@ async function throwAllAway({ client }: World): Promise<void> {
   await expect.poll(left).toBe(0);
 }
 
-async function measure(world: World, postgres: PostgresPair): Promise<Sample> {
+async function measure(world: World, postgres: PostgresPair, held: HeldMemory): Promise<Sample> {
   const pids = world.servers.map(({ running }) => running.process.pid!);
   const children = (): number => pids.reduce((sum, pid) => sum + childrenOf(pid).length, 0);
   // The process of an aborted task takes a moment to end.
   await expect.poll(children).toBe(0);
+  await held.bytes(pids[0]!);
   const { database, bucketFolder } = world.shared!;
   let disk = 0;
   for (const { folder } of world.servers) disk += await bytesOf(folder);

@@ -1,12 +1,11 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { connect, type ClientHttp2Session } from 'node:http2';
-import { availableParallelism, loadavg, tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { availableParallelism, loadavg } from 'node:os';
 import { parseJobSpec } from '@relora/sdk';
 import { WatchJobRequest, WatchJobResponse, type DeepPartial } from '@relora/sdk/contract';
 import { expect } from 'vitest';
 import { tinySpec, tinyText } from '../e2e/tinyJob.js';
+import { HeldMemory } from './heldMemory.js';
 import { residentBytes } from './processes.js';
 import { fleetWithDatabase, pause, type Scenario } from './scenario.js';
 import type { World } from './world.js';
@@ -164,27 +163,6 @@ class Trainer {
     const [before, after] = [this.samples[index - 1]!, this.samples[index]!];
     const share = after.ms === before.ms ? 1 : (ms - before.ms) / (after.ms - before.ms);
     return before.seconds + Math.min(1, Math.max(0, share)) * (after.seconds - before.seconds);
-  }
-}
-
-/** What servers hold in memory, without garbage: that comes and goes by a hundred megabytes, whenever V8 sees fit to collect it. */
-class HeldMemory {
-  private readonly folder = mkdtempSync(join(tmpdir(), 'relora-memory-'));
-  readonly settings = {
-    NODE_OPTIONS: `--require ${fileURLToPath(new URL('./heldMemory.cjs', import.meta.url))}`,
-    HELD_MEMORY_FOLDER: this.folder,
-  };
-
-  async bytes(pid: number): Promise<number> {
-    const path = join(this.folder, String(pid));
-    rmSync(path, { force: true });
-    process.kill(pid, 'SIGUSR2');
-    await expect.poll(() => existsSync(path)).toBe(true);
-    return Number(readFileSync(path, 'utf8'));
-  }
-
-  close(): void {
-    rmSync(this.folder, { recursive: true, force: true });
   }
 }
 
