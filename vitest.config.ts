@@ -13,6 +13,8 @@ export default defineConfig({
   ],
   test: {
     include: ['test/**/*.test.ts'],
+    // Builds are loaded as they are: transformed once more, they would take seconds in each test file.
+    server: { deps: { external: [/\/(engine|server|sdk|cli|page)\/dist\//] } },
     // Real servers, trainers and kills: the limit only ends tests that hang. Nothing else may depend on it, so it is many times what the
     // slowest test takes on a busy machine.
     testTimeout: 600_000,
