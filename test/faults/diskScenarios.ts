@@ -1,7 +1,7 @@
-import { ReloraError } from '@relora/sdk';
+import type { ReloraError } from '@relora/sdk';
 import { failingDisk, type DiskMode } from './failingDisk.js';
-import { fleetWithDatabase, had, meanwhile, pause, type Scenario } from './scenario.js';
-import { wholeWay, type Insist } from './wholeWay.js';
+import { fleetWithDatabase, had, insistWhere, meanwhile, pause, type Scenario } from './scenario.js';
+import { wholeWay } from './wholeWay.js';
 import { World, type Ends } from './world.js';
 
 /** Errors that clients get when a disk of the server fails. */
@@ -16,22 +16,12 @@ const ofDisk: ReadonlySet<string> = new Set([
   'TASK_CRASHED',
 ]);
 
-/** Waits until the disk has been repaired, and repeats the request; a server that ended is being started. */
-export const insist: Insist = async (what) => {
-  for (;;) {
-    try {
-      return await what();
-    } catch (error) {
-      if (!(error instanceof ReloraError) || !(ofDisk.has(error.reason) || isConnectionFault(error)))
-        throw error;
-      await pause(200);
-    }
-  }
-};
-
 /** Errors that the SDK would retry by itself, but that last longer with such a disk. */
 const isConnectionFault = ({ code }: ReloraError): boolean =>
   code === 'UNAVAILABLE' || code === 'DEADLINE_EXCEEDED';
+
+/** Waits until the disk has been repaired, and repeats the request; a server that ended is being started. */
+export const insist = insistWhere((error) => ofDisk.has(error.reason) || isConnectionFault(error));
 
 /** How many of a thousand calls fail, and for how long; a single torn write is enough. */
 const shares: Readonly<Record<Exclude<DiskMode, 'sound'>, { permille: number; mostMs: number }>> = {

@@ -1,3 +1,4 @@
+import { ReloraError } from '@relora/sdk';
 import { launchers } from '../mpi.js';
 import { hasPostgres } from '../server/postgres.js';
 import { hasS3 } from '../server/s3.js';
@@ -5,7 +6,7 @@ import { canFailDisk } from './failingDisk.js';
 import { canMakeHosts } from './hosts.js';
 import { PostgresPair } from './postgresPair.js';
 import type { Random } from './random.js';
-import type { Result } from './wholeWay.js';
+import type { Insist, Result } from './wholeWay.js';
 import { World, type Ends } from './world.js';
 
 /** One trial: throws if a guarantee is broken, and returns the number of faults that it made. */
@@ -83,4 +84,18 @@ export async function fleetWithDatabase(
   const postgres = await PostgresPair.start();
   ends.push(async () => await postgres.stop());
   return { world: await World.fleet(ends, random, count, postgres, settings), postgres };
+}
+
+/** Repeats a request until it succeeds, or fails with an error that does not pass. */
+export function insistWhere(isPassing: (error: ReloraError) => boolean): Insist {
+  return async (what) => {
+    for (;;) {
+      try {
+        return await what();
+      } catch (error) {
+        if (!(error instanceof ReloraError) || !isPassing(error)) throw error;
+        await pause(200);
+      }
+    }
+  };
 }

@@ -1,4 +1,3 @@
-import { ReloraError } from '@relora/sdk';
 import { expect } from 'vitest';
 import { launchers } from '../mpi.js';
 import { Clocks } from './clocks.js';
@@ -7,10 +6,10 @@ import { Hosts } from './hosts.js';
 import { PostgresPair } from './postgresPair.js';
 import { pick, type Random } from './random.js';
 import type { S3Fault } from './s3Proxy.js';
-import { fleetWithDatabase, meanwhile, pause, type Scenario } from './scenario.js';
+import { fleetWithDatabase, insistWhere, meanwhile, pause, type Scenario } from './scenario.js';
 import { soak } from './soak.js';
 import { watchers } from './watchers.js';
-import { wholeWay, type Insist } from './wholeWay.js';
+import { wholeWay } from './wholeWay.js';
 import { leaseMs, World } from './world.js';
 
 /** Kills trainers, servers, or both. */
@@ -38,15 +37,7 @@ function killer(world: World, random: Random): () => Promise<number> {
 }
 
 /** A task whose process was killed twice from outside has failed, and is requested again. */
-const insistOnTasks: Insist = async (what) => {
-  for (;;) {
-    try {
-      return await what();
-    } catch (error) {
-      if (!(error instanceof ReloraError && error.reason === 'TASK_CRASHED')) throw error;
-    }
-  }
-};
+const insistOnTasks = insistWhere(({ reason }) => reason === 'TASK_CRASHED');
 
 /** More frequent kills would leave no time for progress: a server starts in about a second, and so does a trainer. */
 const killEveryMs = 1200;
