@@ -123,7 +123,7 @@ describe('how the tree looks', () => {
 
   it('every file is reached from an entry point', () => {
     const entries = files.filter((file) =>
-      /\/src\/(index|main|contract)\.ts$|\/(binaries|data|plan|cuda|conformance|testing)\/index\.ts$|\/trainer\/process\/(main|heartbeatThread|rankPlace)\.ts$|\/data\/(feedThread|encoderThread|sourceThread)\.ts$/.test(
+      /\/src\/(index|main|contract)\.ts$|\/(binaries|data|io|plan|cuda|conformance|testing)\/index\.ts$|\/trainer\/process\/(main|heartbeatThread|rankPlace)\.ts$|\/data\/(feedThread|encoderThread|sourceThread)\.ts$/.test(
         file,
       ),
     );

@@ -389,7 +389,7 @@ export const serviceErrors = {
   DISK_BROKEN: entry<Record<never, never>>({
     status: Status.UNAVAILABLE,
     text: () => 'The disk of the server cannot be read or written',
-    fix: 'Try again; nothing that was acknowledged is lost. If it lasts, check the disk: its errors are in the logs of the server and of the machine.',
+    fix: 'Try again; nothing that was acknowledged is lost. If it lasts, check the disk: its errors are in the logs of the server and of the machine. If it has none, the store of the server may be damaged: restore it from a backup.',
     retrySeconds: 5,
   }),
   STORE_AWAY: entry<Record<never, never>>({

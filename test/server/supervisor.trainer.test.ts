@@ -127,39 +127,52 @@ describe('the trainer', () => {
     expect(await lossesOf(parts, 'job-killed')).toEqual(expected);
   });
 
-  it('paused, its checkpoint damaged and resumed, it resumes from the one before with the same losses', async () => {
-    const parts = await trainingParts();
-    const whole = await run(parts, long);
-    const { id } = await submit(parts, { spec: spec(long) });
-    await jobWhen(parts, id, ({ progress }) => progress.step >= 9);
-    await parts.control.pause(id);
-    const paused = await parts.control.whenSettled(id, AbortSignal.timeout(patienceMs));
-    expect(paused?.state).toBe('paused');
-    const [newest, before] = await parts.checkpoints.list(id);
-    expect(newest?.step).toBe(paused?.progress.step);
-    truncateSync(join(newest!.folder, 'shared.safetensors'), 100);
+  const notRead: [string, boolean, (folder: string) => void][] = [
+    ['damaged', true, (folder) => truncateSync(join(folder, 'shared.safetensors'), 100)],
+    [
+      'on a broken disk',
+      false,
+      (folder) => {
+        rmSync(join(folder, 'manifest.json'));
+        symlinkSync('/proc/self/mem', join(folder, 'manifest.json')); // can be opened, and reads give EIO
+      },
+    ],
+  ];
+  it.each(notRead)(
+    'resumed where its newest checkpoint is %s, it repeats the run from the one before',
+    async (_, isDamaged, spoil) => {
+      const parts = await trainingParts();
+      const whole = await run(parts, long);
+      const { id } = await submit(parts, { spec: spec(long) });
+      await jobWhen(parts, id, ({ progress }) => progress.step >= 9);
+      await parts.control.pause(id);
+      const paused = await parts.control.whenSettled(id, AbortSignal.timeout(patienceMs));
+      expect(paused?.state).toBe('paused');
+      const [newest, before] = await parts.checkpoints.list(id);
+      expect(newest?.step).toBe(paused?.progress.step);
+      spoil(newest!.folder);
 
-    await parts.control.resume(id);
-    expect((await jobWhen(parts, id, ({ state }) => isTerminal(state))).state).toBe('succeeded');
-    expect(await statesOf(parts, id)).toEqual([
-      'queued',
-      'starting',
-      'running',
-      'paused',
-      'queued',
-      'starting',
-      'running',
-      'succeeded',
-    ]);
-    const events = await allEvents(parts, id);
-    expect(events.find(({ body }) => body.kind === 'warning')?.body).toMatchObject({
-      reason: 'CHECKPOINT_CORRUPT',
-    });
-    expect(events.find(({ attempt, body }) => attempt === 2 && body.kind === 'step')?.body).toMatchObject({
-      step: before?.step,
-    });
-    expect(await lossesOf(parts, id)).toEqual(await lossesOf(parts, whole.id));
-  });
+      await parts.control.resume(id);
+      expect((await jobWhen(parts, id, ({ state }) => isTerminal(state))).state).toBe('succeeded');
+      expect(await statesOf(parts, id)).toEqual([
+        'queued',
+        'starting',
+        'running',
+        'paused',
+        'queued',
+        'starting',
+        'running',
+        'succeeded',
+      ]);
+      const events = await allEvents(parts, id);
+      const warnings = events.flatMap(({ body }) => (body.kind === 'warning' ? [body.reason] : []));
+      expect(warnings.includes('CHECKPOINT_CORRUPT')).toBe(isDamaged);
+      expect(events.find(({ attempt, body }) => attempt === 2 && body.kind === 'step')?.body).toMatchObject({
+        step: before?.step,
+      });
+      expect(await lossesOf(parts, id)).toEqual(await lossesOf(parts, whole.id));
+    },
+  );
 
   it('fails a run that its data or its specification makes impossible, with the reason', async () => {
     const parts = await trainingParts();

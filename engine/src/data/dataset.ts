@@ -1,7 +1,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestFile } from '../io/durableFile.js';
-import { isMachineFault } from '../io/machineFault.js';
+import { isDiskFault } from '../io/diskFault.js';
 import type { Batch } from './batches.js';
 import type { CheckedShards } from './checkedShards.js';
 import { DataError } from './dataErrors.js';
@@ -179,7 +179,7 @@ async function checkFile(
   sha256: string | null,
 ): Promise<void> {
   const found = await stat(join(folder, file)).catch((error: unknown) => {
-    if (isMachineFault(error)) throw error;
+    if (isDiskFault(error)) throw error;
     return undefined;
   });
   if (found === undefined) throw corrupt(file, 'a file', 'none');

@@ -1,7 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
-import { isMachineFault } from '../io/machineFault.js';
+import { isDiskFault } from '../io/diskFault.js';
 import { DataError } from './dataErrors.js';
 
 /** How far a file was written, and the hash of its content up to there. */
@@ -26,7 +26,7 @@ export class GrowingFile {
   /** Continues a file at a mark: anything after it is cut off. Throws DATASET_CORRUPT if the content before the mark has changed. */
   static async continueAt(path: string, file: string, mark: FileMark): Promise<GrowingFile> {
     const handle = await open(path, 'r+').catch((error: unknown) => {
-      if (isMachineFault(error)) throw error;
+      if (isDiskFault(error)) throw error;
       throw corrupt(file, 'a file that can be written', (error as NodeJS.ErrnoException).code ?? 'an error');
     });
     try {

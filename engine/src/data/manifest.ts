@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isMachineFault } from '../io/machineFault.js';
+import { isDiskFault } from '../io/diskFault.js';
 import { DataError, describeValue } from './dataErrors.js';
 import type { SkippedRow } from './invalidRows.js';
 
@@ -69,7 +69,7 @@ export async function readManifest(folder: string): Promise<{ manifest: DatasetM
   try {
     text = await readFile(join(folder, manifestFile), 'utf8');
   } catch (error) {
-    if (isMachineFault(error)) throw error;
+    if (isDiskFault(error)) throw error;
     throw corrupt('a readable file', (error as NodeJS.ErrnoException).code ?? 'an error', error);
   }
   try {

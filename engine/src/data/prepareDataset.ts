@@ -1,7 +1,7 @@
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { publish, syncFolder, writeNewFile } from '../io/durableFile.js';
-import { isMachineFault } from '../io/machineFault.js';
+import { isDiskFault } from '../io/diskFault.js';
 import type { EndTokens } from '../plan/endTokens.js';
 import { ChatTemplate, type ChatOptions } from './chatTemplate.js';
 import { defaultLimits, type DataLimits } from './dataLimits.js';
@@ -102,7 +102,7 @@ export async function prepareDataset(
   if (progress.manifest !== undefined) {
     // The folder may have been moved away; then it is created again.
     const known = await readManifest(folder).catch((error: unknown) => {
-      if (isMachineFault(error)) throw error;
+      if (isDiskFault(error)) throw error;
       return undefined;
     });
     if (known?.sha256 === progress.manifest) return { manifest: known.manifest, formats };

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
-import { isMachineFault } from '../io/machineFault.js';
+import { isDiskFault } from '../io/diskFault.js';
 import { DataError } from './dataErrors.js';
 import { openBeneath } from '../io/openBeneath.js';
 import type { SourceFormat } from './sourceFormat.js';
@@ -45,7 +45,7 @@ export class RegularFile {
       if (code === 'ENXIO' || code === 'EOPNOTSUPP')
         // a socket, on Linux and on macOS
         throw new DataError('FILE_NOT_REGULAR', { file: name, got: 'a socket or device' });
-      if (isMachineFault(error)) throw error;
+      if (isDiskFault(error)) throw error;
       throw new DataError('FILE_UNREADABLE', { file: name, problem: code ?? message });
     }
     try {

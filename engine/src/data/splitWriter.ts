@@ -1,6 +1,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { endianness } from 'node:os';
 import { join } from 'node:path';
+import { isDiskFault } from '../io/diskFault.js';
 import { digestFile } from '../io/durableFile.js';
 import { DataError } from './dataErrors.js';
 import { GrowingFile, type FileMark } from './growingFile.js';
@@ -224,7 +225,10 @@ const isLittleEndian = endianness() === 'LE';
 async function assertDigest(folder: string, file: string, expected: string): Promise<void> {
   const got = await digestFile(join(folder, file)).then(
     ({ sha256 }) => `SHA-256 ${sha256}`,
-    (error: unknown) => (error as NodeJS.ErrnoException).code ?? 'an error',
+    (error: unknown) => {
+      if (isDiskFault(error)) throw error;
+      return (error as NodeJS.ErrnoException).code ?? 'an error';
+    },
   );
   if (got !== `SHA-256 ${expected}`)
     throw new DataError('DATASET_CORRUPT', { file, expected: `SHA-256 ${expected}`, got });

@@ -1,6 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { endianness } from 'node:os';
 import { join } from 'node:path';
+import { isDiskFault } from '../io/diskFault.js';
 import { DataError } from './dataErrors.js';
 import type { ShardEntry } from './manifest.js';
 
@@ -185,6 +186,7 @@ function opened(path: string, file: string): number {
   try {
     return openSync(path, 'r');
   } catch (error) {
+    if (isDiskFault(error)) throw error;
     const got = (error as NodeJS.ErrnoException).code ?? 'an error';
     throw new DataError(
       'DATASET_CORRUPT',

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
 import { lstat, open, realpath, type FileHandle } from 'node:fs/promises';
 import { isAbsolute, sep } from 'node:path';
-import { isMachineFault } from './machineFault.js';
+import { isDiskFault } from './diskFault.js';
 
 const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants;
 
@@ -76,7 +76,7 @@ async function locate(roots: readonly string[], path: string): Promise<{ root: s
 /** Undefined if there is no such path, or none that this user may see. */
 async function resolved(path: string): Promise<string | undefined> {
   return await realpath(path).catch((error: unknown) => {
-    if (isMachineFault(error)) throw error;
+    if (isDiskFault(error)) throw error;
     return undefined;
   });
 }

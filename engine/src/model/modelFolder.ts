@@ -3,7 +3,7 @@ import { open, readdir, type FileHandle } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { jsonTokenizer, type Tokenizer } from '../data/tokenizer.js';
 import type { Device } from '../device/device.js';
-import { isMachineFault } from '../io/machineFault.js';
+import { isDiskFault } from '../io/diskFault.js';
 import { Llama } from './llama.js';
 import {
   chatTemplateBytesMax,
@@ -332,7 +332,7 @@ async function chatTemplateNames({ folder, beneath }: ModelPlace): Promise<ChatT
     const { code, message } = error as NodeJS.ErrnoException;
     if (error instanceof ModelFolderInvalid) throw error;
     if (code === 'ENOENT') return [];
-    if (isMachineFault(error)) throw error;
+    if (isDiskFault(error)) throw error;
     throw new ModelFolderInvalid(chatTemplatesFolder, 'a readable folder', code ?? message);
   }
 }
@@ -349,7 +349,7 @@ async function readText(place: ModelPlace, name: string, bytesMax = textBytesMax
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT') return null;
-    if (isMachineFault(error)) throw error;
+    if (isDiskFault(error)) throw error;
     throw new ModelFolderInvalid(name, expected, code ?? message);
   }
   try {

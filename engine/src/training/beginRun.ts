@@ -11,7 +11,7 @@ import { TrainingData } from '../data/trainingData.js';
 import { checkpointFilePath, verifyCheckpoint, type CheckpointManifest } from './checkpointManifest.js';
 import { restoreModel, withMoments } from './checkpointModel.js';
 import { digestFile, type FileDigest } from '../io/durableFile.js';
-import { isMachineFault } from '../io/machineFault.js';
+import { isDiskFault } from '../io/diskFault.js';
 import { loadModelFolder } from '../model/modelFolder.js';
 import { specHash } from '../plan/specHash.js';
 import { adapterPlan } from '../model/adapterSet.js';
@@ -161,7 +161,7 @@ async function startRun(options: ScoredOptions): Promise<TrainingRun> {
 async function requireUnchanged(path: string, before: FileDigest): Promise<void> {
   const found = await digestFile(path).catch((error: NodeJS.ErrnoException) => error);
   if (found instanceof Error) {
-    if (isMachineFault(found)) throw found;
+    if (isDiskFault(found)) throw found;
     throw new BaseWeightsChanged(path, 'a readable file', found.code ?? found.message);
   }
   if (found.sizeBytes !== before.sizeBytes)

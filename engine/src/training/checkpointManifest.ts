@@ -10,7 +10,7 @@ import type { Duty } from './steering.js';
 import type { RunProgress } from './trainingRun.js';
 import { CheckpointCorrupt, CheckpointUnknownFormat } from './checkpointErrors.js';
 import { digestFile, type FileDigest } from '../io/durableFile.js';
-import { isMachineFault } from '../io/machineFault.js';
+import { isDiskFault } from '../io/diskFault.js';
 
 export const checkpointFormatVersion = 1;
 
@@ -77,7 +77,7 @@ export async function verifyCheckpoint(
   { manifestSha256 }: { manifestSha256?: string } = {},
 ): Promise<VerifiedCheckpoint> {
   const text = await readFile(join(path, 'manifest.json')).catch((error: NodeJS.ErrnoException) => {
-    if (isMachineFault(error)) throw error;
+    if (isDiskFault(error)) throw error;
     throw new CheckpointCorrupt(path, 'manifest.json', 'a readable file', error.code ?? error.message);
   });
   const found = createHash('sha256').update(text).digest('hex');
@@ -157,7 +157,7 @@ async function verifyFile(path: string, expected: FileDigest): Promise<void> {
   const size = await stat(filePath).then(
     ({ size }) => size,
     (error: NodeJS.ErrnoException) => {
-      if (isMachineFault(error)) throw error;
+      if (isDiskFault(error)) throw error;
       throw new CheckpointCorrupt(path, fileName, 'a readable file', error.code ?? error.message);
     },
   );

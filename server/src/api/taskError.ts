@@ -23,6 +23,8 @@ export function taskError(
     case 'TASK_TIMED_OUT':
     case 'TASK_ABORTED':
       return new ServiceError('TASK_CRASHED', { message: error.message });
+    case 'STORAGE_BROKEN':
+      return new ServiceError('DISK_BROKEN', {});
     default:
       return new ServiceError('MODEL_UNUSABLE', {
         model: subject,

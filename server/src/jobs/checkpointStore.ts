@@ -1,7 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database } from '../store/database.js';
-import { folders, removeOthers, removeUnfinished } from '../store/folders.js';
+import { namesIn } from '../store/diskFiles.js';
+import { folders, removeUnfinished } from '../store/folders.js';
 import type { CheckpointRow } from '../store/schema.js';
 import type { Stage } from '../store/stage.js';
 import { terminalStates, type JobOrigin, type JobProgress } from './job.js';
@@ -111,9 +112,14 @@ export class CheckpointStore {
       .select('folder')
       .where('job_id', '=', jobId)
       .execute();
-    const removed = await removeOthers(parent, new Set(rows.map(({ folder }) => folder)));
+    const known = new Set(rows.map(({ folder }) => folder));
+    const removed = (await namesIn(parent)).filter((name) => !known.has(name));
+    for (const name of removed) await this.stage.discard(`jobs/${jobId}/checkpoints/${name}`);
     // The weights at the start of the adapter phase have no row, but checkpoints link to them: only unfinished ones are removed.
-    return [...removed, ...(await removeUnfinished(folders.start(this.dataFolder, jobId)))];
+    return [
+      ...removed.map((name) => join(parent, name)),
+      ...(await removeUnfinished(folders.start(this.dataFolder, jobId))),
+    ];
   }
 
   private toCheckpoint(row: CheckpointRow): Checkpoint {

@@ -6,7 +6,7 @@ import { openWithoutLinks } from '@relora/engine/files';
 import { allocateWithHeadroom } from '../headroom.js';
 import { filesOf } from './diskFiles.js';
 import { syncFolder } from './folders.js';
-import { isOutOfFiles } from './storeError.js';
+import { isDiskBroken, isOutOfFiles } from './storeError.js';
 
 /** Size of the chunk that one checksum covers: damage is found without reading a whole file, and a range can be verified. */
 export const chunkBytes = 8 * 2 ** 20;
@@ -83,7 +83,7 @@ export class FolderBlobs implements BlobStore {
     const words = wordsOf(name);
     const top = words.splice(0, words.length > 1 ? 1 : 0);
     const file = await openWithoutLinks(join(this.folder, ...top), words).catch((error: unknown) => {
-      if (isOutOfFiles(error)) throw error; // this says nothing about the blob
+      if (isOutOfFiles(error) || isDiskBroken(error)) throw error; // this says nothing about the blob
       return undefined;
     });
     if (file === undefined) return undefined;

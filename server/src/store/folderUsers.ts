@@ -1,11 +1,12 @@
-import { rm } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Who uses which folders of this machine: one in use is deleted when its last user is done. */
 export class FolderUsers {
   /** Number of users, by folder or owner. */
   private readonly counts = new Map<string, number>();
-  private readonly leaving = new Set<string>();
+  /** The inodes of folders to delete: another folder of that name stays. */
+  private readonly leaving = new Map<string, number>();
 
   constructor(private readonly dataFolder: string) {}
 
@@ -20,7 +21,7 @@ export class FolderUsers {
       if (count > 0) return void this.counts.set(folder, count);
       this.counts.delete(folder);
       // Like a crash, an error here leaves a folder without a row, which is found later.
-      if (this.leaving.delete(folder)) this.delete(folder).catch(() => {});
+      this.deleteLeaving(folder).catch(() => {});
     };
   }
 
@@ -32,11 +33,21 @@ export class FolderUsers {
   }
 
   async remove(folder: string): Promise<void> {
-    if (this.counts.has(folder)) this.leaving.add(folder);
-    else await this.delete(folder);
+    const inode = await this.inodeOf(folder);
+    if (inode === undefined) return;
+    this.leaving.set(folder, inode);
+    if (!this.counts.has(folder)) await this.deleteLeaving(folder);
   }
 
-  private async delete(folder: string): Promise<void> {
-    await rm(join(this.dataFolder, folder), { recursive: true, force: true });
+  private async deleteLeaving(folder: string): Promise<void> {
+    const inode = this.leaving.get(folder);
+    if (inode === undefined) return;
+    this.leaving.delete(folder);
+    if ((await this.inodeOf(folder)) === inode)
+      await rm(join(this.dataFolder, folder), { recursive: true, force: true });
+  }
+
+  private async inodeOf(folder: string): Promise<number | undefined> {
+    return (await stat(join(this.dataFolder, folder)).catch(() => undefined))?.ino;
   }
 }

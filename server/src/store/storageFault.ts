@@ -1,5 +1,6 @@
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { isDiskFault } from '@relora/engine/files';
 
 /** A file system error that somebody can fix: its reason, and a message that names the path. */
 export interface StorageFault {
@@ -30,10 +31,10 @@ export function storageFault(error: unknown): StorageFault | undefined {
   const code = isOfParent ? (whyNoFolder(path) ?? 'EROFS') : given.code;
   if (code === 'ENOSPC' || code === 'EDQUOT')
     return { reason: 'STORAGE_FULL', message: `The disk of the data folder is full (${String(message)})` };
-  if (code === 'EIO')
+  if (isDiskFault(error))
     return {
       reason: 'STORAGE_BROKEN',
-      message: `${where} cannot be read or written (EIO): the disk is broken`,
+      message: `${where} cannot be read or written (${code}): the disk is broken`,
     };
   if (typeof code === 'string' && unwritableCodes.has(code)) {
     const why = code === 'EROFS' ? 'it is read-only' : code;

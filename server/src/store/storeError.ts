@@ -45,10 +45,12 @@ export function isDiskFull(error: unknown): boolean {
 
 /**
  * Whether a disk, or the store on it, cannot be read or written: the operation was rolled back, or its outcome is unknown. SQLite calls a
- * file malformed that the disk does not give (EIO); one that is, is not opened at the next start.
+ * file malformed, too, that the disk does not give (EIO).
  */
 export function isDiskBroken(error: unknown): boolean {
-  return /^(EIO$|SQLITE_IOERR|SQLITE_CORRUPT|SQLITE_READONLY|SQLITE_CANTOPEN|58030$)/.test(codeOf(error));
+  return /^(EIO$|ESTALE$|SQLITE_IOERR|SQLITE_CORRUPT|SQLITE_READONLY|SQLITE_CANTOPEN|58030$)/.test(
+    codeOf(error),
+  );
 }
 
 /** Whether this process or the machine has too many open files: it can be repeated when others are closed. */

@@ -59,8 +59,12 @@ const passingReasons: ReadonlySet<string> = new Set([
   'STORAGE_BROKEN',
   lostReason,
 ]);
-/** Failures of a trainer that are caused by its inputs. */
-const inputReasons: ReadonlySet<string> = new Set(['DATASET_CORRUPT', 'BASE_WEIGHTS_CHANGED']);
+/** Failures of a trainer that its inputs cause, or the disk under them. */
+const inputReasons: ReadonlySet<string> = new Set([
+  'DATASET_CORRUPT',
+  'BASE_WEIGHTS_CHANGED',
+  'STORAGE_BROKEN',
+]);
 /** Faults of the machine, for which the job is paused until somebody fixes them. */
 const machineReasons: ReadonlySet<string> = new Set([
   'DEVICE_NOT_FOUND',

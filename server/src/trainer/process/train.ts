@@ -24,6 +24,7 @@ import {
 } from '@relora/engine';
 import type { Dataset } from '@relora/engine/data';
 import type { Execution } from '../../jobs/job.js';
+import { isDiskFault } from '@relora/engine/files';
 import type { ExportFormat } from '@relora/engine/plan';
 import type { TrainOrder } from '../messages.js';
 import { deviceFor } from './device.js';
@@ -167,14 +168,19 @@ async function begin(
   channel: ServerChannel,
 ): Promise<TrainingRun> {
   const options = runOptions(order, device, collective, datasets);
+  let diskFault: unknown;
   for (const { path, manifestSha256 } of order.checkpoints) {
     try {
       return await beginRun({ ...options, checkpointPath: path, manifestSha256 });
     } catch (error) {
-      if (!(error instanceof CheckpointCorrupt)) throw error;
-      await channel.report({ type: 'checkpointCorrupt', path, problem: error.message });
+      if (error instanceof CheckpointCorrupt)
+        await channel.report({ type: 'checkpointCorrupt', path, problem: error.message });
+      else if (isDiskFault(error)) diskFault ??= error;
+      else throw error;
     }
   }
+  // Never from the beginning while there are checkpoints that the disk may give later.
+  if (diskFault !== undefined) throw diskFault;
   if (order.origin === null) return await beginRun(options);
   const { path, manifestSha256, spec: checkpointSpec } = order.origin;
   return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec });
