@@ -15,7 +15,7 @@ export interface DownloadOptions extends CallOptions {
 }
 
 /** Attempts to fetch a file that arrives damaged. */
-const damagedTriesMax = 2;
+const damagedTriesMax = 5;
 
 /** Opens the stream of one file from an offset. */
 export type OpenDownload = (
@@ -56,7 +56,7 @@ export async function downloadFiles(
   return paths;
 }
 
-/** A file that arrives damaged is fetched once more from its beginning: a bit may have flipped in transit. */
+/** A file that arrives damaged is fetched again from its beginning: bits may have flipped in transit, or where the server reads it. */
 async function bring(
   file: ArtifactFile,
   path: string,

@@ -156,9 +156,9 @@ export class World {
     const starting = startServerProcess(folder, settings, (stop) => this.stops.push(stop), { prefix });
     this.starting.add(starting);
     const running = await starting.finally(() => this.starting.delete(starting));
-    // An answer about an error inside has only its id.
+    // An answer about an error inside has only the id of its line in the log.
     onTestFailed(() => {
-      for (const entry of running.logged.filter(({ level }) => level === 50)) console.log(entry);
+      for (const entry of running.logged.filter(({ errorId }) => errorId !== undefined)) console.log(entry);
     });
     return running;
   }

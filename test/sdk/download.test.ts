@@ -94,7 +94,7 @@ test('wrong bytes are refused and removed', async () => {
   expect(readdirSync(folder)).toEqual([]);
 });
 
-test('a file that came wrong once is fetched again, from its beginning', async () => {
+test('a file that came wrong a few times is fetched again, from its beginning', async () => {
   const wrong = Buffer.from(bytes);
   wrong[50_000]! ^= 1;
   const sent = { ...contents, 'a.bin': wrong };
@@ -102,11 +102,11 @@ test('a file that came wrong once is fetched again, from its beginning', async (
   const client = await serve((offset, { fileName, offsetBytes }) => {
     if (fileName !== 'a.bin') return;
     if (offset === offsetBytes) opened.push(offset);
-    sent['a.bin'] = bytes; // for the next stream
+    if (opened.length === 4) sent['a.bin'] = bytes; // for the next stream
   }, sent);
   const folder = temporaryFolder();
   await client.downloadArtifact('jobs/job-1', folder);
-  expect(opened).toEqual([0, 0]);
+  expect(opened).toEqual([0, 0, 0, 0, 0]);
   expectWhole(folder);
 });
 
