@@ -44,7 +44,7 @@ export async function parseDatasetHeader(
       ? await parseTokenizer(checks, parts, tenant, header.spec?.tokenizer)
       : {
           tokenizer: await tokenizerOfDataset(checks, parts, tenant, 'header.base', header.base),
-          beside: {},
+          companions: {},
         };
   const spec: DatasetSpec = {
     tokenizer: named.tokenizer,
@@ -58,7 +58,7 @@ export async function parseDatasetHeader(
   const pairFields = parsePairFields(checks, header.spec);
   // Absent otherwise: an upload that resumes is recognized by its stored specification.
   if (pairFields !== undefined) spec.pairFields = pairFields;
-  const chat = parseChat(checks, header.spec, named.beside);
+  const chat = parseChat(checks, header.spec, named.companions);
   if (chat !== undefined) spec.chat = chat;
   if (header.base !== '') {
     spec.base = header.base;
@@ -122,7 +122,7 @@ function parsePairFields(
 function parseChat(
   checks: FieldChecks,
   spec: DatasetSpecProto | undefined,
-  beside: FilesBeside,
+  companions: CompanionFiles,
 ): DatasetSpec['chat'] | undefined {
   const { messagesField: field, chatTemplate } = spec ?? {};
   if (field === undefined) {
@@ -139,7 +139,7 @@ function parseChat(
         'unset if text_field, prompt_field or completion_field is set',
         quote(field),
       );
-  const { template: found, tokens } = chatFilesOf(beside);
+  const { template: found, tokens } = chatFilesOf(companions);
   const template = chatTemplate ?? found;
   if (template === null)
     checks.add(
@@ -280,8 +280,8 @@ async function huggingFaceTokenizer(
     checks.add(`${field}.tokenizer_json`, most, jsonBytes);
   }
   // The content is checked by the process that prepares the data set; a hostile file can harm nothing but that process.
-  const files: FilesBeside = configBytes === 0 ? {} : { 'tokenizer_config.json': tokenizerConfigJson };
-  return withBeside(tokenizerJson, asked, files);
+  const files: CompanionFiles = configBytes === 0 ? {} : { 'tokenizer_config.json': tokenizerConfigJson };
+  return withCompanions(tokenizerJson, asked, files);
 }
 
 const unreadTokenizer = (): NamedTokenizer => alone({ kind: 'huggingFace', tokenizerJson: '' });
@@ -298,9 +298,9 @@ async function tokenizerAtPath(
     checks.add(field, 'a tokenizer.json inside a folder of RELORA_ALLOWED_FOLDERS', read.problem);
     return unreadTokenizer();
   }
-  const readBeside = async (name: string) =>
-    await allowedFolders.text(join(dirname(path), name), besideBytesMax);
-  return withBeside(read.text, asked, await filesBeside(readBeside));
+  const readCompanion = async (name: string) =>
+    await allowedFolders.text(join(dirname(path), name), companionBytesMax);
+  return withCompanions(read.text, asked, await companionFiles(readCompanion));
 }
 
 async function tokenizerOfWeights(
@@ -321,9 +321,9 @@ async function tokenizerOfWeights(
     checks.add(field, 'weights with a tokenizer.json', read.problem);
     return unreadTokenizer();
   }
-  const readBeside = async (file: string) =>
-    await readTextFile(join(weights.folder(found!.id), file), besideBytesMax);
-  return withBeside(read.text, asked, await filesBeside(readBeside));
+  const readCompanion = async (file: string) =>
+    await readTextFile(join(weights.folder(found!.id), file), companionBytesMax);
+  return withCompanions(read.text, asked, await companionFiles(readCompanion));
 }
 
 /** The tokenizer of a data set, as it was prepared. */
@@ -378,36 +378,36 @@ async function checkBase(
 }
 
 /** Longest config that is read from next to a tokenizer. */
-const besideBytesMax = 4 << 20;
+const companionBytesMax = 4 << 20;
 
 /** A tokenizer, and the files next to it that complete it. */
 interface NamedTokenizer {
   tokenizer: DatasetTokenizerSpec;
-  beside: FilesBeside;
+  companions: CompanionFiles;
 }
-type FilesBeside = Readonly<Record<string, string>>;
+type CompanionFiles = Readonly<Record<string, string>>;
 
 function alone(tokenizer: DatasetTokenizerSpec): NamedTokenizer {
-  return { tokenizer, beside: {} };
+  return { tokenizer, companions: {} };
 }
 
 /** Adds how texts end, as the client says or else as the files say; nothing if neither does. */
-function withBeside(
+function withCompanions(
   tokenizerJson: string,
   asked: EndTokens | undefined,
-  beside: FilesBeside,
+  companions: CompanionFiles,
 ): NamedTokenizer {
-  const found = asked ?? endTokensOf(beside);
+  const found = asked ?? endTokensOf(companions);
   const isNothing = found.ids.length === 0 && found.name === null;
   return {
     tokenizer: { kind: 'huggingFace', tokenizerJson, ...(isNothing ? {} : { endTokens: found }) },
-    beside,
+    companions,
   };
 }
 
-async function filesBeside(
+async function companionFiles(
   read: (name: string) => Promise<{ text: string } | { problem: string }>,
-): Promise<FilesBeside> {
+): Promise<CompanionFiles> {
   const files: Record<string, string> = {};
   for (const name of ['config.json', 'generation_config.json', 'tokenizer_config.json', chatTemplateFile]) {
     const found = await read(name);

@@ -168,7 +168,7 @@ export async function importJob(
     return { job: undefined, files: received.map((receivedBytes) => ({ receivedBytes })) };
   }
   // Checked before the first byte: an import in progress has no row that a quota could count, and must not exceed it.
-  const asked = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, await imports.bytesBeside(key));
+  const asked = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, await imports.bytesOfOthers(key));
   await parts.journal.change(async ({ trx }) => await parts.quotas.requireBytes(trx, caller.tenant, asked));
   using _place = parts.uploadPlaces.take();
   const upload = await imports.open(key, files);

@@ -36,7 +36,7 @@ export class JobImports {
   }
 
   /** Bytes received by the other imports of a tenant, which have no rows. */
-  async bytesBeside(key: string): Promise<number> {
+  async bytesOfOthers(key: string): Promise<number> {
     const parent = folders.imports(this.dataFolder);
     const prefix = key.slice(0, key.indexOf('.') + 1);
     let bytes = 0;

@@ -153,15 +153,15 @@ export class JobChange {
 
   /**
    * The first job that may start, whether or not there are free places for all of its processes.
-   * @param besides devices whose jobs count in addition to those of the free devices
+   * @param additional devices whose jobs count in addition to those of the free devices
    */
   async first(
     devices: FreeDevices,
     limits: ClaimLimits,
-    besides: readonly DeviceChoice[] = [],
+    additional: readonly DeviceChoice[] = [],
   ): Promise<JobRow | undefined> {
     const jobs = this.trx.selectFrom('jobs').selectAll();
-    return await this.inOrder(jobs, devices, limits, besides)
+    return await this.inOrder(jobs, devices, limits, additional)
       .limit(1)
       .forUpdate()
       .skipLocked()
@@ -173,13 +173,13 @@ export class JobChange {
     query: SelectQueryBuilder<Schema, 'jobs', Columns>,
     { free, pins, places = onePlace }: FreeDevices,
     limits: ClaimLimits,
-    besides: readonly DeviceChoice[] = [],
+    additional: readonly DeviceChoice[] = [],
   ): SelectQueryBuilder<Schema, 'jobs', Columns> {
     return query
       .where('state', '=', 'queued')
       .where('delete_time_ms', 'is', null)
       .where('not_before_ms', '<=', this.nowMs)
-      .where(mayRunOn([...free, ...besides]))
+      .where(mayRunOn([...free, ...additional]))
       .where(mayContinueOn(pins))
       .where(withinLimits(limits))
       .where(placesNeeded, '<=', places.count)

@@ -63,19 +63,19 @@ export class Slots {
   }
 
   /** Devices that a job could be started on now. A card with a free place is locked until `giveUnused`. */
-  async free(besides = 0): Promise<DeviceName[]> {
-    const processors = this.processorCount - besides < this.settings.slots ? processorDevices : [];
+  async free(offered = 0): Promise<DeviceName[]> {
+    const processors = this.processorCount - offered < this.settings.slots ? processorDevices : [];
     return (await this.holdCard()) === null ? [...processors] : ['cuda', ...processors];
   }
 
   /**
    * What this server takes jobs for; other jobs are left to servers with the right device and the instructions that the job began with.
-   * @param besides places on the processors that are taken but count as free
+   * @param offered places on the processors that are offered to a job of several servers: they count as free
    */
-  async ofFleet(besides = 0): Promise<FreeDevices> {
-    const free = await this.free(besides);
+  async ofFleet(offered = 0): Promise<FreeDevices> {
+    const free = await this.free(offered);
     const resolve = (spec: RunSpec) => this.resolve(spec);
-    const places = { ...this.places, free: this.places.free + besides };
+    const places = { ...this.places, free: this.places.free + offered };
     const devices = this.known.devices();
     // Until the devices are known, only jobs that have not begun anywhere are taken.
     if (devices === null) return { free, places, pins: [], resolve };
