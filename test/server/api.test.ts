@@ -12,6 +12,7 @@ import {
 } from '@relora/sdk/contract';
 import { ClientError, Status } from 'nice-grpc';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { patienceMs } from '../patience.mjs';
 import { jobSpec, openApi, openApiWithArtifact, refusalOf, sha256, uploadOf, type Api } from './apiServer.js';
 import { jobWhen, readyDataset, temporaryFolder } from './parts.js';
 
@@ -338,7 +339,7 @@ describe('an artifact', () => {
     ).toBe(Status.OUT_OF_RANGE);
   });
 
-  it('writes text from a newer checkpoint when the job removes the one that is being loaded', async () => {
+  it('writes text from the checkpoint that it began to load, which the job deletes meanwhile', async () => {
     // The trainer's stand-in signals through a file, which a sandboxed one may not write.
     const api = await openApi({ RELORA_SANDBOX: 'off' });
     await readyDataset(api.parts);
@@ -353,7 +354,9 @@ describe('an artifact', () => {
     for await (const piece of api.model.generateText({ model: job!.name, prompt, tokenCountMax: 3 }))
       pieces.push(piece);
     expect(pieces.map(({ text }) => text).join('')).toBe('1 2 3 ');
-    expect(existsSync(join(folder, 'checkpoints', 'step-3-1'))).toBe(false);
+    // Then its folder goes, too.
+    const loaded = join(folder, 'checkpoints', 'step-3-1');
+    await expect.poll(() => existsSync(loaded), { timeout: patienceMs }).toBe(false);
   });
 
   it('writes text, as its job does', async () => {

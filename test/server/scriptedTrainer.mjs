@@ -1,6 +1,6 @@
 // Replaces the trainer: real messages from a real process, with faults on request (the prompt of the specification's samples).
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { llamaConfigOf } from '../../engine/dist/plan/index.js';
 import { startHeartbeat } from '../../server/dist/trainer/process/heartbeat.js';
 import { stepBody } from './stepBody.mjs';
@@ -243,18 +243,28 @@ async function leave() {
   process.exit(0);
 }
 
+/** Makes the job of a checkpoint continue until it has deleted the one after it, and so this one, too. */
+async function untilLost(folder) {
+  const parent = dirname(folder);
+  writeFileSync(join(parent, '..', 'go'), '');
+  const stepOf = (name) => Number(name.split('-')[1]);
+  const after = stepOf(basename(folder)) + 1;
+  for (;;) {
+    const steps = readdirSync(parent).map(stepOf);
+    if (!steps.includes(after) && Math.max(...steps) > after) return;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
 async function task(order) {
   const script = order.prompt ?? order.preparedFolder ?? order.spec?.textField ?? '';
   if (script === 'crash') process.kill(process.pid, 'SIGSEGV');
   if (script === 'hang') await hang();
-  const go = order.source === undefined ? '' : join(order.source.folder, '..', '..', 'go');
-  // Only the first time: a later attempt may get the job's last checkpoint, which stays.
-  if (script === 'loseCheckpoint' && order.source.kind === 'checkpoint' && !existsSync(go)) {
-    // Makes the job continue, which removes the checkpoint before it is read.
-    writeFileSync(go, '');
-    while (existsSync(order.source.folder)) await new Promise((resolve) => setTimeout(resolve, 10));
+  if (script === 'loseCheckpoint' && order.source?.kind === 'checkpoint')
+    await untilLost(order.source.folder);
+  if (script === 'loseCheckpoint' && !existsSync(order.source.folder))
     process.send({ type: 'failed', reason: 'CHECKPOINT_CORRUPT', message: 'It is not there' });
-  } else if (script === 'fail')
+  else if (script === 'fail')
     process.send({ type: 'failed', reason: 'DATASET_LINE_BROKEN', message: 'Line 3 is not JSON' });
   else if (order.kind === 'generate') {
     for (let count = 1; count <= order.tokenCountMax; count++)
