@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { performance } from 'node:perf_hooks';
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   beginRun,
   CheckpointCorrupt,
@@ -168,23 +169,42 @@ async function begin(
   channel: ServerChannel,
 ): Promise<TrainingRun> {
   const options = runOptions(order, device, collective, datasets);
-  let diskFault: unknown;
+  /** Checkpoints that the disk does not give. They count as corrupt only if there is another one to resume from. */
+  const unreadable: { path: string; error: Error }[] = [];
   for (const { path, manifestSha256 } of order.checkpoints) {
     try {
-      return await beginRun({ ...options, checkpointPath: path, manifestSha256 });
+      const run = await insistOnDisk(
+        async () => await beginRun({ ...options, checkpointPath: path, manifestSha256 }),
+      );
+      for (const { path: before, error } of unreadable)
+        await channel.report({ type: 'checkpointCorrupt', path: before, problem: error.message });
+      return run;
     } catch (error) {
       if (error instanceof CheckpointCorrupt)
         await channel.report({ type: 'checkpointCorrupt', path, problem: error.message });
-      else if (isDiskFault(error)) diskFault ??= error;
+      else if (isDiskFault(error)) unreadable.push({ path, error: error as Error });
       else throw error;
     }
   }
-  // Never from the beginning while there are checkpoints that the disk may give later.
-  if (diskFault !== undefined) throw diskFault;
+  // Not from the beginning: the disk may give them to a later attempt.
+  if (unreadable.length > 0) throw unreadable[0]!.error;
   if (order.origin === null) return await beginRun(options);
   const { path, manifestSha256, spec: checkpointSpec } = order.origin;
   return await beginRun({ ...options, checkpointPath: path, manifestSha256, checkpointSpec });
 }
+
+/** A disk that fails now and then gives at the next read what it holds. */
+async function insistOnDisk<T>(act: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries++)
+    try {
+      return await act();
+    } catch (error) {
+      if (!isDiskFault(error) || tries === diskTriesMax) throw error;
+      await pause(1000);
+    }
+}
+
+const diskTriesMax = 3;
 
 /** What must be equal for the same bits, and the number of threads. */
 function executionOf({ spec, device, collective, data, graphs, baseWeightsSha256 }: TrainingRun): Execution {
