@@ -20,7 +20,7 @@ export class FolderUsers {
       const count = this.counts.get(folder)! - 1;
       if (count > 0) return void this.counts.set(folder, count);
       this.counts.delete(folder);
-      // Like a crash, an error here leaves a folder without a row, which is found later.
+      // Like a crash here, an error leaves a folder without a row; it is deleted with its job at the latest.
       this.deleteLeaving(folder).catch(() => {});
     };
   }
@@ -32,6 +32,7 @@ export class FolderUsers {
     return false;
   }
 
+  /** Deletes a folder now, or when its last user is done. */
   async remove(folder: string): Promise<void> {
     const inode = await this.inodeOf(folder);
     if (inode === undefined) return;
@@ -48,6 +49,10 @@ export class FolderUsers {
   }
 
   private async inodeOf(folder: string): Promise<number | undefined> {
-    return (await stat(join(this.dataFolder, folder)).catch(() => undefined))?.ino;
+    const stats = await stat(join(this.dataFolder, folder)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined;
+      throw error;
+    });
+    return stats?.ino;
   }
 }
