@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 #include <thread>
+#include <utility>
 #ifdef __linux__
 #include <sched.h>
 #include <sys/auxv.h>
@@ -43,6 +44,12 @@ uint32_t saved_registers() {
   uint32_t low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return low;
+}
+
+/// On Intel's processors vdpbf16ps is slower than widening both operands to float32 (docs/performance.md).
+bool has_slow_bfloat16() {
+  constexpr uint32_t first_of_genuine_intel = 0x756e6547;
+  return cpuid(0, 0).b == first_of_genuine_intel;
 }
 
 /// Linux saves tiles only for processes that request it; otherwise their first use ends the process.
@@ -193,6 +200,7 @@ std::vector<InstructionSet> supported_instruction_sets() {
   if (avx512bf16 && amx && may_use_tiles()) sets.push_back(InstructionSet::amx);
   if (avx512bf16) sets.push_back(InstructionSet::avx512bf16);
   if (avx512) sets.push_back(InstructionSet::avx512);
+  if (avx512bf16 && has_slow_bfloat16()) std::swap(sets[sets.size() - 2], sets.back());
   if (avx2) sets.push_back(InstructionSet::avx2);
 #elif defined(__aarch64__)
   const ArmFeatures features = arm_features();

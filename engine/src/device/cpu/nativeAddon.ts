@@ -477,7 +477,7 @@ export interface NativeAttentionHalf extends NativeHalf, Record<'q' | 'k' | 'v' 
 export type NativeHeadNorms = Record<'q' | 'k', Float32Array>;
 
 /**
- * Best first. `amx` needs tiles for bfloat16 and int8, a Linux that saves tile state, and avx512bf16; `avx512bf16` also needs
+ * Best first, but that Intel's processors prefer `avx512` to `avx512bf16`, whose instruction is slower there. `amx` needs tiles for bfloat16 and int8, a Linux that saves tile state, and avx512bf16; `avx512bf16` also needs
  * avx512f/bw/vl/dq; `avx2` also needs fma. On ARM `neonBf16` needs BFMMLA and dot products, `neonDot` dot products.
  */
 export const instructionSets = [
