@@ -50,7 +50,7 @@ PackedLeft pack_left_pairs(uint32_t* packed, const Operand& left, size_t row, si
   for (size_t i = 0; i < rows; i++) {
     std::memset(packed + i * row_stride + words, 0, (whole - words) * sizeof *packed);
   }
-  return {packed, tile_rows * row_stride, row_stride, 1};
+  return {packed, 2 * unit_rows * row_stride, row_stride, 1};
 }
 
 struct Bfloat16Tiles {
@@ -126,7 +126,7 @@ void write_sums(const Target& target, const uint32_t* sums, const float* row_sca
 }
 
 template <class Multiply>
-void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
+void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, const uint32_t*, size_t rows,
               size_t columns, size_t width, size_t k_count) {
   constexpr decltype(&multiply_tiles<Multiply, true, true>) tiles[2][2] = {
       {multiply_tiles<Multiply, false, false>, multiply_tiles<Multiply, false, true>},
@@ -161,6 +161,7 @@ double exercise(size_t iterations) {
 
 template <class Multiply>
 constexpr ProductKernel tile_kernel = {
+    .tile_rows = 2 * unit_rows,
     .panel_columns = Shape::columns,
     .column_quantum = Shape::column_quantum,
     .step_quantum = Shape::step_quantum,

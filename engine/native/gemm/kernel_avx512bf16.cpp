@@ -9,6 +9,7 @@ namespace {
 
 struct MultiplyPairs {
   using Sum = Vec;
+  static constexpr size_t tile_rows = RELORA_ISA::tile_rows<Format::pairs>;
   static constexpr size_t k_per_step = 2, left_words = 1, header_rows = 0;
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_as<Format::pairs>;
@@ -20,9 +21,8 @@ struct MultiplyPairs {
                                         size_t, const uint32_t* right) {
     Words b[vectors];
     each<vectors>([&](auto j) RELORA_INLINE { b[j] = load(right + j * lanes); });
-    each<rows>([&](auto i) RELORA_INLINE {
-      const int word = static_cast<int>(left[i * row_stride]);
-      const __m512bh a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(word));
+    each_row<rows>(left, row_stride, [&](auto i, const uint32_t* words) RELORA_INLINE {
+      const __m512bh a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(*words)));
       each<vectors>([&](auto j) RELORA_INLINE {
         sums[i * vectors + j] = _mm512_dpbf16_ps(sums[i * vectors + j], a, reinterpret_cast<__m512bh>(b[j]));
       });

@@ -11,6 +11,7 @@ namespace {
 template <class Value, Integer form, size_t words>
 struct Int8 {
   using Sum = Value;
+  static constexpr size_t tile_rows = integer_tile_rows;
   static constexpr size_t k_per_step = 4, left_words = words, header_rows = 2;
   static constexpr size_t block_k = block_words / left_words * k_per_step;
   static constexpr auto prepare_left = &prepare_left_integers;
@@ -30,8 +31,8 @@ struct MultiplyQuads : Int8<Words, Integer::biased_bytes, 1> {
                                         size_t row_stride, size_t, const uint32_t* right) {
     Words b[vectors];
     each<vectors>([&](auto j) RELORA_INLINE { b[j] = load(right + j * lanes); });
-    each<rows>([&](auto i) RELORA_INLINE {
-      const __m512i a = _mm512_set1_epi32(static_cast<int>(left[i * row_stride]));
+    each_row<rows>(left, row_stride, [&](auto i, const uint32_t* words) RELORA_INLINE {
+      const __m512i a = _mm512_set1_epi32(static_cast<int>(*words));
       each<vectors>([&](auto j) RELORA_INLINE {
         Words& sum = sums[i * vectors + j];
         sum = reinterpret_cast<Words>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), a,

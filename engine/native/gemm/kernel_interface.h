@@ -44,21 +44,21 @@ struct Target {
   bool accumulate;
 };
 
-/// A packed block of the left operand: element (row, k) at data[row / 6 * panel + row % 6 * row_stride + k *
-/// k_stride]. Integers come with the scale of each row.
+/// A packed block of the left operand: element (row, k) at data[row / tile_rows * panel + row % tile_rows * row_stride + k * k_stride].
+/// Integers come with the scale of each row.
 struct PackedLeft {
   const uint32_t* data;
   size_t panel, row_stride, k_stride;
   const float* row_scales = nullptr;
 };
 
-constexpr size_t tile_rows = 6;
-/// Rows of one packed left block: it stays, with one right panel, in the second-level cache.
+/// Most rows of one packed left block: it stays, with one right panel, in the second-level cache.
 constexpr size_t block_rows = 192;
 /// Words of k of one block: k's, or pairs or fours of them where both operands are packed so.
 constexpr size_t block_words = 256;
 
 struct ProductKernel {
+  size_t tile_rows;        // rows that are computed at a time: blocks of rows are multiples of it
   size_t panel_columns;    // columns of a full right panel
   size_t column_quantum;   // the last panel's width is rounded up to this
   size_t step_quantum;     // and the steps of its last block to this
@@ -75,8 +75,9 @@ struct ProductKernel {
   /// panel], block by block where blocks have headers.
   void (*pack_right)(uint32_t* packed, const Operand& right, size_t k, size_t k_count, size_t n,
                      size_t panel);
-  /// target[rows, columns] (+)= alpha left right, right one panel of `width` packed columns.
-  void (*multiply)(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
+  /// target[rows, columns] (+)= alpha left right, right one panel of `width` packed columns. `next` is the panel that will be read after it:
+  /// a kernel may bring it into the second-level cache meanwhile. Null if there is none.
+  void (*multiply)(const Target& target, const PackedLeft& left, const uint32_t* right, const uint32_t* next, size_t rows,
                    size_t columns, size_t width, size_t k_count);
   /// Runs at least `iterations` steps of the inner loop over operands in the first-level cache; returns the
   /// floating-point operations done.

@@ -12,7 +12,7 @@ namespace relora::RELORA_ISA {
 
 namespace {
 
-constexpr size_t columns_max = 16, pairs_of_rows = tile_rows / 2;
+constexpr size_t columns_max = 16, tile_rows = 6, pairs_of_rows = tile_rows / 2;
 using Shape = PanelShape<columns_max, lanes, 2>;
 
 /// Words of one panel of six interleaved rows: [two steps][row][2].
@@ -194,8 +194,8 @@ RELORA_OUT_OF_LINE void tile_of_squares(const Target& target, const uint32_t* le
 }
 
 template <class Multiply>
-void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows, size_t columns, size_t width,
-              size_t k_count) {
+void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, const uint32_t*, size_t rows, size_t columns,
+              size_t width, size_t k_count) {
   constexpr decltype(&tile_of_squares<Multiply, 4>) tiles[] = {
       tile_of_squares<Multiply, 1>, tile_of_squares<Multiply, 2>, tile_of_squares<Multiply, 3>, tile_of_squares<Multiply, 4>};
   const size_t steps = Shape::steps_of(k_count, Multiply::k_per_step);
@@ -222,6 +222,7 @@ double exercise(size_t iterations) {
 
 template <class Multiply>
 constexpr ProductKernel matrix_kernel = {
+    .tile_rows = tile_rows,
     .panel_columns = Shape::columns,
     .column_quantum = Shape::column_quantum,
     .step_quantum = Shape::step_quantum,

@@ -89,6 +89,15 @@ static inline Words load_pairs(const uint16_t* p, size_t count) {
 
 enum class Format { float32, rounded_float32, pairs };
 
+/// Rows of the register tile of a kernel whose left operand has this format. Of the 32 registers of AVX-512, 6 x 4 vectors take 24 for sums,
+/// and widening needs a share of the instructions for each vector of the right panel, so 14 x 2 are faster there.
+template <Format format>
+#if defined(__AVX512F__)
+constexpr size_t tile_rows = format == Format::rounded_float32 ? 14 : 6;
+#else
+constexpr size_t tile_rows = 6;
+#endif
+
 /// Prefetches a later stored row: rows are too far apart for the CPU's prefetcher.
 template <class Element>
 static inline void prefetch(const Element* row, size_t count) {
@@ -121,27 +130,28 @@ static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t r
       to[k_count] = 0;  // read as the partner of an odd last k
     }
   }
-  return {packed, tile_rows * row_stride, row_stride, 1};
+  return {packed, tile_rows<format> * row_stride, row_stride, 1};
 }
 
-/// Left operand stored [k, m]: for each panel of six rows, six neighboring words per k (or pair). The stored rows are read once, across all
+/// Left operand stored [k, m]: for each panel of rows, those of a tile, neighboring words per k (or pair). The stored rows are read once, across all
 /// panels, since they may be pages apart.
 template <Format format, class Element>
 static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                                     size_t k_count) {
+  constexpr size_t panel_rows = tile_rows<format>;
   constexpr size_t k_per_step = format == Format::pairs ? 2 : 1;
   // Stores are a full vector wide and overlap the next step, the last ones the space after the panel. An odd last k is paired with zeros.
-  const size_t panel = tile_rows * ((k_count + k_per_step - 1) / k_per_step + 1) + lanes;
+  const size_t panel = panel_rows * ((k_count + k_per_step - 1) / k_per_step + 1) + lanes;
   for (size_t s = 0; s < k_count; s += k_per_step) {
     const Element* even = static_cast<const Element*>(left.data) + (k + s) * left.stride + row;
     const Element* odd = s + 1 < k_count ? even + left.stride : nullptr;
-    uint32_t* to = packed + s / k_per_step * tile_rows;
+    uint32_t* to = packed + s / k_per_step * panel_rows;
     prefetch(even + 4 * left.stride, rows);
     if (k_per_step == 2) prefetch(even + 5 * left.stride, rows);
-    for (size_t i = 0; i < rows; i += tile_rows, to += panel) {
-      const size_t wide = smaller(tile_rows, rows - i);
+    for (size_t i = 0; i < rows; i += panel_rows, to += panel) {
+      const size_t wide = smaller(panel_rows, rows - i);
       for (size_t j = 0; j < wide; j += lanes) {
-        // Loads a full vector if the stored row has one, although only six lanes are needed: masks cost more.
+        // Loads a full vector if the stored row has one, although only `panel_rows` lanes are needed: masks cost more.
         const size_t count = rows - i - j;
         const Vec v = load(even + i + j, count);
         if constexpr (format == Format::pairs) {
@@ -153,11 +163,11 @@ static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_
     }
   }
   if constexpr (format != Format::pairs) {
-    for (size_t i = 0; i < rows; i += tile_rows) {
-      std::memset(packed + i / tile_rows * panel + k_count * tile_rows, 0, tile_rows * sizeof(uint32_t));
+    for (size_t i = 0; i < rows; i += panel_rows) {
+      std::memset(packed + i / panel_rows * panel + k_count * panel_rows, 0, panel_rows * sizeof(uint32_t));
     }
   }
-  return {packed, panel, 1, tile_rows};
+  return {packed, panel, 1, panel_rows};
 }
 
 template <Format format>
@@ -165,7 +175,7 @@ static PackedLeft pack_left_as(uint32_t* packed, const Operand& left, size_t row
                             size_t k_count) {
   if (format == Format::float32 && left.is_in_cache && !left.is_bfloat16 && !left.transposed) {
     const uint32_t* const there = static_cast<const uint32_t*>(left.data) + row * left.stride + k;
-    return {there, tile_rows * left.stride, left.stride, 1};
+    return {there, tile_rows<format> * left.stride, left.stride, 1};
   }
   if (left.is_bfloat16) {
     return left.transposed ? pack_left_columns<format, uint16_t>(packed, left, row, rows, k, k_count)

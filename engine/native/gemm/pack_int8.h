@@ -70,6 +70,7 @@ static inline Integers byte_of(Words quads, size_t index) {
   return reinterpret_cast<Integers>(quads << (24 - 8 * index)) >> 24;
 }
 
+constexpr size_t integer_tile_rows = 6;
 /// A packed left block begins with the scales of its rows and their inverses.
 constexpr size_t left_header_words = 2 * block_rows;
 
@@ -131,7 +132,7 @@ static PackedLeft pack_integer_rows(uint32_t* packed, const Operand& left, size_
       }
     }
   }
-  return {data, tile_rows * row_stride, row_stride, 1, scales};
+  return {data, integer_tile_rows * row_stride, row_stride, 1, scales};
 }
 
 template <Integer form>

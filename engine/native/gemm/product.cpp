@@ -48,11 +48,14 @@ void run_outputs(uint32_t* left_block, const Operand& left_operand, std::span<co
       const size_t n = std::min(n_max, right.n), end = std::min(panels.end, panels_of(kernel, n));
       for (size_t panel = panels.begin; panel < end; panel++) {
         const size_t width = panel_width(kernel, right.n, panel);
-        const size_t inside = packed_rows_of(kernel, right.k_begin + k) * width;
-        const uint32_t* words = right.words + panel_offset(kernel, right.k_packed, panel) + inside;
+        const auto words_of = [&](size_t of) {
+          const size_t inside = packed_rows_of(kernel, right.k_begin + k) * panel_width(kernel, right.n, of);
+          return right.words + panel_offset(kernel, right.k_packed, of) + inside;
+        };
         const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns,
                           target.stride, target.alpha, target.accumulate || k > 0};
-        kernel.multiply(part, left, words, count, panel_columns(kernel, n, panel), width, k_count);
+        kernel.multiply(part, left, words_of(panel), panel + 1 < end ? words_of(panel + 1) : nullptr, count,
+                        panel_columns(kernel, n, panel), width, k_count);
       }
     }
   }
@@ -84,7 +87,7 @@ void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& k
       kernel.pack_right(right_block, right, k, k_count, n, panel);
       const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns,
                         target.stride, target.alpha, target.accumulate || k > 0};
-      kernel.multiply(part, packed, right_block, count, panel_columns(kernel, n, panel),
+      kernel.multiply(part, packed, right_block, nullptr, count, panel_columns(kernel, n, panel),
                       panel_width(kernel, n, panel), k_count);
     }
   }
@@ -92,13 +95,13 @@ void multiply_unpacked(Context& context, unsigned worker, const ProductKernel& k
 
 }  // namespace
 
-/// Splits m rows into equal blocks of whole tiles, none longer than block_rows: an equal number per thread, unless blocks would become too
-/// short to be worth reading the right operand.
-size_t rows_per_block(size_t m, size_t threads) {
-  constexpr size_t short_block = 8 * tile_rows;
-  const size_t least = divide_up(m, block_rows), even = divide_up(least, threads) * threads;
-  const size_t blocks = std::max(least, std::min(even, m / short_block));
-  return divide_up(divide_up(m, blocks), tile_rows) * tile_rows;
+/// An equal number of blocks per thread, unless they would become too short to be worth reading the right operand.
+RowBlocks::RowBlocks(const ProductKernel& kernel, size_t m, size_t threads)
+    : m(m), tile_rows(kernel.tile_rows), tiles(divide_up(m, tile_rows)) {
+  constexpr size_t short_block = 48;
+  const size_t least = divide_up(tiles, block_rows / tile_rows), even = divide_up(least, threads) * threads;
+  count = std::max(least, std::min(even, m / short_block));
+  longest = divide_up(tiles, std::max<size_t>(count, 1)) * tile_rows;
 }
 
 size_t right_panels_words(const ProductKernel& kernel, size_t k, size_t n) {
@@ -157,24 +160,24 @@ void product(Context& context, const ProductKernel& kernel, const Target& target
 void product_of_panels(Context& context, const Target& target, const Operand& left, const RightPanels& right,
                        size_t m) {
   const size_t threads = context.pool.threads(), panels = panels_of(*right.kernel, right.n);
-  const size_t rows = rows_per_block(m, threads), blocks = divide_up(m, rows);
+  const RowBlocks blocks(*right.kernel, m, threads);
   // Columns are split too if there are too few blocks of rows to keep every thread busy to the end; each group packs the left rows again,
   // so it has to be wide.
-  const size_t groups_max = divide_up(panels, 4);
-  const size_t groups = threads == 1 ? 1 : std::min(groups_max, divide_up(4 * threads, blocks));
+  const size_t groups_max = divide_up(right.n, 256);
+  const size_t groups = threads == 1 ? 1 : std::min(groups_max, divide_up(4 * threads, blocks.count));
   const Output output{target, right};
-  context.pool.run(blocks * groups, [&](size_t task, unsigned worker) {
+  context.pool.run(blocks.count * groups, [&](size_t task, unsigned worker) {
     const size_t block = task / groups, group = task % groups;
-    const Range row_range{block * rows, std::min(m, (block + 1) * rows)};
+    const Range row_range{blocks.begin(block), blocks.end(block)};
     const Range panel_range{panels * group / groups, panels * (group + 1) / groups};
     run_stage(context.left_block(worker), {left, &output, 1}, row_range, panel_range, all);
   });
 }
 
 void product_chain(Context& context, std::initializer_list<Stage> stages, size_t m) {
-  const size_t rows = rows_per_block(m, context.pool.threads());
-  context.pool.run(divide_up(m, rows), [&](size_t block, unsigned worker) {
-    const Range row_range{block * rows, std::min(m, (block + 1) * rows)};
+  const RowBlocks blocks(*stages.begin()->outputs->right.kernel, m, context.pool.threads());
+  context.pool.run(blocks.count, [&](size_t block, unsigned worker) {
+    const Range row_range{blocks.begin(block), blocks.end(block)};
     for (const Stage& stage : stages) {
       run_stage(context.left_block(worker), stage, row_range, {0, all}, all);
     }

@@ -1,6 +1,7 @@
 // Products of any size and transposition, on all threads or on one. The sum of an element depends only on k and the kernel: k is split into
 // blocks of fixed length that are added in order, and never shared between threads.
 #pragma once
+#include <algorithm>
 #include <initializer_list>
 
 #include "../context.h"
@@ -53,8 +54,16 @@ void product_of_panels(Context& context, const Target& target, const Operand& le
 /// still in the cache, and operands shared by outputs are read once.
 void product_chain(Context& context, std::initializer_list<Stage> stages, size_t m);
 
-/// Rows of one block when m rows are shared by threads.
-size_t rows_per_block(size_t m, size_t threads);
+/// m rows shared by threads: blocks of whole tiles of the kernel, as even as those allow, none longer than `block_rows`.
+struct RowBlocks {
+  RowBlocks(const ProductKernel& kernel, size_t m, size_t threads);
+
+  size_t begin(size_t block) const { return tiles * block / count * tile_rows; }
+  size_t end(size_t block) const { return std::min(m, begin(block + 1)); }
+
+  size_t m, tile_rows, tiles, count;
+  size_t longest;  // rows of the longest block
+};
 
 /// One stage for `rows` <= block_rows rows, only on the calling worker.
 void product_stage_here(Context& context, unsigned worker, const Stage& stage, size_t rows);

@@ -1,4 +1,4 @@
-// The register tile: six rows by a few vectors of columns, summed over one block of k. How it is packed and
+// The register tile: a few rows by a few vectors of columns, summed over one block of k. How it is packed and
 // multiplied is a policy: Sum is the type of the sums, left_words the packed left words per step.
 #pragma once
 #include "pack.h"
@@ -55,9 +55,23 @@ static inline LeftValue left_value(const uint32_t* word) {
 }
 #endif
 
+/// Calls body(row, words) with the words of each row of a step, `row_stride` apart. Addresses are sums of one pointer for four rows and a few
+/// multiples of the stride: one for each row would not fit into the registers, and loading them takes slots from the products.
+template <size_t rows, class Body>
+static inline RELORA_INLINE void each_row(const uint32_t* left, size_t row_stride, const Body& body) {
+  each<(rows + 3) / 4>([&](auto group) RELORA_INLINE {
+    each<smaller(rows - 4 * group, 4)>([&](auto i) RELORA_INLINE {
+      body(std::integral_constant<size_t, 4 * group + i>{}, left + i * row_stride);
+    });
+    left += 4 * row_stride;
+    asm("" : "+r"(left));
+  });
+}
+
 /// Float32 words times float32 words: one k per step.
 struct MultiplyFloat32 {
   using Sum = Vec;
+  static constexpr size_t tile_rows = RELORA_ISA::tile_rows<Format::float32>;
   static constexpr size_t k_per_step = 1, left_words = 1, header_rows = 0;
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_as<Format::float32>;
@@ -69,8 +83,8 @@ struct MultiplyFloat32 {
                                         size_t, const uint32_t* right) {
     Vec b[vectors];
     each<vectors>([&](auto j) RELORA_INLINE { b[j] = floats_of(load(right + j * lanes)); });
-    each<rows>([&](auto i) RELORA_INLINE {
-      const LeftValue a = left_value(left + i * row_stride);
+    each_row<rows>(left, row_stride, [&](auto i, const uint32_t* words) RELORA_INLINE {
+      const LeftValue a = left_value(words);
       each<vectors>([&](auto j) RELORA_INLINE {
         sums[i * vectors + j] = multiply_add(a, b[j], sums[i * vectors + j]);
       });
@@ -78,10 +92,20 @@ struct MultiplyFloat32 {
   }
 };
 
+/// Words with zeros in their lower halves.
+static inline Words load_upper_halves(const uint32_t* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(_mm512_maskz_loadu_epi16(0xaaaaaaaa, p));  // needs no register for a constant
+#else
+  return load(p) & 0xffff0000;
+#endif
+}
+
 /// Rounded float32 words times pairs of bfloat16, widened on the way: two k's per step. The sums are those of
 /// the hardware's own bfloat16 instruction but for the order of rounding.
 struct MultiplyWidened {
   using Sum = Vec;
+  static constexpr size_t tile_rows = RELORA_ISA::tile_rows<Format::rounded_float32>;
   static constexpr size_t k_per_step = 2, left_words = 2, header_rows = 0;
   static constexpr auto prepare_left = nullptr;
   static constexpr auto pack_left = &pack_left_as<Format::rounded_float32>;
@@ -94,11 +118,14 @@ struct MultiplyWidened {
     each<2>([&](auto odd) RELORA_INLINE {
       Vec b[vectors];
       each<vectors>([&](auto j) RELORA_INLINE {
-        const Words words = load(right + j * lanes);
-        b[j] = floats_of(odd == 0 ? words << 16 : words & 0xffff0000);
+        if constexpr (odd == 0) {
+          b[j] = floats_of(load(right + j * lanes) << 16);
+        } else {
+          b[j] = floats_of(load_upper_halves(right + j * lanes));
+        }
       });
-      each<rows>([&](auto i) RELORA_INLINE {
-        const LeftValue a = left_value(left + i * row_stride + odd * k_stride);
+      each_row<rows>(left + odd * k_stride, row_stride, [&](auto i, const uint32_t* words) RELORA_INLINE {
+        const LeftValue a = left_value(words);
         each<vectors>([&](auto j) RELORA_INLINE {
           sums[i * vectors + j] = multiply_add(a, b[j], sums[i * vectors + j]);
           settle(sums[i * vectors + j]);
@@ -149,35 +176,34 @@ static void tile(const TileArguments& t) {
   });
 }
 
+/// Tiles of 1 to all rows by 1 to `vectors_max` vectors.
 template <class Multiply, size_t vectors_max>
 struct Tiles {
-  template <size_t rows, size_t... V>
-  static constexpr Tile with_rows(size_t vectors, std::index_sequence<V...>) {
-    constexpr Tile tiles[] = {tile<Multiply, rows, V + 1>...};
-    return tiles[vectors - 1];
+  template <size_t... I>
+  static Tile of(size_t rows, size_t vectors, std::index_sequence<I...>) {
+    static constexpr Tile tiles[] = {tile<Multiply, I / vectors_max + 1, I % vectors_max + 1>...};
+    return tiles[(rows - 1) * vectors_max + vectors - 1];
   }
   static Tile of(size_t rows, size_t vectors) {
-    constexpr auto widths = std::make_index_sequence<vectors_max>{};
-    switch (rows) {
-      case 1: return with_rows<1>(vectors, widths);
-      case 2: return with_rows<2>(vectors, widths);
-      case 3: return with_rows<3>(vectors, widths);
-      case 4: return with_rows<4>(vectors, widths);
-      case 5: return with_rows<5>(vectors, widths);
-      default: return with_rows<6>(vectors, widths);
-    }
+    return of(rows, vectors, std::make_index_sequence<Multiply::tile_rows * vectors_max>{});
   }
 };
 
 /// All rows of a packed block times one right panel; computes only as many vectors as there are columns.
 template <class Multiply, size_t vectors_max>
-static void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, size_t rows,
+static void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, const uint32_t* next, size_t rows,
                      size_t columns, size_t width, size_t k_count) {
+  constexpr size_t tile_rows = Multiply::tile_rows;
   const size_t vectors = (columns + lanes - 1) / lanes;
   const size_t steps = (k_count + Multiply::k_per_step - 1) / Multiply::k_per_step;
   TileArguments t{nullptr, left.row_stride, left.k_stride, left.row_scales, right, width, steps, target, columns};
   const Tile full = Tiles<Multiply, vectors_max>::of(tile_rows, vectors);
-  for (size_t row = 0; row < rows; row += tile_rows) {
+  // The next panel is brought nearer in equal parts, tile by tile.
+  constexpr size_t line = 16;
+  const size_t words = next == nullptr ? 0 : (Multiply::header_rows + steps) * width, tiles = (rows + tile_rows - 1) / tile_rows;
+  const size_t part = (words / tiles / line + 1) * line;
+  for (size_t row = 0, begin = 0; row < rows; row += tile_rows, begin += part) {
+    for (size_t word = begin; word < smaller(begin + part, words); word += line) __builtin_prefetch(next + word, 0, 2);
     t.left = left.data + row / tile_rows * left.panel;
     t.row_scales = left.row_scales + row;
     t.target.data = target.data + row * target.stride;
@@ -192,7 +218,7 @@ static void multiply(const Target& target, const PackedLeft& left, const uint32_
 /// The tile's steps on operands that stay in the L1 cache: the upper bound of a product's speed.
 template <class Multiply, size_t vectors>
 static double exercise(size_t iterations) {
-  constexpr size_t length = 64;
+  constexpr size_t length = 64, tile_rows = Multiply::tile_rows;
   alignas(64) uint32_t left[tile_rows * Multiply::left_words * length] = {};
   alignas(64) uint32_t right[vectors * lanes * (Multiply::header_rows + length)] = {};
   alignas(64) float result[tile_rows * vectors * lanes];
@@ -210,6 +236,7 @@ static double exercise(size_t iterations) {
 template <class Multiply, size_t vectors>
 constexpr ProductKernel product_kernel(size_t block_k) {
   return {
+      .tile_rows = Multiply::tile_rows,
       .panel_columns = vectors * lanes,
       .column_quantum = lanes,
       .step_quantum = 1,

@@ -17,8 +17,10 @@ namespace {
 /// Query rows whose contribution to dk and dv is summed at a time: bits depend on it.
 constexpr size_t tile = 64;
 /// Query rows that are computed against the same keys (those visible to the last of them), forward and backward. Fewer rows compute less
-/// beyond the diagonal, but in more products.
-constexpr size_t strip = 4 * tile_rows, backward_strip = tile / 2;
+/// beyond the diagonal, but in more products. They are whole tiles of the kernel.
+constexpr size_t strip_max = 32;
+size_t strip_rows(const ProductKernel& kernel) { return (23 / kernel.tile_rows + 1) * kernel.tile_rows; }
+size_t backward_strip_rows(const ProductKernel& kernel) { return strip_max / kernel.tile_rows * kernel.tile_rows; }
 
 struct Layout {
   explicit Layout(const AttentionShape& s)
@@ -116,7 +118,7 @@ void attend(Context& context, Element* out, float* log_sum_exp, const Element* q
                            at.time, at.dim);
   });
 
-  const size_t strips = (at.time + strip - 1) / strip;
+  const size_t strip = strip_rows(kernel), strips = (at.time + strip - 1) / strip;
   context.reserve_worker_memory(strip * (at.score_stride + at.dim));
   context.pool.run(shape.batch * shape.heads * strips, [&](size_t task, unsigned worker) {
     const size_t batch = task / strips / shape.heads, head = task / strips % shape.heads;
@@ -130,7 +132,7 @@ void attend(Context& context, Element* out, float* log_sum_exp, const Element* q
     const RightPanels key_panels{&kernel, keys_packed + key_head * key_words, at.dim, at.time, at.dim};
     product_of_panels_here(context, worker, {scores, at.score_stride, shape.scale, false},
                            {q + position, at.q_stride, false}, behind_columns(key_panels, begin), rows, keys);
-    float inverse_sums[strip];
+    float inverse_sums[strip_max];
     for (size_t i = 0; i < rows; i++) {
       float largest;
       const size_t t = first + i, hidden = shape.document(batch, t) - begin;
@@ -159,6 +161,7 @@ void differentiate_attention(Context& context, const HeadsOut<Element>& gradient
   const size_t across_words = right_panels_words(kernel, at.dim, at.time);
   const size_t along_words = right_panels_words(kernel, at.time, at.dim);
   const size_t block_words = right_panels_words(kernel, tile, at.dim);
+  const size_t backward_strip = backward_strip_rows(kernel);
   const size_t score_floats = tile * at.score_stride, key_floats = at.time * at.dim;
   context.reserve_worker_memory(2 * score_floats + tile * at.dim + 2 * key_floats + 2 * across_words +
                                 along_words + 2 * block_words);

@@ -100,11 +100,12 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
   // Attention needs all rows at once: if no state is kept they are in the arena.
   const State<Element> size(pass, nullptr);
   const State<Element> state(pass, memory ? memory : context.arena.take<char>(size.bytes));
-  const size_t block = rows_per_block(rows, context.pool.threads());
+  const RowBlocks blocks(kernel, rows, context.pool.threads());
+  const size_t block = blocks.longest;
   const size_t taken = block * (hidden + q.out + k.out + v.out + 3 * rank);
   context.reserve_worker_memory(taken + spare_floats(pass, block));
 
-  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
+  for_row_blocks(context, blocks, [&](unsigned worker, size_t begin, size_t count) {
     const float* const in = pass.x + begin * hidden;
     float* const n = context.worker_memory(worker);
     float* const queries = n + block * hidden;
@@ -146,7 +147,7 @@ void forward(Context& context, float* y, void* memory, const AttentionPass& pass
 
   if (y == nullptr && !o.has_path()) return;  // called only for the state
   context.reserve_worker_memory(block * rank + spare_floats(pass, block));
-  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
+  for_row_blocks(context, blocks, [&](unsigned worker, size_t begin, size_t count) {
     float* const xa = context.worker_memory(worker);
     const WorkerRows here{context, worker, begin, count, pass.apart ? xa + block * rank : nullptr};
     const Operand mixed{state.mixed + begin * o.in, o.in, false};
@@ -182,10 +183,11 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   Element* const p_k = arena.take<Element>(rows * k.rank);
   Element* const p_v = arena.take<Element>(rows * v.rank);
   Element* const p_o = arena.take<Element>(rows * o.rank);
-  const size_t block = rows_per_block(rows, context.pool.threads());
+  const RowBlocks blocks(kernel, rows, context.pool.threads());
+  const size_t block = blocks.longest;
 
   context.reserve_worker_memory(block * (o.in + rank) + spare_floats(pass, block));
-  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
+  for_row_blocks(context, blocks, [&](unsigned worker, size_t begin, size_t count) {
     float* const upstream = context.worker_memory(worker);
     float* const p = upstream + block * o.in;
     const WorkerRows here{context, worker, begin, count, pass.apart ? p + block * rank : nullptr};
@@ -206,7 +208,7 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   }
 
   context.reserve_worker_memory(block * rank + spare_floats(pass, block));
-  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
+  for_row_blocks(context, blocks, [&](unsigned worker, size_t begin, size_t count) {
     float* const p = context.worker_memory(worker);
     const WorkerRows here{context, worker, begin, count, pass.apart ? p + block * rank : nullptr};
     const auto add = [&](const LinearPass& layer, const BackwardPanels& panels, const Element* d, Element* p_kept,

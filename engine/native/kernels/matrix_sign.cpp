@@ -12,8 +12,6 @@ namespace {
 constexpr float first = 3.4445f, third = -4.7750f, fifth = 2.0315f;
 constexpr int step_count = 5;
 
-/// Rows of a symmetric product per task: a few tiles, so that the triangle is divided evenly.
-constexpr size_t gram_rows = 16 * tile_rows;
 constexpr size_t transposed_rows = 32;
 
 size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
@@ -42,7 +40,8 @@ void Team::product(const ProductKernel& kernel, uint32_t* words, const Target& t
 void Team::gram(const ProductKernel& kernel, uint32_t* words, float* target, const float* x, size_t stride,
                 bool transposed, size_t m, size_t k) const {
   const RightPanels panels = pack(kernel, words, {x, stride, !transposed}, k, m);
-  const size_t tasks = divide_up(m, gram_rows);
+  // A few tiles of rows per task, so that the triangle is divided evenly.
+  const size_t gram_rows = 96 / kernel.tile_rows * kernel.tile_rows, tasks = divide_up(m, gram_rows);
   // The longest rows first: shorter ones then fill the threads that finish early.
   run(tasks, [&](size_t task, unsigned worker) {
     const size_t begin = (tasks - 1 - task) * gram_rows, end = std::min(m, begin + gram_rows);

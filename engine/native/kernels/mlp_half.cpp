@@ -45,11 +45,12 @@ void forward(Context& context, float* y, void* memory, const MlpPass& pass) {
   const ForwardPanels gate_panels(context, kernel, gate), up_panels(context, kernel, up);
   const ForwardPanels down_panels(context, kernel, down);
   const State<Element> state(pass, memory);
-  const size_t block = rows_per_block(rows, context.pool.threads());
+  const RowBlocks blocks(kernel, rows, context.pool.threads());
+  const size_t block = blocks.longest;
   const size_t taken = block * (hidden + 2 * inner + 2 * rank);
   context.reserve_worker_memory(taken + spare_floats(pass, block));
 
-  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
+  for_row_blocks(context, blocks, [&](unsigned worker, size_t begin, size_t count) {
     const float* const in = pass.x + begin * hidden;
     float* const n = context.worker_memory(worker);
     float* const gates = n + block * hidden;
@@ -107,11 +108,12 @@ void backward(Context& context, float* dx, float* dgain, const float* dy, const 
   Element* const p_gate = arena.take<Element>(rows * gate.rank);
   Element* const p_up = arena.take<Element>(rows * up.rank);
   Element* const p_down = arena.take<Element>(rows * down.rank);
-  const size_t block = rows_per_block(rows, context.pool.threads());
+  const RowBlocks blocks(kernel, rows, context.pool.threads());
+  const size_t block = blocks.longest;
   const size_t taken = block * (inner + rank);
   context.reserve_worker_memory(taken + spare_floats(pass, block));
 
-  for_row_blocks(context, rows, block, [&](unsigned worker, size_t begin, size_t count) {
+  for_row_blocks(context, blocks, [&](unsigned worker, size_t begin, size_t count) {
     float* const dh = context.worker_memory(worker);
     float* const p = dh + block * inner;
     const auto keep_p = [&](Element* to, const LinearPass& linear) {

@@ -132,7 +132,7 @@ void linear_layer_forward(Context& context, const LinearPass& l, float* y, float
   const ForwardPanels panels(context, kernel, l);
   // Without an adapter the base can split its columns too: generation has one row at a time.
   if (l.rank == 0) return product_of_panels(context, {y, l.out, 1.0f, false}, {x, l.in, false}, panels.weight, rows);
-  for_row_blocks(context, rows, rows_per_block(rows, context.pool.threads()),
+  for_row_blocks(context, {kernel, rows, context.pool.threads()},
                  [&](unsigned worker, size_t begin, size_t count) {
                    const LinearRows part{l, panels, {y + begin * l.out, l.out, 1.0f, false}, xa + begin * l.rank};
                    linear_rows({context, worker, begin, count, nullptr}, {x + begin * l.in, l.in, false}, {&part, 1});
@@ -147,7 +147,7 @@ void linear_layer_backward(Context& context, const LinearPass& l, float* dx, con
   if (l.rank == 0)
     return product_of_panels(context, {dx, l.in, 1.0f, false}, {dy, l.out, false}, panels.weight, rows);
   float* const p = context.arena.take<float>(rows * l.rank);
-  for_row_blocks(context, rows, rows_per_block(rows, context.pool.threads()),
+  for_row_blocks(context, {kernel, rows, context.pool.threads()},
                  [&](unsigned worker, size_t begin, size_t count) {
                    linear_rows_backward({context, worker, begin, count, nullptr},
                                         {dx + begin * l.in, l.in, 1.0f, false}, l, panels,

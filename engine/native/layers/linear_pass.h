@@ -33,12 +33,11 @@ struct LinearPass {
   bool has_p() const { return has_path() || (graph == Graph::merged && da != nullptr); }
 };
 
-/// Calls body(worker, begin, count) for every block of `block` rows, on all threads.
+/// Calls body(worker, begin, count) for every block of rows, on all threads.
 template <class Body>
-void for_row_blocks(Context& context, size_t rows, size_t block, const Body& body) {
-  context.pool.run((rows + block - 1) / block, [&](size_t task, unsigned worker) {
-    const size_t begin = task * block;
-    body(worker, begin, rows - begin < block ? rows - begin : block);
+void for_row_blocks(Context& context, const RowBlocks& blocks, const Body& body) {
+  context.pool.run(blocks.count, [&](size_t block, unsigned worker) {
+    body(worker, blocks.begin(block), blocks.end(block) - blocks.begin(block));
   });
 }
 
