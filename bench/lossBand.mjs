@@ -1,4 +1,4 @@
-import { batchShape } from './sides/sides.mjs';
+import { batchShape, modeOf } from './sides/sides.mjs';
 import { reloraRecipe, stepOf } from './recipe.mjs';
 import { notAvailable, percent, table } from './table.mjs';
 import { openText, vocabSize } from './text.mjs';
@@ -18,7 +18,13 @@ const recipe = reloraRecipe({
 });
 /** Half before and half after a step. Losses differ much more between batches than between precisions. */
 const smoothedStepCount = 20;
-const precisions = ['bfloat16', 'int8Base', 'nf4Base'];
+const modes = [
+  { precision: 'bfloat16' },
+  { precision: 'int8Base' },
+  { precision: 'nf4Base' },
+  { precision: 'float32', headPrecision: 'int8' },
+  { precision: 'int8Base', headPrecision: 'int8' },
+];
 
 export async function run(session) {
   const text = await openText(batchShape);
@@ -27,7 +33,7 @@ export async function run(session) {
   const isWider =
     session.addon.describe().instructionSets.includes('avx2') && /^(avx512|amx)/.test(session.instructionSet);
   if (isWider) runs.push({ label: 'float32 by avx2', precision: 'float32', instructionSet: 'avx2' });
-  runs.push(...precisions.map((precision) => ({ label: precision, precision })));
+  runs.push(...modes.map((mode) => ({ label: modeOf(mode), ...mode })));
   try {
     for (const run of runs) Object.assign(run, await curveOf(session, run, text));
   } finally {

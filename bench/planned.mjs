@@ -16,13 +16,23 @@ export function planned(side, device) {
 }
 
 /** One step of a side, as a job. `batch` is the number of sequences per step, `microBatch` per micro-batch. */
-export function specOf({ rank, batch, microBatch = batch, time, precision, recompute = false, ...model }) {
+export function specOf({
+  rank,
+  batch,
+  microBatch = batch,
+  time,
+  precision,
+  headPrecision = 'same',
+  recompute = false,
+  ...model
+}) {
   return defaultRunSpec({
     model: configOf(model),
     adapter: rank === 0 ? null : { rank, alpha: rank },
     warmStart: { stepCount: 0 },
     batch: { sequenceLength: time, sequenceCount: batch, microBatchSequenceCount: microBatch },
     precision,
+    headPrecision,
     recomputation: recompute ? 'blocks' : 'none',
   });
 }

@@ -133,8 +133,8 @@ const kinds = {
           x,
           head,
           targets,
-          { rows, hidden: dim, vocabulary, gradientScale: 1 / rows },
-          precision,
+          { rows, hidden: dim, vocabulary, gradientScale: 1 / rows, inInt8: precision === 'int8' },
+          precision === 'int8' ? 'float32' : precision,
         );
     return [
       ['loss', operations, run(null, null)],

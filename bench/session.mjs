@@ -45,10 +45,14 @@ export class Session {
 
   /** A child that trains what `side` describes; see sides.mjs for its fields. The caller closes it. */
   async open(side) {
-    const { preset, layerCount, vocabSize, rank, batch, time, microBatch, graph, recompute } = side;
+    const { preset, layerCount, vocabSize, rank, batch, time, microBatch, graph, recompute, headPrecision } =
+      side;
     const config = configOf({ preset, layerCount, vocabSize });
     return await this.#opened(side, {
-      open: { config, rank, alpha: rank, batch, time, microBatch, graph, recompute, ...side.start },
+      open: {
+        ...{ config, rank, alpha: rank, batch, time, microBatch, graph, recompute, headPrecision },
+        ...side.start,
+      },
     });
   }
 

@@ -21,6 +21,8 @@ const groups = [
     ours('llama-60m', 256),
     ours('llama-60m', 64, 'int8Base'),
     ours('llama-60m', 128, 'nf4Base'),
+    { ...ours('llama-60m', 128), headPrecision: 'int8' },
+    { ...ours('llama-60m', 64, 'int8Base'), headPrecision: 'int8' },
     pytorch('llama-60m', 0),
     pytorch('llama-60m', 128),
   ],

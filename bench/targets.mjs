@@ -25,6 +25,25 @@ const targets = [
       speed(row(steps, pytorch60m(0)), row(steps, { ...ours60m(64), precision: 'int8Base' })),
   },
   {
+    subject: 'speed 60m, head int8',
+    what: "60M ReLoRA r=128, not quantized but for the head, to PyTorch's ReLoRA",
+    unit: 'ratio',
+    atLeast: 1.25,
+    measure: ({ steps }) =>
+      speed(row(steps, pytorch60m(128)), fastest(steps, { ...ours60m(128), headPrecision: 'int8' })),
+  },
+  {
+    subject: 'speed 60m, head int8',
+    what: '60M ReLoRA r=64, int8 base and head, to PyTorch full-rank',
+    unit: 'ratio',
+    atLeast: 1.8,
+    measure: ({ steps }) =>
+      speed(
+        row(steps, pytorch60m(0)),
+        row(steps, { ...ours60m(64), precision: 'int8Base', headPrecision: 'int8' }),
+      ),
+  },
+  {
     subject: 'speed 350m',
     what: "350M ReLoRA r=128, int8 base, to PyTorch's ReLoRA",
     unit: 'ratio',
@@ -220,7 +239,8 @@ const pytorch60m = (rank) => ({ engine: 'pytorch', preset: 'llama-60m', rank });
 const ours60m = (rank) => ({ engine: 'relora', preset: 'llama-60m', rank });
 
 /** Measured rows with these values, best first. */
-function found(rows, wanted) {
+function found(rows, values) {
+  const wanted = { headPrecision: undefined, ...values };
   const matches = (row) => Object.entries(wanted).every(([key, value]) => row[key] === value);
   return (rows ?? [])
     .filter((row) => row.failure === null && matches(row))

@@ -12,7 +12,7 @@ export class HeadCase {
     const [losses, dx, dhead] = [rows, rows * dim, vocabulary * dim].map((length) => filled(length, 0.01));
     const [x, head] = [rows * dim, vocabulary * dim].map((length) => filled(length, 0.02));
     const targets = Int32Array.from({ length: rows }, (_, i) => (i * 7919) % vocabulary);
-    const shape = { rows, hidden: dim, vocabulary, gradientScale: 1 / rows };
+    const shape = { rows, hidden: dim, vocabulary, gradientScale: 1 / rows, inInt8: false };
     this.#run = () => addon.headCrossEntropy(losses, dx, dhead, x, head, targets, shape, precision);
     this.#restingBytes = restartPeak();
   }

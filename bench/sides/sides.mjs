@@ -1,5 +1,5 @@
 // A side of a comparison, as plain data: { engine: 'relora' | 'pytorch', preset, rank (0: full-rank), batch, time, precision, compile
-// (PyTorch only), microBatch and recompute (ours only), threads, layerCount, vocabSize }; omitted fields have defaults.
+// (PyTorch only), microBatch, recompute and headPrecision (ours only), threads, layerCount, vocabSize }; omitted fields have defaults.
 
 /** 8 sequences of 256 tokens: used in all comparisons of whole steps. */
 export const batchShape = { batch: 8, time: 256 };
@@ -15,8 +15,9 @@ export function nameOf({ engine }) {
   return engine === 'relora' ? 'ours' : 'PyTorch';
 }
 
-export function modeOf({ precision = 'fastest mode', compile }) {
-  return compile ? `${precision}, compiled` : precision;
+export function modeOf({ precision = 'fastest mode', compile, headPrecision }) {
+  const head = headPrecision === undefined ? '' : `, head ${headPrecision}`;
+  return `${precision}${compile ? ', compiled' : ''}${head}`;
 }
 
 export function kindOf({ rank, recompute = false, microBatch }) {

@@ -94,7 +94,7 @@ export class Trainer {
 
   /** Queues a step without reading its result. */
   async queue(tokens, learningRate = this.#settings.learningRate) {
-    const { batch, microBatch, time, seed, recompute = false } = this.#settings;
+    const { batch, microBatch, time, seed, recompute = false, headPrecision = 'same' } = this.#settings;
     const step = this.#stepCount++;
     const shape = {
       step,
@@ -105,6 +105,7 @@ export class Trainer {
       dropoutVersion: 1,
       seed,
       recompute,
+      headPrecision,
     };
     const means = {
       model: this.#model,

@@ -1,5 +1,6 @@
 import {
   isTerminal,
+  HeadPrecision,
   ReductionType,
   Synchronization,
   type EstimateJobResponse,
@@ -238,9 +239,17 @@ function rateText({ peak, schedule, warmupStepCount }: NonNullable<JobSpec['lear
 }
 
 /** The settings that trade memory, time and accuracy. */
-function computedWith({ precision, recomputation, optimizer, adapter, warmStart }: JobSpec): string {
+function computedWith({
+  precision,
+  headPrecision,
+  recomputation,
+  optimizer,
+  adapter,
+  warmStart,
+}: JobSpec): string {
   const parts = [
     `precision ${word(precision, 'PRECISION_')}`,
+    headPrecision === HeadPrecision.INT8 && 'head int8',
     `recomputation ${word(recomputation, 'RECOMPUTATION_')}`,
     optimizer && `moments ${word(optimizer.momentType, 'MOMENT_TYPE_')}`,
     adapter && `graph ${word(adapter.graph, 'ADAPTER_GRAPH_')}`,

@@ -13,6 +13,7 @@ import {
   MomentType,
   parseJobSpec,
   Precision,
+  HeadPrecision,
   ReductionType,
   Recomputation,
   Synchronization,
@@ -56,6 +57,7 @@ export interface SpecFlags {
   replicasMin?: number;
   reduction?: string;
   synchronization?: string;
+  headPrecision?: string;
   recomputation?: string;
   endOfData?: string;
   moments?: string;
@@ -94,6 +96,7 @@ const precisions = {
   'nf4-base': Precision.NF4_BASE,
   'fp8-base': Precision.FP8_BASE,
 } as const;
+const headPrecisions = { same: HeadPrecision.SAME, int8: HeadPrecision.INT8 } as const;
 const recomputations = {
   auto: Recomputation.AUTO,
   none: Recomputation.NONE,
@@ -196,6 +199,10 @@ export function addSpecOptions(command: Command): Command {
     )
     .option('--precision <type>', `one of ${Object.keys(precisions).join(', ')}`)
     .option(
+      '--head-precision <precision>',
+      `arithmetic of the head in training steps, one of ${Object.keys(headPrecisions).join(', ')}; int8 is faster, on processors only`,
+    )
+    .option(
       '--recomputation <what>',
       `what the backward pass computes again instead of keeping it, one of ${Object.keys(recomputations).join(', ')}`,
     )
@@ -283,6 +290,8 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
   if (flags.dataset !== undefined) delete spec.mixture;
   if (flags.mixture !== undefined) delete spec.dataset;
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
+  if (flags.headPrecision !== undefined)
+    spec.headPrecision = oneOf('--head-precision', flags.headPrecision, headPrecisions);
   if (flags.recomputation !== undefined)
     spec.recomputation = oneOf('--recomputation', flags.recomputation, recomputations);
   if (flags.endOfData !== undefined) spec.endOfData = oneOf('--end-of-data', flags.endOfData, endsOfData);

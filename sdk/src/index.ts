@@ -46,6 +46,7 @@ export {
   MomentReset,
   MomentType,
   Precision,
+  HeadPrecision,
   ReductionType,
   EndOfData,
   Recomputation,

@@ -57,7 +57,7 @@ function digestsOf(addon, instructionSet) {
     const targets = Int32Array.from({ length: rows }, (_, row) =>
       row % 7 === 3 ? -1 : (row * 37) % vocabulary,
     );
-    const shape = { rows, hidden, vocabulary, gradientScale: 0.1 };
+    const shape = { rows, hidden, vocabulary, gradientScale: 0.1, inInt8: false };
     addon.headCrossEntropy(
       losses,
       dx,

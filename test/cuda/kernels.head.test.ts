@@ -84,7 +84,15 @@ describe('the loss of the head', () => {
         head: device.floats(dhead, dhead.length, 'dhead'),
       };
       const targets = Int32Array.from({ length: rows }, (_, i) => (i * 7) % vocabulary);
-      const pass = { shape: { rows, vocabulary, hidden }, x, head, targets, scale: 0.5, firstRow: 0 };
+      const pass = {
+        shape: { rows, vocabulary, hidden },
+        x,
+        head,
+        targets,
+        scale: 0.5,
+        firstRow: 0,
+        precision: 'same' as const,
+      };
       headCrossEntropy(calls, result as CardResult, into, pass, 'bfloat16', limits);
       const { rowLosses } = await device.readResult(result);
       const found = [rowLosses, await device.download(dx), await device.download(dhead)] as Float32Array[];

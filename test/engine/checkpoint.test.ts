@@ -212,6 +212,7 @@ describe('a resumed run repeats the uninterrupted one bit for bit', () => {
     expect(hashOf(tinySpec({ ...stored, optimizer: { momentType: 'int8' } }))).not.toBe(hashOf(stored));
     expect(hashOf({ ...stored, replicas: 2 })).not.toBe(hashOf(stored));
     expect(hashOf({ ...stored, reductionType: 'bfloat16' })).not.toBe(hashOf(stored));
+    expect(hashOf({ ...stored, headPrecision: 'int8' })).not.toBe(hashOf(stored));
     expect(hashOf({ ...stored, synchronization: 'everyCycle' })).not.toBe(hashOf(stored));
     expect(hashOf({ ...stored, replicas: 2, replicasMin: 1 })).toBe(hashOf({ ...stored, replicas: 2 }));
   });

@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { loadNativeAddon, type PackedBase } from '../../engine/dist/device/cpu/nativeAddon.js';
-import { excess, largest, matrix, multiply, seededArray } from './nativeReference.js';
+import { excess, headCrossEntropy, largest, matrix, multiply, seededArray } from './nativeReference.js';
 
 const addon = loadNativeAddon();
 const { instructionSets, int8 } = addon.describe();
@@ -224,3 +224,81 @@ it('reports what multiplies int8', () => {
   const best = instructionSets[0]!;
   expect(best in expected ? expected[best as keyof typeof expected] : [best]).toContain(int8);
 });
+
+describe.each(testedSets)('a head in int8 with %s', (instructionSet) => {
+  // One block of k and several, one slab of the vocabulary and several, rows of one chunk.
+  it.each([
+    [1, 2, 3],
+    [7, 65, 35],
+    [40, 96, 1500],
+    [200, 1030, 1100],
+  ])('is near the head of the quantized operands: %i rows of %i, %i tokens', (rows, dim, vocabulary) => {
+    const [x, head] = [seededArray(rows * dim, 31), seededArray(vocabulary * dim, 32, 3 / Math.sqrt(dim))];
+    const targets = Int32Array.from({ length: rows }, (_, i) => (i % 5 === 3 ? -1 : (i * 7) % vocabulary));
+    const [losses, dx, dhead] = [rows, rows * dim, vocabulary * dim].map((length) =>
+      new Float32Array(length).fill(NaN),
+    ) as [Float32Array, Float32Array, Float32Array];
+    addon.configure({ instructionSet, threads: 2 });
+    const shape = { rows, hidden: dim, vocabulary, gradientScale: 1, inInt8: true };
+    addon.headCrossEntropy(losses, dx, dhead, x, head, targets, shape, 'float32');
+
+    const dequantized = (values: Float32Array, lines: number) => {
+      const { integers, scales } = quantize(values, lines, dim, (line, i) => line * dim + i);
+      return integers.map((value, i) => value * scales[Math.floor(i / dim)]!);
+    };
+    const quantizedX = dequantized(x, rows);
+    const expected = headCrossEntropy(
+      quantizedX,
+      dequantized(head, vocabulary),
+      targets,
+      rows,
+      dim,
+      vocabulary,
+      1,
+    );
+    expect(excess(losses, expected.losses, () => 1e-5 * dim)).toBeLessThanOrEqual(0);
+    // dhead sums the same probabilities over the rows of x as they are, so it is off by what quantizing x changed.
+    const change = largest(x.map((value, i) => value - quantizedX[i]!));
+    expect(
+      excess(dhead, expected.dhead, () => (change + 1e-5 * dim) * Math.max(2, rows / vocabulary)),
+    ).toBeLessThanOrEqual(0);
+    // In dx each probability is off by at most half a unit of the largest one in its slab, and the head by half a unit of its column.
+    const most = largest(head);
+    const tolerance = (2 / 254 + 2 * (1 / 254) + 1e-5 * dim) * most * Math.max(1, vocabulary / 20);
+    expect(excess(dx, expected.dx, () => tolerance)).toBeLessThanOrEqual(0);
+    expect(cosine(dx, expected.dx)).toBeGreaterThan(0.999);
+    // The target is not part of a product of int8, in which it would leave nothing of the other tokens.
+    for (const [row, target] of targets.entries())
+      if (target < 0)
+        expect(dx.subarray(row * dim, (row + 1) * dim).every((value) => value === 0)).toBe(true);
+  });
+
+  it('gives a NaN loss for a NaN in the head', () => {
+    const [x, head] = [seededArray(4, 33), seededArray(70, 34)];
+    head[31] = NaN;
+    const losses = new Float32Array(2);
+    addon.configure({ instructionSet, threads: 1 });
+    const shape = { rows: 2, hidden: 2, vocabulary: 35, gradientScale: 1, inInt8: true };
+    addon.headCrossEntropy(
+      losses,
+      new Float32Array(4),
+      new Float32Array(70),
+      x,
+      head,
+      Int32Array.of(3, -1),
+      shape,
+      'float32',
+    );
+    expect([...losses]).toEqual([NaN, 0]);
+  });
+});
+
+function cosine(a: Float32Array, b: Float64Array): number {
+  let [dot, ofA, ofB] = [0, 0, 0];
+  for (const [i, value] of a.entries()) {
+    dot += value * b[i]!;
+    ofA += value * value;
+    ofB += b[i]! * b[i]!;
+  }
+  return dot / Math.sqrt(ofA * ofB);
+}

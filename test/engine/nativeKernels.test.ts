@@ -428,7 +428,7 @@ describe.each(cases)(
           x,
           head,
           targets,
-          { rows, hidden: dim, vocabulary, gradientScale },
+          { rows, hidden: dim, vocabulary, gradientScale, inInt8: false },
           precision,
         );
         const only = new Float32Array(rows);
@@ -439,7 +439,7 @@ describe.each(cases)(
           x,
           head,
           targets,
-          { rows, hidden: dim, vocabulary, gradientScale },
+          { rows, hidden: dim, vocabulary, gradientScale, inInt8: false },
           precision,
         );
         expect(only).toEqual(outputs[0]);
@@ -451,7 +451,7 @@ describe.each(cases)(
           x,
           head,
           targets,
-          { rows, hidden: dim, vocabulary, gradientScale },
+          { rows, hidden: dim, vocabulary, gradientScale, inInt8: false },
           precision,
         );
         expect(without).toEqual(outputs[1]);
@@ -486,7 +486,7 @@ describe.each(cases)(
         x,
         head,
         targets,
-        { rows, hidden: dim, vocabulary, gradientScale: 1 },
+        { rows, hidden: dim, vocabulary, gradientScale: 1, inInt8: false },
         precision,
       );
       const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, 1);
@@ -509,7 +509,7 @@ describe.each(cases)(
         seededArray(4, 25),
         head,
         Int32Array.of(0, -1),
-        { rows: 2, hidden: 2, vocabulary: 35, gradientScale: 1 },
+        { rows: 2, hidden: 2, vocabulary: 35, gradientScale: 1, inInt8: false },
         precision,
       );
       expect([...losses]).toEqual([NaN, 0]);

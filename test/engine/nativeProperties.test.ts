@@ -174,7 +174,7 @@ const properties: Record<string, (draw: Draw) => void> = {
       x,
       head,
       targets,
-      { rows, hidden: dim, vocabulary, gradientScale: scale },
+      { rows, hidden: dim, vocabulary, gradientScale: scale, inInt8: false },
       precision,
     );
     const expected = headCrossEntropy(x, head, targets, rows, dim, vocabulary, scale);

@@ -60,6 +60,7 @@ describe('training on completions', () => {
         seed: 1,
         dropoutVersion: 1 as const,
         recompute: false,
+        headPrecision: 'same' as const,
         maskDocuments: false,
         reductionType: 'float32' as const,
         isApart: false,

@@ -162,3 +162,48 @@ describe.each(['the best', 'portable'] as const)('an int8 base with %s instructi
     }
   });
 });
+
+describe.each(['the best', 'portable'] as const)('a head in int8 with %s instruction set', (name) => {
+  const spec = tinySpec({ headPrecision: 'int8' });
+  const beginThis = name === 'portable' ? beginOn(name) : begin;
+
+  it('learns as one in float32 does', async () => {
+    const [exact, quantized] = [await runOf(tinySpec(), beginThis), await runOf(spec, beginThis)];
+    const differences = quantized.losses.map((loss, step) => Math.abs(loss - exact.losses[step]!));
+    expect(Math.max(...differences)).toBeLessThan(2e-2);
+    expect(differences.reduce((sum, each) => sum + each) / differences.length).toBeLessThan(4e-3);
+    expect(Math.max(...differences)).toBeGreaterThan(1e-5);
+  });
+
+  it('is in the precision of the trained weights where nothing is trained', async () => {
+    const run = await beginThis(spec);
+    const rows = { inputs: Int32Array.of(1, 2, 3, 4), targets: Int32Array.of(2, 3, 4, 5), batch: 1, time: 4 };
+    const result = run.device.newResult(4);
+    run.model.addLoss(rows, result);
+    const { rowLosses } = await run.device.readResult(result);
+    const logits = await run.model.logits(rows.inputs, 1, 4, { precision: 'float32' });
+    for (const [row, target] of rows.targets.entries()) {
+      const of = logits.subarray(row * spec.model.vocabSize, (row + 1) * spec.model.vocabSize);
+      const sum = of.reduce((total, logit) => total + Math.exp(logit), 0);
+      expect(rowLosses[row]).toBeCloseTo(Math.log(sum) - of[target]!, 4);
+    }
+    run.device.releaseResult(result);
+    disposeRun(run);
+  });
+
+  it('is resumed bit for bit', async () => {
+    const straight = await runOf(spec, beginThis);
+    const { run, events } = await interrupted(beginThis, spec, 9);
+    expect(reported(events)).toEqual(reported(straight.events));
+    expect(await weightsOf(run)).toEqual(straight.weights);
+    disposeRun(run);
+  });
+});
+
+it('the reference has no head in int8, and says so', async () => {
+  const device = await openDevice({ device: 'reference', precision: 'float32' });
+  const spec = tinySpec({ headPrecision: 'int8', stepCount: 2, adapter: null, kind: 'fullRank' });
+  const run = await beginRun({ spec, device, dataset: await dataset(), runFolder: newFolder(), attempt: 1 });
+  await expect(runLoop(run)).rejects.toThrow('The device reference has no head in int8: ask for same');
+  disposeRun(run);
+});

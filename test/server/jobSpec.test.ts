@@ -15,6 +15,7 @@ import {
   MomentType,
   Precision,
   Recomputation,
+  HeadPrecision,
   ReductionType,
   Synchronization,
   TargetModule,
@@ -819,6 +820,18 @@ describe('a wrong field is named with what was expected and what came', () => {
       { reductionType: ReductionType.BFLOAT16 },
       'spec.reduction_type',
       /FLOAT32 with one process, which reduces nothing, got BFLOAT16/,
+    ],
+    [
+      'a head in int8 on a card',
+      { device: 'cuda', headPrecision: HeadPrecision.INT8 },
+      'spec.head_precision',
+      /SAME on cuda, got INT8/,
+    ],
+    [
+      'a head in int8 that may go to a card',
+      { device: 'native', acceptedDevices: ['native', 'cuda'], headPrecision: HeadPrecision.INT8 },
+      'spec.head_precision',
+      /SAME on cuda, got INT8/,
     ],
     ['replicas on a card', { replicas: 2, device: 'cuda' }, 'spec.replicas', /1 on cuda.*got 2/],
     [

@@ -211,6 +211,7 @@ napi_value head_cross_entropy(const Call& call) {
     shape.dim = in.dimension("hidden");
     shape.vocabulary = in.dimension("vocabulary");
     shape.gradient_scale = static_cast<float>(in.number("gradientScale"));
+    shape.in_int8 = in.boolean("inInt8");
   }
   const Precision precision = in.precision("precision");
   if (dx == nullptr && dhead != nullptr) in.refuse("dhead must be null when dx is null");

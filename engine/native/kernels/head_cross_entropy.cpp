@@ -2,6 +2,10 @@
 // block of the vocabulary at a time, in the L2 cache, and only their exponentials are kept, in the form that the two following products
 // read. Every exponential of a row stands for e^(logit - reference), so the gradient of the logits, scale (p - onehot), equals the kept row
 // up to one factor and its target: the factor is applied to the rows of x and dx instead, so that logits are traversed only once.
+//
+// In int8 the rows of x, of the head and of the exponentials are scaled each by its largest value (../gemm/pack_int8.h), the exponentials
+// for each slab of the vocabulary. The target, whose gradient p - 1 would be far larger than the others of its slab, is left out of that
+// product and added in float32. dhead is computed as always, from the same exponentials.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -50,13 +54,15 @@ float dot(const float* a, const float* b, size_t n) {
 /// Statistics of each row of a chunk, by row, and for each block of the vocabulary, [blocks, rows].
 struct Statistics {
   float *reference, *at_target, *factor;
+  float* of_target;  // gradient of the target's logit, up to `factor`
   float *block_reference, *block_sum;
 };
 
 Statistics statistics_in(float* memory, size_t rows, size_t blocks) {
-  return {memory, memory + rows, memory + 2 * rows, memory + 3 * rows, memory + (3 + blocks) * rows};
+  return {memory,            memory + rows,     memory + 2 * rows,
+          memory + 3 * rows, memory + 4 * rows, memory + (4 + blocks) * rows};
 }
-size_t statistics_floats(size_t rows, size_t blocks) { return (3 + 2 * blocks) * rows; }
+size_t statistics_floats(size_t rows, size_t blocks) { return (4 + 2 * blocks) * rows; }
 
 /// Sum of e^(logit - reference); the terms are also written to `kept` unless that is null.
 template <class Element>
@@ -78,7 +84,7 @@ float exponentials(Element* kept, const float* logits, size_t n, float reference
 template <class Element>
 struct Chunk {
   Context& context;
-  const ProductKernel& kernel;
+  const ProductKernel& kernel;  // of the logits
   const HeadShape& shape;
   const float *x, *head;   // x of the chunk
   const int32_t* targets;  // -1: the row does not count
@@ -114,11 +120,11 @@ struct Chunk {
   }
 
   /// The loss of a row in nats: log(sum e^logit) - logit[target]. NaN and infinite logits give a NaN or infinite loss. Converts the kept
-  /// row to the gradient of its logits, up to `factor`.
+  /// row to the gradient of its logits, up to `factor`; in int8 the target is 0 for now.
   float finish(size_t row) const {
     Element* const to = kept == nullptr ? nullptr : kept + row * stride;
     if (targets[row] < 0) {
-      of.factor[row] = 0;
+      of.factor[row] = of.of_target[row] = 0;
       if (to != nullptr) std::fill_n(to, shape.vocabulary, Element{});
       return 0;
     }
@@ -138,8 +144,20 @@ struct Chunk {
     const double above = static_cast<double>(of.at_target[row]) - static_cast<double>(most);
     of.factor[row] = static_cast<float>(static_cast<double>(shape.gradient_scale) / sum);
     // p - 1 of the target: the subtraction must not use rounded numbers.
-    if (to != nullptr) store_element(to + targets[row], static_cast<float>(std::exp(above) - sum));
+    of.of_target[row] = static_cast<float>(std::exp(above) - sum);
+    if (to != nullptr) store_element(to + targets[row], shape.in_int8 ? 0.0f : of.of_target[row]);
     return static_cast<float>(std::log(sum) - above);
+  }
+
+  /// Of a row whose target was left out of the product: dx, still up to `factor`, and the kept row.
+  void add_target(float* dx, size_t row) const {
+    if (targets[row] < 0) return;
+    const size_t target = static_cast<size_t>(targets[row]);
+    const float gradient = of.of_target[row];
+    store_element(kept + row * stride + target, gradient);
+    for_vectors(shape.dim, [&](size_t i, size_t count) {
+      store(dx + i, multiply_add(load(head + target * shape.dim + i, count), broadcast(gradient), load(dx + i, count)), count);
+    });
   }
 
   void rescale(Element* to, size_t block, float shift) const {
@@ -163,6 +181,7 @@ size_t chunk_rows(const ProductKernel& kernel, size_t row_bytes, size_t rows) {
 template <class Element>
 void in_chunks(Context& context, float* losses, float* dx, float* dhead, const float* x, const float* head,
                const int32_t* targets, const HeadShape& shape, const ProductKernel& kernel) {
+  const ProductKernel& rows_kernel = shape.in_int8 ? context.product_kernel(Precision::int8) : kernel;
   const size_t dim = shape.dim, vocabulary = shape.vocabulary;
   const size_t stride = (vocabulary + 31) / 32 * 32 + 32;  // whole cache lines, not a power of two
   const size_t rows_max = chunk_rows(kernel, stride * sizeof(Element), shape.rows);
@@ -174,11 +193,11 @@ void in_chunks(Context& context, float* losses, float* dx, float* dhead, const f
   const size_t statistics = statistics_floats(rows_max, blocks);
   float* const memory = context.shared(Shared::second).floats(statistics + rows_max * dim);
   float* const scaled = memory + statistics;
-  context.reserve_worker_memory(piece_rows * block_columns + right_panels_words(kernel, dim, block_columns));
+  context.reserve_worker_memory(piece_rows * block_columns + right_panels_words(rows_kernel, dim, block_columns));
 
   for (size_t first = 0; first < shape.rows; first += rows_max) {
     const size_t rows = std::min(rows_max, shape.rows - first);
-    const Chunk<Element> chunk{context, kernel, shape, x + first * dim, head, targets + first,
+    const Chunk<Element> chunk{context, rows_kernel, shape, x + first * dim, head, targets + first,
                                rows,    blocks, kept,  stride,          statistics_in(memory, rows, blocks)};
     context.pool.run(rows, [&](size_t row, unsigned) {
       const size_t target = static_cast<size_t>(std::max(chunk.targets[row], 0));
@@ -193,10 +212,11 @@ void in_chunks(Context& context, float* losses, float* dx, float* dhead, const f
 
     float* const to = dx + first * dim;
     for (size_t slab = 0; slab < vocabulary; slab += slab_rows) {
-      product(context, kernel, {to, dim, 1.0f, slab > 0}, {kept + slab, stride, false},
+      product(context, rows_kernel, {to, dim, 1.0f, slab > 0}, {kept + slab, stride, false},
               {head + slab * dim, dim, false}, rows, dim, std::min(slab_rows, vocabulary - slab));
     }
     context.pool.run(rows, [&](size_t row, unsigned) {
+      if (shape.in_int8) chunk.add_target(to + row * dim, row);
       scale_row(to + row * dim, to + row * dim, dim, chunk.of.factor[row]);
     });
     if (dhead != nullptr) {

@@ -104,6 +104,7 @@ struct ApolloBuffers {
 struct HeadShape {
   size_t rows, dim, vocabulary;
   float gradient_scale;
+  bool in_int8;  // the logits and dx are products of int8
 };
 
 struct MergeResult {

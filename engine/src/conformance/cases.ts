@@ -119,7 +119,7 @@ function headCase(size: Size): Case {
       const head = bench.input('head', shape.vocabulary * shape.hidden, 0.5);
       const result = device.newResult(2 * shape.rows);
       device.clearResult(result);
-      const pass = { shape, x, head, targets, scale: 0.25, firstRow: 0 };
+      const pass = { shape, x, head, targets, scale: 0.25, firstRow: 0, precision: 'same' as const };
       const gradients = {
         dx: bench.outputStream('dx', x.length),
         head: bench.output('dhead', head.length),

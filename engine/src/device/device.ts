@@ -1,6 +1,7 @@
 import type { LayerGraph } from '../plan/adapterGraphs.js';
 import type { DeviceSpeed } from '../plan/deviceSpeed.js';
 import type { BaseKind } from '../plan/packedBytes.js';
+import type { HeadPrecision } from '../plan/words.js';
 
 /**
  * What a run computes on: its memory, its coarse-grained operations and its description. Held by the run and passed as an argument, never
@@ -420,6 +421,8 @@ export interface HeadPass {
   readonly scale: number;
   /** Index of its first row among the `rowCount` rows of the result; rows beyond that are not kept. */
   readonly firstRow: number;
+  /** Of the logits and of dx, where gradients are asked for. */
+  readonly precision: HeadPrecision;
 }
 
 export interface EndCalls {

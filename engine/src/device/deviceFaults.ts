@@ -1,4 +1,6 @@
 import { EngineError } from '../engineError.js';
+import { servesHead } from '../plan/devicePrecisions.js';
+import type { HeadPrecision } from '../plan/words.js';
 
 /**
  * Why a device is not available or cannot continue. Each reason ends an attempt, or a start, and has its own remedy; the job resumes. Not
@@ -22,4 +24,16 @@ export class DeviceFault extends EngineError {
   ) {
     super(reason, message, options);
   }
+}
+
+/** Refuses a head in another precision on a device that has only its own. */
+export function requireSameHead(
+  device: Parameters<typeof servesHead>[0],
+  { precision }: { precision: HeadPrecision },
+): void {
+  if (!servesHead(device, precision))
+    throw new DeviceFault(
+      'DEVICE_PRECISION_UNKNOWN',
+      `The device ${device} has no head in ${precision}: ask for same`,
+    );
 }

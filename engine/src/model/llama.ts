@@ -10,6 +10,7 @@ import type {
 import type { LayerGraphs } from '../plan/adapterGraphs.js';
 import { headSize } from '../plan/parameters.js';
 import type { AdapterSettings, LlamaConfig } from '../plan/runSpec.js';
+import type { HeadPrecision } from '../plan/words.js';
 import {
   AdapterSet,
   plainPlan,
@@ -50,6 +51,8 @@ export interface GradientOptions {
   dropout?: DropoutPlace | null;
   /** Recompute the activations of each half of a block in the backward pass instead of keeping them. */
   recompute?: boolean;
+  /** Default: same. */
+  headPrecision?: HeadPrecision;
   /** Index of its first row among those whose losses the result keeps. */
   firstRow?: number;
 }
@@ -224,7 +227,13 @@ export class Llama {
     rows: TokenRows,
     gradients: GradientBuffer,
     result: ResultBuffer,
-    { lossScale = 1, dropout = null, recompute = false, firstRow = 0 }: GradientOptions = {},
+    {
+      lossScale = 1,
+      dropout = null,
+      recompute = false,
+      headPrecision = 'same',
+      firstRow = 0,
+    }: GradientOptions = {},
   ): void {
     const scale = lossScale / Math.max(1, countTargets(rows.targets));
     const drops = dropout !== null && (this.adapters?.settings.dropout ?? 0) > 0;
@@ -232,13 +241,13 @@ export class Llama {
     const given = { inputs, targets, documents, dropout: drops ? dropout : null };
     const work = ({ dropout: at, ...tokens }: StepInputs): void =>
       this.differentiateNow({ ...rows, ...tokens }, gradients, result, {
-        ...{ scale, dropout: at, recompute, firstRow },
+        ...{ scale, dropout: at, recompute, headPrecision, firstRow },
       });
     // Masks of version 1 are drawn on the host.
     if (given.dropout?.version === 1) return work(given);
     const place = result.rowCount === 0 ? 0 : firstRow;
     const graphs = this.adapters?.graphs ?? null;
-    const kinds = [documents !== null, drops, recompute];
+    const kinds = [documents !== null, drops, recompute, headPrecision === 'int8'];
     const key = [gradients.whole, result, graphs, batch, time, ...kinds, scale, place];
     this.device.repeat(key, given, work);
   }
@@ -339,11 +348,17 @@ export class Llama {
     rows: TokenRows,
     gradients: GradientBuffer,
     result: ResultBuffer,
-    { scale, dropout, recompute, firstRow }: Required<Omit<GradientOptions, 'lossScale'>> & { scale: number },
+    {
+      scale,
+      dropout,
+      recompute,
+      headPrecision,
+      firstRow,
+    }: Required<Omit<GradientOptions, 'lossScale'>> & { scale: number },
   ): void {
     const pass = this.pass(rows, { dropout, backward: recompute ? 'recomputed' : 'kept' });
     const decoded = this.decode(rows.inputs, pass);
-    const headPass = this.headPass(rows, decoded.hidden, scale, firstRow);
+    const headPass = { ...this.headPass(rows, decoded.hidden, scale, firstRow), precision: headPrecision };
     const dhidden = this.device.alloc(decoded.hidden.length, 'activation');
     this.device.headCrossEntropy(result, { dx: dhidden, head: gradients.of(this.head)! }, headPass);
     this.device.release(decoded.hidden);
@@ -409,7 +424,7 @@ export class Llama {
 
   private headPass({ targets }: TokenRows, x: DeviceBuffer, scale: number, firstRow: number) {
     const shape = tableShape(this.config, targets.length);
-    return { shape, x, head: this.head.buffer, targets, scale, firstRow };
+    return { shape, x, head: this.head.buffer, targets, scale, firstRow, precision: 'same' as const };
   }
 
   /** Logits of the hidden states from `firstRow` on; releases the hidden states. */

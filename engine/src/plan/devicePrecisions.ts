@@ -1,4 +1,4 @@
-import type { DeviceChoice, Precision } from './words.js';
+import type { DeviceChoice, HeadPrecision, Precision } from './words.js';
 
 /** Precisions that each device supports besides `auto`; docs/devices.md has the same table. */
 export const devicePrecisions: Readonly<Record<Exclude<DeviceChoice, 'auto'>, readonly Precision[]>> = {
@@ -10,4 +10,8 @@ export const devicePrecisions: Readonly<Record<Exclude<DeviceChoice, 'auto'>, re
 
 export function servesPrecision(device: Exclude<DeviceChoice, 'auto'>, precision: Precision): boolean {
   return precision === 'auto' || devicePrecisions[device].includes(precision);
+}
+
+export function servesHead(device: Exclude<DeviceChoice, 'auto'>, precision: HeadPrecision): boolean {
+  return precision === 'same' || device === 'native';
 }

@@ -6,6 +6,7 @@ import {
   deviceChoices,
   endsOfData,
   fullRankOptimizers,
+  headPrecisions,
   initialisations,
   jobKinds,
   momentResets,
@@ -30,6 +31,7 @@ export const runSettings = {
   kind: choice('JobKind', jobKinds, { default: 'relora', isKept: true }),
   /** `int8Base`, `nf4Base` and `fp8Base` say how the frozen base is stored; trained weights then have the precision of `auto`. */
   precision: choice('Precision', precisions, { default: 'auto' }),
+  headPrecision: choice('HeadPrecision', headPrecisions, { default: 'same', before: 'same' }),
   recomputation: choice('Recomputation', recomputations, { default: 'auto', before: 'auto' }),
   endOfData: choice('EndOfData', endsOfData, { default: 'repeat', before: 'repeat' }),
   seed: integer({ default: 0, min: 0, max: 2 ** 31 - 1, isKept: true }),

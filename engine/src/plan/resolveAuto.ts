@@ -1,5 +1,5 @@
 import { cardBytes, cardMemory } from './cardMemory.js';
-import { servesPrecision } from './devicePrecisions.js';
+import { servesHead, servesPrecision } from './devicePrecisions.js';
 import { needsProcessor } from './optimizerCost.js';
 import { linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
@@ -25,7 +25,12 @@ export function resolveAuto(
   cards: readonly OfferedCard[],
   jobsPerCard: number,
 ): 'cuda' | 'native' {
-  if (!servesPrecision('cuda', spec.precision) || needsProcessor(spec)) return 'native';
+  if (
+    !servesPrecision('cuda', spec.precision) ||
+    !servesHead('cuda', spec.headPrecision) ||
+    needsProcessor(spec)
+  )
+    return 'native';
   if (blockOperations(spec) < blockOperationsMin) return 'native';
   const fits = cards.some(
     (card) => cardBytes(cardMemory(spec, card)) <= cardShareBytes(card.memoryBytes, jobsPerCard),

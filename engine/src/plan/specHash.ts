@@ -49,6 +49,7 @@ export function specHash(spec: RunSpec, baseWeightsSha256: string | null): strin
     ...(spec.replicas > 1 && { replicas: spec.replicas }),
     ...(spec.synchronization !== 'everyStep' && { synchronization: spec.synchronization }),
     ...(spec.reductionType !== 'float32' && { reductionType: spec.reductionType }),
+    ...(spec.headPrecision !== 'same' && { headPrecision: spec.headPrecision }),
     precision: spec.precision,
   };
   return createHash('sha256')

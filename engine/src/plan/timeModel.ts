@@ -62,6 +62,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   const baseKind = adapter === null ? precision : isMultipliedAs;
   const baseRate = productShare[baseKind] * peaks[baseKind];
   const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
+  const headKind = spec.headPrecision === 'int8' ? 'int8' : precision;
   // Recomputation repeats the forward pass, except for the last layer of each half.
   const isRepeated = spec.recomputation === 'blocks' && isFused(device);
 
@@ -105,7 +106,8 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
     adapters: layers * adapters,
     attention: (layers * attended * (2 * (1 + passes) + 5)) / (attentionShare[precision] * peaks[precision]),
     head:
-      (6 * tokens * model.hiddenSize * model.vocabSize) / (headShare(model.hiddenSize) * peaks[precision]),
+      (2 * tokens * model.hiddenSize * model.vocabSize * (1 / peaks[precision] + 2 / peaks[headKind])) /
+      headShare(model.hiddenSize),
     elements:
       (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / peaks.float32,
     update:

@@ -5,6 +5,10 @@ export const jobKinds = ['relora', 'lora', 'fullRank'] as const;
 export const precisions = ['auto', 'float32', 'bfloat16', 'int8Base', 'nf4Base', 'fp8Base'] as const;
 export type Precision = (typeof precisions)[number];
 
+/** Arithmetic of the head's logits and of their gradient with respect to hidden states, in training steps. `same`: as trained weights. */
+export const headPrecisions = ['same', 'int8'] as const;
+export type HeadPrecision = (typeof headPrecisions)[number];
+
 /** Which parts of the forward pass are recomputed in the backward pass. `auto`: `blocks` if the memory estimate requires it. */
 export const recomputations = ['auto', 'none', 'blocks'] as const;
 export type Recomputation = (typeof recomputations)[number];

@@ -4,7 +4,7 @@ import type { Device, ResultBuffer } from '../device/device.js';
 import { GradientBuffer } from '../model/gradientBuffer.js';
 import { countTargets, type Llama } from '../model/llama.js';
 import type { Parameter } from '../model/parameter.js';
-import type { ReductionType } from '../plan/words.js';
+import type { HeadPrecision, ReductionType } from '../plan/words.js';
 
 /** The sequences of one step: inputs and targets are [sequences * time], row by row. */
 export interface StepBatch {
@@ -26,6 +26,7 @@ export interface StepShape {
   dropoutVersion: number;
   /** Recompute activations in the backward pass instead of keeping them. */
   recompute: boolean;
+  headPrecision: HeadPrecision;
   /** Whether documents do not attend to each other. */
   maskDocuments: boolean;
   /** Type in which several members exchange gradients. */
@@ -85,7 +86,7 @@ export async function accumulateGradients(
   signal: AbortSignal,
 ): Promise<GradientBuffer | 'empty' | 'aborted'> {
   const { device } = model;
-  const { step, seed, sequenceLength, microBatchSequenceCount, recompute } = shape;
+  const { step, seed, sequenceLength, microBatchSequenceCount, recompute, headPrecision } = shape;
   const sum = gradients.sumFor(model.trainable());
   const own = ownSequences(batch.inputs.length / sequenceLength, collective);
   let isEmpty = true;
@@ -111,6 +112,7 @@ export async function accumulateGradients(
           firstSequence: shape.firstSequence + first,
         },
         recompute,
+        headPrecision,
         firstRow: first * sequenceLength,
       },
     );

@@ -87,6 +87,7 @@ export async function* trainLoop(run: TrainingRun, signal: AbortSignal): AsyncGe
       seed: spec.seed,
       dropoutVersion: spec.streams.dropout,
       recompute: spec.recomputation === 'blocks',
+      headPrecision: spec.headPrecision,
       maskDocuments: spec.batch.maskDocuments,
       reductionType: spec.reductionType,
       isApart: trainsApart(run),

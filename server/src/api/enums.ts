@@ -42,6 +42,7 @@ export const enums = {
   UsageDimension: words(usageDimensions, contract.UsageDimension),
   JobKind: words(plan.jobKinds, contract.JobKind),
   Precision: words(plan.precisions, contract.Precision),
+  HeadPrecision: words(plan.headPrecisions, contract.HeadPrecision),
   Recomputation: words(plan.recomputations, contract.Recomputation),
   EndOfData: words(plan.endsOfData, contract.EndOfData),
   MomentReset: words(plan.momentResets, contract.MomentReset),

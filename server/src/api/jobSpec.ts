@@ -64,6 +64,7 @@ export function parseJobSpec(
   specChecks.checkLastPhase(checks, run);
   specChecks.checkReplicas(checks, run);
   specChecks.checkSynchronization(checks, run);
+  specChecks.checkHeadPrecision(checks, run);
   checkOptimizers(checks, run);
   const isHeldOut = datasets.some(({ head }) => head?.prepared?.heldOut.tokenCount !== 0);
   checkStop(checks, run, isHeldOut);

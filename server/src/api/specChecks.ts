@@ -3,6 +3,7 @@ import {
   devicePrecisions,
   linearShapes,
   Schedule,
+  servesHead,
   servesPrecision,
   type RunSpec,
 } from '@relora/engine/plan';
@@ -126,6 +127,17 @@ export function checkPrecision(
   } else if (device !== 'auto' && !servesPrecision(device, precision)) {
     checks.add(field, precisionsOf(device), got);
   }
+}
+
+/** Only the processor has another precision for the head. */
+export function checkHeadPrecision(
+  checks: FieldChecks,
+  { headPrecision, device, acceptedDevices }: Pick<RunSpec, 'headPrecision' | 'device' | 'acceptedDevices'>,
+): void {
+  const other = [device, ...acceptedDevices].find(
+    (name) => name !== 'auto' && !servesHead(name, headPrecision),
+  );
+  if (other !== undefined) checks.add('spec.head_precision', `SAME on ${other}`, capitals(headPrecision));
 }
 
 export function precisionsOf(device: DeviceName): string {

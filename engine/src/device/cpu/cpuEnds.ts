@@ -76,7 +76,7 @@ export class CpuEnds extends CpuBases {
   headCrossEntropy(
     result: api.ResultBuffer,
     gradients: { dx: api.DeviceBuffer; head: api.DeviceBuffer } | null,
-    { shape, x, head, targets, scale, firstRow }: api.HeadPass,
+    { shape, x, head, targets, scale, firstRow, precision }: api.HeadPass,
   ): void {
     const losses = new Float32Array(shape.rows);
     this.addon.headCrossEntropy(
@@ -86,7 +86,7 @@ export class CpuEnds extends CpuBases {
       this.floats(x),
       this.floats(head),
       targets,
-      { ...shape, gradientScale: scale },
+      { ...shape, gradientScale: scale, inInt8: precision === 'int8' && gradients !== null },
       this.precision,
     );
     let sum = 0;

@@ -214,7 +214,8 @@ export interface NativeAddon {
   /**
    * Next-token loss without ever storing [rows, vocabulary]: logits = x headᵀ are computed for a chunk of rows at a time in one scratch
    * buffer. head[vocabulary, hidden]. losses[rows] in nats; a target of -1 is ignored (loss 0, no gradient). dx[rows, hidden] and
-   * dhead[vocabulary, hidden] are gradients of gradientScale * sum(losses); pass null for loss only, dhead null for dx only.
+   * dhead[vocabulary, hidden] are gradients of gradientScale * sum(losses); pass null for loss only, dhead null for dx only. With `inInt8`
+   * the logits and dx are products of int8, and only dhead has the precision.
    */
   headCrossEntropy(
     losses: Float32Array,
@@ -223,7 +224,7 @@ export interface NativeAddon {
     x: Float32Array,
     head: Float32Array,
     targets: Int32Array,
-    shape: Record<'rows' | 'hidden' | 'vocabulary' | 'gradientScale', number>,
+    shape: Record<'rows' | 'hidden' | 'vocabulary' | 'gradientScale', number> & { inInt8: boolean },
     precision: ProductPrecision,
   ): void;
 

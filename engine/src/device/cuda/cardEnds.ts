@@ -1,4 +1,5 @@
 import type * as api from '../device.js';
+import { requireSameHead } from '../deviceFaults.js';
 import type { CardResult } from './cardResult.js';
 import { keptState, stateOf, type CardNormState } from './cardStates.js';
 import { CardUpdates } from './cardUpdates.js';
@@ -76,6 +77,7 @@ export class CardEnds extends CardUpdates {
     gradients: { readonly dx: api.DeviceBuffer; readonly head: api.DeviceBuffer } | null,
     pass: api.HeadPass,
   ): void {
+    requireSameHead('cuda', pass);
     const { rows, vocabulary, hidden } = pass.shape;
     const into = gradients && {
       dx: this.floats(gradients.dx, rows * hidden, 'headCrossEntropy: dx'),

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { unmeasured, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type * as api from '../device.js';
+import { requireSameHead } from '../deviceFaults.js';
 import { documentAngles } from '../documentAngles.js';
 import { dropoutMask } from '../dropout.js';
 import type { HostCache } from '../hostCache.js';
@@ -193,8 +194,9 @@ export class TfjsDevice extends HostObjects implements api.Device {
   headCrossEntropy(
     result: api.ResultBuffer,
     gradients: { dx: api.DeviceBuffer; head: api.DeviceBuffer } | null,
-    { shape, x, head, targets, scale, firstRow }: api.HeadPass,
+    { shape, x, head, targets, scale, firstRow, precision }: api.HeadPass,
   ): void {
+    requireSameHead(this.description.name, { precision });
     const { rows, vocabulary, hidden } = shape;
     this.run('headCrossEntropy', () => {
       const inputs = [this.matrix(x, rows, hidden), this.matrix(head, vocabulary, hidden)] as const;
