@@ -820,7 +820,6 @@ describe('a wrong field is named with what was expected and what came', () => {
       'spec.reduction_type',
       /FLOAT32 with one process, which reduces nothing, got BFLOAT16/,
     ],
-    ['replicas on a card', { replicas: 2, device: 'cuda' }, 'spec.replicas', /1 on cuda.*got 2/],
     [
       'replicas on several kinds of device',
       { replicas: 2, device: 'native', acceptedDevices: ['native', 'cuda'] },

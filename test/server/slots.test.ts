@@ -148,6 +148,8 @@ describe('auto', () => {
       'native',
     ],
     ['the processor for a tiny model', runSpec(), [card('a')], {}, 'native'],
+    ['a card for each process', largeSpec({ replicas: 2 }), [card('a'), card('b')], {}, 'cuda'],
+    ['the processors for more processes than cards', largeSpec({ replicas: 2 }), [card('a')], {}, 'native'],
     ['the processor for more than the card has', largeSpec(), [card('a', 2 ** 30)], {}, 'native'],
     ['what the settings say', largeSpec(), [card('a')], { device: 'reference' }, 'reference'],
     ['nothing until the cards were looked for', largeSpec(), null, {}, null],
