@@ -17,6 +17,7 @@ struct Control {
   int capability;  // 90 is 9.0
   uint64_t lose_after_launches;  // 0: never
   int device_count;
+  uint64_t fail_after_sums;  // of NCCL; 0: never
   Schedule schedule;
 };
 extern Control control;

@@ -1,0 +1,53 @@
+#include "ring.h"
+
+#include <chrono>
+#include <thread>
+#include <utility>
+
+namespace relora::cuda {
+
+namespace {
+
+/// Between two looks at a sum: a hundredth of the time that a large one takes, and few enough looks for an idle processor.
+constexpr std::chrono::microseconds pause{50};
+
+}  // namespace
+
+Ring::Ring(const Driver& driver, const Nccl& nccl) : driver_(driver), nccl_(nccl) {}
+
+void Ring::join(const RingId& id, int rank, int size) {
+  RingHandle joined = nullptr;
+  nccl_.check(nccl_.ncclCommInitRank(&joined, size, id, rank), "joining the cards of " + std::to_string(size) + " ranks");
+  handle_ = joined;
+}
+
+void Ring::sum(DeviceAddress values, size_t count, StreamHandle stream) {
+  constexpr const char* doing = "adding over the cards";
+  if (handle_ == nullptr) throw CudaError("NOT_OPEN", "the cards are not connected");
+  void* const at = reinterpret_cast<void*>(values);
+  if (const Status status = nccl_.ncclAllReduce(at, at, count, ring_float32, ring_add, handle_, stream)) return fail(status, doing);
+  for (;;) {
+    const Status status = driver_.cuStreamQuery(stream);
+    // Where another rank is lost the stream would never come to an end: only the library knows.
+    Status error = success;
+    nccl_.check(nccl_.ncclCommGetAsyncError(handle_, &error), doing);
+    if (error != success) return fail(error, doing);
+    if (status != not_ready) return driver_.check(status, doing);
+    if (is_aborted_) {
+      end();
+      throw CudaError("NCCL_ABORTED", std::string(doing) + ": this rank leaves");
+    }
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+void Ring::fail(Status status, const char* doing) {
+  end();
+  nccl_.check(status, doing);
+}
+
+void Ring::end() {
+  if (handle_ != nullptr) nccl_.ncclCommAbort(std::exchange(handle_, nullptr));
+}
+
+}  // namespace relora::cuda
