@@ -1,7 +1,9 @@
 import { readlinkSync } from 'node:fs';
 import { JobSpec, JobState, WaitReason, type JobEvent } from '@relora/sdk/contract';
+import { readConfig } from '@relora/server';
 import { expect, test } from 'vitest';
-import { modelSettings } from '../cuda/modelServer.js';
+import { Confinement } from '../../server/dist/trainer/confinement.js';
+import { libraryFolder, modelSettings } from '../cuda/modelServer.js';
 import { childrenOf } from '../faults/processes.js';
 import { patienceMs } from '../patience.mjs';
 import { startServerProcess, type ServerProcess } from './serverProcess.js';
@@ -14,6 +16,9 @@ import {
   weightsSha256,
   type Clients,
 } from './watchedJob.js';
+
+const libraries = ['libcuda.so.1', 'libnvrtc.so.13', 'libcublasLt.so.13'];
+const withNccl = () => modelSettings(libraryFolder([...libraries, 'libnccl.so.2']));
 
 /** A server with two cards, of one slot each. */
 async function start(
@@ -59,6 +64,30 @@ function lossesOf(events: JobEvent[]): number[] {
   return losses;
 }
 
+/** Versions of the libraries that decided the bits of a job, by name. */
+async function librariesOf({ training }: Clients, name: string): Promise<Record<string, string>> {
+  const { job } = await training.getJob({ name });
+  return Object.fromEntries(job!.execution!.libraries.map((library) => [library.name, library.version]));
+}
+
+/** Watches a job to its end and kills a process after the first checkpoint of each of two attempts: first the second, then the first. */
+async function watchWithKills(server: ServerProcess, clients: Clients, name: string): Promise<JobEvent[]> {
+  const events: JobEvent[] = [];
+  const kills: string[] = [];
+  await watchUntil(clients, name, events, ({ checkpoint, attempt }) => {
+    const rank = [1, 0][attempt - 1];
+    if (checkpoint === undefined || rank === undefined || kills.length >= attempt) return false;
+    kills.push(`${attempt} ${rank}`);
+    process.kill(pidOf(server, name, rank), 'SIGKILL');
+    return false;
+  });
+  expect(kills).toEqual(['1 1', '2 0']);
+  expect(statesOf(events).at(-1)).toBe(JobState.SUCCEEDED);
+  const reasons = events.flatMap(({ state }) => state?.reason ?? []).join('\n');
+  expect(reasons).toMatch(/Rank 1 of 2 was ended by SIGKILL/);
+  return events;
+}
+
 /** The process of a rank: each writes into a folder of its own. */
 function pidOf({ process: { pid } }: ServerProcess, name: string, rank: number): number {
   const folder = `${name}${rank === 0 ? '' : `/ranks/${rank}`}`;
@@ -69,7 +98,7 @@ test(
   'a job on two cards learns what a job on one does, and survives the loss of either process with the same bits',
   async () => {
     const { server, clients } = await start();
-    const [alone, undisturbed, disturbed]: JobEvent[][] = [[], [], []];
+    const [alone, undisturbed]: JobEvent[][] = [[], []];
     await watchUntil(clients, await create(clients), alone!, () => false);
     const whole = await create(clients, { replicas: 2 });
     await watchUntil(clients, whole, undisturbed!, () => false);
@@ -79,23 +108,51 @@ test(
     for (const [step, loss] of got.entries()) expect(Math.abs(loss - wanted[step]!)).toBeLessThan(1e-3);
     const { job } = await clients.training.getJob({ name: whole });
     expect(job!.execution).toMatchObject({ backend: 'cuda', replicas: 2 });
+    expect(await librariesOf(clients, whole)).not.toHaveProperty('nccl');
 
     const name = await create(clients, { replicas: 2 });
-    const kills: string[] = [];
-    await watchUntil(clients, name, disturbed!, ({ checkpoint, attempt }) => {
-      // First the second process, then the one that talks to the server.
-      const rank = [1, 0][attempt - 1];
-      if (checkpoint === undefined || rank === undefined || kills.length >= attempt) return false;
-      kills.push(`${attempt} ${rank}`);
-      process.kill(pidOf(server, name, rank), 'SIGKILL');
-      return false;
-    });
-    expect(kills).toEqual(['1 1', '2 0']);
-    expect(statesOf(disturbed!).at(-1)).toBe(JobState.SUCCEEDED);
-    const reasons = disturbed!.flatMap(({ state }) => state?.reason ?? []).join('\n');
-    expect(reasons).toMatch(/Rank 1 of 2 was ended by SIGKILL/);
-    expect(lossesOf(disturbed!)).toEqual(got);
+    expect(lossesOf(await watchWithKills(server, clients, name))).toEqual(got);
     expect(await weightsSha256(clients, name)).toBe(await weightsSha256(clients, whole));
+  },
+  patienceMs,
+);
+
+test(
+  'cards with NCCL add gradients among themselves, which the record shows, and survive the loss of a process too',
+  async () => {
+    const { server, clients } = await start(withNccl());
+    // Through the machine's memory, in the same order here: processes that must be confined have no sockets for NCCL.
+    const mayConfine = new Confinement(readConfig({})).means !== null;
+    const plain = await start(mayConfine ? { ...withNccl(), RELORA_SANDBOX: 'required' } : {});
+    const wanted: JobEvent[] = [];
+    const throughHost = await create(plain.clients, { replicas: 2 });
+    await watchUntil(plain.clients, throughHost, wanted, () => false);
+    expect(await librariesOf(plain.clients, throughHost)).not.toHaveProperty('nccl');
+
+    const name = await create(clients, { replicas: 2 });
+    expect(lossesOf(await watchWithKills(server, clients, name))).toEqual(lossesOf(wanted));
+    expect(await librariesOf(clients, name)).toMatchObject({ nccl: '2.27.3' });
+    expect(await weightsSha256(clients, name)).toBe(await weightsSha256(plain.clients, throughHost));
+
+    const rounded = await create(clients, { replicas: 2, reduction_type: 'REDUCTION_TYPE_BFLOAT16' });
+    await watchUntil(clients, rounded, [], () => false);
+    expect(await librariesOf(clients, rounded)).not.toHaveProperty('nccl');
+  },
+  patienceMs,
+);
+
+test(
+  'a job whose cards cannot add is tried again, and fails with what NCCL says',
+  async () => {
+    const { clients } = await start({ ...withNccl(), CUDA_MODEL_FAIL_AFTER_SUMS: '2' });
+    const events: JobEvent[] = [];
+    const name = await create(clients, { replicas: 2 });
+    await watchUntil(clients, name, events, () => false);
+    expect(statesOf(events).at(-1)).toBe(JobState.FAILED);
+    expect(events.at(-1)!.attempt).toBe(3);
+    const { job } = await clients.training.getJob({ name });
+    expect(job!.failure).toMatchObject({ reason: 'RANK_LOST' });
+    expect(job!.failure!.message).toMatch(/adding over the cards: unhandled system error/);
   },
   patienceMs,
 );

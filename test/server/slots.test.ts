@@ -22,6 +22,7 @@ const known = (cards: DeviceDescription[] | null): KnownDevices => ({
   devices: () => cards,
   cards: () => cards?.filter(({ backend }) => backend === 'cuda') ?? null,
   problems: () => [],
+  nccl: () => null,
 });
 const settings = { slots: 1, gpuSlots: 1, device: 'auto', cudaFolder: '/libraries' } as const;
 let count = 0;

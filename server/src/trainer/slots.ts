@@ -26,6 +26,8 @@ export interface KnownDevices {
   devices(): readonly DeviceDescription[] | null;
   cards(): readonly DeviceDescription[] | null;
   problems(): readonly DeviceProblem[];
+  /** Version of the library by which cards exchange sums; null if there is none. */
+  nccl(): string | null;
 }
 
 export type SlotSettings = Pick<Config, 'slots' | 'gpuSlots' | 'device' | 'cudaFolder'>;
@@ -71,6 +73,11 @@ export class Slots {
       processors: { free: Math.max(0, slots - this.processorCount), count: slots },
       cards: { free: this.withPlace().length, count: gpuSlots === 0 ? 0 : this.cardCount },
     };
+  }
+
+  /** Whether the cards of a job can exchange sums directly. */
+  get canConnectCards(): boolean {
+    return this.known.nccl() !== null;
   }
 
   /** Whether other servers on this machine use some of its cards. After `free`. */

@@ -9,6 +9,7 @@ import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { Checkpoint, CheckpointStore } from '../jobs/checkpointStore.js';
 import type { GangPlaces, GangShare } from '../jobs/gangPlaces.js';
 import { hasTrainer, type Job } from '../jobs/job.js';
+import { isOnCards } from '../jobs/jobDevices.js';
 import type { JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
@@ -373,7 +374,8 @@ export class Supervisor {
       ranks,
       log: log.child({ jobId: job.id, attempt: job.attempt }),
       ready: async (command) => {
-        prepared = await this.prepare(job, slot, { rank: share.firstRank, size: share.size, by: 'mpi' });
+        const member = { rank: share.firstRank, size: share.size, by: 'mpi', mayConnect: false } as const;
+        prepared = await this.prepare(job, slot, member);
         if ('problem' in prepared) throw new Error(prepared.problem);
         const { order } = prepared;
         for (const { jobFolder } of ordersOf(order, ranks, slot)) await mkdir(jobFolder, { recursive: true });
@@ -507,8 +509,9 @@ export class Supervisor {
     const key = { jobId: job.id, attempt: job.attempt };
     // For several servers, the total number of ranks is known later, when all have their places.
     const by = isGang ? 'mpi' : 'memory';
+    const member = { rank: 0, size: slot.count, by, mayConnect: this.mayConnect(job, slot) } as const;
     const isOne = slot.count === 1 && !isGang;
-    const prepared = await this.prepare(job, slot, isOne ? null : { rank: 0, size: slot.count, by });
+    const prepared = await this.prepare(job, slot, isOne ? null : member);
     if ('problem' in prepared) {
       const { problem: message } = prepared;
       await attempts.failed(key, { reason: 'DATASET_NOT_READY' satisfies ServerFailure, message });
@@ -578,6 +581,13 @@ export class Supervisor {
     const { stopRequest, updateNumber } = (await store.find(job.id).catch(() => undefined)) ?? job;
     if (stopRequest !== null) run.stop(stopRequest);
     this.steer(job.id, updateNumber);
+  }
+
+  /** Whether cards add gradients among themselves, in float32. Processes that must be confined have no sockets for that. */
+  private mayConnect({ spec }: Job, { device }: Slot): boolean {
+    const { config, slots } = this.parts;
+    const isAllowed = slots.canConnectCards && config.sandbox !== 'required';
+    return isAllowed && isOnCards(device) && spec.reductionType === 'float32';
   }
 
   /** Sends a running job's trainer the updates that it does not have. */
