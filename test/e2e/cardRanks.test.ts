@@ -158,6 +158,44 @@ test(
 );
 
 test(
+  'a card that is lost ends the attempt with that reason, although the other process waits for its sums',
+  async () => {
+    const { clients } = await start({
+      ...withNccl(),
+      ...{ CUDA_MODEL_LOSE_AFTER_LAUNCHES: '100', CUDA_MODEL_LOSE_ORDINAL: '1' },
+      ...{ RELORA_TRAINER_GRACE_SECONDS: '1', RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX: '1' },
+    });
+    const events: JobEvent[] = [];
+    const name = await create(clients, { replicas: 2 });
+    await watchUntil(clients, name, events, () => false);
+    expect(events.some(({ step }) => step !== undefined)).toBe(true);
+    const { job } = await clients.training.getJob({ name });
+    expect(job!.failure).toMatchObject({ reason: 'DEVICE_LOST' });
+    expect(job!.failure!.message).toMatch(/Rank 1 of 2: .*CUDA_ERROR_ECC_UNCORRECTABLE/);
+  },
+  patienceMs,
+);
+
+test(
+  'a job that waits for a card of another server starts when that releases it',
+  async () => {
+    const [holder, waiter] = [await start(), await start()];
+    const holding = await create(holder.clients, long);
+    await watchUntil(holder.clients, holding, [], ({ step }) => step !== undefined);
+    const name = await create(waiter.clients, { replicas: 2 });
+    const reason = async () => (await waiter.clients.training.getJob({ name })).job!.stateReason;
+    await expect
+      .poll(reason, { interval: 100, timeout: patienceMs })
+      .toBe('Waits for 2 cards at once, of which 1 is free and kept for it');
+    await holder.clients.training.cancelJob({ name: holding });
+    const events: JobEvent[] = [];
+    await watchUntil(waiter.clients, name, events, () => false);
+    expect(statesOf(events).at(-1)).toBe(JobState.SUCCEEDED);
+  },
+  patienceMs,
+);
+
+test(
   'a job of several cards waits until it has all of them, which nobody behind it takes',
   async () => {
     const { clients } = await start();

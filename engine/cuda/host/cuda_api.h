@@ -203,6 +203,7 @@ struct RingId {
 };
 
 enum RingStatus : Status {
+  ring_card_error = 1,
   ring_system_error = 2,
   ring_invalid_argument = 4,
   ring_invalid_usage = 5,

@@ -22,28 +22,23 @@ void Ring::join(const RingId& id, int rank, int size) {
 }
 
 void Ring::sum(DeviceAddress values, size_t count, StreamHandle stream) {
-  constexpr const char* doing = "adding over the cards";
   if (handle_ == nullptr) throw CudaError("NOT_OPEN", "the cards are not connected");
+  constexpr const char* doing = "adding over the cards";
   void* const at = reinterpret_cast<void*>(values);
-  if (const Status status = nccl_.ncclAllReduce(at, at, count, ring_float32, ring_add, handle_, stream)) return fail(status, doing);
-  for (;;) {
-    const Status status = driver_.cuStreamQuery(stream);
-    // Where another rank is lost the stream would never come to an end: only the library knows.
-    Status error = success;
-    nccl_.check(nccl_.ncclCommGetAsyncError(handle_, &error), doing);
-    if (error != success) return fail(error, doing);
-    if (status != not_ready) return driver_.check(status, doing);
-    if (is_aborted_) {
-      end();
-      throw CudaError("NCCL_ABORTED", std::string(doing) + ": this rank leaves");
-    }
+  Status error = nccl_.ncclAllReduce(at, at, count, ring_float32, ring_add, handle_, stream);
+  Status card = driver_.cuStreamQuery(stream);
+  // Where another rank is lost the stream would never come to an end: only NCCL knows.
+  while (error == success && card == not_ready && !is_aborted_) {
     std::this_thread::sleep_for(pause);
+    card = driver_.cuStreamQuery(stream);
+    nccl_.check(nccl_.ncclCommGetAsyncError(handle_, &error), doing);
   }
-}
-
-void Ring::fail(Status status, const char* doing) {
+  if (error == success && card == success) return;
   end();
-  nccl_.check(status, doing);
+  // A lost card is the cause of what NCCL reports.
+  if (card != not_ready) driver_.check(card, doing);
+  nccl_.check(error, doing);
+  throw CudaError("NCCL_ABORTED", std::string(doing) + ": this rank leaves");
 }
 
 void Ring::end() {

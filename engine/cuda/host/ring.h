@@ -22,9 +22,8 @@ class Ring {
   void abort() { is_aborted_ = true; }
 
  private:
+  /// A stream that waits for other ranks continues only after this.
   void end();
-  /// The stream continues only after the abort.
-  void fail(Status, const char* doing);
 
   const Driver driver_;
   const Nccl nccl_;

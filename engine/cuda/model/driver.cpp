@@ -173,6 +173,7 @@ Control::Control()
       driver_version(std::atoi(environment("CUDA_MODEL_DRIVER_VERSION", "13000"))),
       capability(std::atoi(environment("CUDA_MODEL_CAPABILITY", "90"))),
       lose_after_launches(std::strtoull(environment("CUDA_MODEL_LOSE_AFTER_LAUNCHES", "0"), nullptr, 10)),
+      lose_ordinal(std::atoi(environment("CUDA_MODEL_LOSE_ORDINAL", "-1"))),
       device_count(std::atoi(environment("CUDA_MODEL_DEVICE_COUNT", "1"))),
       fail_after_sums(std::strtoull(environment("CUDA_MODEL_FAIL_AFTER_SUMS", "0"), nullptr, 10)) {}
 
@@ -255,7 +256,8 @@ EXPORT cuDeviceGetAttribute(int* value, int attribute, DeviceNumber) {
     default: return invalid_value;
   }
 }
-EXPORT cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceNumber) {
+EXPORT cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceNumber device) {
+  if (control.lose_ordinal >= 0 && control.lose_ordinal != device) control.lose_after_launches = 0;
   *context = &card().context;
   card().contexts++;
   return success;

@@ -108,6 +108,7 @@ EXPORT ncclGetVersion(int* version) {
 }
 extern "C" __attribute__((visibility("default"))) const char* ncclGetErrorString(Status status) {
   switch (status) {
+    case ring_card_error: return "unhandled cuda error";
     case ring_system_error: return "unhandled system error";
     case ring_invalid_argument: return "invalid argument";
     case ring_invalid_usage: return "invalid usage";
@@ -144,7 +145,8 @@ EXPORT ncclAllReduce(const void* from, void* to, size_t count, int type, int ope
     return ring_invalid_argument;
   }
   if (control.fail_after_sums != 0 && ++ring->connection->sums > control.fail_after_sums) return ring_system_error;
-  return relora::model::submit([connection = ring->connection, values = static_cast<float*>(to), count] { connection->add(values, count); });
+  const auto add = [connection = ring->connection, values = static_cast<float*>(to), count] { connection->add(values, count); };
+  return relora::model::submit(add) == success ? success : ring_card_error;
 }
 EXPORT ncclCommGetAsyncError(RingHandle ring, Status* error) {
   *error = ring->connection->error;
