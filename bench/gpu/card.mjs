@@ -36,7 +36,7 @@ function modelOptions() {
   for (const header of ['device.h', 'runtime.h'])
     identity.update(readFileSync(join(cudaFolder, 'model', header)));
   return {
-    libraries: { driver: path, compilers: [path], products: [path] },
+    libraries: { driver: path, compilers: [path], products: [path], collectives: [] },
     ordinal: 0,
     cache: { folder: join(cudaFolder, 'build', 'model', 'kernels'), isWritable: true },
     moreOptions: [`--model=${identity.digest('hex').slice(0, 16)}`],

@@ -9,6 +9,7 @@ export * from './plan/index.js';
 export type * from './device/device.js';
 export { DeviceFault, type DeviceFaultReason } from './device/deviceFaults.js';
 export { alone, type Collective } from './device/collective.js';
+export { connectDevices } from './device/connectDevices.js';
 export { ExchangeCollective, MemberLost, type Exchange } from './device/exchange.js';
 export { Mpi } from './device/cpu/mpi.js';
 export { SharedMemory } from './device/cpu/sharedMemory.js';

@@ -599,7 +599,7 @@ export const engineFailures = {
   MPI_MISSING:
     'A trainer should join other processes by MPI, but no mpirun started it, or the MPI library cannot be loaded. The message says which.',
   RANK_LOST:
-    'One process of a job with several ended, or its weights differed from those of the others. All processes are ended, and the job resumes from its checkpoint.',
+    'One process of a job with several ended, its weights differed from those of the others, or NCCL could not add over its cards. All processes are ended, and the job resumes from its checkpoint.',
   DOCUMENT_TOO_LONG: 'A single document is longer than can be tokenized. Split it.',
   FIELD_MISSING: 'A line or row lacks the text field. The message names the row.',
   FILE_CHANGED: 'A file on the server changed while it was read.',

@@ -138,6 +138,7 @@ export async function openAdmin(
         devices: [...found],
         problems: [...devices.problems()],
         libraries: [...devices.libraries()],
+        nccl: devices.nccl(),
         problem: readiness.ready ? null : readiness.problem,
         unconfinedCards: confinement.unconfinedCards,
       };

@@ -29,7 +29,7 @@ export const kernelCache = { folder: join(cudaFolder, 'build', 'model', 'kernels
 
 /** Options of `openCuda` for the model. */
 export const modelOptions = {
-  libraries: { driver: modelPath, compilers: [modelPath], products: [modelPath] },
+  libraries: { driver: modelPath, compilers: [modelPath], products: [modelPath], collectives: [modelPath] },
   ordinal: 0,
   cache: kernelCache,
   addonPath: hostPath,

@@ -69,14 +69,21 @@ describe('opening a card', () => {
     [
       'no compiler',
       {},
-      { libraries: { driver: modelPath, compilers: [], products: [] } },
+      { libraries: { driver: modelPath, compilers: [], products: [], collectives: [] } },
       'DEVICE_LIBRARY_MISSING',
       /install nvidia-cuda-nvrtc .* No libnvrtc was found/,
     ],
     [
       'no driver',
       {},
-      { libraries: { driver: 'libcuda-that-is-not-there.so.1', compilers: [modelPath], products: [] } },
+      {
+        libraries: {
+          driver: 'libcuda-that-is-not-there.so.1',
+          compilers: [modelPath],
+          products: [],
+          collectives: [],
+        },
+      },
       'DEVICE_LIBRARY_MISSING',
       /libcuda-that-is-not-there.so.1.*install the NVIDIA driver/,
     ],
@@ -187,20 +194,23 @@ describe('the search for libraries', () => {
   it('takes the named folder alone, else LD_LIBRARY_PATH and packages of Python before the system', () => {
     const [named, path, environment] = [newFolder(), newFolder(), newFolder()];
     const site = join(environment, 'lib', 'python3.12', 'site-packages', 'nvidia', 'cu13', 'lib');
-    mkdirSync(site, { recursive: true });
+    const packaged = join(site, '..', '..', 'nccl', 'lib');
+    for (const folder of [site, packaged]) mkdirSync(folder, { recursive: true });
     for (const file of [
       join(named, 'libnvrtc.so.12'),
       join(path, 'libnvrtc.so.12'),
       join(site, 'libnvrtc.so.13'),
+      join(packaged, 'libnccl.so.2'),
     ])
       writeFileSync(file, '');
     expect(findLibraries({ folder: named }).compilers).toEqual([join(named, 'libnvrtc.so.12')]);
-    expect(findLibraries({ folder: newFolder() }).compilers).toEqual([]);
-    const { compilers, driver } = findLibraries({
+    expect(findLibraries({ folder: newFolder() })).toMatchObject({ compilers: [], collectives: [] });
+    const { compilers, driver, collectives } = findLibraries({
       folder: null,
       environment: { LD_LIBRARY_PATH: `${path}:`, VIRTUAL_ENV: environment },
     });
     expect(driver).toBe('libcuda.so.1');
+    expect(collectives.slice(-2)).toEqual([join(packaged, 'libnccl.so.2'), 'libnccl.so.2']);
     expect(compilers[0]).toBe(join(path, 'libnvrtc.so.12'));
     expect(compilers.slice(-3)).toEqual([join(site, 'libnvrtc.so.13'), 'libnvrtc.so.13', 'libnvrtc.so.12']);
   });

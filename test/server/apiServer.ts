@@ -69,6 +69,7 @@ export async function openApi(
       devices: options.devices ?? [device],
       problems: [],
       libraries: [],
+      nccl: null,
     }),
     compileKernels: async () => null,
   };

@@ -34,6 +34,7 @@ function open(rows = new Map<string, ReachedRow>()) {
     native: '',
     problems: [],
     libraries: [],
+    nccl: null,
   });
   const compileKernels = async () => null;
   const { signal } = new AbortController();

@@ -72,6 +72,18 @@ describe('relora-server doctor', () => {
       message: expect.stringMatching(/Model of a card GPU-.*compute capability 9.0, 8.0 GiB/) as string,
     });
     expect(of('libraries')[0]!.message).toContain(join(folder, 'libnvrtc.so.13'));
+    expect(of('libraries')[0]!.message).not.toContain('NCCL');
+  });
+
+  it('says how several cards exchange sums', async () => {
+    const names = ['libcuda.so.1', 'libnvrtc.so.13'];
+    for (const [folder, said] of [
+      [libraryFolder(names), /through the memory of the machine, without NCCL$/],
+      [libraryFolder([...names, 'libnccl.so.2']), /several cards exchange sums by NCCL 2\.27\.3$/],
+    ] as const) {
+      const { of } = await findings({ ...modelSettings(folder), CUDA_MODEL_DEVICE_COUNT: '2' });
+      expect(of('libraries')[0]!.message).toMatch(said);
+    }
   });
 
   it.each([

@@ -48,7 +48,7 @@ const supervisor = new Supervisor({
   artifacts: new ArtifactStore(db, dataFolder, stage),
   datasets: new DatasetStore(db, dataFolder, feed, leases),
   weights: new WeightsStore(db, dataFolder, stage),
-  slots: new Slots(config, { devices: () => null, cards: () => [], problems: () => [] }),
+  slots: new Slots(config, { devices: () => null, cards: () => [], problems: () => [], nccl: () => null }),
   log: pino({ level: 'silent' }),
   onStoreFailure: (error) => {
     throw error;

@@ -833,7 +833,6 @@ describe('a wrong field is named with what was expected and what came', () => {
       'spec.head_precision',
       /SAME on cuda, got INT8/,
     ],
-    ['replicas on a card', { replicas: 2, device: 'cuda' }, 'spec.replicas', /1 on cuda.*got 2/],
     [
       'replicas on several kinds of device',
       { replicas: 2, device: 'native', acceptedDevices: ['native', 'cuda'] },

@@ -136,7 +136,8 @@ export async function openParts(
   const disk = new DiskReader(db, dataFolder);
   const scrubber = new Scrubber(db, stage);
   const storeFailures: unknown[] = [];
-  const slots = new Slots(config, { devices: () => processors, cards: () => [], problems: () => [] });
+  const known = { devices: () => processors, cards: () => [], problems: () => [], nccl: () => null };
+  const slots = new Slots(config, known);
   const supervisor = new Supervisor({
     config,
     store,

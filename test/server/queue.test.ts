@@ -220,7 +220,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
         const claimed = await parts.queue.claimNext({
           ...onProcessors,
           free: names,
-          places: { free, count },
+          places: { processors: { free, count }, cards: { free: 1, count: 1 } },
         });
         return 'job' in claimed ? claimed.job.id : null;
       };
@@ -235,12 +235,42 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(await claimOn(2)).toBe(gang.id);
     });
 
+    it('keeps free cards for a job that needs several at once, and gives places on processors to those behind it', async () => {
+      const parts = await open();
+      const gang = await submit(parts, { spec: runSpec('', { replicas: 2, device: 'cuda' }) });
+      const small = await submit(parts, { spec: runSpec('', { device: 'cuda' }) });
+      const ranks = await submit(parts, { spec: runSpec('', { replicas: 2, device: 'native' }) });
+      const claimOn = async (
+        cards: FreeDevices['places'],
+        names: FreeDevices['free'] = ['cuda', 'native'],
+      ) => {
+        const claimed = await parts.queue.claimNext({ ...onProcessors, free: names, places: cards });
+        return 'job' in claimed ? [claimed.job.id, claimed.device, claimed.processes] : null;
+      };
+      const two = { free: 2, count: 2 };
+      const oneOfTwo = { free: 1, count: 2 };
+      expect(await claimOn({ processors: oneOfTwo, cards: oneOfTwo })).toBeNull();
+      expect((await parts.store.find(gang.id))!.stateReason).toBe(
+        'Waits for 2 cards at once, of which 1 is free and kept for it',
+      );
+      expect((await parts.store.find(ranks.id))!.stateReason).toBe(
+        'Waits for 2 slots at once, of which 1 is free and kept for it',
+      );
+      expect(await claimOn({ processors: two, cards: oneOfTwo })).toEqual([ranks.id, 'native', 2]);
+      // A server without that many cards leaves it to others.
+      expect(await claimOn({ processors: two, cards: { free: 1, count: 1 } })).toEqual([small.id, 'cuda', 1]);
+      expect(await claimOn({ processors: two, cards: two })).toEqual([gang.id, 'cuda', 2]);
+    });
+
     it('gives a job that resumes fewer places where it says so', async () => {
       const parts = await open();
       const changes = { replicas: 2, replicasMin: 1, device: 'native' } as const;
       const { id } = await submit(parts, { spec: runSpec('', changes) });
       const on = async (free: number) =>
-        await parts.queue.claimNext({ ...onProcessors, places: { free, count: 2 } });
+        await parts.queue.claimNext({
+          ...onProcessors,
+          places: { processors: { free, count: 2 }, cards: { free: 0, count: 0 } },
+        });
       expect(await on(1)).not.toHaveProperty('job'); // it begins with all
       const claimed = await on(2);
       if (!('job' in claimed)) throw new Error('Nothing to claim');

@@ -85,6 +85,14 @@ describe('the start of a job is foreseen', () => {
     });
   });
 
+  it('on cards of its own for each process, however many slots they have', async () => {
+    const ranks = [job('ranks', { devices: ['cuda'], places: 2 })];
+    const cards = (count: number) =>
+      server({ cardSlots: 2 * count, devices: Array.from({ length: count }, () => card) });
+    expect(await starts([cards(1)], [], ranks)).toEqual({ ranks: null });
+    expect(await starts([cards(2)], [], ranks)).toEqual({ ranks: 0 });
+  });
+
   it('not where a time before it is not known, but where others end sooner', async () => {
     const two = [server({ processorSlots: 2 })];
     expect(await starts(two, [running(null), running(30)], [job('a'), job('b')])).toEqual({ a: 30, b: 130 });

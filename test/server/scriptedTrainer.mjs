@@ -24,6 +24,7 @@ const execution = {
   deviceModel: 'A processor',
   cardUuid: '',
   libraries: [],
+  nccl: null,
   replicas: 1,
 };
 let number = 0;

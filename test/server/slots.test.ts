@@ -22,6 +22,7 @@ const known = (cards: DeviceDescription[] | null): KnownDevices => ({
   devices: () => cards,
   cards: () => cards?.filter(({ backend }) => backend === 'cuda') ?? null,
   problems: () => [],
+  nccl: () => null,
 });
 const settings = { slots: 1, gpuSlots: 1, device: 'auto', cudaFolder: '/libraries' } as const;
 let count = 0;
@@ -50,18 +51,59 @@ describe('places of a server', () => {
       expect(await slots.free()).toEqual(['cuda', 'native', 'tensorflow', 'reference']);
       taken.push(slots.take('cuda'));
     }
-    expect(taken.map(({ uuid }) => uuid)).toEqual([one, one, other, other]);
+    expect(taken.flatMap(({ cards }) => cards)).toEqual([one, other, one, other]);
     expect(await slots.free()).not.toContain('cuda');
     expect(await slots.whyNoCard()).toBeNull();
     taken.push(slots.take('native'));
     expect(await slots.free()).toEqual([]);
+    slots.giveUnused();
     slots.give(taken[0]!);
     expect(await lockCard(one)).toBeNull();
-    slots.give(taken[1]!);
+    slots.give(taken[2]!);
     const unlock = await lockCard(one);
     expect(unlock).not.toBeNull();
     unlock!();
-    for (const slot of taken.slice(2)) slots.give(slot);
+    for (const slot of [taken[1]!, ...taken.slice(3)]) slots.give(slot);
+  });
+
+  it('are a card for each process of a job, never two of one card', async () => {
+    const uuids = [newUuid(), newUuid()];
+    const slots = new Slots({ ...settings, gpuSlots: 2 }, known(uuids.map((uuid) => card(uuid))));
+    await slots.free();
+    expect(slots.places).toEqual({ processors: { free: 1, count: 1 }, cards: { free: 2, count: 2 } });
+    const several = slots.take('cuda', 2);
+    expect(several).toMatchObject({ count: 2, cards: uuids });
+    await slots.free();
+    const [single, another] = [slots.take('cuda'), slots.take('cuda')];
+    expect(slots.inUse).toBe(4);
+    expect(slots.places.cards).toEqual({ free: 0, count: 2 });
+    slots.give(single);
+    expect(slots.places.cards).toEqual({ free: 1, count: 2 });
+    for (const slot of [several, another]) slots.give(slot);
+  });
+
+  it('stay locked while a job is claimed for them, even if another job ends meanwhile', async () => {
+    const [one, other] = [newUuid(), newUuid()];
+    const slots = new Slots(settings, known([card(one), card(other)]));
+    await slots.free();
+    const ending = slots.take('cuda');
+    await slots.free();
+    slots.give(ending);
+    expect(slots.take('cuda', 2).cards.toSorted()).toEqual([one, other].sort());
+  });
+
+  it('that another server uses count, as it will release them', async () => {
+    const [one, other] = [newUuid(), newUuid()];
+    const unlock = await lockCard(other);
+    const slots = new Slots(settings, known([card(one), card(other)]));
+    await slots.free();
+    expect(slots.places.cards).toEqual({ free: 1, count: 2 });
+    expect(slots.areCardsElsewhere).toBe(true);
+    unlock!();
+    await slots.free();
+    expect(slots.places.cards).toEqual({ free: 2, count: 2 });
+    expect(slots.areCardsElsewhere).toBe(false);
+    slots.giveUnused();
   });
 
   it('are none on a card that another server holds, and the job says so', async () => {
@@ -107,6 +149,8 @@ describe('auto', () => {
       'native',
     ],
     ['the processor for a tiny model', runSpec(), [card('a')], {}, 'native'],
+    ['a card for each process', largeSpec({ replicas: 2 }), [card('a'), card('b')], {}, 'cuda'],
+    ['the processors for more processes than cards', largeSpec({ replicas: 2 }), [card('a')], {}, 'native'],
     ['the processor for more than the card has', largeSpec(), [card('a', 2 ** 30)], {}, 'native'],
     ['what the settings say', largeSpec(), [card('a')], { device: 'reference' }, 'reference'],
     ['nothing until the cards were looked for', largeSpec(), null, {}, null],

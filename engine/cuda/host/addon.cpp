@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -19,6 +20,7 @@ struct Instance {
   std::optional<Driver> driver;
   std::optional<Compiler> compiler;
   std::optional<Blas> blas;
+  std::optional<Nccl> nccl;
 };
 
 /// An open card, behind the functions of its JavaScript object; shared with pending waits. Null once it is closed.
@@ -93,6 +95,30 @@ napi_value open_compiler_call(const Call& call) {
 napi_value open_blas_call(const Call& call) {
   call.instance.blas = open_blas(call.values.text(call.arguments[0], "path"));
   return call.values.of(static_cast<double>(call.instance.blas->cublasLtGetVersion()));
+}
+
+napi_value open_nccl_call(const Call& call) {
+  const Nccl nccl = open_nccl(call.values.text(call.arguments[0], "path"));
+  int version;
+  nccl.check(nccl.ncclGetVersion(&version), "asking for the version of NCCL");
+  call.instance.nccl = nccl;
+  return call.values.of(version);
+}
+
+const Nccl& nccl_of(const Call& call) {
+  if (!call.instance.nccl) throw CudaError("NOT_OPEN", "NCCL is not open");
+  return *call.instance.nccl;
+}
+
+napi_value new_ring_id(const Call& call) {
+  RingId id;
+  nccl_of(call).check(nccl_of(call).ncclGetUniqueId(&id), "making an id for the cards of all ranks");
+  void* data;
+  napi_value buffer, result;
+  napi_create_arraybuffer(call.env, sizeof id, &data, &buffer);
+  std::memcpy(data, &id, sizeof id);
+  napi_create_typedarray(call.env, napi_uint8_array, sizeof id, buffer, 0, &result);
+  return result;
 }
 
 napi_value compile(const Call& call) {
@@ -304,14 +330,16 @@ napi_value release_graph(const Call& call) {
   return nullptr;
 }
 
-/// Waits on a thread of the pool, so that the event loop stays free; downloaded data is handed over afterwards.
+/// Work on a thread of the pool, to which the card is current, so that the event loop stays free; downloaded data is handed over
+/// afterwards.
 struct Wait {
   std::shared_ptr<Device> device;
-  napi_deferred deferred;
-  napi_async_work work;
-  std::string code, message;
+  std::function<void(Device&)> task;
   Device::Staged staged{};
   napi_ref array = nullptr;  // which must not be collected
+  napi_deferred deferred = nullptr;
+  napi_async_work work = nullptr;
+  std::string code{}, message{};
 };
 
 napi_value begin_wait(const Call& call, Wait* wait) {
@@ -323,7 +351,7 @@ napi_value begin_wait(const Call& call, Wait* wait) {
         auto& wait = *static_cast<Wait*>(data);
         try {
           wait.device->make_current();
-          wait.device->synchronize();
+          wait.task(*wait.device);
         } catch (const CudaError& error) {
           wait.code = error.code;
           wait.message = error.what();
@@ -356,14 +384,37 @@ napi_value begin_wait(const Call& call, Wait* wait) {
 
 napi_value wait_for_device(const Call& call) {
   call.device();
-  return begin_wait(call, new Wait{call.card->device, {}, {}, {}, {}});
+  return begin_wait(call, new Wait{call.card->device, &Device::synchronize});
+}
+
+napi_value join_ring(const Call& call) {
+  const Bytes given = call.values.bytes(call.arguments[0], "id");
+  RingId id;
+  if (given.size != sizeof id) Values::refuse("id", std::to_string(sizeof id) + " bytes");
+  std::memcpy(&id, given.data, sizeof id);
+  const auto rank = static_cast<int>(call.size(1, "rank")), size = static_cast<int>(call.size(2, "size"));
+  call.device().open_ring(nccl_of(call));
+  return begin_wait(call, new Wait{call.card->device, [=](Device& device) { device.join_ring(id, rank, size); }});
+}
+
+napi_value sum_ring(const Call& call) {
+  const DeviceAddress address = call.address(0, "address");
+  const size_t count = call.size(1, "count");
+  call.device().check_range(address, count * sizeof(float), "a sum");
+  return begin_wait(call, new Wait{call.card->device, [=](Device& device) { device.sum_ring(address, count); }});
+}
+
+/// Also when the process ends, which waits for threads of the pool; the card may be closed by then.
+napi_value leave_ring(const Call& call) {
+  if (call.card->device != nullptr) call.device().leave_ring();
+  return nullptr;
 }
 
 /// Queued like everything else: later writes are not visible to it.
 napi_value download_later(const Call& call) {
   const Bytes to = call.values.bytes(call.arguments[0], "to");
   const Device::Staged staged = call.device().download_staged(call.address(1, "from"), to.size);
-  auto* const wait = new Wait{call.card->device, {}, {}, {}, {}, staged};
+  auto* const wait = new Wait{call.card->device, &Device::synchronize, staged};
   napi_create_reference(call.env, call.arguments[0], 1, &wait->array);
   return begin_wait(call, wait);
 }
@@ -390,6 +441,9 @@ constexpr Entry card_entries[] = {
     {"downloadHost", 3, download_host},
     {"openProducts", 1, open_products},
     {"planProduct", 1, plan_product},
+    {"joinRing", 3, join_ring},
+    {"sumRing", 2, sum_ring},
+    {"leaveRing", 0, leave_ring},
     {"beginCapture", 0, begin_capture},
     {"endCapture", 0, end_capture},
     {"runGraph", 1, run_graph},
@@ -402,6 +456,8 @@ constexpr Entry entries[] = {
     {"openDriver", 1, open_driver_call},
     {"openCompiler", 1, open_compiler_call},
     {"openBlas", 1, open_blas_call},
+    {"openNccl", 1, open_nccl_call},
+    {"newRingId", 0, new_ring_id},
     {"compile", 1, compile},
     {"openCard", 1, open_card},
     {"readCards", 1, read_cards_call},

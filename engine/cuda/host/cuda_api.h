@@ -89,6 +89,7 @@ constexpr int capture_thread_local = 1;
   F(cuStreamCreate, (StreamHandle * stream, unsigned flags))                                                 \
   F(cuStreamDestroy_v2, (StreamHandle stream))                                                               \
   F(cuStreamSynchronize, (StreamHandle stream))                                                              \
+  F(cuStreamQuery, (StreamHandle stream))                                                                    \
   F(cuStreamWaitEvent, (StreamHandle stream, EventHandle event, unsigned flags))                             \
   F(cuEventCreate, (EventHandle * event, unsigned flags))                                                    \
   F(cuEventDestroy_v2, (EventHandle event))                                                                  \
@@ -193,5 +194,30 @@ constexpr uint32_t reduction_in_compute_type = 2;
                      const void* c, LayoutHandle c_layout, void* d, LayoutHandle d_layout,                   \
                      const ProductAlgorithm* algorithm, void* workspace, size_t workspace_bytes,             \
                      StreamHandle stream))
+
+// Sums over the cards of several processes (libnccl).
+using RingHandle = struct RingTag*;
+/// Made by one rank for all. Passed by value.
+struct RingId {
+  char bytes[128];
+};
+
+enum RingStatus : Status {
+  ring_card_error = 1,
+  ring_system_error = 2,
+  ring_invalid_argument = 4,
+  ring_invalid_usage = 5,
+  ring_remote_error = 6,
+};
+constexpr int ring_float32 = 7, ring_add = 0;
+
+#define RELORA_RING_FUNCTIONS(F)                                                                             \
+  F(ncclGetVersion, (int* version))                                                                          \
+  F(ncclGetUniqueId, (RingId * id))                                                                          \
+  F(ncclCommInitRank, (RingHandle * ring, int size, RingId id, int rank))                                    \
+  F(ncclAllReduce, (const void* from, void* to, size_t count, int type, int operation, RingHandle ring,      \
+                    StreamHandle stream))                                                                    \
+  F(ncclCommGetAsyncError, (RingHandle ring, Status * error))                                                \
+  F(ncclCommAbort, (RingHandle ring))
 
 }  // namespace relora::cuda

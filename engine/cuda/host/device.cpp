@@ -58,6 +58,7 @@ Device::Device(const Driver& driver, int ordinal) : driver_(driver), description
 Device::~Device() {
   // Errors are ignored, since the card may be lost: anything not freed here is freed with the context.
   driver_.cuCtxSetCurrent(context_);
+  ring_.reset();  // before waiting for the stream, in which a sum may wait for other ranks
   const bool is_well = stream_ != nullptr && driver_.cuStreamSynchronize(stream_) == success;
   const bool has_products = products_ != nullptr;
   products_.reset();
@@ -212,6 +213,22 @@ void Device::open_products(const Blas& blas, size_t workspace_bytes) {
 Products& Device::products() {
   if (products_ == nullptr) throw CudaError("NOT_OPEN", "cuBLASLt is not open");
   return *products_;
+}
+
+void Device::open_ring(const Nccl& nccl) {
+  if (ring_ != nullptr) throw CudaError("NOT_OPEN", "the card has joined a ring already");
+  ring_ = std::make_unique<Ring>(driver_, nccl);
+}
+
+void Device::join_ring(const RingId& id, int rank, int size) { ring_->join(id, rank, size); }
+
+void Device::sum_ring(DeviceAddress values, size_t count) {
+  if (ring_ == nullptr) throw CudaError("NOT_OPEN", "the card has joined no ring");
+  ring_->sum(values, count, stream_);
+}
+
+void Device::leave_ring() {
+  if (ring_ != nullptr) ring_->abort();
 }
 
 void Device::begin_capture() {

@@ -8,6 +8,7 @@
 
 #include "libraries.h"
 #include "products.h"
+#include "ring.h"
 
 namespace relora::cuda {
 
@@ -66,6 +67,14 @@ class Device {
   void open_products(const Blas&, size_t workspace_bytes);
   Products& products();
 
+  /// Prepares for a ring of cards. The others are its calls; the first two block, on a thread to which the card is current.
+  void open_ring(const Nccl&);
+  void join_ring(const RingId&, int rank, int size);
+  void sum_ring(DeviceAddress, size_t count);
+  void leave_ring();
+  /// Throws unless the range lies in one allocation.
+  void check_range(DeviceAddress, size_t bytes, const char* doing) const;
+
   /// Commands queued until `end_capture` become a graph instead of running.
   void begin_capture();
   uint32_t end_capture();
@@ -91,8 +100,6 @@ class Device {
 
  private:
   void check(Status status, const std::string& doing) const { driver_.check(status, doing); }
-  /// Copies that are not within one allocation are refused before they reach the card.
-  void check_range(DeviceAddress, size_t bytes, const char* doing) const;
 
   const Driver driver_;
   const DeviceDescription description_;
@@ -114,6 +121,7 @@ class Device {
   std::map<FunctionHandle, uint32_t> shared_bytes_;
   std::map<void*, size_t> host_allocations_;
   std::unique_ptr<Products> products_;
+  std::unique_ptr<Ring> ring_;
   std::vector<GraphRunHandle> graphs_;
   std::vector<ModuleHandle> modules_;
   struct Kernel {

@@ -33,6 +33,11 @@ void Blas::check(Status status, const std::string& doing) const {
   if (status != success) throw CudaError("CUBLAS_STATUS_" + std::to_string(status), doing + ": status " + std::to_string(status));
 }
 
+void Nccl::check(Status status, const std::string& doing) const {
+  if (status == success) return;
+  throw CudaError("NCCL_" + std::to_string(status), doing + ": " + ncclGetErrorString(status));
+}
+
 #define RELORA_FIND(name, arguments) find(opened.name, library, #name, path);
 Driver open_driver(const std::string& path) {
   void* const library = open_library(path);
@@ -51,6 +56,13 @@ Blas open_blas(const std::string& path) {
   Blas opened{};
   RELORA_BLAS_FUNCTIONS(RELORA_FIND)
   find(opened.cublasLtGetVersion, library, "cublasLtGetVersion", path);
+  return opened;
+}
+Nccl open_nccl(const std::string& path) {
+  void* const library = open_library(path);
+  Nccl opened{};
+  RELORA_RING_FUNCTIONS(RELORA_FIND)
+  find(opened.ncclGetErrorString, library, "ncclGetErrorString", path);
   return opened;
 }
 #undef RELORA_FIND

@@ -29,11 +29,18 @@ struct Blas {
 
   void check(Status status, const std::string& doing) const;
 };
+struct Nccl {
+  RELORA_RING_FUNCTIONS(RELORA_FUNCTION_POINTER)
+  const char* (*ncclGetErrorString)(Status status);
+
+  void check(Status status, const std::string& doing) const;
+};
 #undef RELORA_FUNCTION_POINTER
 
 /// LIBRARY_MISSING where the file cannot be opened, LIBRARY_TOO_OLD where it lacks a function.
 Driver open_driver(const std::string& path);
 Compiler open_compiler(const std::string& path);
 Blas open_blas(const std::string& path);
+Nccl open_nccl(const std::string& path);
 
 }  // namespace relora::cuda

@@ -74,6 +74,10 @@ class Queue {
     submitted_++;
     changed_.notify_all();
   }
+  bool is_empty() {
+    const std::lock_guard lock(mutex_);
+    return done_ == submitted_;
+  }
   void wait() {
     std::unique_lock lock(mutex_);
     const uint64_t until = submitted_;
@@ -169,7 +173,9 @@ Control::Control()
       driver_version(std::atoi(environment("CUDA_MODEL_DRIVER_VERSION", "13000"))),
       capability(std::atoi(environment("CUDA_MODEL_CAPABILITY", "90"))),
       lose_after_launches(std::strtoull(environment("CUDA_MODEL_LOSE_AFTER_LAUNCHES", "0"), nullptr, 10)),
-      device_count(std::atoi(environment("CUDA_MODEL_DEVICE_COUNT", "1"))) {}
+      lose_ordinal(std::atoi(environment("CUDA_MODEL_LOSE_ORDINAL", "-1"))),
+      device_count(std::atoi(environment("CUDA_MODEL_DEVICE_COUNT", "1"))),
+      fail_after_sums(std::strtoull(environment("CUDA_MODEL_FAIL_AFTER_SUMS", "0"), nullptr, 10)) {}
 
 void watch_writes() { card().memory.watch_writes(); }
 void limit_memory(uint64_t bytes) { card().memory.limit(bytes); }
@@ -250,7 +256,8 @@ EXPORT cuDeviceGetAttribute(int* value, int attribute, DeviceNumber) {
     default: return invalid_value;
   }
 }
-EXPORT cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceNumber) {
+EXPORT cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceNumber device) {
+  if (control.lose_ordinal >= 0 && control.lose_ordinal != device) control.lose_after_launches = 0;
   *context = &card().context;
   card().contexts++;
   return success;
@@ -337,6 +344,10 @@ EXPORT cuStreamDestroy_v2(StreamHandle stream) {
 EXPORT cuStreamSynchronize(StreamHandle) {
   if (card().queue.captured != nullptr) return invalid_value;
   card().queue.wait();
+  return card().lost;
+}
+EXPORT cuStreamQuery(StreamHandle) {
+  if (!card().queue.is_empty()) return not_ready;
   return card().lost;
 }
 EXPORT cuStreamWaitEvent(StreamHandle, EventHandle, unsigned) { return card().lost; }

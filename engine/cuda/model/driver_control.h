@@ -16,7 +16,9 @@ struct Control {
   int driver_version;
   int capability;  // 90 is 9.0
   uint64_t lose_after_launches;  // 0: never
+  int lose_ordinal;              // the card that is lost; -1: any
   int device_count;
+  uint64_t fail_after_sums;  // of NCCL; 0: never
   Schedule schedule;
 };
 extern Control control;

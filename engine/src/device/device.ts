@@ -19,10 +19,30 @@ import type { HeadPrecision } from '../plan/words.js';
 export interface Device
   extends DeviceMemory, BlockCalls, EndCalls, RepeatCalls, UpdateCalls, FrozenBaseCalls, ProbeCalls {
   readonly description: DeviceDescription;
+  /** What sums over the devices of several members, if the device has a library for it; omitted where memory is the host's. */
+  directSums?(): DirectSums | null;
   /** Kernel calls so far, by name: the conformance suite compares them with the kernels that each of its rows names. */
   kernelCounts(): ReadonlyMap<string, number>;
   /** Frees everything. Buffers of the device cannot be used afterwards. */
   close(): void;
+}
+
+/**
+ * Sums over the devices of all members of a run, without their hosts. All members make the same calls. Throws MemberLost if another member
+ * is gone, or if the devices cannot reach each other.
+ */
+export interface DirectSums {
+  /** Name and version; only equal libraries understand each other. */
+  readonly library: string;
+  /** Made by one member, for the joins of all: `idBytes` bytes. */
+  newId(): Promise<Uint8Array>;
+  readonly idBytes: number;
+  /** Resolves when all members have joined. */
+  join(id: Uint8Array, rank: number, size: number): Promise<void>;
+  /** Replaces a float32 buffer by its sum over all members; the order of additions is that of the library. */
+  sum(buffer: DeviceBuffer): Promise<void>;
+  /** This member makes no further calls; a pending one fails. */
+  leave(): void;
 }
 
 /** A device's description in a job's record, checkpoints and `info`. Losses are comparable bit by bit only if all of it is equal. */

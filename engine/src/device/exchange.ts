@@ -2,7 +2,7 @@ import { EngineError } from '../engineError.js';
 import { reductionBytes } from '../plan/exchangedBytes.js';
 import type { ReductionType } from '../plan/words.js';
 import type { Collective } from './collective.js';
-import type { DeviceBuffer, DeviceMemory } from './device.js';
+import type { DeviceBuffer, DeviceMemory, DirectSums } from './device.js';
 
 /** Another member of a run has ended, or makes different calls than this one. Its last checkpoint is usable. */
 export class MemberLost extends EngineError {
@@ -12,9 +12,9 @@ export class MemberLost extends EngineError {
 }
 
 /** Awaits a call that fails when another member leaves. */
-export async function orLost(call: Promise<void>): Promise<void> {
+export async function orLost<T>(call: Promise<T>): Promise<T> {
   try {
-    await call;
+    return await call;
   } catch (error) {
     throw new MemberLost(`The ranks cannot continue: ${(error as Error).message}`, { cause: error });
   }
@@ -35,13 +35,14 @@ export interface Exchange {
   leave(isOver: boolean): void;
 }
 
-/** Collective operations over any means of communication. */
+/** Collective operations over any means of communication; sums of gradients in float32 over devices that are connected, if they are. */
 export class ExchangeCollective implements Collective {
   summedBytes = 0;
 
   constructor(
     private readonly device: Pick<DeviceMemory, 'changeOnHost'>,
     private readonly exchange: Exchange,
+    private readonly direct: DirectSums | null = null,
   ) {}
 
   get rank(): number {
@@ -53,8 +54,14 @@ export class ExchangeCollective implements Collective {
   }
 
   async sum(buffers: readonly DeviceBuffer[], type: ReductionType): Promise<void> {
-    for (const buffer of buffers)
-      await this.device.changeOnHost(buffer, async (values) => await this.sumAs(values, type));
+    for (const buffer of buffers) {
+      if (this.direct === null || type !== 'float32') {
+        await this.device.changeOnHost(buffer, async (values) => await this.sumAs(values, type));
+        continue;
+      }
+      await this.direct.sum(buffer);
+      this.summedBytes += buffer.length * reductionBytes[type];
+    }
   }
 
   async mean(buffers: readonly DeviceBuffer[]): Promise<void> {
@@ -93,6 +100,7 @@ export class ExchangeCollective implements Collective {
   }
 
   leave(isOver = false): void {
+    this.direct?.leave();
     this.exchange.leave(isOver);
   }
 

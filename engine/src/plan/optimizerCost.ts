@@ -87,11 +87,6 @@ export function optimizersOf({ kind, optimizer, warmStart, adapter }: Optimized)
   ];
 }
 
-/** Whether some steps need operations that the device `cuda` does not support yet. */
-export function needsProcessor({ replicas }: Pick<RunSpec, 'replicas'>): boolean {
-  return replicas > 1;
-}
-
 /** Optimizer state as a multiple of the weight's size: close to 0 for APOLLO-Mini. */
 const momentsOfEach = { adamw: 2, muon: 1, apolloMini: 0, loraMuon: 1 } as const;
 

@@ -1,6 +1,5 @@
 import { cardBytes, cardMemory } from './cardMemory.js';
 import { servesHead, servesPrecision } from './devicePrecisions.js';
-import { needsProcessor } from './optimizerCost.js';
 import { linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 import type { DeviceSpeed } from './deviceSpeed.js';
@@ -17,25 +16,20 @@ export interface OfferedCard extends DeviceSpeed {
 const blockOperationsMin = 1e8;
 
 /**
- * Resolves `auto` for a job by a fixed rule: a card, if one supports its precision, has the memory for it and the job has enough work;
- * otherwise the CPU. Nothing is timed, since bits depend on the device.
+ * Resolves `auto` for a job by a fixed rule: cards, if they support its precision, one for each of its processes has the memory for it and
+ * the job has enough work; otherwise the CPU. Nothing is timed, since bits depend on the device.
  */
 export function resolveAuto(
   spec: RunSpec,
   cards: readonly OfferedCard[],
   jobsPerCard: number,
 ): 'cuda' | 'native' {
-  if (
-    !servesPrecision('cuda', spec.precision) ||
-    !servesHead('cuda', spec.headPrecision) ||
-    needsProcessor(spec)
-  )
-    return 'native';
+  if (!servesPrecision('cuda', spec.precision) || !servesHead('cuda', spec.headPrecision)) return 'native';
   if (blockOperations(spec) < blockOperationsMin) return 'native';
-  const fits = cards.some(
+  const fitting = cards.filter(
     (card) => cardBytes(cardMemory(spec, card)) <= cardShareBytes(card.memoryBytes, jobsPerCard),
   );
-  return fits ? 'cuda' : 'native';
+  return fitting.length >= spec.replicas ? 'cuda' : 'native';
 }
 
 /** Card memory reserved for driver contexts and fragmentation by other jobs. */

@@ -7,7 +7,6 @@ import {
   datasetNames,
   estimateRun,
   exchangedBytes,
-  needsProcessor,
   readDatasetNames,
   Schedule,
   servesPrecision,
@@ -23,7 +22,7 @@ import { settings, type Config } from '../config.js';
 import { gibibytes, ServiceError } from '../errors.js';
 import { freeMemoryBytes } from '../machineMemory.js';
 import { namedWeights } from '../store/folders.js';
-import type { DeviceDescription } from '../jobs/jobDevices.js';
+import { isOnCards, placesOn, type DeviceDescription } from '../jobs/jobDevices.js';
 import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
 import { speedOf } from './deviceCatalog.js';
 import { evaluationsMax } from './evaluationSpec.js';
@@ -89,19 +88,13 @@ export async function admitJob(
       throw new ServiceError('DATASET_NOT_FOUND', { datasetId });
     throw new ServiceError('JOB_SPEC_INVALID', { problems: parsed.problems });
   }
-  const { replicas } = parsed.spec;
-  if (replicas > config.slots && config.databaseUrl === null) {
-    const expected = `at most ${config.slots}, the slots of this server (${settings.slots.variable}), which its processes take at once`;
-    throw new ServiceError('JOB_SPEC_INVALID', {
-      problems: [{ field: 'spec.replicas', expected, got: String(replicas) }],
-    });
-  }
   for (const { id, state, prepared } of found.values())
     if (prepared === null)
       throw new ServiceError('DATASET_NOT_READY', { datasetId: id, state: state.toUpperCase() });
   const warnings = [...parsed.warnings];
   const sound = await withSoundWeights(parts, tenant, parsed.spec, warnings);
   const device = await chooseDevice(parts, sound);
+  requirePlaces(parts, sound, device);
   if (device !== undefined) requirePrecision(device.backend, sound, spec!.precision);
   const speed = device === undefined ? unknownSpeed : speedOf(device);
   const memory = deviceMemoryOf(device, speed, config);
@@ -229,18 +222,29 @@ async function chooseDevice(
       problem: problem?.message ?? '',
     });
   }
-  // Applies when the server's own setting is the card, whatever the job asks for.
-  if (found?.backend === 'cuda' && needsProcessor(spec)) {
-    throw new ServiceError('DEVICE_UNAVAILABLE', {
-      device: spec.device,
-      available: [...new Set(devices.map(({ backend }) => backend))].join(', '),
-      problem: 'cuda has one process a job yet, and the job asks for several replicas',
-    });
-  }
   return found;
 }
 
-/** The first device that the job may run on; of several cards the largest. */
+/** Refuses a job with more processes than there are places for, unless other servers of the store may have them. */
+function requirePlaces(
+  { config, slots }: Pick<ApiParts, 'config' | 'slots'>,
+  { replicas, device: asked }: RunSpec,
+  device: DeviceDescription | undefined,
+): void {
+  const backend = device?.backend ?? asked;
+  // While the cards were not looked for, it is not known how many there are.
+  if (replicas === 1 || config.databaseUrl !== null || (device === undefined && isOnCards(asked))) return;
+  const { count } = placesOn(backend, slots);
+  if (replicas <= count) return;
+  const expected = isOnCards(backend)
+    ? `at most ${count} on cuda, the cards of this server, of which each process takes one`
+    : `at most ${count}, the slots of this server (${settings.slots.variable}), which its processes take at once`;
+  throw new ServiceError('JOB_SPEC_INVALID', {
+    problems: [{ field: 'spec.replicas', expected, got: String(replicas) }],
+  });
+}
+
+/** The first device that the job may run on; of several cards the largest, or the smallest of those that its processes need. */
 function findDevice(
   devices: readonly DeviceDescription[],
   spec: RunSpec,
@@ -248,7 +252,10 @@ function findDevice(
 ): DeviceDescription | undefined {
   const wanted = spec.device === 'auto' ? [slots.resolve(spec)] : [spec.device, ...spec.acceptedDevices];
   const byMemory = [...devices].sort((one, other) => other.memoryBytes - one.memoryBytes);
-  return wanted.flatMap((name) => byMemory.find(({ backend }) => backend === name) ?? [])[0];
+  return wanted.flatMap((name) => {
+    const alike = byMemory.filter(({ backend }) => backend === name);
+    return alike[Math.min(spec.replicas, alike.length) - 1] ?? [];
+  })[0];
 }
 
 /** A speed that means "duration unknown", while devices could not be measured; memory is estimated all the same. */

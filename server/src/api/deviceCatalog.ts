@@ -122,6 +122,10 @@ export class DeviceCatalog implements KnownDevices {
     return this.known?.libraries ?? [];
   }
 
+  nccl(): string | null {
+    return this.known?.nccl ?? null;
+  }
+
   problems(): readonly DeviceProblem[] {
     return this.known?.problems ?? [];
   }

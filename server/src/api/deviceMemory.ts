@@ -46,11 +46,12 @@ export function machineShareBytes({ jobMemoryBytesMax, slots }: MemorySettings):
 /** Tokens in one micro-batch on a card if the client does not say; fewer leave most of the card idle. */
 const cardMicroBatchTokens = 16_384;
 
-/** Sets the micro-batch for a card, if the client left it open: the largest that divides the batch and fits. */
+/** Sets the micro-batch for a card, if the client left it open: the largest that divides the part of a process and fits. */
 export function withCardMicroBatch(spec: RunSpec, { peakOf, bytesMax }: DeviceMemory): RunSpec {
-  const { sequenceCount, sequenceLength, microBatchSequenceCount } = spec.batch;
-  for (let count = sequenceCount; count > microBatchSequenceCount; count--) {
-    if (sequenceCount % count !== 0 || count * sequenceLength > cardMicroBatchTokens) continue;
+  const { sequenceLength, microBatchSequenceCount } = spec.batch;
+  const ownCount = spec.batch.sequenceCount / spec.replicas;
+  for (let count = ownCount; count > microBatchSequenceCount; count--) {
+    if (ownCount % count !== 0 || count * sequenceLength > cardMicroBatchTokens) continue;
     const larger: RunSpec = { ...spec, batch: { ...spec.batch, microBatchSequenceCount: count } };
     if (peakOf(larger) <= bytesMax) return larger;
   }

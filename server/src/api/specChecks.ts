@@ -64,8 +64,6 @@ export function checkReplicas(
     checks.add(field, `a divisor of batch.sequence_count ${sequenceCount}`, replicas);
   if (!checks.isWrong('spec.batch') && replicasMin > 0 && sequenceCount % replicasMin !== 0)
     checks.add('spec.replicas_min', `a divisor of batch.sequence_count ${sequenceCount}, or 0`, replicasMin);
-  if (device === 'cuda')
-    checks.add(field, '1 on cuda: only on processors can several processes train together', replicas);
   const others = acceptedDevices.filter((name) => name !== device);
   if (others.length > 0)
     checks.add(

@@ -57,8 +57,11 @@ function splitCure(message: string): [what: string, cure: string] {
     : [message.slice(0, at), message.slice(at + 2)];
 }
 
-/** Where NVIDIA's libraries were found. */
-export function librariesFinding({ libraries }: FoundDevices, settings: CardSettings): Finding {
+/** Where NVIDIA's libraries were found, and how several cards exchange sums. */
+export function librariesFinding(
+  { libraries, devices, nccl }: FoundDevices,
+  settings: CardSettings,
+): Finding {
   const { cudaFolder: folder } = settings;
   if (folder === null && !mayHaveCards(settings))
     return ok('libraries', 'those of NVIDIA are not needed without a card');
@@ -71,7 +74,12 @@ export function librariesFinding({ libraries }: FoundDevices, settings: CardSett
       `${files}, ${searched}`,
       'put libnvrtc.so.12 or .13 there, or leave RELORA_CUDA_FOLDER unset',
     );
-  return ok('libraries', `${files}, ${searched}`);
+  const exchange = nccl === null ? 'through the memory of the machine, without NCCL' : `by NCCL ${nccl}`;
+  const areSeveral = devices.filter(({ backend }) => backend === 'cuda').length > 1;
+  return ok(
+    'libraries',
+    `${files}, ${searched}${areSeveral ? `; several cards exchange sums ${exchange}` : ''}`,
+  );
 }
 
 const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1);

@@ -3,6 +3,7 @@ import type { Leases } from '../store/leases.js';
 import { deviceHoursFreeMs, deviceHoursOf } from '../quotas/quotaUse.js';
 import { Quotas } from '../quotas/quotas.js';
 import { isTerminal, type Job } from './job.js';
+import { isOnCards } from './jobDevices.js';
 import type { WaitingJob } from './queueForecast.js';
 import { kindOf, offeredPlaces } from './gangPlaces.js';
 import { fairOrder } from './queueOrder.js';
@@ -101,7 +102,8 @@ export class JobExplainer {
     const forecast = queue.forecast(limits);
     const places = forecast.placesOf(waiting);
     if (places.count === 0) {
-      const together = waiting.places > 1 ? await this.overServers(waiting) : null;
+      const isShared = waiting.places > 1 && !waiting.devices.every(isOnCards);
+      const together = isShared ? await this.overServers(waiting) : null;
       if (together !== null) return answer(together.reason, together.message, null);
       return answer('noDevice', noDevice(waiting, job.stateReason), null);
     }
@@ -136,7 +138,7 @@ export class JobExplainer {
     if (waiting.places > 1 && before === 0)
       return answer(
         'slotsBusy',
-        `It takes ${waiting.places} slots of one server at once, and ${places.free} of ${places.count} that it may use are free: they are kept for it until the rest are`,
+        `It takes ${waiting.places} ${waiting.devices.every(isOnCards) ? 'cards' : 'slots'} of one server at once, and ${places.free} of ${places.count} that it may use are free: they are kept for it until the rest are`,
         startMs,
       );
     const needed = Math.max(1, before + waiting.places - places.free);
@@ -180,6 +182,8 @@ function orderOf({ waiting, running }: QueueSnapshot): string[] {
 }
 
 function noDevice({ devices, pin, places }: WaitingJob, stateReason: string): string {
+  if (places > 1 && devices.every(isOnCards))
+    return `No server has ${places} cards${pin === null ? '' : ` of the kind on which the job began (${pin})`}, which its processes take at once`;
   if (places > 1 && pin === null)
     return `No server has ${places} slots on ${devices.join(', ')}, which its processes take at once, nor have those with RELORA_MPIRUN together`;
   if (pin !== null)

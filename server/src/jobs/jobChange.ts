@@ -1,7 +1,7 @@
 import type { DeviceChoice, StopReason } from '@relora/engine/plan';
 import type { SelectQueryBuilder, Transaction } from 'kysely';
 import type { Leases } from '../store/leases.js';
-import { mayContinueOn, mayRunOn, placesNeeded, type FreeDevices } from './jobDevices.js';
+import { hasRoom, mayContinueOn, type FreeDevices } from './jobDevices.js';
 import type { JobRow, JobRowChange, NewJobRow, Schema } from '../store/schema.js';
 import {
   hasTrainer,
@@ -27,8 +27,6 @@ export interface NewEvent {
   timeMs: number;
   body: JobEventBody;
 }
-
-const onePlace = { free: 1, count: 1 };
 
 /**
  * One transaction that changes jobs. Every event takes its sequence number from the job's row in the same transaction that makes the
@@ -106,7 +104,6 @@ export class JobChange {
     leases: Leases,
     limits: ClaimLimits,
   ): Promise<JobRow | undefined> {
-    const { places = onePlace } = devices;
     const claimed = await this.claiming(reason, leases)
       .where('id', '=', (query) =>
         this.inOrder(query.selectFrom('jobs').select('id'), devices, limits)
@@ -115,7 +112,7 @@ export class JobChange {
           .skipLocked(),
       )
       // If the very first job waits for several places, no job behind it takes them.
-      .where((eb) => eb.or([eb(placesNeeded(eb), '=', 1), eb(placesNeeded(eb), '<=', places.free)]))
+      .where(hasRoom(devices.free, devices, 'free'))
       .returningAll()
       .executeTakeFirst();
     return claimed && (await this.appendClaim(claimed, reason));
@@ -168,10 +165,10 @@ export class JobChange {
       .executeTakeFirst();
   }
 
-  /** Queued jobs that may start on one of the devices and do not need more places than it has, in the order of the queue. */
+  /** Queued jobs that may start on one of the devices, if all of its places were free, in the order of the queue. */
   private inOrder<Columns>(
     query: SelectQueryBuilder<Schema, 'jobs', Columns>,
-    { free, pins, places = onePlace }: FreeDevices,
+    { free, pins, places }: FreeDevices,
     limits: ClaimLimits,
     additional: readonly DeviceChoice[] = [],
   ): SelectQueryBuilder<Schema, 'jobs', Columns> {
@@ -179,10 +176,9 @@ export class JobChange {
       .where('state', '=', 'queued')
       .where('delete_time_ms', 'is', null)
       .where('not_before_ms', '<=', this.nowMs)
-      .where(mayRunOn([...free, ...additional]))
+      .where(hasRoom([...free, ...additional], { places }, 'count'))
       .where(mayContinueOn(pins))
       .where(withinLimits(limits))
-      .where(placesNeeded, '<=', places.count)
       .orderBy('priority', 'desc')
       .orderBy(runningOfOwner)
       .orderBy('create_time_ms')

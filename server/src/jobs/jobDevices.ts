@@ -28,11 +28,17 @@ export interface DeviceDescription {
   computeCapability: string;
 }
 
+/** Places for the processes of one job: those that are free, and all. */
+export interface Places {
+  free: number;
+  count: number;
+}
+
 /** What a server can start a job on now. */
 export interface FreeDevices {
   free: readonly DeviceName[];
-  /** Free places for processes on the processors, and all of them. Absent: one of each. */
-  places?: { free: number; count: number };
+  /** A process takes a slot of the processors, or a card on which the job has no other. Absent: one place of each kind. */
+  places?: { processors: Places; cards: Places };
   /**
    * The pins (see pinOf) of its devices: a job that began on another pin is left to other servers. Null if no other server could take it.
    */
@@ -62,11 +68,34 @@ export function placesNeeded(
   return eb.case().when('attempt', '=', 0).then(eb.ref('replicas')).else(eb.ref('replicas_min')).end();
 }
 
-/** The condition that a job may run on one of the devices. */
-export function mayRunOn(
+export function isOnCards(device: DeviceChoice): boolean {
+  return device === 'cuda';
+}
+
+const onePlace: Places = { free: 1, count: 1 };
+
+/** The places of a device; of the kind that has more of them for `auto`, which may become either. */
+export function placesOn(device: DeviceChoice, { places }: Pick<FreeDevices, 'places'>): Places {
+  const { processors, cards } = places ?? { processors: onePlace, cards: onePlace };
+  if (device === 'auto') return cards.count > processors.count ? cards : processors;
+  return isOnCards(device) ? cards : processors;
+}
+
+/** The condition that a job may run on one of the devices, which has as many places (`free` or at all) as the job needs at once. */
+export function hasRoom(
   devices: readonly DeviceChoice[],
+  of: Pick<FreeDevices, 'places'>,
+  which: keyof Places,
 ): (eb: ExpressionBuilder<Schema, 'jobs'>) => ExpressionWrapper<Schema, 'jobs', SqlBool> {
-  return (eb) => eb.or(devices.map((device) => eb('devices', 'like', `%,${device},%`)));
+  return (eb) =>
+    eb.or(
+      devices.map((device) =>
+        eb.and([
+          eb('devices', 'like', `%,${device},%`),
+          eb(placesNeeded(eb), '<=', placesOn(device, of)[which]),
+        ]),
+      ),
+    );
 }
 
 /** The condition that a job has not begun anywhere, or began on one of these pins. */

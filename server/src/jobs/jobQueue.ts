@@ -15,6 +15,8 @@ import type { JobChange } from './jobChange.js';
 import type { JobJournal } from './jobJournal.js';
 import {
   explainWait,
+  isOnCards,
+  placesOn,
   readDevices,
   resolveFirst,
   writeDevices,
@@ -193,8 +195,14 @@ export class JobQueue {
       await resolveFirst(change, devices, limits);
       const claimed = await this.claim(change, devices, limits);
       if (claimed !== undefined) {
-        const processes = replicasWithin(readStoredRunSpec(claimed.spec), devices.places?.free ?? 1);
-        return await this.begin(change, claimed, devices, processes);
+        const device = deviceOf(claimed, devices);
+        const { free } = placesOn(device, devices);
+        return await this.begin(
+          change,
+          claimed,
+          device,
+          replicasWithin(readStoredRunSpec(claimed.spec), free),
+        );
       }
       const { first } = await change.trx
         .selectFrom('jobs')
@@ -209,8 +217,8 @@ export class JobQueue {
   }
 
   /**
-   * Handles a first job that needs more places at once than any one server has, if servers that compute identically have enough together:
-   * offers the free places of this server, and takes the job once the offers are enough. Withdraws any other offer.
+   * Handles a first job on processors that needs more places at once than any one server has, if servers that compute identically have
+   * enough together: offers the free places of this server, and takes the job once the offers are enough. Withdraws any other offer.
    * @param slots free or already offered places on the processors
    * @param offeredBefore the job that they are offered for
    */
@@ -224,7 +232,9 @@ export class JobQueue {
       const { limits } = await this.limitsOf(change);
       const count = servers.reduce((sum, server) => sum + server.slots, 0);
       const largest = servers.reduce((most, server) => Math.max(most, server.slots), 0);
-      const wide = { ...devices, places: { free: slots, count } };
+      const processors = devices.free.filter((name) => !isOnCards(name));
+      const places = { processors: { free: slots, count }, cards: { free: 0, count: 0 } };
+      const wide: FreeDevices = { ...devices, free: processors, places };
       const isPossible = slots > 0 && count > largest;
       if (isPossible) await resolveFirst(change, wide, limits);
       const first = isPossible ? await change.first(wide, limits) : undefined;
@@ -241,7 +251,7 @@ export class JobQueue {
         return { offered: first.id };
       }
       const claimed = await change.claimRow(first, 'Trainers are being started', this.leases);
-      const begun = await this.begin(change, claimed, devices, shares[0]!.size);
+      const begun = await this.begin(change, claimed, deviceOf(claimed, wide), shares[0]!.size);
       await fixShares(change.trx, claimed.id, claimed.attempt, begun.device, shares);
       return { ...begun, count: shares[0]!.count };
     });
@@ -257,19 +267,16 @@ export class JobQueue {
   private async begin(
     change: JobChange,
     claimed: JobRow,
-    devices: FreeDevices,
+    device: DeviceName,
     processes: number,
   ): Promise<{ job: Job; device: DeviceName; processes: number }> {
-    const device = readDevices(claimed.devices).find((name) =>
-      devices.free.some((other) => other === name),
-    ) as DeviceName;
     await beginAttempt(change.trx, claimed, { device, processes }, change.nowMs);
     return { job: toJob(claimed), device, processes };
   }
 
   /**
-   * Claims the next job. If that waits for several processor places at once, these are kept free for it, and cards go to the jobs behind
-   * it.
+   * Claims the next job. If that waits for several places at once, those of its kind are kept free for it: places on cards go to the jobs
+   * behind one that waits for processors, and the other way round.
    */
   private async claim(
     change: JobChange,
@@ -277,15 +284,18 @@ export class JobQueue {
     limits: ClaimLimits,
   ): Promise<JobRow | undefined> {
     const claimed = await change.claim('A trainer is being started', devices, this.leases, limits);
-    const { free = 1 } = devices.places ?? {};
-    const first = claimed === undefined && free > 0 ? await change.first(devices, limits) : undefined;
+    const first = claimed === undefined ? await change.first(devices, limits) : undefined;
     if (first === undefined) return claimed;
-    const reason = waitsForPlaces(first, free);
+    const device = deviceOf(first, devices);
+    const reason = waitsForPlaces(
+      first,
+      placesOn(device, devices).free,
+      isOnCards(device) ? 'cards' : 'slots',
+    );
     if (first.state_reason !== reason)
       await change.append(first, first.attempt, [], { state_reason: reason, version: first.version + 1 });
-    const cards = devices.free.filter((name) => name === 'cuda');
-    if (cards.length === 0 || cards.length === devices.free.length) return undefined;
-    return await this.claim(change, { ...devices, free: cards }, limits);
+    const others = devices.free.filter((name) => isOnCards(name) !== isOnCards(device));
+    return others.length === 0 ? undefined : await this.claim(change, { ...devices, free: others }, limits);
   }
 
   /** Stores why jobs wait that can only run on one of these devices; false if there are none. */
@@ -307,9 +317,14 @@ export class JobQueue {
   }
 }
 
-function waitsForPlaces({ attempt, replicas, replicas_min }: JobRow, free: number): string {
+/** The first of a job's devices that is free. */
+function deviceOf({ devices }: JobRow, { free }: FreeDevices): DeviceName {
+  return readDevices(devices).find((name) => free.some((other) => other === name)) as DeviceName;
+}
+
+function waitsForPlaces({ attempt, replicas, replicas_min }: JobRow, free: number, of = 'slots'): string {
   const needed = attempt === 0 ? replicas : replicas_min;
-  return `Waits for ${needed} slots at once, of which ${free} ${free === 1 ? 'is' : 'are'} free and kept for it`;
+  return `Waits for ${needed} ${of} at once, of which ${free} ${free === 1 ? 'is' : 'are'} free and kept for it`;
 }
 
 /** Locks what the job needs, so that it is not deleted before the job is stored. */

@@ -223,7 +223,10 @@ function deviceAt(
   { kind, count, devices }: Pool,
   { devices: wanted, pin, places }: WaitingJob,
 ): DeviceName | undefined {
-  if (count < places) return undefined;
+  // Each process of a job needs a card of its own, however many slots there are on one.
+  const cardCount = devices.filter(({ backend }) => backend === 'cuda').length;
+  const most = kind === 'card' && devices.length > 0 ? Math.min(count, cardCount) : count;
+  if (most < places) return undefined;
   return wanted.find((name) => {
     if (kindOf(name) !== kind) return false;
     if (devices.length === 0) return true;

@@ -21,7 +21,7 @@ export function accessOfTrainer(order: TrainOrder): ChildAccess {
     ]),
     write: [jobFolder],
     cards: usesCards(device),
-    network: order.member?.by === 'mpi',
+    network: order.member !== null && (order.member.by === 'mpi' || order.member.mayConnect),
   };
 }
 

@@ -20,7 +20,7 @@ export interface ChildAccess {
   write: readonly string[];
   /** Device files of graphics cards, and NVIDIA's libraries where Python installs them. */
   cards: boolean;
-  /** May connect to processes on other machines. */
+  /** May connect to other processes. */
   network?: boolean;
 }
 
@@ -125,7 +125,7 @@ export class Confinement {
   }
 
   launch(entry: string, { isTrial = false, ...access }: ChildAccess & { isTrial?: boolean }): Launch {
-    // A confined child has no network, but MPI needs one to reach the other machines.
+    // A confined child has no network, but MPI needs one to reach the other machines, and NCCL to reach the other cards.
     const isFree =
       this.means === null || access.network === true || (access.cards && !isTrial && this.mustTryCards);
     if (isFree) return { execPath: process.execPath, execArgv: [] };

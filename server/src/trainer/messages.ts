@@ -52,9 +52,9 @@ export interface TrainOrder {
   jobFolder: string;
   /**
    * Which of the run's processes this is; null if it is the only one. They share the memory of the file `rankMemoryFile`, or communicate
-   * through MPI.
+   * through MPI. `mayConnect`: their cards may exchange sums directly, for which NCCL opens sockets.
    */
-  member: { rank: number; size: number; by: 'memory' | 'mpi' } | null;
+  member: { rank: number; size: number; by: 'memory' | 'mpi'; mayConnect: boolean } | null;
   /** Prepared folders of all data sets that it reads, in the order of `readDatasetNames`. */
   datasetFolders: readonly string[];
   /** Folders that base weights at a path must not lead out of; null for our own weights. */
@@ -232,6 +232,8 @@ export interface FoundDevices {
   native: string;
   /** Files of NVIDIA's libraries that were found by path. */
   libraries: string[];
+  /** Version of NCCL, looked for if there are several cards; null if there is none. */
+  nccl: string | null;
   /** The one that `auto` takes comes first. */
   devices: DeviceDescription[];
   problems: DeviceProblem[];

@@ -62,7 +62,7 @@ export class RankProcesses {
         onGone?.(rank, { isWell, what: how });
         if (this.isEnding || isWell) return;
         if (failed === undefined || byMpi) return onLost(how);
-        // The first rank notices it in the shared memory, unless this rank failed before using that.
+        // The first rank notices it in the shared memory, unless this rank failed before using that, or it waits for the card of this rank.
         this.timer ??= setTimeout(() => onLost(failed!), options.graceMs);
       });
       return trainer;

@@ -463,8 +463,8 @@ export class RunningJob {
       );
       return 'stopped';
     }
-    // With MPI the first rank does not learn why another has failed, and is ended.
-    if (this.lost !== undefined && this.parts.gang !== null && this.ranks.failure !== undefined) {
+    // With MPI or NCCL the first rank does not learn why another has failed, and is ended.
+    if (this.lost !== undefined && this.ranks.failure !== undefined) {
       await this.storeFailure(this.key, this.ranks.failure);
       return 'failed';
     }

@@ -1,17 +1,23 @@
 import { existsSync } from 'node:fs';
 import { resolveAuto, type RunSpec } from '@relora/engine/plan';
 import type { Config } from '../config.js';
-import { pinOf, type DeviceDescription, type DeviceName, type FreeDevices } from '../jobs/jobDevices.js';
+import {
+  isOnCards,
+  pinOf,
+  type DeviceDescription,
+  type DeviceName,
+  type FreeDevices,
+  type Places,
+} from '../jobs/jobDevices.js';
 import { lockCard, type Unlock } from './cardLock.js';
 import type { DeviceProblem } from './messages.js';
 
-/** A place for a job: on the processors or on a card. */
+/** Places for the processes of a job: on the processors, or each on a card of its own. */
 export interface Slot {
   device: DeviceName;
-  /** Null for the processors. */
-  uuid: string | null;
-  /** Number of places, one for each process. */
   count: number;
+  /** Uuids, one for each process; empty for the processors. */
+  cards: readonly string[];
 }
 
 /** What is known about the devices of this machine. */
@@ -20,6 +26,8 @@ export interface KnownDevices {
   devices(): readonly DeviceDescription[] | null;
   cards(): readonly DeviceDescription[] | null;
   problems(): readonly DeviceProblem[];
+  /** Version of the library by which cards exchange sums; null if there is none. */
+  nccl(): string | null;
 }
 
 export type SlotSettings = Pick<Config, 'slots' | 'gpuSlots' | 'device' | 'cudaFolder'>;
@@ -31,6 +39,8 @@ export class Slots {
   private processorCount = 0;
   /** Cards that this server has locked, with the number of jobs on each. */
   private readonly held = new Map<string, { unlock: Unlock; count: number }>();
+  /** Whether `free` has locked cards that may be taken: until then, the end of another job does not release them. */
+  private isOffering = false;
 
   constructor(
     private readonly settings: SlotSettings,
@@ -56,16 +66,31 @@ export class Slots {
     return [...this.held.values()].reduce((sum, { count }) => sum + count, this.processorCount);
   }
 
-  /** Places for processes on the processors: free ones and all. */
-  get places(): { free: number; count: number } {
-    const { slots } = this.settings;
-    return { free: Math.max(0, slots - this.processorCount), count: slots };
+  /** Places for the processes of one job. Cards count as free while they are locked, which `free` does. */
+  get places(): { processors: Places; cards: Places } {
+    const { slots, gpuSlots } = this.settings;
+    return {
+      processors: { free: Math.max(0, slots - this.processorCount), count: slots },
+      cards: { free: this.withPlace().length, count: gpuSlots === 0 ? 0 : this.cardCount },
+    };
   }
 
-  /** Devices that a job could be started on now. A card with a free place is locked until `giveUnused`. */
+  /** Whether the cards of a job can exchange sums directly. */
+  get canConnectCards(): boolean {
+    return this.known.nccl() !== null;
+  }
+
+  /** Whether other servers on this machine use some of its cards. After `free`. */
+  get areCardsElsewhere(): boolean {
+    return this.held.size < this.places.cards.count;
+  }
+
+  /** Devices that a job could be started on now. Cards that no other server uses are locked until `giveUnused`. */
   async free(offered = 0): Promise<DeviceName[]> {
     const processors = this.processorCount - offered < this.settings.slots ? processorDevices : [];
-    return (await this.holdCard()) === null ? [...processors] : ['cuda', ...processors];
+    this.isOffering = true;
+    await this.holdCards();
+    return this.withPlace().length === 0 ? [...processors] : ['cuda', ...processors];
   }
 
   /**
@@ -75,7 +100,8 @@ export class Slots {
   async ofFleet(offered = 0): Promise<FreeDevices> {
     const free = await this.free(offered);
     const resolve = (spec: RunSpec) => this.resolve(spec);
-    const places = { ...this.places, free: this.places.free + offered };
+    const { processors, cards } = this.places;
+    const places = { processors: { ...processors, free: processors.free + offered }, cards };
     const devices = this.known.devices();
     // Until the devices are known, only jobs that have not begun anywhere are taken.
     if (devices === null) return { free, places, pins: [], resolve };
@@ -91,31 +117,34 @@ export class Slots {
     if (cards === null) return mayHaveCards(this.settings) ? 'Waits until the cards were looked for' : noCard;
     if (cards.length === 0)
       return `Waits for a card: ${this.known.problems().find(({ backend }) => backend === 'cuda')?.message ?? 'there is none'}`;
-    if ((await this.holdCard()) !== null || this.held.size > 0) return null;
+    await this.holdCards();
+    if (this.held.size > 0) return null;
     const [{ model, uuid }, ...others] = cards as [DeviceDescription, ...DeviceDescription[]];
     const more = others.length === 0 ? '' : `, as it does ${others.length} more`;
     return `Waits for a card: another server on this machine uses ${model} ${uuid}${more}`;
   }
 
-  /** Takes a place on a device that `free` returned, or several places on the processors. */
+  /** Takes free places on a device that `free` returned: on the cards that are used least. */
   take(device: DeviceName, count = 1): Slot {
-    if (device !== 'cuda') {
+    this.isOffering = false;
+    if (!isOnCards(device)) {
       this.processorCount += count;
-      return { device, uuid: null, count };
+      return { device, count, cards: [] };
     }
-    const [uuid, card] = this.leastUsed()!;
-    card.count++;
-    return { device, uuid, count: 1 };
+    const taken = this.withPlace().slice(0, count);
+    for (const [, card] of taken) card.count++;
+    return { device, count, cards: taken.map(([uuid]) => uuid) };
   }
 
-  give({ uuid, count }: Slot): void {
-    if (uuid === null) this.processorCount -= count;
-    else this.held.get(uuid)!.count--;
-    this.giveUnused();
+  give({ device, count, cards }: Slot): void {
+    if (!isOnCards(device)) this.processorCount -= count;
+    for (const uuid of cards) this.held.get(uuid)!.count--;
+    if (!this.isOffering) this.giveUnused();
   }
 
   /** Releases the cards on which no job of this server runs, for other servers. */
   giveUnused(): void {
+    this.isOffering = false;
     for (const [uuid, { unlock, count }] of this.held) {
       if (count > 0) continue;
       unlock();
@@ -132,24 +161,20 @@ export class Slots {
     return resolveAuto(spec, gpuSlots > 0 ? (cards ?? []) : [], gpuSlots);
   }
 
-  /** A locked card with a free place; if there is none, locks another card that no other server uses. */
-  private async holdCard(): Promise<string | null> {
-    const least = this.leastUsed();
-    if (least !== undefined) return least[0];
-    if (this.settings.gpuSlots === 0) return null;
+  /** Locks the cards that no other server uses: a job may need several. */
+  private async holdCards(): Promise<void> {
+    if (this.settings.gpuSlots === 0) return;
     for (const { uuid } of this.known.cards() ?? []) {
       if (this.held.has(uuid)) continue;
       const unlock = await this.lock(uuid);
-      if (unlock === null) continue;
-      this.held.set(uuid, { unlock, count: 0 });
-      return uuid;
+      if (unlock !== null) this.held.set(uuid, { unlock, count: 0 });
     }
-    return null;
   }
 
-  private leastUsed(): [uuid: string, card: { count: number }] | undefined {
+  /** Locked cards with a free place, the least used first. */
+  private withPlace(): [uuid: string, card: { count: number }][] {
     const withPlace = [...this.held].filter(([, { count }]) => count < this.settings.gpuSlots);
-    return withPlace.sort(([, one], [, other]) => one.count - other.count)[0];
+    return withPlace.sort(([, one], [, other]) => one.count - other.count);
   }
 }
 

@@ -9,6 +9,7 @@ import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { Checkpoint, CheckpointStore } from '../jobs/checkpointStore.js';
 import type { GangPlaces, GangShare } from '../jobs/gangPlaces.js';
 import { hasTrainer, type Job } from '../jobs/job.js';
+import { isOnCards } from '../jobs/jobDevices.js';
 import type { JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobQueue } from '../jobs/jobQueue.js';
@@ -264,10 +265,13 @@ export class Supervisor {
       }
       const claim = await this.parts.queue.claimNext(devices);
       if (!('job' in claim)) {
+        // There is no event when another server releases a card, which a first job may need in addition to the free ones.
+        let delayMs = slots.areCardsElsewhere && free.includes('cuda') ? cardRetryMs : Infinity;
         slots.giveUnused();
         if (!free.includes('cuda')) await this.explainNoCard();
         if (claim.notBeforeMs !== null)
-          this.fillAfter(Math.max(1, claim.notBeforeMs - this.parts.leases.now()));
+          delayMs = Math.min(delayMs, Math.max(1, claim.notBeforeMs - this.parts.leases.now()));
+        if (delayMs < Infinity) this.fillAfter(delayMs);
         return;
       }
       const { job } = claim;
@@ -287,7 +291,11 @@ export class Supervisor {
       await this.joinGangs();
       const { offer } = this;
       const devices = await slots.ofFleet(offer?.slot.count);
-      const gathered = await queue.gather(devices, devices.places?.free ?? 0, offer?.jobId ?? null);
+      const gathered = await queue.gather(
+        devices,
+        devices.places?.processors.free ?? 0,
+        offer?.jobId ?? null,
+      );
       if (gathered === 'takenUp') continue;
       this.withdrawOffer();
       if ('job' in gathered) {
@@ -301,7 +309,7 @@ export class Supervisor {
         this.forming.set(job.id, forming);
         continue;
       }
-      const free = slots.places.free;
+      const { free } = slots.places.processors;
       if (gathered.offered !== null && free > 0)
         this.offer = { jobId: gathered.offered, slot: slots.take('native', free) };
       return;
@@ -366,17 +374,18 @@ export class Supervisor {
       ranks,
       log: log.child({ jobId: job.id, attempt: job.attempt }),
       ready: async (command) => {
-        prepared = await this.prepare(job, slot, { rank: share.firstRank, size: share.size, by: 'mpi' });
+        const member = { rank: share.firstRank, size: share.size, by: 'mpi', mayConnect: false } as const;
+        prepared = await this.prepare(job, slot, member);
         if ('problem' in prepared) throw new Error(prepared.problem);
         const { order } = prepared;
-        for (const { jobFolder } of ordersOf(order, ranks)) await mkdir(jobFolder, { recursive: true });
+        for (const { jobFolder } of ordersOf(order, ranks, slot)) await mkdir(jobFolder, { recursive: true });
         return await gangPlaces.ready(job.id, job.attempt, { host: this.mpiHost, command });
       },
       processes: (environments) => {
         const { order } = prepared as Exclude<PreparedRun, { problem: string }>;
-        return ordersOf(order, ranks).map((its) => ({
+        return ordersOf(order, ranks, slot).map((its) => ({
           order: its,
-          process: this.processOf(its, slot, { environment: environments.get(its.member!.rank)! }),
+          process: this.processOf(its, { environment: environments.get(its.member!.rank)! }),
         }));
       },
     });
@@ -478,7 +487,6 @@ export class Supervisor {
 
   private processOf(
     order: TrainOrder,
-    slot: Slot,
     of: Pick<ProcessOptions, 'sharedFile' | 'environment'> = {},
   ): Omit<ProcessOptions, 'onMessage' | 'onLine' | 'log'> {
     const { config, entry = trainerEntry } = this.parts;
@@ -488,7 +496,7 @@ export class Supervisor {
       folder: order.jobFolder,
       niceValue: config.trainerNice,
       sharedFile: of.sharedFile,
-      environment: { ...environmentOf(slot, this.parts.slots), ...of.environment },
+      environment: { ...environmentOf(order, this.parts.slots), ...of.environment },
       silenceMs: config.trainerSilenceSeconds * 1000,
       busyMs: config.trainerBusySeconds * 1000,
       graceMs: config.trainerGraceSeconds * 1000,
@@ -501,8 +509,9 @@ export class Supervisor {
     const key = { jobId: job.id, attempt: job.attempt };
     // For several servers, the total number of ranks is known later, when all have their places.
     const by = isGang ? 'mpi' : 'memory';
+    const member = { rank: 0, size: slot.count, by, mayConnect: this.mayConnect(job, slot) } as const;
     const isOne = slot.count === 1 && !isGang;
-    const prepared = await this.prepare(job, slot, isOne ? null : { rank: 0, size: slot.count, by });
+    const prepared = await this.prepare(job, slot, isOne ? null : member);
     if ('problem' in prepared) {
       const { problem: message } = prepared;
       await attempts.failed(key, { reason: 'DATASET_NOT_READY' satisfies ServerFailure, message });
@@ -519,7 +528,8 @@ export class Supervisor {
     let gang: LedGang | null = null;
     let environments: Environments = new Map();
     try {
-      for (const { jobFolder: folder } of ordersOf(order, ranks)) await mkdir(folder, { recursive: true });
+      for (const { jobFolder: folder } of ordersOf(order, ranks, slot))
+        await mkdir(folder, { recursive: true });
       if (isGang) {
         const parts = {
           ...{ settings: config, host: this.mpiHost, places: gangPlaces, leases, log },
@@ -534,9 +544,9 @@ export class Supervisor {
       for (const give of taken) give();
       throw error;
     }
-    const [first, ...others] = ordersOf(order, ranks).map((its) => {
+    const [first, ...others] = ordersOf(order, ranks, slot).map((its) => {
       const environment = environments.get(its.member?.rank ?? 0) ?? {};
-      return { order: its, process: this.processOf(its, slot, { environment, sharedFile: memory?.fd }) };
+      return { order: its, process: this.processOf(its, { environment, sharedFile: memory?.fd }) };
     });
     const run = new RunningJob(
       {
@@ -573,6 +583,13 @@ export class Supervisor {
     this.steer(job.id, updateNumber);
   }
 
+  /** Whether cards add gradients among themselves, in float32. Processes that must be confined have no sockets for that. */
+  private mayConnect({ spec }: Job, { device }: Slot): boolean {
+    const { config, slots } = this.parts;
+    const isAllowed = slots.canConnectCards && config.sandbox !== 'required';
+    return isAllowed && isOnCards(device) && spec.reductionType === 'float32';
+  }
+
   /** Sends a running job's trainer the updates that it does not have. */
   private steer(jobId: string, updateNumber: number): void {
     const run = this.running.get(jobId);
@@ -588,7 +605,7 @@ export class Supervisor {
   private async orderOf(
     job: Job,
     { datasetFolders, base }: { datasetFolders: readonly string[]; base: string | null },
-    { device, uuid }: Slot,
+    { device, cards }: Slot,
     member: TrainOrder['member'],
     taken: (() => void)[],
   ): Promise<TrainOrder> {
@@ -602,7 +619,7 @@ export class Supervisor {
       jobId: job.id,
       attempt: job.attempt,
       spec: job.spec,
-      device: childDevice(config, device, { share: config.slots, uuid }),
+      device: childDevice(config, device, { share: config.slots, uuid: cards[0] }),
       baseWeightsFolder: base === null ? job.spec.baseWeightsFolder : join(config.dataFolder, base),
       baseWeightsBefore: {
         files: await this.baseWeightsFiles(job),
@@ -717,17 +734,21 @@ interface Membership {
   member: GangMember;
 }
 
-/** The orders for the ranks of a run on this machine. All but the first rank of the run write to folders of their own. */
-function ordersOf(order: TrainOrder, ranks: readonly number[]): TrainOrder[] {
-  return ranks.map((rank) => {
+/**
+ * The orders for the ranks of a run on this machine, each with its card. All but the first rank of the run write to folders of their own.
+ */
+function ordersOf(order: TrainOrder, ranks: readonly number[], { cards }: Slot): TrainOrder[] {
+  return ranks.map((rank, index) => {
     if (rank === 0) return order;
     const jobFolder = join(order.jobFolder, 'ranks', String(rank));
-    return { ...order, jobFolder, member: { ...order.member!, rank } };
+    const card = { ...order.device.card, uuid: cards[index] ?? null };
+    return { ...order, jobFolder, device: { ...order.device, card }, member: { ...order.member!, rank } };
   });
 }
 
 /** If there are several cards, a trainer sees only its own. A single card keeps the operator's setting. */
-function environmentOf({ uuid }: Slot, { cardCount }: Slots): Record<string, string> {
+function environmentOf({ device: { card } }: TrainOrder, { cardCount }: Slots): Record<string, string> {
+  const { uuid } = card;
   return uuid === null || cardCount < 2 ? {} : { CUDA_VISIBLE_DEVICES: uuid };
 }
 

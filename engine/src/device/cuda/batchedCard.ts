@@ -5,7 +5,7 @@ const listBytes = 2 ** 13;
 
 /** Calls that neither queue work nor wait. */
 const unordered: ReadonlySet<string> = new Set([
-  ...['allocate', 'allocateHost', 'loadModule', 'loadKernel', 'kernelAttributes', 'planProduct'],
+  ...['allocate', 'allocateHost', 'loadModule', 'loadKernel', 'kernelAttributes', 'planProduct', 'leaveRing'],
 ]);
 
 /**

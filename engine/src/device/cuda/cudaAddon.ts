@@ -12,6 +12,10 @@ export interface CudaAddon {
   openCompiler(path: string): { major: number; minor: number; architectures: number[] };
   /** Opens cuBLASLt and returns its version, 130000 for 13.0. */
   openBlas(path: string): number;
+  /** Opens NCCL and returns its version, 22703 for 2.27.3. */
+  openNccl(path: string): number;
+  /** An id by which the cards of all ranks join; made by one rank for all. */
+  newRingId(): Uint8Array;
   /** Blocks. `image` null: compilation failed, and the log says why. */
   compile(program: CompiledProgram): { image: Uint8Array | null; log: string };
 
@@ -63,6 +67,16 @@ export interface Card {
   openProducts(workspaceBytes: number): void;
   /** Null if the library has no algorithm for it; a plan never changes. */
   planProduct(shape: PlannedProduct): { plan: number; algorithm: string } | null;
+
+  /** Connects the card with those of the other ranks by NCCL; resolves when all have joined. A card joins one ring. */
+  joinRing(id: Uint8Array, rank: number, size: number): Promise<void>;
+  /**
+   * Replaces `count` float32 values by their sum over all ranks; resolves when it is done. Nothing else may be queued meanwhile. Rejects
+   * with NCCL_ and its number where another rank is lost.
+   */
+  sumRing(address: number, count: number): Promise<void>;
+  /** A pending sum rejects, and none is allowed afterwards. Also allowed after `close`. */
+  leaveRing(): void;
 
   /** Work queued until `endCapture` becomes a graph instead of running; calls that wait are not allowed meanwhile. */
   beginCapture(): void;

@@ -6,6 +6,7 @@ import type { BlasProducts } from './blasProducts.js';
 import { CardCache } from './cardCache.js';
 import { CardDocuments } from './cardDocuments.js';
 import { CardEnds } from './cardEnds.js';
+import type { CardMemory } from './cardMemory.js';
 import { keptState, stateOf } from './cardStates.js';
 import type { Card } from './cudaAddon.js';
 import { halfBackward, halfForward, type CardHalfState, type HalfParts } from './half.js';
@@ -28,6 +29,7 @@ export class CudaDevice extends CardEnds implements api.Device {
     /** Null: all products use our own kernels. */
     readonly blas: BlasProducts | null = null,
     isApart = false,
+    private readonly openRing: (memory: CardMemory) => api.DirectSums | null = () => null,
   ) {
     super(description, card, kernels, blas, isApart);
     this.repeats = new Repeats(this, kernels);
@@ -45,6 +47,10 @@ export class CudaDevice extends CardEnds implements api.Device {
   /** Drops captured graphs, so that work is queued again: for measurements of the cost. */
   forgetRepeats(): void {
     this.repeats.forgetAll();
+  }
+
+  directSums(): api.DirectSums | null {
+    return this.openRing(this);
   }
 
   kernelCounts(): ReadonlyMap<string, number> {

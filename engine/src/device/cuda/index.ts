@@ -1,3 +1,4 @@
+export { findNccl } from './cardRing.js';
 export { loadCudaAddon, type CardDescription, type CardReading, type CudaAddon } from './cudaAddon.js';
 export {
   findDriver,

@@ -9,11 +9,13 @@ export interface CudaLibraries {
   readonly compilers: readonly string[];
   /** cuBLASLt. If none can be opened, products use our own kernels. */
   readonly products: readonly string[];
+  /** NCCL. If none can be opened, several cards exchange sums through the machine's memory. */
+  readonly collectives: readonly string[];
 }
 
 export interface LibrarySearch {
   /**
-   * Null: search the usual places. If set, compiler and products must come from this folder, and so does the driver if the folder has one.
+   * Null: search the usual places. If set, all but the driver must come from this folder, and so does the driver if the folder has one.
    */
   readonly folder: string | null;
   readonly environment?: NodeJS.ProcessEnv;
@@ -21,6 +23,7 @@ export interface LibrarySearch {
 
 const compilerNames = ['libnvrtc.so.13', 'libnvrtc.so.12'];
 const productNames = ['libcublasLt.so.13', 'libcublasLt.so.12'];
+const collectiveNames = ['libnccl.so.2'];
 
 /** The driver comes with the machine, never with a toolkit; but the given folder may contain one, to emulate a machine. */
 export function findDriver(folder: string | null): string {
@@ -38,7 +41,7 @@ function ofMachine(folder: string | null, name: string): string {
 }
 
 /**
- * Search order for compiler and products: a folder from a setting; LD_LIBRARY_PATH; where CUDA's installers put it; the `nvidia` packages
+ * Search order for all but the driver: a folder from a setting; LD_LIBRARY_PATH; where CUDA's installers put it; the `nvidia` packages
  * of the active Python; the system. Several are listed, since the newest may be too new for the driver.
  */
 export function findLibraries({ folder, environment = process.env }: LibrarySearch): CudaLibraries {
@@ -52,7 +55,12 @@ export function findLibraries({ folder, environment = process.env }: LibrarySear
     );
     return folder !== null ? files : [...files, ...names];
   };
-  return { driver: findDriver(folder), compilers: find(compilerNames), products: find(productNames) };
+  return {
+    driver: findDriver(folder),
+    compilers: find(compilerNames),
+    products: find(productNames),
+    collectives: find(collectiveNames),
+  };
 }
 
 const pathsOf = (list: string | undefined) => (list ?? '').split(delimiter).filter((path) => path !== '');

@@ -4,6 +4,7 @@ import { DeviceFault } from '../deviceFaults.js';
 import { guarded } from './cardFaults.js';
 import { batched } from './batchedCard.js';
 import { BlasProducts } from './blasProducts.js';
+import { CardRing, openNccl } from './cardRing.js';
 import { loadCudaAddon, type Card, type CardDescription, type CudaAddon } from './cudaAddon.js';
 import { CudaDevice } from './cudaDevice.js';
 import { kernelCompiler, type KernelCompiler } from './kernelCompiler.js';
@@ -51,8 +52,13 @@ export function openCuda(options: CudaOptions): CudaDevice {
   const kernels = new Kernels(card, compiler, { architecture, moreOptions: options.moreOptions });
   const blas = options.precision === 'float32' ? null : openProducts(addon, card, options, version);
   const description = describe(described, architecture, version, compiler, options);
-  const libraries = { ...description.libraries, cublasLt: blas === null ? 'none' : String(blas.version) };
-  return new CudaDevice({ ...description, libraries }, card, kernels, blas, options.isApart);
+  const cublasLt = blas === null ? 'none' : String(blas.version);
+  const libraries: Record<string, string> = { ...description.libraries, cublasLt };
+  return new CudaDevice({ ...description, libraries }, card, kernels, blas, options.isApart, (memory) => {
+    // Opened only for several cards: it takes hundreds of megabytes.
+    const nccl = openNccl(addon, options.libraries.collectives);
+    return nccl === null ? null : new CardRing(memory, addon, nccl, libraries);
+  });
 }
 
 /** Opens the newest library that is not newer than the driver; null if there is none, or if it is not wanted. */

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { DeviceFault, openDevice, unmeasured, type Device } from '@relora/engine';
 import { findNativeAddon } from '@relora/engine/binaries';
-import { findDriver, findLibraries, listCards } from '@relora/engine/cuda';
+import { findDriver, findLibraries, findNccl, listCards } from '@relora/engine/cuda';
 import { machineMemoryBytes } from '../../machineMemory.js';
 import { lockCard } from '../cardLock.js';
 import type { DeviceDescription } from '../../jobs/jobDevices.js';
@@ -11,7 +11,7 @@ import { deviceFor } from './device.js';
 /** The available devices of this machine, the one that `auto` takes first, with measured speeds if possible. */
 export async function describeDevices({ device, isTrial }: DescribeTask): Promise<FoundDevices> {
   const found: FoundDevices = {
-    ...{ native: findNativeAddon().origin, devices: [], problems: [], libraries: [] },
+    ...{ native: findNativeAddon().origin, devices: [], problems: [], libraries: [], nccl: null },
   };
   await describeCards(device, found, isTrial);
   if (isTrial) return found;
@@ -42,6 +42,7 @@ async function describeCards(device: DeviceSettings, found: FoundDevices, isTria
     if (folder !== null) found.libraries = filesOf(folder);
     ({ cards } = listCards(findDriver(folder)));
     found.libraries = filesOf(folder);
+    if (cards.length > 1) found.nccl = findNccl(folder);
   } catch (error) {
     return void note(error);
   }
@@ -61,8 +62,8 @@ async function describeCards(device: DeviceSettings, found: FoundDevices, isTria
 }
 
 function filesOf(folder: string | null): string[] {
-  const { compilers, products } = findLibraries({ folder });
-  return [findDriver(folder), ...compilers, ...products].filter((path) => existsSync(path));
+  const { compilers, products, collectives } = findLibraries({ folder });
+  return [findDriver(folder), ...compilers, ...products, ...collectives].filter((path) => existsSync(path));
 }
 
 function problemOf(backend: string, error: unknown): FoundDevices['problems'][number] {

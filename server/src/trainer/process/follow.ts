@@ -1,6 +1,7 @@
 import {
   alone,
   beginRun,
+  connectDevices,
   disposeRun,
   engineVersion,
   ExchangeCollective,
@@ -20,16 +21,16 @@ import { describeError } from './describeError.js';
 import { openDatasets, runOptions } from './openRun.js';
 
 /** How a process of a run communicates with the others. */
-export function collectiveOf({ member }: TrainOrder, device: Device): Collective {
+export async function collectiveOf({ member }: TrainOrder, device: Device): Promise<Collective> {
   if (member === null) return alone;
-  const { rank, size, by } = member;
+  const { rank, size, by, mayConnect } = member;
   const exchange = by === 'mpi' ? new Mpi() : new SharedMemory(rankMemoryFile, rank, size);
   // A process that MPI does not know as one of several would train the whole job alone.
   if (exchange.rank !== rank || exchange.size !== size)
     throw new Error(
       `MPI has it as rank ${exchange.rank} of ${exchange.size}, and the server as rank ${rank} of ${size}: it has not found the others`,
     );
-  return new ExchangeCollective(device, exchange);
+  return new ExchangeCollective(device, exchange, mayConnect ? await connectDevices(device, exchange) : null);
 }
 
 /** What the first rank sends the others before the first step. */

@@ -43,7 +43,7 @@ import { nameOf } from '../../store/tenantIds.js';
  */
 export async function train(order: TrainOrder, channel: ServerChannel): Promise<void> {
   const device = await deviceFor(order.device, order.spec.precision);
-  const collective = collectiveOf(order, device);
+  const collective = await collectiveOf(order, device);
   if (collective.rank > 0) return await follow(order, device, collective, channel);
   try {
     await lead(order, device, collective, channel);

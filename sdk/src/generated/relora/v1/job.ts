@@ -2342,7 +2342,8 @@ export interface JobSpec {
   omittedDocuments: OmittedDocument[];
   /**
    * Processes that train together, each on its part of every batch: a divisor of batch.sequence_count, at most RELORA_REPLICAS_MAX of the
-   * server; default 1. They start at the same time, each in a slot of one server. Their number changes sums only by rounding.
+   * server; default 1. They start at the same time: on processors each in a slot, on cards each on a card of its own. Their number changes
+   * sums only by rounding.
    */
   replicas?:
     | number
