@@ -17,7 +17,7 @@ enum class Int8Unit { amx, vnni, avx2, i8mm, dot, neon, portable };
 /// The names JavaScript uses.
 std::string_view name_of(InstructionSet set);
 std::string_view name_of(Int8Unit unit);
-/// Best first; always ends with portable.
+/// Fastest first; always ends with portable.
 std::vector<InstructionSet> supported_instruction_sets();
 /// A supported set or the model, by its name.
 std::optional<InstructionSet> usable_instruction_set(std::string_view name);

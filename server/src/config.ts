@@ -240,7 +240,7 @@ export const settings = {
     'RELORA_INSTRUCTION_SET',
     'auto',
     ['auto', 'portable', 'avx2', 'avx512', 'avx512bf16', 'amx', 'neon', 'neonDot', 'neonBf16'],
-    'Instructions of the native backend; `auto` takes the best that the processor has.',
+    'Instructions of the native backend; `auto` takes the fastest that the processor has (docs/performance.md).',
   ),
   native: {
     variable: 'RELORA_NATIVE',

@@ -41,6 +41,8 @@ test('every command against a server, for people and for programs', async () => 
   const lean = [
     '--precision',
     'int8-base',
+    '--head-precision',
+    'int8',
     '--recomputation',
     'blocks',
     '--moments',
@@ -51,7 +53,7 @@ test('every command against a server, for people and for programs', async () => 
   const estimated = (await relora(['estimate', '--spec', 'spec.json', ...lean])).output;
   expect(estimated).toMatch(/^memory +\d+ MB at its peak, [\d.]+ [MGT]B allowed$/m);
   expect(estimated).toMatch(
-    /^computed with +precision int8-base, recomputation blocks, moments int8, graph separate$/m,
+    /^computed with +precision int8-base, head int8, recomputation blocks, moments int8, graph separate$/m,
   );
   const byMuon = ['--optimizer', 'muon', '--adapter-optimizer', 'lora-muon', '--initialisation', 'old-span'];
   expect((await relora(['estimate', '--spec', 'spec.json', ...byMuon])).output).toMatch(
@@ -62,6 +64,9 @@ test('every command against a server, for people and for programs', async () => 
   );
   expect((await relora(['estimate', '--spec', 'spec.json', '--graph', 'both'])).errors).toContain(
     '--graph is one of auto, separate, merged, weight-gradient, not "both"',
+  );
+  expect((await relora(['estimate', '--spec', 'spec.json', '--head-precision', 'int4'])).errors).toContain(
+    '--head-precision is one of same, int8, not "int4"',
   );
   expect((await relora(['create', '--spec', 'spec.json', '--validate-only'])).output).toMatch(
     /^The job is valid\.\n/,

@@ -1,4 +1,4 @@
-import { ReductionType, type DeepPartial, type UpdateJobRequest } from '@relora/sdk/contract';
+import { HeadPrecision, ReductionType, type DeepPartial, type UpdateJobRequest } from '@relora/sdk/contract';
 import type { CallOptions } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
@@ -169,6 +169,11 @@ describe('UpdateJob', () => {
       'what gradients travel as',
       { spec: { reductionType: ReductionType.BFLOAT16 } },
       /spec\.reduction_type: expected unset, since a run keeps it/,
+    ],
+    [
+      'the arithmetic of the head',
+      { spec: { headPrecision: HeadPrecision.INT8 } },
+      /spec\.head_precision: expected unset, since a run keeps it/,
     ],
     ['a rank', { spec: { adapter: { rank: 3 } } }, /spec\.adapter: expected unset/],
     [

@@ -1,6 +1,7 @@
 #include "product.h"
 
 #include <algorithm>
+#include <cassert>
 #include <numeric>
 #include <span>
 
@@ -40,6 +41,7 @@ void run_outputs(uint32_t* left_block, const Operand& left_operand, std::span<co
                  Range rows, Range panels, size_t n_max) {
   const ProductKernel& kernel = *outputs.front().right.kernel;
   const size_t count = rows.end - rows.begin, depth = outputs.front().right.k;
+  assert(outputs.front().right.k_begin % (kernel.k_per_step * kernel.step_quantum) == 0);
   if (kernel.prepare_left) kernel.prepare_left(left_block, left_operand, rows.begin, count, depth);
   for (size_t k = 0; k < depth; k += kernel.block_k) {
     const size_t k_count = std::min(kernel.block_k, depth - k);
@@ -143,7 +145,8 @@ RightPanels pack_right_panels(Context& context, const ProductKernel& kernel, uin
 
 void product(Context& context, const ProductKernel& kernel, const Target& target, const Operand& left,
              const Operand& right, size_t m, size_t n, size_t k) {
-  if (m > block_rows) {
+  // Integers are scaled by whole columns, whatever the number of rows.
+  if (m > block_rows || kernel.header_rows > 0) {
     uint32_t* words = context.shared(Shared::right_panels).words(right_panels_words(kernel, k, n));
     const RightPanels panels = pack_right_panels(context, kernel, words, right, k, n);
     return product_of_panels(context, target, left, panels, m);

@@ -7,6 +7,7 @@
 #include "attention.h"
 
 #include <cmath>
+#include <numeric>
 
 #include "rows.h"
 
@@ -17,10 +18,13 @@ namespace {
 /// Query rows whose contribution to dk and dv is summed at a time: bits depend on it.
 constexpr size_t tile = 64;
 /// Query rows that are computed against the same keys (those visible to the last of them), forward and backward. Fewer rows compute less
-/// beyond the diagonal, but in more products. They are whole tiles of the kernel.
+/// beyond the diagonal, but in more products. They are whole tiles of the kernel; going back, panels also begin at them.
 constexpr size_t strip_max = 32;
 size_t strip_rows(const ProductKernel& kernel) { return (23 / kernel.tile_rows + 1) * kernel.tile_rows; }
-size_t backward_strip_rows(const ProductKernel& kernel) { return strip_max / kernel.tile_rows * kernel.tile_rows; }
+size_t backward_strip_rows(const ProductKernel& kernel) {
+  const size_t unit = std::lcm(kernel.tile_rows, kernel.k_per_step * kernel.step_quantum);
+  return strip_max / unit * unit;
+}
 
 struct Layout {
   explicit Layout(const AttentionShape& s)

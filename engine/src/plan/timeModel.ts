@@ -62,6 +62,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   const baseKind = adapter === null ? precision : isMultipliedAs;
   const baseRate = productShare[baseKind] * peaks[baseKind];
   const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
+  // The share of the peak is that of the other precisions: it was not fitted for int8.
   const headKind = spec.headPrecision === 'int8' ? 'int8' : precision;
   // Recomputation repeats the forward pass, except for the last layer of each half.
   const isRepeated = spec.recomputation === 'blocks' && isFused(device);

@@ -121,7 +121,7 @@ function pass(run: TrainingRun, { inputs, targets }: StepBatch, sequenceCount: n
     { inputs, targets, batch: sequenceCount, time: spec.batch.sequenceLength },
     gradients.sumFor(model.trainable()),
     result,
-    { recompute: spec.recomputation === 'blocks' },
+    { recompute: spec.recomputation === 'blocks', headPrecision: spec.headPrecision },
   );
 }
 

@@ -395,7 +395,7 @@ export const HeadPrecision = {
   UNSPECIFIED: "HEAD_PRECISION_UNSPECIFIED",
   /** SAME - The precision of the trained weights. */
   SAME: "HEAD_PRECISION_SAME",
-  /** INT8 - Products of int8, with a scale for each row: faster, and with nearly the same losses. */
+  /** INT8 - Products of int8: faster; docs/performance.md says by how much, and how losses change. */
   INT8: "HEAD_PRECISION_INT8",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
