@@ -146,7 +146,7 @@ EXPORT ncclAllReduce(const void* from, void* to, size_t count, int type, int ope
   }
   if (control.fail_after_sums != 0 && ++ring->connection->sums > control.fail_after_sums) return ring_system_error;
   const auto add = [connection = ring->connection, values = static_cast<float*>(to), count] { connection->add(values, count); };
-  return relora::model::submit(add) == success ? success : ring_card_error;
+  return relora::model::submit(add) == success ? Status{success} : Status{ring_card_error};
 }
 EXPORT ncclCommGetAsyncError(RingHandle ring, Status* error) {
   *error = ring->connection->error;
