@@ -269,6 +269,13 @@ export const settings = {
     'Whether the kernel confines trainers and other child processes to their folders, without network: `auto` if it can, `required` to refuse to start otherwise.',
   ),
 
+  nccl: choice(
+    'RELORA_NCCL',
+    'off',
+    ['off', 'on'],
+    'Whether the cards of one job add gradients among themselves by NCCL, where it is installed. NCCL needs sockets, so the kernel does not confine the trainers of such jobs.',
+  ),
+
   messageBytesMax: integer(
     'RELORA_MESSAGE_BYTES_MAX',
     4 << 20,
@@ -877,6 +884,10 @@ function contradictionsOf(config: Config): string[] {
   if (config.mpirun !== '' && config.sandbox === 'required')
     problems.push(
       'RELORA_MPIRUN needs RELORA_SANDBOX=auto or off: processes that exchange sums with other machines need the network',
+    );
+  if (config.nccl === 'on' && config.sandbox === 'required')
+    problems.push(
+      'RELORA_NCCL=on needs RELORA_SANDBOX=auto or off: NCCL connects the processes of a job by sockets',
     );
   if (config.pageBytesMax > config.messageBytesMax)
     problems.push('RELORA_PAGE_BYTES_MAX must be at most RELORA_MESSAGE_BYTES_MAX: a page is one message');

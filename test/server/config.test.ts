@@ -44,6 +44,13 @@ describe('settings', () => {
     expect(problemsOf({ ...shared, RELORA_MPIRUN: 'mpirun' })).toEqual([]);
   });
 
+  it('do not ask for sockets between cards and for trainers without sockets', () => {
+    expect(problemsOf({ RELORA_NCCL: 'on', RELORA_SANDBOX: 'required' })).toEqual([
+      expect.stringMatching(/^RELORA_NCCL=on needs RELORA_SANDBOX=auto or off/),
+    ]);
+    expect(problemsOf({ RELORA_NCCL: 'on' })).toEqual([]);
+  });
+
   it('are read from the environment', () => {
     const config = readConfig({
       RELORA_GRPC_ADDRESS: '[::1]:0',

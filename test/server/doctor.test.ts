@@ -81,7 +81,8 @@ describe('relora-server doctor', () => {
       [libraryFolder(names), /through the memory of the machine, without NCCL$/],
       [libraryFolder([...names, 'libnccl.so.2']), /several cards exchange sums by NCCL 2\.27\.3$/],
     ] as const) {
-      const { of } = await findings({ ...modelSettings(folder), CUDA_MODEL_DEVICE_COUNT: '2' });
+      const several = { CUDA_MODEL_DEVICE_COUNT: '2', RELORA_NCCL: 'on' };
+      const { of } = await findings({ ...modelSettings(folder), ...several });
       expect(of('libraries')[0]!.message).toMatch(said);
     }
   });

@@ -7,14 +7,14 @@ import { execution, openParts, processor, runSpec, submit } from './parts.js';
 import { stores } from './postgres.js';
 
 const device = { name: 'cuda', instructionSet: 'sm_90a', threadCount: 1, precision: 'bfloat16' } as const;
-const card = (uuid: string, memoryBytes = 2 ** 36): DeviceDescription => ({
+const card = (uuid: string, memoryBytes = 2 ** 36, instructionSet = 'sm_90a'): DeviceDescription => ({
   ...unmeasured(device),
   ...{
     uuid,
     memoryBytes,
     isDefault: true,
     model: 'A card',
-    instructionSet: 'sm_90a',
+    instructionSet,
     computeCapability: '9.0',
   },
 });
@@ -80,6 +80,18 @@ describe('places of a server', () => {
     slots.give(single);
     expect(slots.places.cards).toEqual({ free: 1, count: 2 });
     for (const slot of [several, another]) slots.give(slot);
+  });
+
+  it('are those of one architecture for a job of several processes', async () => {
+    const [old, one, other] = [newUuid(), newUuid(), newUuid()];
+    const cards = [card(old, 2 ** 36, 'sm_80'), card(one), card(other)];
+    const slots = new Slots({ ...settings, gpuSlots: 2 }, known(cards));
+    await slots.free();
+    expect(slots.places.cards).toEqual({ free: 2, count: 2 });
+    expect(slots.take('cuda').cards).toEqual([old]);
+    await slots.free();
+    expect(slots.take('cuda', 2).cards).toEqual([one, other]);
+    slots.giveUnused();
   });
 
   it('stay locked while a job is claimed for them, even if another job ends meanwhile', async () => {
@@ -150,6 +162,13 @@ describe('auto', () => {
     ],
     ['the processor for a tiny model', runSpec(), [card('a')], {}, 'native'],
     ['a card for each process', largeSpec({ replicas: 2 }), [card('a'), card('b')], {}, 'cuda'],
+    [
+      'the processors for more processes than cards of one architecture',
+      largeSpec({ replicas: 2 }),
+      [card('a'), card('b', 2 ** 36, 'sm_80')],
+      {},
+      'native',
+    ],
     ['the processors for more processes than cards', largeSpec({ replicas: 2 }), [card('a')], {}, 'native'],
     ['the processor for more than the card has', largeSpec(), [card('a', 2 ** 30)], {}, 'native'],
     ['what the settings say', largeSpec(), [card('a')], { device: 'reference' }, 'reference'],

@@ -16,8 +16,8 @@ export interface OfferedCard extends DeviceSpeed {
 const blockOperationsMin = 1e8;
 
 /**
- * Resolves `auto` for a job by a fixed rule: cards, if they support its precision, one for each of its processes has the memory for it and
- * the job has enough work; otherwise the CPU. Nothing is timed, since bits depend on the device.
+ * Resolves `auto` for a job by a fixed rule: cards, if they support its precisions, there is one for each of its processes, of one
+ * architecture and with enough memory, and the job has enough work; otherwise the CPU. Nothing is timed, since bits depend on the device.
  */
 export function resolveAuto(
   spec: RunSpec,
@@ -29,7 +29,14 @@ export function resolveAuto(
   const fitting = cards.filter(
     (card) => cardBytes(cardMemory(spec, card)) <= cardShareBytes(card.memoryBytes, jobsPerCard),
   );
-  return fitting.length >= spec.replicas ? 'cuda' : 'native';
+  return largestKind(fitting).length >= spec.replicas ? 'cuda' : 'native';
+}
+
+/** The cards of the architecture that most have; the first of several. Processes of a job on different ones would differ in bits. */
+export function largestKind<T extends { instructionSet: string | null }>(cards: readonly T[]): T[] {
+  const kinds = [...new Set(cards.map(({ instructionSet }) => instructionSet))];
+  const groups = kinds.map((kind) => cards.filter(({ instructionSet }) => instructionSet === kind));
+  return groups.sort((one, other) => other.length - one.length)[0] ?? [];
 }
 
 /** Card memory reserved for driver contexts and fragmentation by other jobs. */

@@ -185,6 +185,7 @@ export type { CardReading };
 export interface DescribeTask {
   kind: 'describeDevices';
   device: DeviceSettings;
+  seeksNccl: boolean;
   /** Measures only cards, in a process that is confined like a trainer, to see whether that works. */
   isTrial: boolean;
 }
@@ -232,7 +233,7 @@ export interface FoundDevices {
   native: string;
   /** Files of NVIDIA's libraries that were found by path. */
   libraries: string[];
-  /** Version of NCCL, looked for if there are several cards; null if there is none. */
+  /** Version of NCCL, looked for if it may be used and there are several cards; null if there is none. */
   nccl: string | null;
   /** The one that `auto` takes comes first. */
   devices: DeviceDescription[];

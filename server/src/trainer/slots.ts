@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { resolveAuto, type RunSpec } from '@relora/engine/plan';
+import { largestKind, resolveAuto, type RunSpec } from '@relora/engine/plan';
 import type { Config } from '../config.js';
 import {
   isOnCards,
@@ -71,7 +71,10 @@ export class Slots {
     const { slots, gpuSlots } = this.settings;
     return {
       processors: { free: Math.max(0, slots - this.processorCount), count: slots },
-      cards: { free: this.withPlace().length, count: gpuSlots === 0 ? 0 : this.cardCount },
+      cards: {
+        free: largestKind(this.withPlace()).length,
+        count: gpuSlots === 0 ? 0 : largestKind(this.known.cards() ?? []).length,
+      },
     };
   }
 
@@ -82,7 +85,7 @@ export class Slots {
 
   /** Whether other servers on this machine use some of its cards. After `free`. */
   get areCardsElsewhere(): boolean {
-    return this.held.size < this.places.cards.count;
+    return this.settings.gpuSlots > 0 && this.held.size < this.cardCount;
   }
 
   /** Devices that a job could be started on now. Cards that no other server uses are locked until `giveUnused`. */
@@ -124,16 +127,17 @@ export class Slots {
     return `Waits for a card: another server on this machine uses ${model} ${uuid}${more}`;
   }
 
-  /** Takes free places on a device that `free` returned: on the cards that are used least. */
+  /** Takes free places on a device that `free` returned: on the cards that are used least, several on those of one kind. */
   take(device: DeviceName, count = 1): Slot {
     this.isOffering = false;
     if (!isOnCards(device)) {
       this.processorCount += count;
       return { device, count, cards: [] };
     }
-    const taken = this.withPlace().slice(0, count);
-    for (const [, card] of taken) card.count++;
-    return { device, count, cards: taken.map(([uuid]) => uuid) };
+    const withPlace = this.withPlace();
+    const taken = (count === 1 ? withPlace : largestKind(withPlace)).slice(0, count);
+    for (const { card } of taken) card.count++;
+    return { device, count, cards: taken.map(({ uuid }) => uuid) };
   }
 
   give({ device, count, cards }: Slot): void {
@@ -172,9 +176,14 @@ export class Slots {
   }
 
   /** Locked cards with a free place, the least used first. */
-  private withPlace(): [uuid: string, card: { count: number }][] {
-    const withPlace = [...this.held].filter(([, { count }]) => count < this.settings.gpuSlots);
-    return withPlace.sort(([, one], [, other]) => one.count - other.count);
+  private withPlace(): { uuid: string; card: { count: number }; instructionSet: string }[] {
+    const kinds = new Map(
+      (this.known.cards() ?? []).map(({ uuid, instructionSet }) => [uuid, instructionSet]),
+    );
+    return [...this.held]
+      .filter(([, { count }]) => count < this.settings.gpuSlots)
+      .sort(([, one], [, other]) => one.count - other.count)
+      .map(([uuid, card]) => ({ uuid, card, instructionSet: kinds.get(uuid) ?? '' }));
   }
 }
 

@@ -240,9 +240,17 @@ export class Supervisor {
 
   private async fillSlots(): Promise<void> {
     this.isFillWanted = false;
-    const { slots, leases } = this.parts;
     await this.recover();
     await this.gatherGangs();
+    try {
+      await this.claimAll();
+    } finally {
+      this.parts.slots.giveUnused();
+    }
+  }
+
+  private async claimAll(): Promise<void> {
+    const { slots, leases } = this.parts;
     while (!this.isStopping) {
       const devices = leases.isShared
         ? await slots.ofFleet()
@@ -267,15 +275,15 @@ export class Supervisor {
       if (!('job' in claim)) {
         // There is no event when another server releases a card, which a first job may need in addition to the free ones.
         let delayMs = slots.areCardsElsewhere && free.includes('cuda') ? cardRetryMs : Infinity;
-        slots.giveUnused();
         if (!free.includes('cuda')) await this.explainNoCard();
         if (claim.notBeforeMs !== null)
           delayMs = Math.min(delayMs, Math.max(1, claim.notBeforeMs - this.parts.leases.now()));
         if (delayMs < Infinity) this.fillAfter(delayMs);
         return;
       }
-      const { job } = claim;
-      await this.launch(job, slots.take(claim.device, claim.processes), false);
+      const slot = slots.take(claim.device, claim.processes);
+      slots.giveUnused(); // a launch can take minutes
+      await this.launch(claim.job, slot, false);
     }
   }
 
@@ -407,8 +415,8 @@ export class Supervisor {
   private async explainNoCard(): Promise<void> {
     const { slots, queue } = this.parts;
     const why = await slots.whyNoCard();
-    slots.giveUnused();
-    if (why !== null && (await queue.explainWait(['cuda'], why))) this.fillAfter(cardRetryMs);
+    const isWaiting = why === null ? slots.areCardsElsewhere : await queue.explainWait(['cuda'], why);
+    if (isWaiting) this.fillAfter(cardRetryMs);
   }
 
   private async giveBackUnlaunched(): Promise<void> {
@@ -583,11 +591,9 @@ export class Supervisor {
     this.steer(job.id, updateNumber);
   }
 
-  /** Whether cards add gradients among themselves, in float32. Processes that must be confined have no sockets for that. */
+  /** Whether cards add gradients among themselves, in float32. */
   private mayConnect({ spec }: Job, { device }: Slot): boolean {
-    const { config, slots } = this.parts;
-    const isAllowed = slots.canConnectCards && config.sandbox !== 'required';
-    return isAllowed && isOnCards(device) && spec.reductionType === 'float32';
+    return this.parts.slots.canConnectCards && isOnCards(device) && spec.reductionType === 'float32';
   }
 
   /** Sends a running job's trainer the updates that it does not have. */

@@ -74,7 +74,8 @@ export class TaskRunner {
 
   /** What jobs can run on, measured for about a second. */
   async describeDevices(signal: AbortSignal = new AbortController().signal): Promise<FoundDevices> {
-    const task = { kind: 'describeDevices', device: childDevice(this.config, this.config.device) } as const;
+    const device = childDevice(this.config, this.config.device);
+    const task = { kind: 'describeDevices', device, seeksNccl: this.config.nccl === 'on' } as const;
     const options = { signal, timeoutMs: this.config.taskTimeoutSeconds * 1000 };
     const found = await this.run({ ...task, isTrial: false }, options);
     const cards = found.devices.filter(({ backend }) => backend === 'cuda');

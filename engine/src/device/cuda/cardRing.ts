@@ -26,15 +26,23 @@ export class CardRing implements DirectSums {
   }
 
   async join(id: Uint8Array, rank: number, size: number): Promise<void> {
-    // An exiting process waits for the thread of a pending call, which this ends.
-    process.once('exit', () => this.leave());
-    await orLost(this.card.joinRing(id, rank, size));
+    let isPending = true;
+    // An exiting process waits for the thread of a pending call. Leaving ends a sum, but nothing ends a join for which others are missing.
+    process.once('exit', () => {
+      if (isPending) process.kill(process.pid, 'SIGKILL');
+      this.leave();
+    });
+    try {
+      await faultOrLost(this.card.joinRing(id, rank, size));
+    } finally {
+      isPending = false;
+    }
     this.libraries.nccl = this.version;
   }
 
   async sum(buffer: DeviceBuffer): Promise<void> {
     const address = this.memory.floats(buffer, buffer.length, 'sum');
-    if (buffer.length > 0) await orLost(this.card.sumRing(address, buffer.length));
+    if (buffer.length > 0) await faultOrLost(this.card.sumRing(address, buffer.length));
     this.memory.written(buffer);
   }
 
@@ -45,6 +53,13 @@ export class CardRing implements DirectSums {
   private get card(): Card {
     return this.memory.card;
   }
+}
+
+/** A fault of the own card, as far as the call reports one, is the cause of what it does to the others. */
+async function faultOrLost<T>(call: Promise<T>): Promise<T> {
+  return await orLost(call).catch((error: unknown) => {
+    throw error instanceof Error && error.cause instanceof DeviceFault ? error.cause : error;
+  });
 }
 
 /** The version of the NCCL that runs in this folder, or in the usual places if it is null, would use; null if there is none. */

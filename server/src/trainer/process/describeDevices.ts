@@ -9,11 +9,11 @@ import type { DescribeTask, DeviceSettings, FoundDevices } from '../messages.js'
 import { deviceFor } from './device.js';
 
 /** The available devices of this machine, the one that `auto` takes first, with measured speeds if possible. */
-export async function describeDevices({ device, isTrial }: DescribeTask): Promise<FoundDevices> {
+export async function describeDevices({ device, seeksNccl, isTrial }: DescribeTask): Promise<FoundDevices> {
   const found: FoundDevices = {
     ...{ native: findNativeAddon().origin, devices: [], problems: [], libraries: [], nccl: null },
   };
-  await describeCards(device, found, isTrial);
+  await describeCards(device, found, { seeksNccl, isTrial });
   if (isTrial) return found;
   // Throws if the settings force instructions that do not exist.
   found.devices.push(await describe(await deviceFor({ ...device, device: 'native' }, 'auto')));
@@ -33,7 +33,11 @@ export async function describeDevices({ device, isTrial }: DescribeTask): Promis
 }
 
 /** One device per card. */
-async function describeCards(device: DeviceSettings, found: FoundDevices, isTrial: boolean): Promise<void> {
+async function describeCards(
+  device: DeviceSettings,
+  found: FoundDevices,
+  { seeksNccl, isTrial }: Pick<DescribeTask, 'seeksNccl' | 'isTrial'>,
+): Promise<void> {
   const { devices, problems } = found;
   const folder = device.card.libraryFolder;
   const note = (error: unknown) => problems.push(problemOf('cuda', error));
@@ -42,7 +46,7 @@ async function describeCards(device: DeviceSettings, found: FoundDevices, isTria
     if (folder !== null) found.libraries = filesOf(folder);
     ({ cards } = listCards(findDriver(folder)));
     found.libraries = filesOf(folder);
-    if (cards.length > 1) found.nccl = findNccl(folder);
+    if (seeksNccl && cards.length > 1) found.nccl = findNccl(folder);
   } catch (error) {
     return void note(error);
   }
