@@ -133,8 +133,8 @@ static PackedLeft pack_left_rows(uint32_t* packed, const Operand& left, size_t r
   return {packed, tile_rows<format> * row_stride, row_stride, 1};
 }
 
-/// Left operand stored [k, m]: for each panel of rows, those of a tile, neighboring words per k (or pair). The stored rows are read once, across all
-/// panels, since they may be pages apart.
+/// Left operand stored [k, m]: for each panel, which has the rows of a tile, neighboring words per k (or pair). The stored rows are read once,
+/// across all panels, since they may be pages apart.
 template <Format format, class Element>
 static PackedLeft pack_left_columns(uint32_t* packed, const Operand& left, size_t row, size_t rows, size_t k,
                                     size_t k_count) {

@@ -48,16 +48,15 @@ void run_outputs(uint32_t* left_block, const Operand& left_operand, std::span<co
     const PackedLeft left = kernel.pack_left(left_block, left_operand, rows.begin, count, k, k_count);
     for (const auto& [target, right] : outputs) {
       const size_t n = std::min(n_max, right.n), end = std::min(panels.end, panels_of(kernel, n));
+      const size_t rows_before = packed_rows_of(kernel, right.k_begin + k);
+      const auto words_of = [&, &right = right](size_t panel) {
+        return right.words + panel_offset(kernel, right.k_packed, panel) + rows_before * panel_width(kernel, right.n, panel);
+      };
       for (size_t panel = panels.begin; panel < end; panel++) {
-        const size_t width = panel_width(kernel, right.n, panel);
-        const auto words_of = [&](size_t of) {
-          const size_t inside = packed_rows_of(kernel, right.k_begin + k) * panel_width(kernel, right.n, of);
-          return right.words + panel_offset(kernel, right.k_packed, of) + inside;
-        };
         const Target part{target.data + rows.begin * target.stride + panel * kernel.panel_columns,
                           target.stride, target.alpha, target.accumulate || k > 0};
         kernel.multiply(part, left, words_of(panel), panel + 1 < end ? words_of(panel + 1) : nullptr, count,
-                        panel_columns(kernel, n, panel), width, k_count);
+                        panel_columns(kernel, n, panel), panel_width(kernel, right.n, panel), k_count);
       }
     }
   }

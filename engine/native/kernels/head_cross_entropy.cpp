@@ -4,8 +4,8 @@
 // up to one factor and its target: the factor is applied to the rows of x and dx instead, so that logits are traversed only once.
 //
 // In int8 each row of x and of the head is scaled by its largest value (../gemm/pack_int8.h). For dx each row of the exponentials and each
-// column of the head have a scale for every slab of the vocabulary. The target, whose gradient p - 1 would be far larger than the others of its slab, is left out of that
-// product and added in float32. dhead is computed as always, from the same exponentials.
+// column of the head have a scale for every slab of the vocabulary. The target, whose gradient p - 1 would be far larger than the others of
+// its slab, is left out of that product and added in float32. dhead is computed as always, from the same exponentials.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>

@@ -441,7 +441,7 @@ export interface HeadPass {
   readonly scale: number;
   /** Index of its first row among the `rowCount` rows of the result; rows beyond that are not kept. */
   readonly firstRow: number;
-  /** Of the logits and of dx, where gradients are asked for. */
+  /** Of the logits and of dx. */
   readonly precision: HeadPrecision;
 }
 

@@ -7,6 +7,7 @@ import {
   datasetNames,
   estimateRun,
   exchangedBytes,
+  largestKind,
   readDatasetNames,
   Schedule,
   servesPrecision,
@@ -253,7 +254,8 @@ function findDevice(
   const wanted = spec.device === 'auto' ? [slots.resolve(spec)] : [spec.device, ...spec.acceptedDevices];
   const byMemory = [...devices].sort((one, other) => other.memoryBytes - one.memoryBytes);
   return wanted.flatMap((name) => {
-    const alike = byMemory.filter(({ backend }) => backend === name);
+    const ofBackend = byMemory.filter(({ backend }) => backend === name);
+    const alike = spec.replicas > 1 ? largestKind(ofBackend) : ofBackend;
     return alike[Math.min(spec.replicas, alike.length) - 1] ?? [];
   })[0];
 }

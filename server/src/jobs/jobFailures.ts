@@ -19,7 +19,7 @@ export const serverFailures = {
   STORAGE_BROKEN:
     'The disk of the data folder failed (EIO) several times in a row without a new checkpoint in between. Repair it, then fork the job from its last checkpoint.',
   RANKS_DIFFER:
-    'The processes of a job have different versions of the engine, devices or instruction sets. Install the same version on all servers, and set the same RELORA_INSTRUCTION_SET if their processors differ; let a server with different cards see only those of one kind (CUDA_VISIBLE_DEVICES).',
+    'The processes of a job have different versions of the engine, devices or instruction sets. Install the same version on all servers, and set the same RELORA_INSTRUCTION_SET if their processors differ.',
   DATASET_NOT_READY: 'The data set of the job no longer exists, or is not ready.',
 } as const;
 

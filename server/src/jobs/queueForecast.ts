@@ -1,3 +1,4 @@
+import { largestKind } from '@relora/engine/plan';
 import { pinOf, type DeviceDescription, type DeviceName } from './jobDevices.js';
 
 /** Where jobs can run on one server. */
@@ -223,8 +224,8 @@ function deviceAt(
   { kind, count, devices }: Pool,
   { devices: wanted, pin, places }: WaitingJob,
 ): DeviceName | undefined {
-  // Each process of a job needs a card of its own, however many slots there are on one.
-  const cardCount = devices.filter(({ backend }) => backend === 'cuda').length;
+  // Each process of a job needs a card of its own, of one architecture, however many slots there are on one.
+  const cardCount = largestKind(devices.filter(({ backend }) => backend === 'cuda')).length;
   const most = kind === 'card' && devices.length > 0 ? Math.min(count, cardCount) : count;
   if (most < places) return undefined;
   return wanted.find((name) => {

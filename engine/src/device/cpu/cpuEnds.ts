@@ -86,7 +86,7 @@ export class CpuEnds extends CpuBases {
       this.floats(x),
       this.floats(head),
       targets,
-      { ...shape, gradientScale: scale, inInt8: precision === 'int8' && gradients !== null },
+      { ...shape, gradientScale: scale, inInt8: precision === 'int8' },
       this.precision,
     );
     let sum = 0;
