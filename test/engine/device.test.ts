@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { describe, expect, it, vi } from 'vitest';
 import { BufferPool } from '../../engine/dist/device/bufferPool.js';
 import { measureCpu } from '../../engine/dist/device/cpu/measureCpu.js';
-import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
+import { loadNativeAddon, type PackedBase } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { isTensorflowSetUp } from '../../engine/dist/device/tfjs/tensorflow.js';
 import { openDevice } from '../../engine/dist/openDevice.js';
 
@@ -26,22 +26,45 @@ describe('choosing a device', () => {
     });
   });
 
-  it('is measured as it is, although something holds a core up for a moment', () => {
-    // Six consecutive windows measure half of the processor's speed: a fifth of a second.
-    const peaks: Record<string, number> = { float32: 260, bfloat16: 240, int8: 1000 };
-    for (let from = 0; from < 12; from++) {
-      let window = 0;
-      const measured = measureCpu({
-        measurePeak(arithmetic) {
-          const isHeldUp = window >= from && window < from + 6;
-          window++;
-          return peaks[arithmetic]! / (isHeldUp ? 2 : 1);
-        },
-        addInPlace: () => undefined,
-      });
-      expect(measured).toMatchObject({ float32Flops: 260e9, bfloat16Flops: 240e9, int8Flops: 1000e9 });
-    }
-  });
+  it.each([1, 2])(
+    'is measured as it is with %i threads, although something holds a core up for a moment',
+    (threads) => {
+      const rates: Record<string, number> = { float32: 260e9, bfloat16: 240e9, int8: 1000e9 };
+      for (let from = 0; from < 60; from += 6) {
+        let now = 0;
+        let computed = 0;
+        let product = 0;
+        const multiply = (rows: number, { base }: { base: object }): void => {
+          const { inFeatures, outFeatures, precision } = base as {
+            inFeatures: number;
+            outFeatures: number;
+            precision: string;
+          };
+          const isHeldUp = product >= from && product < from + 300; // of 360
+          product++;
+          const milliseconds =
+            (2000 * rows * inFeatures * outFeatures * (isHeldUp ? 2 : 1)) / rates[precision]!;
+          computed += threads * milliseconds;
+          now += milliseconds * (threads === 1 ? 3 : 1); // others have their turns
+        };
+        const measured = measureCpu(
+          {
+            packBase: (_, inFeatures, outFeatures, precision) =>
+              ({ inFeatures, outFeatures, precision }) as unknown as PackedBase,
+            releaseBase: () => undefined,
+            linearForward: (_y, _xa, _x, layer, rows) => multiply(rows, layer),
+            linearBackward: (_dx, _da, _db, _dy, _x, _xa, layer, rows) => multiply(rows, layer),
+            addInPlace: (sum) => void (now += (3 * sum.byteLength) / 20e6),
+          },
+          threads,
+          { wall: () => now, processor: () => computed },
+        );
+        for (const precision of ['float32', 'bfloat16', 'int8'] as const)
+          expect(measured[`${precision}Flops`] / rates[precision]!).toBeCloseTo(1, 9);
+        expect(measured.memoryBytesPerSecond / 20e9).toBeCloseTo(1, 9);
+      }
+    },
+  );
 
   it('an instruction set that does not exist is refused', async () => {
     await expect(

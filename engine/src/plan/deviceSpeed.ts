@@ -10,7 +10,7 @@ export interface DeviceSpeed {
   threadCount: number;
   /** Precision that `auto` resolves to. */
   autoPrecision: 'float32' | 'bfloat16';
-  /** Peak rates of products, operations per second; 0: unknown. */
+  /** Rates of products of the size of a layer, operations per second; 0: unknown. */
   float32Flops: number;
   bfloat16Flops: number;
   int8Flops: number;

@@ -22,18 +22,19 @@ export interface TimeParts {
 }
 
 /*
- * Fractions of a device's measured peaks, from whole steps timed kernel by kernel on two cores with AVX512-BF16 (demo to llama-1b in every
- * precision) and with AVX-512 and AVX2 only: bench/results/2026-11-24-amd-epyc-avx512bf16-estimates.md.
+ * Fractions of a device's measured rates, from whole steps timed kernel by kernel on two cores with AVX512-BF16 (demo to llama-1b in every
+ * precision) and with AVX-512 and AVX2 only: bench/results/2026-11-24-amd-epyc-avx512bf16-estimates.md. The rates are those of a layer's
+ * product and not the peaks of the instructions, which some processors' caches keep much farther from than others'.
  */
-const productShare = { float32: 0.91, bfloat16: 0.9, int8: 0.86 } as const;
-const attentionShare = { float32: 0.55, bfloat16: 0.45 } as const;
-const headShare = (hiddenSize: number): number => (0.78 * hiddenSize) / (hiddenSize + 28);
-/** Cost per element of the residual stream in a block, in operations at float32's peak, forward and backward: norms, copies, sums. */
-const streamOperations = { forward: 80, backward: 160 } as const;
+const productShare = 0.965;
+const attentionShare = { float32: 0.58, bfloat16: 0.485 } as const;
+const headShare = (hiddenSize: number): number => (0.83 * hiddenSize) / (hiddenSize + 28);
+/** Cost per element of the residual stream in a block, in operations at float32's rate, forward and backward: norms, copies, sums. */
+const streamOperations = { forward: 75, backward: 150 } as const;
 /** The same per element between up and down: the sigmoid and its derivative. */
-const innerOperations = { forward: 65, backward: 120 } as const;
-/** Cost of unpacking an nf4 weight and packing it for one pass, in operations at float32's peak: half a packing, and half more. */
-const unpackOperations = 0.75 * packFlops;
+const innerOperations = { forward: 61, backward: 112 } as const;
+/** Cost of unpacking an nf4 weight and packing it for one pass, in operations at float32's rate: half a packing, and half more. */
+const unpackOperations = 0.7 * packFlops;
 /** Bytes that the update moves per trained value, gradient norm included. */
 const updateBytes = 32;
 /** Bytes moved per value when gradients of micro-batches are summed. */
@@ -50,19 +51,19 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   const layers = model.numHiddenLayers;
   const tokens = batch.sequenceCount * batch.sequenceLength;
   const micros = Math.ceil(batch.sequenceCount / batch.microBatchSequenceCount);
-  const peaks = {
+  const rates = {
     float32: device.float32Flops,
     bfloat16: device.bfloat16Flops || device.float32Flops,
     int8: device.int8Flops || device.float32Flops,
   };
-  const rate = productShare[precision] * peaks[precision];
+  const rate = productShare * rates[precision];
   const isUnpacked = adapter !== null && basePrecision === 'nf4';
   // Products with e4m3 have not been measured.
   const isMultipliedAs = basePrecision === 'nf4' || basePrecision === 'fp8' ? precision : basePrecision;
   const baseKind = adapter === null ? precision : isMultipliedAs;
-  const baseRate = productShare[baseKind] * peaks[baseKind];
+  const baseRate = productShare * rates[baseKind];
   const graphs = chooseGraphs(spec, { instructionSet: device.instructionSet, precision });
-  // The share of the peak is that of the other precisions: it was not fitted for int8.
+  // Its share is that of the other precisions: it was not fitted for int8.
   const headKind = spec.headPrecision === 'int8' ? 'int8' : precision;
   // Recomputation repeats the forward pass, except for the last layer of each half.
   const isRepeated = spec.recomputation === 'blocks' && isFused(device);
@@ -75,7 +76,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
     const isLast = name === 'o_proj' || name === 'down_proj';
     const forwards = 1 + (isRepeated && !isLast ? 1 : 0);
     base += (tokens * 2 * weights * (forwards + 1)) / baseRate;
-    if (isUnpacked) base += (micros * (forwards + 1) * unpackOperations * weights) / peaks.float32;
+    if (isUnpacked) base += (micros * (forwards + 1) * unpackOperations * weights) / rates.float32;
     if (adapter === null) {
       base += (tokens * 2 * weights) / (weightGradientShare * rate);
       continue;
@@ -93,8 +94,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
       const { inputs, outputs } = passes[graph];
       adapters += thin * ((inputs + again) * inFeatures + (outputs + again) * outFeatures);
     }
-    if (graph !== 'separate')
-      adapters += ((2 * rank + packFlops) * weights) / (productShare.float32 * peaks.float32);
+    if (graph !== 'separate') adapters += ((2 * rank + packFlops) * weights) / (productShare * rates.float32);
   }
 
   const passes = isRepeated ? 1 : 0;
@@ -105,12 +105,12 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   return {
     base: layers * base,
     adapters: layers * adapters,
-    attention: (layers * attended * (2 * (1 + passes) + 5)) / (attentionShare[precision] * peaks[precision]),
+    attention: (layers * attended * (2 * (1 + passes) + 5)) / (attentionShare[precision] * rates[precision]),
     head:
-      (2 * tokens * model.hiddenSize * model.vocabSize * (1 / peaks[precision] + 2 / peaks[headKind])) /
+      (2 * tokens * model.hiddenSize * model.vocabSize * (1 / rates[precision] + 2 / rates[headKind])) /
       headShare(model.hiddenSize),
     elements:
-      (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / peaks.float32,
+      (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / rates.float32,
     update:
       (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond +
       signSeconds(spec, rate),

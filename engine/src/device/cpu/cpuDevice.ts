@@ -146,7 +146,10 @@ export class CpuDevice extends CpuEnds implements api.Device {
   }
 
   measure(): Promise<DeviceSpeed> {
-    return Promise.resolve({ ...unmeasured(this.description), ...measureCpu(this.addon) });
+    return Promise.resolve({
+      ...unmeasured(this.description),
+      ...measureCpu(this.addon, this.description.threadCount),
+    });
   }
 
   private stateOrNull(kept: Float32Array | null, masks: Masks): api.HalfState | null {

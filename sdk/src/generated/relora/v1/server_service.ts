@@ -320,9 +320,9 @@ export interface Device {
   threadCount: number;
   /** Memory that trainers may use: that of the machine or container, or that of the card. 0: unknown. */
   memoryBytes: number;
-  /** Measured peak of float32 matrix products, floating point operations per second. */
+  /** Measured rate of float32 matrix products of the size of a layer, floating point operations per second. */
   float32Flops: number;
-  /** Measured peak of bfloat16 matrix products, floating point operations per second. */
+  /** The same of bfloat16 products. */
   bfloat16Flops: number;
   /** What `precision: AUTO` means here. */
   autoPrecision: Precision;
