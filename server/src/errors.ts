@@ -590,7 +590,8 @@ export const engineFailures = {
   DEVICE_LIBRARY_MISSING:
     'A library from NVIDIA is not installed, or too old. The message names it and what to install.',
   DEVICE_DRIVER_TOO_OLD: 'The NVIDIA driver is older than CUDA 12 needs. Install 525 or newer.',
-  DEVICE_TOO_OLD: 'The card is older than Ampere (compute capability 8.0). Train on the CPU.',
+  DEVICE_TOO_OLD:
+    'The card is older than Ampere (compute capability 8.0), or than Ada (8.9) with FP8_BASE. Train on the CPU, or in BFLOAT16.',
   DEVICE_PRECISION_UNKNOWN:
     'The device does not support this precision. The message names those that it supports.',
   DEVICE_OUT_OF_MEMORY:

@@ -54,6 +54,8 @@ export async function openApi(
     deadlineSeconds?: number;
     parts?: Parts;
     devices?: DeviceDescription[];
+    /** Those of other servers. */
+    elsewhere?: DeviceDescription[];
     authenticate?: Authenticate;
   } = {},
 ) {
@@ -73,7 +75,10 @@ export async function openApi(
     }),
     compileKernels: async () => null,
   };
-  const devices = new DeviceCatalog(found, log, stopping.signal, quiet, reached);
+  const devices = new DeviceCatalog(
+    ...([found, log, stopping.signal, quiet, reached] as const),
+    async () => options.elsewhere ?? [],
+  );
   const metrics = createMetrics();
   const reachable = new Reachable(config.webhookNetworks);
   const readers = new JournalReaders(parts.db, parts.leases);

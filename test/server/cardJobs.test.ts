@@ -1,4 +1,4 @@
-import { Precision } from '@relora/sdk/contract';
+import { HeadPrecision, Precision } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { readConfig } from '../../server/dist/config.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
@@ -95,6 +95,55 @@ describe('a job for a card', () => {
       expect(refusal.message).toMatch(message);
     },
   );
+
+  const old = {
+    ...card,
+    model: 'An old card',
+    instructionSet: 'sm_80',
+    uuid: 'GPU-2',
+    computeCapability: '8.0',
+  };
+  const inFp8 = { ...large, precision: Precision.FP8_BASE };
+
+  it.each(['cuda', 'auto'])(
+    'on %s in FP8 is refused if every card is too old, and says what would do',
+    async (device) => {
+      const { training } = await open(old);
+      const call = { spec: { ...inFp8, device } };
+      for (const refusal of [
+        await refusalOf((options) => training.createJob(call, options)),
+        await refusalOf((options) => training.estimateJob(call, options)),
+      ]) {
+        expect(refusal).toMatchObject({ info: { reason: 'JOB_SPEC_INVALID' }, fields: ['spec.precision'] });
+        expect(refusal.message).toContain(
+          'expected BFLOAT16, or a card of compute capability 8.9 or newer for FP8_BASE, got FP8_BASE with An old card (compute capability 8.0, sm_80)',
+        );
+      }
+      const spec = { ...inFp8, device, precision: Precision.BFLOAT16 };
+      expect((await training.estimateJob({ spec })).estimate!.cardMemoryBytes).toBeGreaterThan(0);
+    },
+  );
+
+  it.each([
+    ['of this server', [{ ...old, memoryBytes: 2 ** 34 }, card], []],
+    ['of another server', [old], [card]],
+  ])('in FP8 is estimated for a card that serves it, %s', async (_, devices, elsewhere) => {
+    const api = await openApi({}, { devices, elsewhere });
+    await readyDataset(api.parts);
+    const { estimate } = await api.training.estimateJob({ spec: { ...inFp8, device: 'cuda' } });
+    const limits = await open();
+    const { estimate: alone } = await limits.training.estimateJob({ spec: { ...inFp8, device: 'cuda' } });
+    expect(estimate!.cardMemoryLimitBytes).toBe(alone!.cardMemoryLimitBytes);
+  });
+
+  it('with a head in INT8 is refused where AUTO is a card', async () => {
+    const { training } = await open({}, { RELORA_DEVICE: 'cuda' });
+    const refusal = await refusalOf((options) =>
+      training.createJob({ spec: { ...large, headPrecision: HeadPrecision.INT8 } }, options),
+    );
+    expect(refusal.fields).toEqual(['spec.head_precision']);
+    expect(refusal.message).toContain('SAME on cuda, got INT8');
+  });
 
   it('in BFLOAT16 is refused where AUTO is TensorFlow', async () => {
     const api = await openApi(

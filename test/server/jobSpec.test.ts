@@ -834,6 +834,12 @@ describe('a wrong field is named with what was expected and what came', () => {
       /SAME on cuda, got INT8/,
     ],
     [
+      'a precision that one of the accepted devices lacks',
+      { device: 'cuda', acceptedDevices: ['native'], precision: Precision.FP8_BASE },
+      'spec.precision',
+      /AUTO, FLOAT32, BFLOAT16, INT8_BASE or NF4_BASE on native; only cuda has FP8_BASE, got FP8_BASE/,
+    ],
+    [
       'replicas on several kinds of device',
       { replicas: 2, device: 'native', acceptedDevices: ['native', 'cuda'] },
       'spec.accepted_devices',

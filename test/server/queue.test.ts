@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { SealedArtifact } from '../../server/dist/artifacts/artifact.js';
 import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
-import type { FreeDevices } from '../../server/dist/jobs/jobDevices.js';
+import type { FreeDevices, Places } from '../../server/dist/jobs/jobDevices.js';
 import type { JobState } from '../../server/dist/jobs/job.js';
 import {
   execution,
@@ -18,6 +18,9 @@ import {
   onProcessors,
 } from './parts.js';
 import { stores } from './postgres.js';
+
+/** Cards that all serve FP8. */
+const placesOf = (processors: Places, cards: Places) => ({ processors, cards, fp8Cards: cards });
 
 describe.each(stores)('on $name', ({ url, skip }) => {
   /** Every test has its own store. */
@@ -220,7 +223,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
         const claimed = await parts.queue.claimNext({
           ...onProcessors,
           free: names,
-          places: { processors: { free, count }, cards: { free: 1, count: 1 } },
+          places: placesOf({ free, count }, { free: 1, count: 1 }),
         });
         return 'job' in claimed ? claimed.job.id : null;
       };
@@ -249,17 +252,40 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       };
       const two = { free: 2, count: 2 };
       const oneOfTwo = { free: 1, count: 2 };
-      expect(await claimOn({ processors: oneOfTwo, cards: oneOfTwo })).toBeNull();
+      expect(await claimOn(placesOf(oneOfTwo, oneOfTwo))).toBeNull();
       expect((await parts.store.find(gang.id))!.stateReason).toBe(
         'Waits for 2 cards at once, of which 1 is free and kept for it',
       );
       expect((await parts.store.find(ranks.id))!.stateReason).toBe(
         'Waits for 2 slots at once, of which 1 is free and kept for it',
       );
-      expect(await claimOn({ processors: two, cards: oneOfTwo })).toEqual([ranks.id, 'native', 2]);
+      expect(await claimOn(placesOf(two, oneOfTwo))).toEqual([ranks.id, 'native', 2]);
       // A server without that many cards leaves it to others.
-      expect(await claimOn({ processors: two, cards: { free: 1, count: 1 } })).toEqual([small.id, 'cuda', 1]);
-      expect(await claimOn({ processors: two, cards: two })).toEqual([gang.id, 'cuda', 2]);
+      expect(await claimOn(placesOf(two, { free: 1, count: 1 }))).toEqual([small.id, 'cuda', 1]);
+      expect(await claimOn(placesOf(two, two))).toEqual([gang.id, 'cuda', 2]);
+    });
+
+    it('keeps a job in FP8 for cards that serve it, and others of the cards do not wait for it', async () => {
+      const parts = await open();
+      const inFp8 = await submit(parts, { spec: runSpec('', { device: 'cuda', precision: 'fp8Base' }) });
+      const auto = await submit(parts, { spec: runSpec('', { precision: 'fp8Base' }) });
+      const others = [];
+      for (let i = 0; i < 2; i++)
+        others.push((await submit(parts, { spec: runSpec('"precision":"fp8Base"', { device: 'cuda' }) })).id);
+      const two = { free: 2, count: 2 };
+      const claimWith = async (fp8Cards: Places) => {
+        const places = { processors: two, cards: two, fp8Cards };
+        const claimed = await parts.queue.claimNext({
+          ...{ free: ['cuda', 'native'], places, pins: null },
+          resolve: () => (fp8Cards.count === 0 ? 'native' : 'cuda'),
+        });
+        return 'job' in claimed ? [claimed.job.id, claimed.device] : null;
+      };
+      expect(await claimWith({ free: 0, count: 1 })).toEqual([others[0], 'cuda']);
+      expect(await claimWith({ free: 0, count: 0 })).toEqual([others[1], 'cuda']);
+      expect(await claimWith({ free: 0, count: 0 })).toBeNull();
+      expect(await claimWith({ free: 1, count: 1 })).toEqual([inFp8.id, 'cuda']);
+      expect(await claimWith({ free: 1, count: 1 })).toEqual([auto.id, 'cuda']);
     });
 
     it('gives a job that resumes fewer places where it says so', async () => {
@@ -269,7 +295,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       const on = async (free: number) =>
         await parts.queue.claimNext({
           ...onProcessors,
-          places: { processors: { free, count: 2 }, cards: { free: 0, count: 0 } },
+          places: placesOf({ free, count: 2 }, { free: 0, count: 0 }),
         });
       expect(await on(1)).not.toHaveProperty('job'); // it begins with all
       const claimed = await on(2);

@@ -22,7 +22,16 @@ function server(changes: Partial<ServerPlaces> = {}): ServerPlaces {
 
 function job(id: string, changes: Partial<WaitingJob> = {}): WaitingJob {
   const owned = { priority: 0, tenant: 'default', owner: 'anna' };
-  return { id, ...owned, devices: ['native'], pin: null, notBeforeMs: 0, places: 1, ...changes };
+  return {
+    id,
+    ...owned,
+    devices: ['native'],
+    pin: null,
+    notBeforeMs: 0,
+    places: 1,
+    isInFp8: false,
+    ...changes,
+  };
 }
 
 function running(endSeconds: number | null, changes: Partial<RunningPlace> = {}): RunningPlace {
@@ -91,6 +100,17 @@ describe('the start of a job is foreseen', () => {
       server({ cardSlots: 2 * count, devices: Array.from({ length: count }, () => card) });
     expect(await starts([cards(1)], [], ranks)).toEqual({ ranks: null });
     expect(await starts([cards(2)], [], ranks)).toEqual({ ranks: 0 });
+  });
+
+  it('on a card that is new enough for its base in FP8', async () => {
+    const mixed = (...computeCapabilities: string[]) =>
+      server({
+        cardSlots: computeCapabilities.length,
+        devices: computeCapabilities.map((computeCapability) => ({ ...card, computeCapability })),
+      });
+    const jobs = [job('fp8', { devices: ['cuda'], isInFp8: true })];
+    expect(await starts([mixed('8.0', '8.6')], [], jobs)).toEqual({ fp8: null });
+    expect(await starts([mixed('8.0', '8.9')], [], jobs)).toEqual({ fp8: 0 });
   });
 
   it('not where a time before it is not known, but where others end sooner', async () => {

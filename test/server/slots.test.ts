@@ -7,7 +7,11 @@ import { execution, openParts, processor, runSpec, submit } from './parts.js';
 import { stores } from './postgres.js';
 
 const device = { name: 'cuda', instructionSet: 'sm_90a', threadCount: 1, precision: 'bfloat16' } as const;
-const card = (uuid: string, memoryBytes = 2 ** 36, instructionSet = 'sm_90a'): DeviceDescription => ({
+const card = (
+  uuid: string,
+  memoryBytes = 2 ** 36,
+  { instructionSet = 'sm_90a', computeCapability = '9.0' } = {},
+): DeviceDescription => ({
   ...unmeasured(device),
   ...{
     uuid,
@@ -15,9 +19,10 @@ const card = (uuid: string, memoryBytes = 2 ** 36, instructionSet = 'sm_90a'): D
     isDefault: true,
     model: 'A card',
     instructionSet,
-    computeCapability: '9.0',
+    computeCapability,
   },
 });
+const oldKind = { instructionSet: 'sm_80', computeCapability: '8.0' };
 const known = (cards: DeviceDescription[] | null): KnownDevices => ({
   devices: () => cards,
   cards: () => cards?.filter(({ backend }) => backend === 'cuda') ?? null,
@@ -70,7 +75,8 @@ describe('places of a server', () => {
     const uuids = [newUuid(), newUuid()];
     const slots = new Slots({ ...settings, gpuSlots: 2 }, known(uuids.map((uuid) => card(uuid))));
     await slots.free();
-    expect(slots.places).toEqual({ processors: { free: 1, count: 1 }, cards: { free: 2, count: 2 } });
+    const both = { free: 2, count: 2 };
+    expect(slots.places).toEqual({ processors: { free: 1, count: 1 }, cards: both, fp8Cards: both });
     const several = slots.take('cuda', 2);
     expect(several).toMatchObject({ count: 2, cards: uuids });
     await slots.free();
@@ -84,13 +90,32 @@ describe('places of a server', () => {
 
   it('are those of one architecture for a job of several processes', async () => {
     const [old, one, other] = [newUuid(), newUuid(), newUuid()];
-    const cards = [card(old, 2 ** 36, 'sm_80'), card(one), card(other)];
+    const cards = [card(old, 2 ** 36, oldKind), card(one), card(other)];
     const slots = new Slots({ ...settings, gpuSlots: 2 }, known(cards));
     await slots.free();
     expect(slots.places.cards).toEqual({ free: 2, count: 2 });
     expect(slots.take('cuda').cards).toEqual([old]);
     await slots.free();
     expect(slots.take('cuda', 2).cards).toEqual([one, other]);
+    slots.giveUnused();
+  });
+
+  it('are those of cards that are new enough for a job in FP8', async () => {
+    const [old, another, recent] = [newUuid(), newUuid(), newUuid()];
+    const cards = [card(old, 2 ** 36, oldKind), card(another, 2 ** 36, oldKind), card(recent)];
+    const slots = new Slots({ ...settings, gpuSlots: 2 }, known(cards));
+    await slots.free();
+    expect(slots.places).toMatchObject({ cards: { count: 2 }, fp8Cards: { free: 1, count: 1 } });
+    expect(slots.take('cuda', 1, 'fp8Base').cards).toEqual([recent]);
+    await slots.free();
+    // The old cards have no job yet.
+    expect(slots.take('cuda', 1, 'fp8Base').cards).toEqual([recent]);
+    await slots.free();
+    expect(slots.places).toMatchObject({ cards: { free: 2 }, fp8Cards: { free: 0 } });
+    expect(slots.whyNoFp8Card()).toBeNull();
+    expect(new Slots(settings, known(cards.slice(0, 2))).whyNoFp8Card()).toBe(
+      'Waits for a card of compute capability 8.9 or newer, which FP8_BASE needs: A card has 8.0, and those of 1 more are too low',
+    );
     slots.giveUnused();
   });
 
@@ -161,11 +186,19 @@ describe('auto', () => {
       'native',
     ],
     ['the processor for a tiny model', runSpec(), [card('a')], {}, 'native'],
+    ['a card for a base in FP8', largeSpec({ precision: 'fp8Base' }), [card('a')], {}, 'cuda'],
+    [
+      'no card that is too old for a base in FP8',
+      largeSpec({ precision: 'fp8Base' }),
+      [card('a', 2 ** 36, oldKind)],
+      {},
+      'native',
+    ],
     ['a card for each process', largeSpec({ replicas: 2 }), [card('a'), card('b')], {}, 'cuda'],
     [
       'the processors for more processes than cards of one architecture',
       largeSpec({ replicas: 2 }),
-      [card('a'), card('b', 2 ** 36, 'sm_80')],
+      [card('a'), card('b', 2 ** 36, oldKind)],
       {},
       'native',
     ],

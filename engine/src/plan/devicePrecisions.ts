@@ -12,6 +12,16 @@ export function servesPrecision(device: Exclude<DeviceChoice, 'auto'>, precision
   return precision === 'auto' || devicePrecisions[device].includes(precision);
 }
 
+/** The compute capability that a card needs for a precision that not every card has: products of e4m3 came with Ada. */
+export const capabilityMins: Partial<Record<Precision, number>> = { fp8Base: 8.9 };
+
+export function cardServes(
+  { computeCapability }: { computeCapability: string },
+  precision: Precision,
+): boolean {
+  return Number(computeCapability) >= (capabilityMins[precision] ?? 0);
+}
+
 export function servesHead(device: Exclude<DeviceChoice, 'auto'>, precision: HeadPrecision): boolean {
   return precision === 'same' || device === 'native';
 }

@@ -1,5 +1,5 @@
 import { cardBytes, cardMemory } from './cardMemory.js';
-import { servesHead, servesPrecision } from './devicePrecisions.js';
+import { cardServes, servesHead, servesPrecision } from './devicePrecisions.js';
 import { linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 import type { DeviceSpeed } from './deviceSpeed.js';
@@ -7,6 +7,8 @@ import type { DeviceSpeed } from './deviceSpeed.js';
 /** A card that a job could be assigned to. */
 export interface OfferedCard extends DeviceSpeed {
   memoryBytes: number;
+  /** For example 9.0. */
+  computeCapability: string;
 }
 
 /**
@@ -27,7 +29,9 @@ export function resolveAuto(
   if (!servesPrecision('cuda', spec.precision) || !servesHead('cuda', spec.headPrecision)) return 'native';
   if (blockOperations(spec) < blockOperationsMin) return 'native';
   const fitting = cards.filter(
-    (card) => cardBytes(cardMemory(spec, card)) <= cardShareBytes(card.memoryBytes, jobsPerCard),
+    (card) =>
+      cardServes(card, spec.precision) &&
+      cardBytes(cardMemory(spec, card)) <= cardShareBytes(card.memoryBytes, jobsPerCard),
   );
   return largestKind(fitting).length >= spec.replicas ? 'cuda' : 'native';
 }

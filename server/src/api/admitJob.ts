@@ -1,7 +1,9 @@
 import { join } from 'node:path';
 import {
+  capabilityMins,
   cardBytes,
   cardMemory,
+  cardServes,
   cardShareBytes,
   decideRecomputation,
   datasetNames,
@@ -10,6 +12,7 @@ import {
   largestKind,
   readDatasetNames,
   Schedule,
+  servesHead,
   servesPrecision,
   unmeasured,
   whatWouldFit,
@@ -26,6 +29,7 @@ import { namedWeights } from '../store/folders.js';
 import { isOnCards, placesOn, type DeviceDescription } from '../jobs/jobDevices.js';
 import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
 import { speedOf } from './deviceCatalog.js';
+import { capitals } from './enums.js';
 import { evaluationsMax } from './evaluationSpec.js';
 import { parseJobSpec } from './jobSpec.js';
 import { deviceMemoryOf, machineShareBytes, withCardMicroBatch } from './deviceMemory.js';
@@ -96,7 +100,7 @@ export async function admitJob(
   const sound = await withSoundWeights(parts, tenant, parsed.spec, warnings);
   const device = await chooseDevice(parts, sound);
   requirePlaces(parts, sound, device);
-  if (device !== undefined) requirePrecision(device.backend, sound, spec!.precision);
+  if (device !== undefined) requirePrecisions(device.backend, sound);
   const speed = device === undefined ? unknownSpeed : speedOf(device);
   const memory = deviceMemoryOf(device, speed, config);
   const isOpen = device?.backend === 'cuda' && spec?.batch?.microBatchSequenceCount === undefined;
@@ -193,16 +197,42 @@ export async function costOf(
   };
 }
 
-/** Checks the precision that will be used, whether the client chose it or `auto` did. */
-function requirePrecision(
+/** Checks the precisions on the device that will be used, whether the client chose it or `auto` did. */
+function requirePrecisions(
   backend: DeviceDescription['backend'],
-  { precision }: RunSpec,
-  asked: string,
+  { precision, headPrecision }: RunSpec,
 ): void {
-  if (servesPrecision(backend, precision)) return;
-  const expected = precisionsOf(backend);
+  const problems = [];
+  if (!servesPrecision(backend, precision)) {
+    const expected = precisionsOf(backend);
+    problems.push({ field: 'spec.precision', expected, got: capitals(precision) });
+  }
+  if (!servesHead(backend, headPrecision)) {
+    const expected = `SAME on ${backend}`;
+    problems.push({ field: 'spec.head_precision', expected, got: capitals(headPrecision) });
+  }
+  if (problems.length > 0) throw new ServiceError('JOB_SPEC_INVALID', { problems });
+}
+
+/** Refuses a precision for which every card that the job could run on is too old. */
+function requireNewerCard(
+  cards: readonly DeviceDescription[],
+  { device, acceptedDevices, precision }: RunSpec,
+): void {
+  const isForCards = [device, ...acceptedDevices].some((name) => name === 'auto' || isOnCards(name));
+  if (!isForCards || cards.length === 0 || cards.some((card) => cardServes(card, precision))) return;
+  const name = capitals(precision);
+  const kinds = cards.map(
+    (card) => `${card.model} (compute capability ${card.computeCapability}, ${card.instructionSet})`,
+  );
   throw new ServiceError('JOB_SPEC_INVALID', {
-    problems: [{ field: 'spec.precision', expected, got: asked.replace('PRECISION_', '') }],
+    problems: [
+      {
+        field: 'spec.precision',
+        expected: `BFLOAT16, or a card of compute capability ${capabilityMins[precision]} or newer for ${name}`,
+        got: `${name} with ${[...new Set(kinds)].join(', ')}`,
+      },
+    ],
   });
 }
 
@@ -212,9 +242,15 @@ async function chooseDevice(
   spec: RunSpec,
 ): Promise<DeviceDescription | undefined> {
   const devices = await parts.devices.list();
-  const found =
-    findDevice(devices, spec, parts) ??
-    (devices.length > 0 ? findDevice(await parts.devices.elsewhere(), spec, parts) : undefined);
+  const own = findDevice(devices, spec, parts);
+  const isElsewhere =
+    devices.length > 0 && (own === undefined || !servesPrecision(own.backend, spec.precision));
+  const elsewhere = isElsewhere ? await parts.devices.elsewhere() : [];
+  const found = own ?? findDevice(elsewhere, spec, parts);
+  requireNewerCard(
+    [...devices, ...elsewhere].filter(({ backend }) => isOnCards(backend)),
+    spec,
+  );
   if (found === undefined && devices.length > 0) {
     const problem = parts.devices.problems().find(({ backend }) => backend === spec.device);
     throw new ServiceError('DEVICE_UNAVAILABLE', {
@@ -229,16 +265,16 @@ async function chooseDevice(
 /** Refuses a job with more processes than there are places for, unless other servers of the store may have them. */
 function requirePlaces(
   { config, slots }: Pick<ApiParts, 'config' | 'slots'>,
-  { replicas, device: asked }: RunSpec,
+  { replicas, device: asked, precision }: RunSpec,
   device: DeviceDescription | undefined,
 ): void {
   const backend = device?.backend ?? asked;
   // While the cards were not looked for, it is not known how many there are.
   if (replicas === 1 || config.databaseUrl !== null || (device === undefined && isOnCards(asked))) return;
-  const { count } = placesOn(backend, slots);
+  const { count } = placesOn(backend, slots, precision);
   if (replicas <= count) return;
   const expected = isOnCards(backend)
-    ? `at most ${count} on cuda, the cards of this server, of which each process takes one`
+    ? `at most ${count} on cuda, the cards of this server${capabilityMins[precision] !== undefined ? ` that serve ${capitals(precision)}` : ''}, of which each process takes one`
     : `at most ${count}, the slots of this server (${settings.slots.variable}), which its processes take at once`;
   throw new ServiceError('JOB_SPEC_INVALID', {
     problems: [{ field: 'spec.replicas', expected, got: String(replicas) }],
@@ -252,7 +288,9 @@ function findDevice(
   { slots }: Pick<ApiParts, 'slots'>,
 ): DeviceDescription | undefined {
   const wanted = spec.device === 'auto' ? [slots.resolve(spec)] : [spec.device, ...spec.acceptedDevices];
-  const byMemory = [...devices].sort((one, other) => other.memoryBytes - one.memoryBytes);
+  const byMemory = devices
+    .filter((device) => !isOnCards(device.backend) || cardServes(device, spec.precision))
+    .sort((one, other) => other.memoryBytes - one.memoryBytes);
   return wanted.flatMap((name) => {
     const ofBackend = byMemory.filter(({ backend }) => backend === name);
     const alike = spec.replicas > 1 ? largestKind(ofBackend) : ofBackend;

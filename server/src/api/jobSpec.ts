@@ -112,7 +112,8 @@ function parseRun(
   }
 
   const settings = reader.read('spec', plan.runSettings, spec);
-  specChecks.checkPrecision(checks, settings, spec.precision);
+  const acceptedDevices = parseAcceptedDevices(checks, spec.acceptedDevices, settings.device);
+  specChecks.checkPrecision(checks, { ...settings, acceptedDevices }, spec.precision);
   if (adapter !== null) checkGraph(checks, adapter, settings.precision);
   return {
     ...settings,
@@ -124,7 +125,7 @@ function parseRun(
     stepCount: draft.stepCount,
     omittedSteps: parseOmittedSteps(checks, spec, stepCountOfAll),
     omittedDocuments: parseOmittedDocuments(checks, spec, datasets),
-    acceptedDevices: parseAcceptedDevices(checks, spec.acceptedDevices, settings.device),
+    acceptedDevices,
     streams: reader.read('spec.streams', plan.streamSettings, spec.streams),
     baseWeightsHash: 'content',
     recipe,

@@ -107,10 +107,15 @@ export function checkSynchronization(
     checks.add('spec.optimizer.moment_type', `FLOAT32 ${beside}`, capitals(optimizer.momentType));
 }
 
-/** Only a job with adapters has a frozen base, and each device has its own precisions. */
+/** Only a job with adapters has a frozen base, and each device that the job accepts must have the precision. */
 export function checkPrecision(
   checks: FieldChecks,
-  { precision, kind, device }: Pick<RunSpec, 'precision' | 'kind' | 'device'>,
+  {
+    precision,
+    kind,
+    device,
+    acceptedDevices,
+  }: Pick<RunSpec, 'precision' | 'kind' | 'device' | 'acceptedDevices'>,
   asked: string,
 ): void {
   const field = 'spec.precision';
@@ -122,9 +127,12 @@ export function checkPrecision(
       'AUTO, FLOAT32 or BFLOAT16 for FULL_RANK, which trains every weight: it has no frozen base',
       got,
     );
-  } else if (device !== 'auto' && !servesPrecision(device, precision)) {
-    checks.add(field, precisionsOf(device), got);
+    return;
   }
+  const other = [device, ...acceptedDevices].find(
+    (name) => name !== 'auto' && !servesPrecision(name, precision),
+  );
+  if (other !== undefined && other !== 'auto') checks.add(field, precisionsOf(other), got);
 }
 
 /** Only the processor has another precision for the head. */

@@ -1,3 +1,4 @@
+import { capabilityMins } from '@relora/engine/plan';
 import type { Database } from '../store/database.js';
 import type { Leases } from '../store/leases.js';
 import { deviceHoursFreeMs, deviceHoursOf } from '../quotas/quotaUse.js';
@@ -181,7 +182,9 @@ function orderOf({ waiting, running }: QueueSnapshot): string[] {
   );
 }
 
-function noDevice({ devices, pin, places }: WaitingJob, stateReason: string): string {
+function noDevice({ devices, pin, places, isInFp8 }: WaitingJob, stateReason: string): string {
+  if (isInFp8)
+    return `No server has ${places > 1 ? `${places} cards` : 'a card'} of compute capability ${capabilityMins.fp8Base} or newer, which FP8_BASE needs`;
   if (places > 1 && devices.every(isOnCards))
     return `No server has ${places} cards${pin === null ? '' : ` of the kind on which the job began (${pin})`}, which its processes take at once`;
   if (places > 1 && pin === null)

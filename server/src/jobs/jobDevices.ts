@@ -1,4 +1,4 @@
-import { readStoredRunSpec, type DeviceChoice, type RunSpec } from '@relora/engine/plan';
+import { readStoredRunSpec, type DeviceChoice, type Precision, type RunSpec } from '@relora/engine/plan';
 import type { Expression, ExpressionBuilder, ExpressionWrapper, SqlBool } from 'kysely';
 import type { Schema } from '../store/schema.js';
 import type { JobChange } from './jobChange.js';
@@ -37,8 +37,11 @@ export interface Places {
 /** What a server can start a job on now. */
 export interface FreeDevices {
   free: readonly DeviceName[];
-  /** A process takes a slot of the processors, or a card on which the job has no other. Absent: one place of each kind. */
-  places?: { processors: Places; cards: Places };
+  /**
+   * A process takes a slot of the processors, or a card on which the job has no other. `fp8Cards` are the cards that serve a base in FP8.
+   * Absent: one place of each kind.
+   */
+  places?: { processors: Places; cards: Places; fp8Cards: Places };
   /**
    * The pins (see pinOf) of its devices: a job that began on another pin is left to other servers. Null if no other server could take it.
    */
@@ -74,14 +77,29 @@ export function isOnCards(device: DeviceChoice): boolean {
 
 const onePlace: Places = { free: 1, count: 1 };
 
-/** The places of a device; of the kind that has more of them for `auto`, which may become either. */
-export function placesOn(device: DeviceChoice, { places }: Pick<FreeDevices, 'places'>): Places {
-  const { processors, cards } = places ?? { processors: onePlace, cards: onePlace };
-  if (device === 'auto') return cards.count > processors.count ? cards : processors;
-  return isOnCards(device) ? cards : processors;
+/** The places of a device; of the kind that has more of them for `auto`, which may become either unless only cards have the precision. */
+export function placesOn(
+  device: DeviceChoice,
+  { places }: Pick<FreeDevices, 'places'>,
+  precision: Precision = 'auto',
+): Places {
+  const { processors, cards, fp8Cards } = places ?? {
+    ...{ processors: onePlace, cards: onePlace, fp8Cards: onePlace },
+  };
+  if (device !== 'auto' && !isOnCards(device)) return processors;
+  if (precision === 'fp8Base') return fp8Cards;
+  return isOnCards(device) || cards.count > processors.count ? cards : processors;
 }
 
-/** The condition that a job may run on one of the devices, which has as many places (`free` or at all) as the job needs at once. */
+/** The condition that a job's base is in FP8. A text of its specification cannot look like this, as its quotes are escaped. */
+export function isInFp8(eb: ExpressionBuilder<Schema, 'jobs'>): ExpressionWrapper<Schema, 'jobs', SqlBool> {
+  return eb('spec', 'like', '%"precision":"fp8Base"%');
+}
+
+/**
+ * The condition that a job may run on one of the devices, which has as many places (`free` or at all) as the job needs at once. While no
+ * card is free that serves FP8, cards are no free device for a base in FP8.
+ */
 export function hasRoom(
   devices: readonly DeviceChoice[],
   of: Pick<FreeDevices, 'places'>,
@@ -89,12 +107,14 @@ export function hasRoom(
 ): (eb: ExpressionBuilder<Schema, 'jobs'>) => ExpressionWrapper<Schema, 'jobs', SqlBool> {
   return (eb) =>
     eb.or(
-      devices.map((device) =>
-        eb.and([
+      devices.map((device) => {
+        const inFp8 = placesOn(device, of, 'fp8Base');
+        return eb.and([
           eb('devices', 'like', `%,${device},%`),
           eb(placesNeeded(eb), '<=', placesOn(device, of)[which]),
-        ]),
-      ),
+          eb.or([eb(placesNeeded(eb), '<=', inFp8.free > 0 ? inFp8[which] : 0), eb.not(isInFp8(eb))]),
+        ]);
+      }),
     );
 }
 
@@ -129,11 +149,12 @@ export async function resolveFirst(
 /** Enough: more waiting jobs are rare. */
 const explainedMax = 100;
 
-/** Sets the reason of queued jobs that wait only for one of the devices; false if there are none. */
+/** Sets the reason of queued jobs that wait only for one of the devices, or of those in FP8 among them; false if there are none. */
 export async function explainWait(
   change: JobChange,
   devices: readonly DeviceName[],
   reason: string,
+  { isOfFp8 = false } = {},
 ): Promise<boolean> {
   const waiting = await change.trx
     .selectFrom('jobs')
@@ -145,6 +166,7 @@ export async function explainWait(
       'in',
       devices.map((device) => `,${device},`),
     )
+    .where((eb) => (isOfFp8 ? isInFp8(eb) : eb.lit(true)))
     .limit(explainedMax)
     .forUpdate()
     .skipLocked()

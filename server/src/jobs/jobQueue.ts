@@ -196,13 +196,9 @@ export class JobQueue {
       const claimed = await this.claim(change, devices, limits);
       if (claimed !== undefined) {
         const device = deviceOf(claimed, devices);
-        const { free } = placesOn(device, devices);
-        return await this.begin(
-          change,
-          claimed,
-          device,
-          replicasWithin(readStoredRunSpec(claimed.spec), free),
-        );
+        const spec = readStoredRunSpec(claimed.spec);
+        const { free } = placesOn(device, devices, spec.precision);
+        return await this.begin(change, claimed, device, replicasWithin(spec, free));
       }
       const { first } = await change.trx
         .selectFrom('jobs')
@@ -233,7 +229,8 @@ export class JobQueue {
       const count = servers.reduce((sum, server) => sum + server.slots, 0);
       const largest = servers.reduce((most, server) => Math.max(most, server.slots), 0);
       const processors = devices.free.filter((name) => !isOnCards(name));
-      const places = { processors: { free: slots, count }, cards: { free: 0, count: 0 } };
+      const none = { free: 0, count: 0 };
+      const places = { processors: { free: slots, count }, cards: none, fp8Cards: none };
       const wide: FreeDevices = { ...devices, free: processors, places };
       const isPossible = slots > 0 && count > largest;
       if (isPossible) await resolveFirst(change, wide, limits);
@@ -289,7 +286,7 @@ export class JobQueue {
     const device = deviceOf(first, devices);
     const reason = waitsForPlaces(
       first,
-      placesOn(device, devices).free,
+      placesOn(device, devices, readStoredRunSpec(first.spec).precision).free,
       isOnCards(device) ? 'cards' : 'slots',
     );
     if (first.state_reason !== reason)
@@ -299,8 +296,12 @@ export class JobQueue {
   }
 
   /** Stores why jobs wait that can only run on one of these devices; false if there are none. */
-  async explainWait(devices: readonly DeviceName[], reason: string): Promise<boolean> {
-    return await this.journal.change((change) => explainWait(change, devices, reason));
+  async explainWait(
+    devices: readonly DeviceName[],
+    reason: string,
+    which?: { isOfFp8: boolean },
+  ): Promise<boolean> {
+    return await this.journal.change((change) => explainWait(change, devices, reason, which));
   }
 
   private async refusalOf(change: JobChange, id: string): Promise<'taken' | 'full' | undefined> {

@@ -1,4 +1,4 @@
-import { largestKind } from '@relora/engine/plan';
+import { cardServes, largestKind } from '@relora/engine/plan';
 import { pinOf, type DeviceDescription, type DeviceName } from './jobDevices.js';
 
 /** Where jobs can run on one server. */
@@ -21,6 +21,7 @@ export interface WaitingJob {
   notBeforeMs: number;
   /** Places that it needs at once. */
   places: number;
+  isInFp8: boolean;
 }
 
 /** A running job, in a place on a server. */
@@ -221,16 +222,17 @@ export class QueueForecast {
 
 /** What a job would run on in this pool, its first choice first. */
 function deviceAt(
-  { kind, count, devices }: Pool,
-  { devices: wanted, pin, places }: WaitingJob,
+  { kind, count, devices: all }: Pool,
+  { devices: wanted, pin, places, isInFp8 }: WaitingJob,
 ): DeviceName | undefined {
   // Each process of a job needs a card of its own, of one architecture, however many slots there are on one.
+  const devices = isInFp8 ? all.filter((device) => cardServes(device, 'fp8Base')) : all;
   const cardCount = largestKind(devices.filter(({ backend }) => backend === 'cuda')).length;
-  const most = kind === 'card' && devices.length > 0 ? Math.min(count, cardCount) : count;
+  const most = kind === 'card' && all.length > 0 ? Math.min(count, cardCount) : count;
   if (most < places) return undefined;
   return wanted.find((name) => {
     if (kindOf(name) !== kind) return false;
-    if (devices.length === 0) return true;
+    if (all.length === 0) return true;
     return devices.some((device) => device.backend === name && (pin === null || pinOf(device) === pin));
   });
 }
@@ -239,8 +241,9 @@ function deviceAt(
 function linesOf(waiting: readonly WaitingJob[], nowMs: number): Line[] {
   const lines = new Map<string, Aged[]>();
   for (const [age, job] of waiting.entries()) {
-    const { id, priority, devices, pin, places, notBeforeMs } = job;
-    const key = JSON.stringify([priority, ownerOf(job), devices, pin, places, notBeforeMs > nowMs ? id : '']);
+    const { id, priority, devices, pin, places, isInFp8, notBeforeMs } = job;
+    const own = notBeforeMs > nowMs ? id : '';
+    const key = JSON.stringify([priority, ownerOf(job), devices, pin, places, isInFp8, own]);
     const jobs = lines.get(key);
     if (jobs === undefined) lines.set(key, [{ ...job, age }]);
     else jobs.push({ ...job, age });

@@ -3,7 +3,7 @@ import type { Quotas } from '../quotas/quotas.js';
 import type { Database } from '../store/database.js';
 import type { Leases } from '../store/leases.js';
 import type { JobProgress } from './job.js';
-import { placesNeeded, readDevices, type DeviceDescription, type DeviceName } from './jobDevices.js';
+import { isInFp8, placesNeeded, readDevices, type DeviceDescription, type DeviceName } from './jobDevices.js';
 import { PlannedTimes, type SecondsOf } from './plannedTimes.js';
 import {
   QueueForecast,
@@ -54,7 +54,7 @@ export class QueueSnapshots {
     const rows = await this.db
       .selectFrom('jobs')
       .select(['id', 'priority', 'tenant', 'owner', 'devices', 'pin', 'not_before_ms', 'progress'])
-      .select((eb) => placesNeeded(eb).as('places'))
+      .select((eb) => [placesNeeded(eb).as('places'), isInFp8(eb).as('is_in_fp8')])
       .where('state', '=', 'queued')
       .where('delete_time_ms', 'is', null)
       .orderBy('create_time_ms')
@@ -70,6 +70,7 @@ export class QueueSnapshots {
         pin: this.leases.isShared ? row.pin : null,
         notBeforeMs: row.not_before_ms,
         places: row.places,
+        isInFp8: Boolean(row.is_in_fp8),
       });
     return {
       servers,

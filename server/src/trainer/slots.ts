@@ -1,5 +1,12 @@
 import { existsSync } from 'node:fs';
-import { largestKind, resolveAuto, type RunSpec } from '@relora/engine/plan';
+import {
+  capabilityMins,
+  cardServes,
+  largestKind,
+  resolveAuto,
+  type Precision,
+  type RunSpec,
+} from '@relora/engine/plan';
 import type { Config } from '../config.js';
 import {
   isOnCards,
@@ -67,14 +74,19 @@ export class Slots {
   }
 
   /** Places for the processes of one job. Cards count as free while they are locked, which `free` does. */
-  get places(): { processors: Places; cards: Places } {
+  get places(): { processors: Places; cards: Places; fp8Cards: Places } {
     const { slots, gpuSlots } = this.settings;
+    const cardsFor = (precision: Precision): Places => ({
+      free: largestKind(this.withPlace(precision)).length,
+      count:
+        gpuSlots === 0
+          ? 0
+          : largestKind((this.known.cards() ?? []).filter((card) => cardServes(card, precision))).length,
+    });
     return {
       processors: { free: Math.max(0, slots - this.processorCount), count: slots },
-      cards: {
-        free: largestKind(this.withPlace()).length,
-        count: gpuSlots === 0 ? 0 : largestKind(this.known.cards() ?? []).length,
-      },
+      cards: cardsFor('auto'),
+      fp8Cards: cardsFor('fp8Base'),
     };
   }
 
@@ -103,8 +115,8 @@ export class Slots {
   async ofFleet(offered = 0): Promise<FreeDevices> {
     const free = await this.free(offered);
     const resolve = (spec: RunSpec) => this.resolve(spec);
-    const { processors, cards } = this.places;
-    const places = { processors: { ...processors, free: processors.free + offered }, cards };
+    const { processors, ...ofCards } = this.places;
+    const places = { processors: { ...processors, free: processors.free + offered }, ...ofCards };
     const devices = this.known.devices();
     // Until the devices are known, only jobs that have not begun anywhere are taken.
     if (devices === null) return { free, places, pins: [], resolve };
@@ -127,14 +139,25 @@ export class Slots {
     return `Waits for a card: another server on this machine uses ${model} ${uuid}${more}`;
   }
 
-  /** Takes free places on a device that `free` returned: on the cards that are used least, several on those of one kind. */
-  take(device: DeviceName, count = 1): Slot {
+  /** Why a job in FP8 waits although there are cards; null if one of them serves it, or if there are none. */
+  whyNoFp8Card(): string | null {
+    const [card, ...others] = this.known.cards() ?? [];
+    if (card === undefined || [card, ...others].some((one) => cardServes(one, 'fp8Base'))) return null;
+    const more = others.length === 0 ? '' : `, and those of ${others.length} more are too low`;
+    return `Waits for a card of compute capability ${capabilityMins.fp8Base} or newer, which FP8_BASE needs: ${card.model} has ${card.computeCapability}${more}`;
+  }
+
+  /**
+   * Takes free places on a device that `free` returned: on the cards that are used least of those that serve the precision, several on
+   * those of one kind.
+   */
+  take(device: DeviceName, count = 1, precision: Precision = 'auto'): Slot {
     this.isOffering = false;
     if (!isOnCards(device)) {
       this.processorCount += count;
       return { device, count, cards: [] };
     }
-    const withPlace = this.withPlace();
+    const withPlace = this.withPlace(precision);
     const taken = (count === 1 ? withPlace : largestKind(withPlace)).slice(0, count);
     for (const { card } of taken) card.count++;
     return { device, count, cards: taken.map(({ uuid }) => uuid) };
@@ -175,15 +198,18 @@ export class Slots {
     }
   }
 
-  /** Locked cards with a free place, the least used first. */
-  private withPlace(): { uuid: string; card: { count: number }; instructionSet: string }[] {
-    const kinds = new Map(
-      (this.known.cards() ?? []).map(({ uuid, instructionSet }) => [uuid, instructionSet]),
-    );
+  /** Locked cards with a free place that serve the precision, the least used first. */
+  private withPlace(
+    precision: Precision = 'auto',
+  ): { uuid: string; card: { count: number }; instructionSet: string }[] {
+    const known = new Map((this.known.cards() ?? []).map((card) => [card.uuid, card]));
     return [...this.held]
-      .filter(([, { count }]) => count < this.settings.gpuSlots)
+      .filter(([uuid, { count }]) => {
+        const { computeCapability = '' } = known.get(uuid) ?? {};
+        return count < this.settings.gpuSlots && cardServes({ computeCapability }, precision);
+      })
       .sort(([, one], [, other]) => one.count - other.count)
-      .map(([uuid, card]) => ({ uuid, card, instructionSet: kinds.get(uuid) ?? '' }));
+      .map(([uuid, card]) => ({ uuid, card, instructionSet: known.get(uuid)?.instructionSet ?? '' }));
   }
 }
 

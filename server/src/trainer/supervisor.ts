@@ -276,12 +276,13 @@ export class Supervisor {
         // There is no event when another server releases a card, which a first job may need in addition to the free ones.
         let delayMs = slots.areCardsElsewhere && free.includes('cuda') ? cardRetryMs : Infinity;
         if (!free.includes('cuda')) await this.explainNoCard();
+        else await this.explainNoFp8Card();
         if (claim.notBeforeMs !== null)
           delayMs = Math.min(delayMs, Math.max(1, claim.notBeforeMs - this.parts.leases.now()));
         if (delayMs < Infinity) this.fillAfter(delayMs);
         return;
       }
-      const slot = slots.take(claim.device, claim.processes);
+      const slot = slots.take(claim.device, claim.processes, claim.job.spec.precision);
       slots.giveUnused(); // a launch can take minutes
       await this.launch(claim.job, slot, false);
     }
@@ -417,6 +418,13 @@ export class Supervisor {
     const why = await slots.whyNoCard();
     const isWaiting = why === null ? slots.areCardsElsewhere : await queue.explainWait(['cuda'], why);
     if (isWaiting) this.fillAfter(cardRetryMs);
+  }
+
+  /** Cards that changed since the job was created, or that were not known then. In a store with other servers, one of those may have others. */
+  private async explainNoFp8Card(): Promise<void> {
+    const { slots, queue, leases } = this.parts;
+    const why = leases.isShared ? null : slots.whyNoFp8Card();
+    if (why !== null) await queue.explainWait(['cuda'], why, { isOfFp8: true });
   }
 
   private async giveBackUnlaunched(): Promise<void> {

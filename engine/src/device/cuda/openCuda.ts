@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { capabilityMins, cardServes } from '../../plan/devicePrecisions.js';
 import type { DeviceDescription } from '../device.js';
 import { DeviceFault } from '../deviceFaults.js';
 import { guarded } from './cardFaults.js';
@@ -36,8 +37,6 @@ export interface CudaOptions {
 const driverVersionMin = 12000;
 /** Ampere: bfloat16 products and asynchronous copies. */
 const capabilityMin = 80;
-/** Ada: products of e4m3. */
-const e4m3CapabilityMin = 89;
 
 /** Opens the device `cuda`; throws a DeviceFault that says what is missing and what to do. */
 export function openCuda(options: CudaOptions): CudaDevice {
@@ -82,10 +81,10 @@ function openProducts(
 
 function requireE4m3({ name, capability }: CardDescription, { precision }: CudaOptions): void {
   if (precision !== 'bfloat16') throw new TypeError('openCuda: a base in FP8 goes with bfloat16');
-  if (capability >= e4m3CapabilityMin) return;
+  if (cardServes({ computeCapability: String(capability / 10) }, 'fp8Base')) return;
   throw new DeviceFault(
     'DEVICE_TOO_OLD',
-    `${name} has compute capability ${capability / 10}, a base in FP8 needs ${e4m3CapabilityMin / 10} (Ada or newer): train in BFLOAT16`,
+    `${name} has compute capability ${capability / 10}, a base in FP8 needs ${capabilityMins.fp8Base} (Ada or newer): train in BFLOAT16`,
   );
 }
 
