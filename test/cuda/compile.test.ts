@@ -10,6 +10,7 @@ import {
   readKernelFile,
 } from '../../engine/dist/device/cuda/kernelText.js';
 import { architectures, kernelVariants } from '../../engine/dist/device/cuda/kernelVariants.js';
+import { patienceMs } from '../patience.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -77,7 +78,7 @@ ptxas info    : Used 30 registers, used 1 barriers, 2048 bytes smem, 376 bytes c
 });
 
 it.skipIf(process.env.NVRTC_ENVIRONMENT === undefined)(
-  'every kernel compiles for every architecture without spills or warnings',
+  'every kernel compiles for the oldest and the newest architectures without spills or warnings',
   async () => {
     const { stdout } = await promisify(execFile)(
       process.execPath,
@@ -88,7 +89,7 @@ it.skipIf(process.env.NVRTC_ENVIRONMENT === undefined)(
     );
     expect(stdout).toMatch(/^\d+ kernels compiled, 0 faults$/m);
   },
-  300_000,
+  2 * patienceMs,
 );
 
 it('the kept table has every kernel, and none that spills', () => {
