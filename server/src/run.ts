@@ -34,12 +34,12 @@ export async function run(signals: Signals): Promise<void> {
 }
 
 async function examine(config: Config, args: readonly string[]): Promise<never> {
-  const [format, ...others] = args;
-  if ((format !== undefined && format !== '--json') || others.length > 0)
-    exitWith(2, [`Expected ${doctorUsage}`]);
+  const isJson = args[0] === '--json';
+  const [first, ...check] = isJson ? args.slice(1) : args;
+  if (first !== undefined && first !== '--check') exitWith(2, [`Expected ${doctorUsage}`]);
   const { diagnose, textOf } = await import('./doctor/doctor.js');
-  const diagnosis = await diagnose(config);
-  process.stdout.write(format === '--json' ? `${JSON.stringify(diagnosis, null, 2)}\n` : textOf(diagnosis));
+  const diagnosis = await diagnose(config, first === undefined ? null : check);
+  process.stdout.write(isJson ? `${JSON.stringify(diagnosis, null, 2)}\n` : textOf(diagnosis));
   process.exit(diagnosis.ok ? 0 : 1);
 }
 

@@ -4,8 +4,11 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { cardCheckFindings } from '../../server/dist/doctor/cardCheck.js';
 import type { Diagnosis } from '../../server/dist/doctor/doctor.js';
 import { libraryFolder, modelSettings } from '../cuda/modelServer.js';
+import { lockCard } from '../../server/dist/trainer/cardLock.js';
+import { patienceMs } from '../patience.mjs';
 import { startServerProcess } from '../e2e/serverProcess.js';
 import { temporaryFolder } from './parts.js';
 
@@ -42,10 +45,11 @@ function newFolder(): string {
 
 describe('relora-server doctor', () => {
   it('finds nothing wrong where nothing is, and says what there is', async () => {
-    const { code, stdout } = await doctor({}, []);
+    const { code, stdout } = await doctor({}, ['--check']);
     expect(code, stdout).toBe(0);
     for (const text of [
       /ok +processor .*threads/,
+      /warning +check of a card +not run: there is no card that can be used/,
       /ok +memory/,
       /ok +disk/,
       /ok +clock/,
@@ -74,6 +78,34 @@ describe('relora-server doctor', () => {
     expect(of('libraries')[0]!.message).toContain(join(folder, 'libnvrtc.so.13'));
     expect(of('libraries')[0]!.message).not.toContain('NCCL');
   });
+
+  it(
+    'tests a card if no server uses it, and says what is wrong',
+    async () => {
+      const card = { backend: 'cuda' as const, model: 'A card', uuid: `GPU-doctor-${process.pid}` };
+      const check = async (sections: string) =>
+        await cardCheckFindings([card], { cudaFolder: null }, ['--model', '--only', sections]);
+      const name = 'check of a card';
+      expect(await check('card')).toEqual([
+        { name, state: 'ok', message: `A card ${card.uuid}: 1 ok`, cure: null },
+      ]);
+      const message = expect.stringMatching(
+        /ended with code 1: Error: --only: expected some of card, /,
+      ) as string;
+      expect(await check('nothing')).toMatchObject([{ name, state: 'fault', message }]);
+      process.env.CUDA_MODEL_LOSE_AFTER_LAUNCHES = '3';
+      onTestFinished(() => void delete process.env.CUDA_MODEL_LOSE_AFTER_LAUNCHES);
+      const lost = expect.stringMatching(
+        / s FAULT memory: .*CUDA_ERROR_ECC_UNCORRECTABLE.*; 1 ok, 1 FAULT$/,
+      ) as string;
+      expect(await check('memory')).toMatchObject([{ name, state: 'fault', message: lost }]);
+      const unlock = (await lockCard(card.uuid))!;
+      onTestFinished(unlock);
+      const used = expect.stringMatching(/^not run on A card GPU-doctor-\d+: a server uses it/) as string;
+      expect(await check('card')).toMatchObject([{ name, state: 'warning', message: used }]);
+    },
+    patienceMs,
+  );
 
   it('says how several cards exchange sums', async () => {
     const names = ['libcuda.so.1', 'libnvrtc.so.13'];

@@ -9,6 +9,7 @@ import type { FoundDevices } from '../trainer/messages.js';
 import { TaskRunner } from '../trainer/taskRunner.js';
 import { trainerEntry } from '../trainer/trainerProcess.js';
 import { version } from '../version.js';
+import { cardCheckFindings } from './cardCheck.js';
 import { faultOfDevices, findingsOfDevices, librariesFinding } from './devices.js';
 import { fault, type Finding } from './finding.js';
 import {
@@ -37,8 +38,11 @@ export interface Diagnosis {
   findings: Finding[];
 }
 
-/** Checks everything that a server needs, with the settings that it would have. Changes nothing. */
-export async function diagnose(config: Config): Promise<Diagnosis> {
+/**
+ * Checks everything that a server needs, with the settings that it would have. Changes nothing.
+ * @param check options for the check of each card; null: the cards are not tested
+ */
+export async function diagnose(config: Config, check: readonly string[] | null = null): Promise<Diagnosis> {
   let findings: Finding[] = [];
   const health = (
     await askServer<ServerHealth>(config.dataFolder, 'doctor/health', {}).catch((error: unknown) => {
@@ -62,7 +66,9 @@ export async function diagnose(config: Config): Promise<Diagnosis> {
   if (found instanceof Error) {
     findings.push(faultOfDevices(found));
   } else findings = findings.concat(findingsOfDevices(found, config), librariesFinding(found, config));
-  const hasCards = !(found instanceof Error) && found.devices.some(({ backend }) => backend === 'cuda');
+  const devices = found instanceof Error ? [] : found.devices;
+  if (check !== null) findings = findings.concat(await cardCheckFindings(devices, config, check));
+  const hasCards = devices.some(({ backend }) => backend === 'cuda');
   const unconfinedCards = (health ?? confinement).unconfinedCards;
   findings = findings.concat(
     memoryFinding(config),
