@@ -12,7 +12,8 @@ import {
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { expect, it, onTestFinished } from 'vitest';
+import { ListMultipartUploadsCommand, S3Client } from '@aws-sdk/client-s3';
+import { expect, it, onTestFinished, vi } from 'vitest';
 import { chunkBytes, FolderBlobs, type BlobStore } from '../../server/dist/store/blobStore.js';
 import { openBlobs } from '../../server/dist/store/openBlobs.js';
 import { S3Blobs } from '../../server/dist/store/s3Blobs.js';
@@ -33,24 +34,40 @@ async function textOf(blobs: BlobStore, name: string, start: number, end: number
   return Buffer.concat(read).toString();
 }
 
-it('a blob is what was put, read by range, with the digests of its bytes and of each chunk', async () => {
-  const blobs = new FolderBlobs(temporaryFolder());
-  // The standard check value of CRC32C.
-  expect(await blobs.put('a/b/check', pieces('1234', '56789'))).toEqual({
-    sizeBytes: 9,
-    sha256: createHash('sha256').update('123456789').digest('hex'),
-    crcs: [0xe3069283],
-  });
-  expect(await textOf(blobs, 'a/b/check', 0, 9)).toBe('123456789');
-  expect(await textOf(blobs, 'a/b/check', 2, 7)).toBe('34567');
-  expect((await blobs.put('empty', pieces())).crcs).toEqual([]);
-  const large = Buffer.alloc(2 * chunkBytes + 1, 'x');
-  const whole = await blobs.put('large', pieces(large));
-  const parts = await blobs.put('large', pieces(large.subarray(0, 5), large.subarray(5)));
-  expect(whole).toEqual(parts);
-  expect(whole.crcs).toHaveLength(3);
-  expect(whole.crcs[0]).toBe(whole.crcs[1]);
-});
+const places = [
+  {
+    place: 'a folder',
+    open: async (): Promise<BlobStore> => new FolderBlobs(temporaryFolder()),
+    skip: false,
+  },
+  { place: 'S3', open: async (): Promise<BlobStore> => await s3Blobs(await freshBucket()), skip: !hasS3 },
+].filter(({ skip }) => !skip);
+
+it.each(places)(
+  'a blob in $place is what was put, read by range, with the digests of its bytes and of each chunk',
+  async ({ open }) => {
+    const blobs = await open();
+    // The standard check value of CRC32C.
+    expect(await blobs.put('a/b/check', pieces('1234', '56789'))).toEqual({
+      sizeBytes: 9,
+      sha256: createHash('sha256').update('123456789').digest('hex'),
+      crcs: [0xe3069283],
+    });
+    expect(await textOf(blobs, 'a/b/check', 0, 9)).toBe('123456789');
+    expect(await textOf(blobs, 'a/b/check', 2, 7)).toBe('34567');
+    expect((await blobs.put('empty', pieces())).crcs).toEqual([]);
+    // In several parts where there are parts.
+    const large = Buffer.alloc(2 * chunkBytes + 1, 'x');
+    large.write('the border', chunkBytes - 4);
+    large.write('end', 2 * chunkBytes - 2);
+    const whole = await blobs.put('large', pieces(large));
+    const parts = await blobs.put('large', pieces(large.subarray(0, 5), large.subarray(5)));
+    expect(whole).toEqual(parts);
+    expect(whole.crcs).toHaveLength(3);
+    expect(await textOf(blobs, 'large', chunkBytes - 5, chunkBytes + 7)).toBe('xthe borderx');
+    expect(await textOf(blobs, 'large', 2 * chunkBytes - 3, 2 * chunkBytes + 9)).toBe('xend');
+  },
+);
 
 it('a blob that was not put whole is not there, and the one before it stays', async () => {
   const folder = temporaryFolder();
@@ -117,7 +134,7 @@ it('an S3 server that takes a request and never answers is given up', async () =
   const { port } = silent.address() as { port: number };
   const url = parseStoreUrl(`s3://bucket/fleet?endpoint=http://127.0.0.1:${port}`)!;
   if (url.kind !== 's3') throw new Error('It names S3');
-  const blobs = await S3Blobs.open(url, 200);
+  const blobs = await S3Blobs.open(url, { silenceMs: 200 });
   onTestFinished(() => blobs.close());
   process.env.AWS_ACCESS_KEY_ID = 'test';
   process.env.AWS_SECRET_ACCESS_KEY = 'test-secret';
@@ -125,20 +142,80 @@ it('an S3 server that takes a request and never answers is given up', async () =
   expect(requestCount).toBeGreaterThan(1);
 });
 
+/** Blobs in a bucket; through a proxy, if its port is given. */
+async function s3Blobs(bucket: string, port?: number, uploadsInPage?: number): Promise<S3Blobs> {
+  const url = parseStoreUrl(port === undefined ? bucket : bucket.replace(/\d+$/, String(port)))!;
+  if (url.kind !== 's3') throw new Error('It names S3');
+  const blobs = await S3Blobs.open(url, uploadsInPage === undefined ? {} : { uploadsInPage });
+  onTestFinished(() => blobs.close());
+  return blobs;
+}
+
 it.skipIf(!hasS3)('a blob whose bytes were changed on the way to S3 is sent again', async () => {
   const { port } = await s3Server();
   const proxy = await s3Proxy(port, () => (proxy.count < 2 ? 0 : 1));
   onTestFinished(async () => await proxy.close());
   proxy.fault = 'wrong';
-  const url = parseStoreUrl((await freshBucket()).replace(`:${port}`, `:${proxy.port}`))!;
-  if (url.kind !== 's3') throw new Error('It names S3');
-  const blobs = await S3Blobs.open(url);
-  onTestFinished(() => blobs.close());
+  const blobs = await s3Blobs(await freshBucket(), proxy.port);
   await blobs.put('jobs/one/a', pieces('what is sent'));
   expect(proxy.count).toBe(2);
   proxy.fault = null;
   expect(await textOf(blobs, 'jobs/one/a', 0, 12)).toBe('what is sent');
 });
+
+/** Names of the objects whose upload in parts has begun and not ended, in a bucket of the S3 server. */
+async function unfinishedIn(bucket: string): Promise<string[]> {
+  const { hostname: Bucket, searchParams } = new URL(bucket);
+  const client = new S3Client({
+    region: 'us-east-1',
+    endpoint: searchParams.get('endpoint')!,
+    forcePathStyle: true,
+  });
+  onTestFinished(() => client.destroy());
+  const { Uploads = [] } = await client.send(new ListMultipartUploadsCommand({ Bucket }));
+  return Uploads.map(({ Key }) => Key!.replace('fleet/', ''));
+}
+
+it.skipIf(!hasS3)(
+  'parts of blobs whose put was cut in the middle are removed later, and nothing else',
+  async () => {
+    const { port } = await s3Server();
+    const bucket = await freshBucket();
+    const proxy = await s3Proxy(port, () => 0);
+    onTestFinished(async () => await proxy.close());
+    const cut = await s3Blobs(bucket, proxy.port);
+    const names = ['jobs/one/a', 'jobs/one/b'];
+    for (const name of names) {
+      proxy.fault = null;
+      const put = cut.put(
+        name,
+        (async function* () {
+          yield Buffer.alloc(5 * chunkBytes, 'x');
+          // Of five parts four are sent at a time, so one has arrived. Not even the request that discards it gets through.
+          proxy.fault = 'cut';
+          yield Buffer.alloc(chunkBytes, 'x');
+        })(),
+      );
+      await expect(put).rejects.toThrow(/does not answer as it should/);
+    }
+    const blobs = await s3Blobs(bucket, undefined, 1);
+    await blobs.put('jobs/one/whole', pieces('whole'));
+    const listed: string[] = [];
+    for await (const { name } of blobs.list('jobs')) listed.push(name);
+    expect(listed).toEqual(['jobs/one/whole']);
+    expect(await blobs.openRead(names[0]!)).toBeUndefined();
+
+    // Another server may be making it just now, by the clock of S3: that of this machine may be days ahead.
+    expect(await unfinishedIn(bucket)).toEqual(names);
+    vi.setSystemTime(Date.now() + 10 * 86_400_000);
+    onTestFinished(() => void vi.useRealTimers());
+    await blobs.removeUnfinished(86_400_000);
+    expect(await unfinishedIn(bucket)).toEqual(names);
+    await blobs.removeUnfinished(0);
+    expect(await unfinishedIn(bucket)).toEqual([]);
+    expect(await textOf(blobs, 'jobs/one/whole', 0, 5)).toBe('whole');
+  },
+);
 
 it('of two stores that take one empty place for their own at the same moment at most one gets it', async () => {
   for (let round = 0; round < 20; round++) {

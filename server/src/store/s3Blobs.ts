@@ -18,6 +18,8 @@ const partsAtOnce = 4;
 /** S3 allows 10,000. */
 const partsMax = 9000;
 const namesInDelete = 1000;
+/** S3 lists no more at once. */
+const uploadsInPageDefault = 1000;
 /** Attempts for one request, with growing pauses. */
 const attemptsMax = 5;
 /** Errors for a request that was changed in transit. The SDK takes them for mistakes of the caller, and does not retry. */
@@ -36,10 +38,14 @@ export class S3Blobs implements BlobStore {
     private readonly sdk: Sdk,
     private readonly client: S3.S3Client,
     private readonly url: S3Url,
+    private readonly uploadsInPage: number,
   ) {}
 
   /** Loads the SDK only if it is needed. */
-  static async open(url: S3Url, silenceMs = silenceMsDefault): Promise<S3Blobs> {
+  static async open(
+    url: S3Url,
+    { silenceMs = silenceMsDefault, uploadsInPage = uploadsInPageDefault } = {},
+  ): Promise<S3Blobs> {
     const sdk = await import('@aws-sdk/client-s3').catch((error: unknown) => {
       throw new StoreUnusable(
         'RELORA_STORE_URL names an S3 store: install the server with its optional dependencies, or also install @aws-sdk/client-s3',
@@ -56,7 +62,7 @@ export class S3Blobs implements BlobStore {
       // Not requestTimeout, which only warns: a request that never ends would block its job forever.
       requestHandler: { connectionTimeout: 5000, socketTimeout: silenceMs },
     });
-    return new S3Blobs(sdk, client, url);
+    return new S3Blobs(sdk, client, url, uploadsInPage);
   }
 
   close(): void {
@@ -138,22 +144,37 @@ export class S3Blobs implements BlobStore {
 
   async removeUnfinished(olderMs: number): Promise<void> {
     const Bucket = this.url.bucket;
-    const { Uploads = [] } = await this.call(
-      async () =>
-        await this.client.send(
-          new this.sdk.ListMultipartUploadsCommand({
-            Bucket,
-            Prefix: this.url.prefix === '' ? '' : `${this.url.prefix}/`,
-          }),
-        ),
-    );
-    for (const { Key, UploadId, Initiated } of Uploads) {
-      if (Date.now() - (Initiated?.getTime() ?? Date.now()) <= olderMs) continue;
-      await this.call(
+    const Prefix = this.url.prefix === '' ? '' : `${this.url.prefix}/`;
+    for (let KeyMarker: string | undefined; ;) {
+      const page: S3.ListMultipartUploadsCommandOutput = await this.call(
         async () =>
-          await this.client.send(new this.sdk.AbortMultipartUploadCommand({ Bucket, Key, UploadId })),
+          await this.client.send(
+            new this.sdk.ListMultipartUploadsCommand({
+              ...{ Bucket, Prefix, MaxUploads: this.uploadsInPage },
+              ...(KeyMarker === undefined ? {} : { KeyMarker }),
+            }),
+          ),
       );
+      for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
+        if (Initiated === undefined || this.now() - Initiated.getTime() <= olderMs) continue;
+        await this.call(
+          async () =>
+            await this.client
+              .send(new this.sdk.AbortMultipartUploadCommand({ Bucket, Key, UploadId }))
+              .catch((error: unknown) => {
+                if (!isMissing(error)) throw error; // it was completed, or another server removed it
+              }),
+        );
+      }
+      // Not by the id of the upload, too, which may be gone: more uploads of this key than fit on its page are found the next time.
+      KeyMarker = page.NextKeyMarker;
+      if (page.IsTruncated !== true || KeyMarker === undefined) return;
     }
+  }
+
+  /** By the clock of S3, which the SDK reads in each answer: to a server whose clock is ahead a new upload would look old. */
+  private now(): number {
+    return Date.now() + this.client.config.systemClockOffset;
   }
 
   private async putParts(name: string, first: Uint8Array[], rest: AsyncGenerator<Uint8Array>): Promise<void> {
