@@ -9,7 +9,8 @@ import {
   weightsOf,
   type FleetServer,
 } from './serverFleet.js';
-import { tinySpec } from './tinyJob.js';
+import { startServerProcess } from './serverProcess.js';
+import { temporaryFolder, tinySpec } from './tinyJob.js';
 import { tcpBalancer } from './tcpBalancer.js';
 
 const stepCount = 150;
@@ -28,8 +29,8 @@ async function watched(client: ReloraClient, name: string, onEvent: (event: JobE
   return events;
 }
 
-/** Checks that the journal has no gaps or duplicates, and that steps are consecutive within each attempt. */
-function expectWhole(events: readonly JobEvent[]): void {
+/** Checks that the journal has no gaps or duplicates, and that steps are consecutive within each attempt; returns how many were made. */
+function wholeSteps(events: readonly JobEvent[]): number {
   expect(events.map(({ sequence }) => sequence)).toEqual(events.map((_, index) => index + 1));
   let attempt = 0;
   let next = 0;
@@ -41,7 +42,15 @@ function expectWhole(events: readonly JobEvent[]): void {
     attempt = event.attempt;
     next = event.step.step + 1;
   }
-  expect(next).toBe(allSteps);
+  return next;
+}
+
+/** Checks that a job moved without being trained twice anywhere, and without an expired lease. */
+function expectMovedAtCheckpoints(events: readonly JobEvent[]): void {
+  const warnings = events.flatMap((event) => (event.kind === 'warning' ? [event.warning.reason] : []));
+  const ofFaults = ['TRAINER_RESTARTED', 'CHECKPOINT_CORRUPT', 'RESUMED_ON_OTHER_BACKEND'];
+  expect(warnings.filter((reason) => ofFaults.includes(reason))).toEqual([]);
+  expect(events.filter(({ kind }) => kind === 'step')).toHaveLength(wholeSteps(events));
 }
 
 function statesOf(events: readonly JobEvent[]): JobState[] {
@@ -105,16 +114,12 @@ describe.each(blobStores.slice(-1))('three servers over PostgreSQL and $name', (
 
     let moves = 0;
     for (const [index, events] of journals.entries()) {
-      expectWhole(events);
+      expect(wholeSteps(events)).toBe(allSteps);
       moves += Math.max(...events.map(({ attempt }) => attempt)) - 1;
       const letters = statesOf(events).map((state) => state.replace('JOB_STATE_', '')[0]);
       // QUEUED, STARTING, RUNNING: a job that was still starting when its server stopped was not RUNNING there.
       expect(letters.join('')).toMatch(/^Q(SR?Q)*SRS$/);
-      // Jobs moved at a checkpoint, without an expired lease: nothing was trained twice.
-      const warnings = events.flatMap((event) => (event.kind === 'warning' ? [event.warning.reason] : []));
-      const ofFaults = ['TRAINER_RESTARTED', 'CHECKPOINT_CORRUPT', 'RESUMED_ON_OTHER_BACKEND'];
-      expect(warnings.filter((reason) => ofFaults.includes(reason))).toEqual([]);
-      expect(events.filter(({ kind }) => kind === 'step')).toHaveLength(allSteps);
+      expectMovedAtCheckpoints(events);
       expect(await weightsOf(client, names[index]!)).toBe(expected);
     }
     // Each server had a job when it was asked to stop; one may have ended just then.
@@ -135,9 +140,49 @@ describe.each(blobStores.slice(-1))('three servers over PostgreSQL and $name', (
       killed.process.kill('SIGKILL');
     });
     expect(killed).toBeDefined();
-    expectWhole(events);
+    expect(wholeSteps(events)).toBe(allSteps);
     expect(statesOf(events).at(-1)).toBe(JobState.SUCCEEDED);
     expect(Math.max(...events.map(({ attempt }) => attempt))).toBeGreaterThanOrEqual(2);
     expect(await weightsOf(balanced, name)).toBe(expected);
+  });
+
+  test('one of the next version migrates the schema: the one that runs finishes a job, hands over another, and never starts again', async () => {
+    const { settings, servers, client } = await fleet(1, await url(), {
+      RELORA_LEASE_SECONDS: '60',
+      RELORA_SLOTS: '2',
+    });
+    const [older] = servers as [FleetServer];
+    await uploaded(client);
+    // They train until they are told to end.
+    const spec = parseJobSpec(tinySpec(1_000_000));
+    const finished = (await client.createJob(spec)).name;
+    const moved = (await client.createJob(spec)).name;
+    await untilBusy(older, servers, client, [finished]);
+    await untilBusy(older, servers, client, [moved]);
+
+    const later = await startServerProcess(temporaryFolder(), {
+      ...settings,
+      NODE_OPTIONS: `--import ${import.meta.resolve('./nextSchema.mjs')}`,
+    });
+    await expect(startServerProcess(temporaryFolder(), settings)).rejects.toThrow(
+      /database has schema \d+, this server knows \d+: use the newer server that wrote it/,
+    );
+    const ended = async (by: ReloraClient, name: string): Promise<JobEvent[]> => {
+      await by.updateJob(name, { stop: true });
+      const events = await watched(by, name);
+      expectMovedAtCheckpoints(events);
+      expect(statesOf(events).at(-1)).toBe(JobState.SUCCEEDED);
+      await weightsOf(by, name); // checks every hash
+      return events;
+    };
+    expect((await ended(client, finished)).at(-1)!.attempt).toBe(1);
+
+    const newer = clientOf(later.grpcAddress);
+    older.process.kill('SIGTERM');
+    expect(await older.exited).toEqual({ code: 0, signal: null });
+    await expect.poll(async () => (await newer.getJob(moved)).state).toBe(JobState.RUNNING);
+    expect((await ended(newer, moved)).at(-1)!.attempt).toBe(2);
+    // The later version reads what the older one stored after the migration.
+    await weightsOf(newer, finished);
   });
 });
