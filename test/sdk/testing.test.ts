@@ -99,6 +99,28 @@ test('the same request is the same job, and what is not there is said', async ()
   expect((await client.getDataset(uploaded.name)).name).toBe(uploaded.name);
 });
 
+test('of several addresses those are used where a server answers, also after one is lost', async () => {
+  const [one, two] = [await startTestServer(), await startTestServer()];
+  onTestFinished(async () => {
+    await one.stop();
+    await two.stop();
+  });
+  // Nothing ever listens at the first one.
+  const address = ['127.0.0.1:1', one.address, two.address].join(',');
+  using client = new ReloraClient({ address, retries: { initialDelayMs: 1, maxDelayMs: 4 } });
+  const info = async (): Promise<void> => void (await client.serverInfo());
+  while (one.calls.length === 0 || two.calls.length === 0) await info();
+
+  await one.stop();
+  const before = two.calls.length;
+  for (let call = 0; call < 10; call++) await info();
+  expect(two.calls.length).toBe(before + 10);
+
+  await two.stop();
+  using hasty = new ReloraClient({ address, retries: { attemptsMax: 1 } });
+  await expect(hasty.serverInfo()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+});
+
 test('it is there for require as well', async () => {
   const { startTestServer: start } = createRequire(import.meta.url)('@relora/sdk/testing') as {
     startTestServer: typeof startTestServer;
