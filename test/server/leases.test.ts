@@ -1,8 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { sql } from 'kysely';
+import pg from 'pg';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
+import type { Change } from '../../server/dist/store/changeFeed.js';
 import { isStoreAway } from '../../server/dist/store/storeError.js';
 import { livingServers } from '../../server/dist/store/servers.js';
 import type { NewExport } from '../../server/dist/artifacts/artifactExports.js';
@@ -227,6 +229,29 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     expect(await two.datasets.ready(next, prepared)).toBe(true);
   });
 
+  it('each hears of what the others do, though not one notification arrives', async () => {
+    const url = await withoutNotifications();
+    const folder = temporaryFolder();
+    const [one, two] = [
+      await openParts(settings, folder, scriptedTrainer, url),
+      await openParts(settings, folder, scriptedTrainer, url),
+    ];
+    const heard: (Change | null)[] = [];
+    onTestFinished(one.feed.listen((change) => void heard.push(change)));
+    await readyDataset(one);
+    await two.supervisor.start();
+    // Only the other one runs jobs: it has to find them, what is asked of them, and what waits.
+    const { id } = await submit(one, { spec: runSpec('slow', { stepCount: 1000 }) });
+    await jobWhen(one, id, ({ state }) => state === 'running');
+    await one.control.pause(id);
+    await jobWhen(one, id, ({ state }) => state === 'paused');
+    await one.control.resume(id);
+    await jobWhen(one, id, ({ state }) => state === 'running');
+    await one.control.cancel(id);
+    await jobWhen(one, id, ({ state }) => state === 'cancelled');
+    expect(heard.filter((change) => change?.topic === 'job' && change.state === 'starting')).toEqual([]);
+  });
+
   it('each counts time by the database, whatever its own clock says', async () => {
     const [one, two] = (await servers(2)) as [Parts, Parts];
     await readyDataset(one);
@@ -282,6 +307,17 @@ const wanted: Omit<NewExport, 'jobId'> = {
   requestId: null,
   requestDigest: '0'.repeat(64),
 };
+
+/** A database on which notifications are lost: its schema comes before that of PostgreSQL, and has a pg_notify of its own. */
+async function withoutNotifications(): Promise<string> {
+  const url = await freshDatabase();
+  const admin = new pg.Client({ connectionString: url });
+  await admin.connect();
+  await admin.query(`create function pg_notify(text, text) returns void language sql as ''`);
+  await admin.query(`alter database ${admin.database} set search_path = public, pg_catalog`);
+  await admin.end();
+  return url;
+}
 
 async function kill(server: ChildProcess): Promise<void> {
   server.kill('SIGKILL');
