@@ -17,6 +17,8 @@ const budgets = {
   'test/sdk': 150,
   'test/cli': 150,
   'test/e2e': 450,
+  // The short form of the fault scenarios, which must not take longer.
+  'test/faults': 180,
   'test/golden': 90,
   'test/pages': 550,
   'test/release': 180,

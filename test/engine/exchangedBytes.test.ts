@@ -26,3 +26,25 @@ describe('bytes that travel in a step', () => {
     },
   );
 });
+
+it('the shares of a step with many cards on docs/scaling.md are those of its formula, with the factors that were measured', () => {
+  const [tokensPerStep, bytesPerSecond, factors] = [16_384, 25e9, [2, 1.1]];
+  const rows = page.split('\n').filter((line) => /^\| `llama-\w+`.* %/.test(line));
+  expect(rows).not.toEqual([]);
+  for (const row of rows) {
+    const [name, speed, weights, ...shares] = row
+      .split('|')
+      .map((cell) => cell.trim())
+      .slice(1, -1);
+    const model = { ...presets[name!.slice(1, -1) as keyof typeof presets], vocabSize: 32_000 };
+    const spec = defaultRunSpec({ kind: 'relora', model, adapter: { rank: 128 }, stepCount: 100 });
+    const bytes = exchangedBytes(spec, weights === 'all' ? 'warmStart' : 'adapter');
+    const computed = tokensPerStep / Number(speed!.replace(',', ''));
+    const shareOf = (cards: number): string =>
+      factors
+        .map((factor) => (factor * bytes * 2 * (cards - 1)) / cards / bytesPerSecond)
+        .map((exchange) => Math.round((100 * computed) / (computed + exchange)))
+        .join('–');
+    expect(shares, row).toEqual([8, 64, 512].map((cards) => `${shareOf(cards)} %`));
+  }
+});
