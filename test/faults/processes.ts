@@ -26,3 +26,13 @@ export function childrenOf(pid: number): number[] {
     return []; // it is gone
   }
 }
+
+/** Whether it runs: it is neither stopped by a signal nor ended, though its parent may not know yet. */
+export function isAwake(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return !/^[TZX]/.test(stat.slice(stat.lastIndexOf(')') + 2));
+  } catch {
+    return false; // it is gone
+  }
+}

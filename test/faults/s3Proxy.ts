@@ -12,15 +12,21 @@ export interface S3Proxy {
   fault: S3Fault | null;
   /** Number of faults so far. */
   count: number;
+  /** How many of them hit a part of an object, or the end of its upload. */
+  countOfParts: number;
   close(): Promise<void>;
 }
 
 export async function s3Proxy(target: number, random: Random, share = 0.2): Promise<S3Proxy> {
   const server = createServer((incoming, response) => {
     const fault = proxy.fault !== null && random() < share ? proxy.fault : null;
-    if (fault !== null && fault !== 'wrong') proxy.count++;
+    if (fault !== null && fault !== 'wrong') note(incoming);
     answer(incoming, response, fault);
   });
+  const note = ({ url }: IncomingMessage): void => {
+    proxy.count++;
+    if (url!.includes('uploadId=')) proxy.countOfParts++;
+  };
   /** Modifies the request or the response: a fault of the request happens before anything is stored. */
   const answer = (incoming: IncomingMessage, response: ServerResponse, fault: S3Fault | null): void => {
     const isBefore = random() < 0.5;
@@ -50,7 +56,7 @@ export async function s3Proxy(target: number, random: Random, share = 0.2): Prom
         response.writeHead(reply.statusCode!, reply.headers);
         if (fault === 'cut' && !isBefore) return void reply.pipe(cutting(response)).pipe(response);
         if (fault === 'wrong' && incoming.method === 'GET' && isObject && reply.statusCode! < 300) {
-          proxy.count++;
+          note(incoming);
           return void reply.pipe(flipping()).pipe(response);
         }
         if (fault === 'slow') return void reply.pipe(slowing()).pipe(response);
@@ -79,16 +85,20 @@ export async function s3Proxy(target: number, random: Random, share = 0.2): Prom
       return;
     }
     if (fault === 'wrong' && incoming.method === 'PUT' && isObject) {
-      proxy.count++;
+      note(incoming);
       return void incoming.pipe(flipping()).pipe(upstream);
     }
     incoming.pipe(upstream);
   };
-  const slowing = (): Transform =>
-    new Transform({
-      transform: (chunk: Buffer, _, done) => void setTimeout(() => done(null, chunk), 1000 * random()),
+  /** A long answer is slow at its start, so that it takes seconds and not minutes. */
+  const slowing = (): Transform => {
+    let left = 10;
+    return new Transform({
+      transform: (chunk: Buffer, _, done) =>
+        left-- > 0 ? void setTimeout(() => done(null, chunk), 1000 * random()) : done(null, chunk),
       flush: (done) => void setTimeout(done, 2000 * random()),
     });
+  };
   /** Flips one bit in the middle of the first chunk. */
   const flipping = (): Transform => {
     let isDone = false;
@@ -118,6 +128,7 @@ export async function s3Proxy(target: number, random: Random, share = 0.2): Prom
     port: (server.address() as { port: number }).port,
     fault: null,
     count: 0,
+    countOfParts: 0,
     close: async () => {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

@@ -31,6 +31,8 @@ export interface Person {
   insist?: Insist;
   /** Number of processes of the job. */
   replicas?: number;
+  /** What the job learns. */
+  text?: string;
 }
 
 export type Insist = <T>(what: () => Promise<T>) => Promise<T>;
@@ -43,12 +45,12 @@ export async function wholeWay(
   world: World,
   ends: Ends,
   expected: Result | null,
-  { onJob = () => {}, insist = async (what) => await what(), replicas = 1 }: Person = {},
+  { onJob = () => {}, insist = async (what) => await what(), replicas = 1, text = tinyText() }: Person = {},
 ): Promise<Result> {
   const { client } = world;
   const dataset = await insist(async () => {
     const datasetId = `tiny-text-${isCounted++}`;
-    const files = [{ content: tinyText(), fileName: 'tiny.txt' }];
+    const files = [{ content: text, fileName: 'tiny.txt' }];
     await client.uploadDataset({ datasetId, files });
     return `datasets/${datasetId}`;
   });

@@ -8,7 +8,7 @@ import { startServerProcess, type ServerProcess } from '../e2e/serverProcess.js'
 import { freshBucket, s3Server } from '../server/s3.js';
 import type { Hosts } from './hosts.js';
 import type { PostgresPair } from './postgresPair.js';
-import { childrenOf } from './processes.js';
+import { childrenOf, isAwake } from './processes.js';
 import type { Random } from './random.js';
 import { s3Proxy, type S3Proxy } from './s3Proxy.js';
 
@@ -202,20 +202,28 @@ export class World {
     await this.startAgain(server);
   }
 
-  /** The server that runs a job, according to logs; -1 if none does. */
-  runnerOf(job: string): number {
-    return this.servers.findIndex(({ running }) => this.trainersOf(running, job).length > 0);
-  }
-
-  /** Process ids of running trainers, of one job or of all. */
-  trainerPids(): number[] {
-    return this.servers.flatMap(({ running }) => childrenOf(running.process.pid!));
-  }
-
-  private trainersOf({ logged }: ServerProcess, job: string): unknown[] {
-    return logged.filter(
-      ({ msg, jobId }) => msg === 'A trainer is started' && `jobs/${String(jobId)}` === job,
+  /** Where the newest attempt of a job was started, according to logs; undefined before the first. */
+  newestAttempt(job: string): { attempt: number; index: number } | undefined {
+    const started = this.servers.flatMap(({ running, index }) =>
+      running.logged
+        .filter(({ msg, jobId }) => msg === 'A trainer is started' && `jobs/${String(jobId)}` === job)
+        .map(({ attempt }) => ({ attempt: Number(attempt), index })),
     );
+    return started.sort((one, other) => one.attempt - other.attempt).at(-1);
+  }
+
+  /** A client of all servers but one. */
+  clientWithout(index: number): ReloraClient {
+    const others = this.servers.filter((server) => server.index !== index);
+    return new ReloraClient({
+      address: others.map(({ running }) => running.grpcAddress).join(','),
+      deadlineMs: patientMs,
+    });
+  }
+
+  /** Process ids of trainers that run: a fault of another one would change nothing. */
+  trainerPids(): number[] {
+    return this.servers.flatMap(({ running }) => childrenOf(running.process.pid!)).filter(isAwake);
   }
 }
 
