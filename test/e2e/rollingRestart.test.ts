@@ -153,7 +153,7 @@ describe.each(blobStores.slice(-1))('three servers over PostgreSQL and $name', (
     });
     const [older] = servers as [FleetServer];
     await uploaded(client);
-    // They train until they are told to end.
+    // They train until somebody stops them.
     const spec = parseJobSpec(tinySpec(1_000_000));
     const finished = (await client.createJob(spec)).name;
     const moved = (await client.createJob(spec)).name;
