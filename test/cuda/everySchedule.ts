@@ -114,6 +114,11 @@ export function onEverySchedule<T>(run: (bench: Bench) => T, activation: Activat
   return results[0]!;
 }
 
+/** In one order of threads, without checked accesses: for sizes that would take too long otherwise. */
+export function onOneSchedule<T>(run: (bench: Bench) => T, activation: Activation = 'bf16'): T {
+  return once(run, activation, schedules[0], false);
+}
+
 function once<T>(
   run: (bench: Bench) => T,
   activation: Activation,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { epsilon, excess, roundToBfloat16, seededArray } from '../engine/nativeReference.js';
-import { onEverySchedule, unitOf, type Bench } from './everySchedule.js';
+import { onEverySchedule, onOneSchedule, unitOf, type Bench } from './everySchedule.js';
 
 interface Shape {
   batch: number;
@@ -96,7 +96,7 @@ function givenDocuments(bench: Bench, shape: Shape): { begins: number; ends: num
     : { begins: bench.ints([...found.begins]), ends: bench.ints([...found.ends]) };
 }
 
-function attend(shape: Shape, isTrained: boolean) {
+function attend(shape: Shape, isTrained: boolean, onSchedules: typeof onEverySchedule) {
   const { batch, queries, keys, heads, kvHeads, dim } = shape;
   const [qWidth, kWidth] = [heads * dim, kvHeads * dim];
   const draw = (rows: number, width: number, seed: number, scale: number) =>
@@ -110,7 +110,7 @@ function attend(shape: Shape, isTrained: boolean) {
   const group = heads / kvHeads;
   const scale = scaleOf(shape);
   const definitions = [`HEAD_DIM=${dim}`];
-  const actual = onEverySchedule((bench) => {
+  const actual = onSchedules((bench) => {
     // Adjacent columns, as from one product; in the backward pass keys have no rows of their own.
     const stride = qWidth + 2 * kWidth;
     const place = (values: Float32Array, rows: number, width: number, to: number) => {
@@ -187,8 +187,8 @@ function attend(shape: Shape, isTrained: boolean) {
   return { actual, expected: reference(shape, q, k, v, dout) };
 }
 
-function expectAgreement(shape: Shape, isTrained: boolean): void {
-  const { actual, expected } = attend(shape, isTrained);
+function expectAgreement(shape: Shape, isTrained: boolean, onSchedules = onEverySchedule): void {
+  const { actual, expected } = attend(shape, isTrained, onSchedules);
   const { result, size } = expected;
   expect(
     excess(actual.lse, result.lse, (i) => 64 * epsilon * (Math.abs(result.lse[i]!) + 4)),
@@ -229,6 +229,8 @@ describe('causal attention agrees with float64, forward and backward', () => {
     whole(1, 17, 1, 1, 128),
     whole(2, 63, 1, 1, 16),
     whole(1, 65, 4, 2, 16),
+    whole(1, 18, 1, 1, 32),
+    whole(1, 17, 1, 1, 64),
     whole(1, 33, 2, 1, 80),
     whole(1, 130, 1, 1, 16),
     ...masked,
@@ -241,6 +243,32 @@ describe('causal attention agrees with float64, forward and backward', () => {
     { batch: 1, queries: 3, keys: 64, heads: 1, kvHeads: 1, dim: 16 },
   ])('$queries queries behind $keys keys, as text is written', (shape) => {
     expectAgreement(shape, false);
+  });
+});
+
+/** Each document spans several tiles, so that tiles of others are skipped, at positions up to the longest sequence. */
+const longest = 16_384;
+const documentStarts = Array.from({ length: 128 }, (_, i) => 128 * i + (i % 3));
+
+/** On the model a pair of tiles takes tens of milliseconds: `npm run test:full` computes the second list. */
+const isLong = process.env.TEST_CARD_LONG === '1';
+const lengths: [shape: Shape, isTrained: boolean][] = [
+  [whole(1, 700, 1, 1, 16), true],
+  [{ batch: 1, queries: 3, keys: longest, heads: 1, kvHeads: 1, dim: 16 }, false],
+  ...(isLong
+    ? ([
+        [whole(1, 3000, 1, 1, 16), true],
+        [whole(1, 600, 4, 2, 64), true],
+        [whole(1, 200, 2, 1, 48), true],
+        [whole(1, 200, 2, 1, 96), true],
+        [{ ...whole(1, longest, 1, 1, 16), begins: [documentStarts] }, true],
+      ] satisfies [Shape, boolean][])
+    : []),
+];
+
+describe('attention over long sequences agrees with float64', () => {
+  it.each(lengths)('$batch x $queries of $keys, $heads heads ($kvHeads) of $dim', (shape, isTrained) => {
+    expectAgreement(shape, isTrained, onOneSchedule);
   });
 });
 

@@ -36,6 +36,14 @@ const cases: [name: string, changes: GivenSpec][] = [
     },
   ],
   ['llama-9m with a warm start', { model: model('llama-9m'), warmStart: { stepCount: 2 } }],
+  [
+    'llama-9m over two restarts',
+    // A restart that zeroes all moments checks that they are zero, and values of this card are ones.
+    {
+      ...{ model: model('llama-9m'), kind: 'relora', stepCount: 6 },
+      adapter: { momentReset: 'magnitude' },
+    },
+  ],
 ];
 
 const specOf = ({ adapter, batch, ...more }: GivenSpec) =>

@@ -18,6 +18,7 @@ interface Model {
     capability?: number;
     loseAfterLaunches?: number;
     deviceCount?: number;
+    heldSeconds?: number;
   }): void;
 }
 

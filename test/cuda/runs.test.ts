@@ -1,6 +1,14 @@
-import { describe, expect, it } from 'vitest';
-import { beginRun, disposeRun, openDevice, type Device, type RunSpec } from '@relora/engine';
-import { openCuda } from '@relora/engine/cuda';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import {
+  beginRun,
+  disposeRun,
+  openDevice,
+  saveCheckpoint,
+  trainLoop,
+  type Device,
+  type RunSpec,
+} from '@relora/engine';
+import { openCuda, type CudaOptions } from '@relora/engine/cuda';
 import { Dataset } from '@relora/engine/data';
 import type { GivenSpec } from '@relora/engine/plan';
 import { dataFolder } from '../engine/dataFixtures.js';
@@ -14,6 +22,7 @@ import {
   tinySpec,
   weightsOf,
 } from '../engine/tinyRun.js';
+import { model } from './modelCard.js';
 import { modelOptions } from './modelPaths.js';
 
 const newFolder = temporaryFolders();
@@ -109,7 +118,8 @@ const runs: {
   },
 ];
 
-const card = (precision: 'float32' | 'bfloat16') => openCuda({ ...modelOptions, isApart: false, precision });
+const card = (precision: 'float32' | 'bfloat16', more: Partial<CudaOptions> = {}) =>
+  openCuda({ ...modelOptions, isApart: false, precision, ...more });
 
 const begin =
   (device: Device, dataset: Dataset) =>
@@ -163,5 +173,59 @@ describe('a run on a card agrees with the definitions, and when resumed has the 
     expect(reported(resumed.events)).toEqual(reported(rounded.events));
     expect(await weightsOf(resumed.run)).toEqual(rounded.weights);
     disposeRun(resumed.run);
+  });
+});
+
+describe('a run on a card', () => {
+  it('leaves the event loop free while the card computes, and ends after the step if it is aborted meanwhile', async () => {
+    const device = card('bfloat16');
+    const run = await begin(device, await license())(smallSpec({ adapter: { cycleStepCount: 8 } }));
+    const abort = new AbortController();
+    const heldSeconds = 60; // the longest that a process would wait which does not turn
+    const steps: number[] = [];
+    let [heldAt, turns, isHeld] = [0, 0, false];
+    const turn = () => {
+      if (++turns < 20) return void setTimeout(turn);
+      isHeld = performance.now() < heldAt + 1000 * heldSeconds;
+      abort.abort();
+      model.setCard({ heldSeconds: 0 });
+    };
+    const readResult = device.readResult.bind(device);
+    device.readResult = (result) => {
+      if (heldAt > 0 && turns === 0) setTimeout(turn);
+      return readResult(result);
+    };
+    for await (const event of trainLoop(run, abort.signal)) {
+      if (event.kind !== 'step') continue;
+      steps.push(event.step);
+      // By then no graph is made any more, which would wait once for the micro-batch before it.
+      if (event.step === 3) {
+        heldAt = performance.now();
+        model.setCard({ heldSeconds });
+      } else if (event.step === 4) expect({ turns, isHeld }).toEqual({ turns: 20, isHeld: true });
+    }
+    expect(steps).toEqual([0, 1, 2, 3, 4]);
+    disposeRun(run);
+  });
+
+  const plain = { ...modelOptions.libraries, products: [] };
+  it.each([
+    ['driver', { driverVersion: 13_010 }, {}, /driver 13\.0,.* resumes on .*driver 13\.1,/],
+    ['library', {}, { libraries: plain }, /cublasLt \d+\).* resumes on .*cublasLt none\)/],
+  ])('that resumes with another %s says so', async (_, changed, options, message) => {
+    const dataset = await license();
+    const spec = smallSpec({});
+    const first = await begin(card('bfloat16'), dataset)(spec);
+    await runLoop(first, ({ kind }) => kind === 'step');
+    const { path } = await saveCheckpoint(first);
+    disposeRun(first);
+    onTestFinished(() => model.setCard({ driverVersion: 13_000 }));
+    model.setCard(changed);
+    const again = { checkpointPath: path, runFolder: first.folder, attempt: 2 };
+    const second = await begin(card('bfloat16', options), dataset)(spec, again);
+    expect(second.warnings).toMatchObject([
+      { reason: 'RESUMED_ON_OTHER_BACKEND', message: expect.stringMatching(message) as string },
+    ]);
+    disposeRun(second);
   });
 });

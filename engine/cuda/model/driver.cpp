@@ -104,6 +104,8 @@ class Queue {
       const std::function<void()> command = std::move(commands_.front());
       commands_.pop_front();
       lock.unlock();
+      while (std::chrono::steady_clock::now() < control.held_until.load())
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
       command();
       lock.lock();
       done_++;

@@ -1,5 +1,7 @@
 // Controls of the model for tests: the card that it emulates, the order of its threads, its faults.
 #pragma once
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -19,6 +21,8 @@ struct Control {
   int lose_ordinal;              // the card that is lost; -1: any
   int device_count;
   uint64_t fail_after_sums;  // of NCCL; 0: never
+  /// Until then the card begins no further command. Not without end: a host that waits for the card could not let it go on.
+  std::atomic<std::chrono::steady_clock::time_point> held_until{};
   Schedule schedule;
 };
 extern Control control;

@@ -32,7 +32,7 @@ napi_value watch_writes_call(napi_env, napi_value) {
   return nullptr;
 }
 
-/// Sets the given fields: memoryBytes, driverVersion, capability, loseAfterLaunches (from now), deviceCount.
+/// Sets the given fields: memoryBytes, driverVersion, capability, loseAfterLaunches (from now), deviceCount, heldSeconds (0: no longer).
 napi_value set_card(napi_env env, napi_value argument) {
   const Values values(env);
   const auto set = [&](const char* name, const auto& to) {
@@ -44,6 +44,9 @@ napi_value set_card(napi_env env, napi_value argument) {
   set("driverVersion", [](double v) { control.driver_version = static_cast<int>(v); });
   set("capability", [](double v) { control.capability = static_cast<int>(v); });
   set("loseAfterLaunches", [](double v) { control.lose_after_launches = launches() + static_cast<uint64_t>(v); });
+  set("heldSeconds", [](double v) {
+    control.held_until = std::chrono::steady_clock::now() + std::chrono::milliseconds(static_cast<int64_t>(1000 * v));
+  });
   set("deviceCount", [](double v) { control.device_count = static_cast<int>(v); });
   return nullptr;
 }
