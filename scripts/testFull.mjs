@@ -54,7 +54,8 @@ const parts = [
       'test/e2e/cardServer.test.ts',
       'test/e2e/cardFaults.test.ts',
     ),
-    env: {},
+    // Attention over thousands of positions.
+    env: { TEST_CARD_LONG: '1' },
   },
   {
     name: 'kernels',
