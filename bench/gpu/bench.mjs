@@ -1,57 +1,43 @@
-// Measures a card: whole steps alternating with PyTorch's, individual kernels, memory, restarts. Plain Node.js; `node bench/gpu/bench.mjs
+// Measures a card: whole steps alternating with PyTorch's, restarts, memory, individual kernels. Plain Node.js; `node bench/gpu/bench.mjs
 // --help` lists the sections. Results go to the report at once, so an interrupted run loses nothing.
-import { performance } from 'node:perf_hooks';
-import { cardOptions, openCard } from './card.mjs';
 import { readOptions, usage } from './options.mjs';
-import { findPeer } from './peers.mjs';
+import { PeerProcess } from './peers.mjs';
 import { Report } from './report.mjs';
+import { runSections } from './sections.mjs';
+import { targetRows } from './targets.mjs';
 import { openText } from './text.mjs';
+import * as compiling from './measures/compiling.mjs';
 import * as fp8 from './measures/fp8.mjs';
-import * as kernels from './measures/kernels.mjs';
+import * as fullRank from './measures/fullRank.mjs';
 import * as memory from './measures/memory.mjs';
 import * as merges from './measures/merges.mjs';
+import * as products from './measures/products.mjs';
 import * as replays from './measures/replays.mjs';
 import * as small from './measures/small.mjs';
-import * as adapters from './measures/adapters.mjs';
-import * as fullRank from './measures/fullRank.mjs';
 import * as steps from './measures/steps.mjs';
+import * as variants from './measures/variants.mjs';
 
-const sections = [steps, fp8, replays, merges, memory, kernels, fullRank, small, adapters];
+// What shows whether a target is reached comes first; then what takes seconds; then what takes as long as there is time.
+const sections = [compiling, steps, fullRank, fp8, merges, memory, replays, small, products, variants];
 const options = readOptions(process.argv.slice(2), sections, { report: 'gpu-bench.md', seconds: 225 });
 if (options.isHelp) {
   console.log(usage('node bench/gpu/bench.mjs', sections));
   process.exit(0);
 }
 
-const begin = performance.now();
-const open = (precision) => openCard(cardOptions(options), precision);
-const peer = options.isModel ? { command: null, reason: 'no card' } : await findPeer(options.python);
 const text = openText(options.isModel ? 257 : 32_000);
-const device = open('bfloat16');
-const { model, instructionSet, libraries } = device.description;
-device.close();
 const report = new Report(options.report, 'Speed of a card', [
-  `${new Date().toISOString()}, ${model}, ${instructionSet}, ${Object.entries(libraries).flat().join(' ')},`,
-  `Node.js ${process.version}, ${peer.command === null ? peer.reason : `PyTorch ${peer.version}`}, ${text.name}.`,
+  `${new Date().toISOString()}, Node.js ${process.version}, ${text.name}${options.isModel ? ', on the model of a card' : ''}.`,
   'ReLoRA: rank 128, all graphs merged; k tokens/s from the median of steps; ratios are to PyTorch in the same minute.',
 ]);
-const context = {
-  ...options,
-  ...{ open, peer, text },
-  /** Tokens/s measured so far, for later sections. */
-  found: new Map(),
-  secondsLeft: () => options.seconds - (performance.now() - begin) / 1e3,
-};
-for (const section of options.sections) {
-  try {
-    for await (const row of section.run(context)) report.add(section.name, row);
-  } catch (error) {
-    report.add(section.name, {
-      what: section.title,
-      outcome: 'FAULT',
-      figures: error.stack ?? String(error),
-    });
-  }
-}
-report.end();
-process.exit(report.counts.FAULT === 0 ? 0 : 1);
+await runSections(
+  report,
+  options,
+  async () => {
+    const peer = await PeerProcess.find(options);
+    report.add('card', peer.describe());
+    // `found`: results for later sections and for the targets, by name.
+    return { text, peer, found: new Map() };
+  },
+  ({ found = new Map() }) => targetRows(found),
+);

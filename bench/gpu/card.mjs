@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { findLibraries, openCuda } from '../../engine/dist/device/cuda/index.js';
@@ -26,6 +26,27 @@ export const openCard = (options, precision) =>
   precision === 'fp8'
     ? openCuda({ ...options, precision: 'bfloat16', basePrecision: 'fp8' })
     : openCuda({ ...options, precision });
+
+/**
+ * Settings of a server that finds this card.
+ * @param {{ isModel: boolean, libraryFolder: string | null, folder: string }} options `folder`: for files of this run
+ */
+export function serverSettings(options) {
+  const { libraryFolder } = options;
+  const { libraries, cache, moreOptions } = cardOptions(options);
+  if (!options.isModel)
+    return {
+      RELORA_KERNEL_CACHE_FOLDER: cache.folder,
+      ...(libraryFolder !== null && { RELORA_CUDA_FOLDER: libraryFolder }),
+    };
+  // A server knows no model: for it there is a folder with NVIDIA's names, and a cache for this model alone.
+  const named = mkdtempSync(join(options.folder, 'libraries-'));
+  for (const name of ['libcuda.so.1', 'libnvrtc.so.13', 'libcublasLt.so.13'])
+    symlinkSync(libraries.driver, join(named, name));
+  const kernels = join(cache.folder, moreOptions[0].replace('--model=', 'servers-'));
+  mkdirSync(kernels, { recursive: true });
+  return { RELORA_CUDA_FOLDER: named, RELORA_KERNEL_CACHE_FOLDER: kernels };
+}
 
 function modelOptions() {
   process.env.CUDA_MODEL_MEMORY_BYTES ??= String(2 ** 28);

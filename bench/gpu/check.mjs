@@ -3,13 +3,12 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { performance } from 'node:perf_hooks';
-import { cardOptions, openCard } from './card.mjs';
 import { readOptions, usage } from './options.mjs';
 import { Report } from './report.mjs';
-import * as card from './checks/card.mjs';
+import { runSections } from './sections.mjs';
 import * as conformance from './checks/conformance.mjs';
 import * as golden from './checks/golden.mjs';
+import * as kernels from './checks/kernels.mjs';
 import * as memory from './checks/memory.mjs';
 import * as products from './checks/products.mjs';
 import * as repeated from './checks/repeated.mjs';
@@ -17,7 +16,7 @@ import * as sanitizer from './checks/sanitizer.mjs';
 import * as service from './checks/service.mjs';
 import * as wide from './checks/wide.mjs';
 
-const sections = [card, conformance, products, wide, golden, memory, service, repeated, sanitizer];
+const sections = [kernels, conformance, products, wide, golden, repeated, service, memory, sanitizer];
 const options = readOptions(process.argv.slice(2), sections, { report: 'gpu-check.md', seconds: 110 });
 if (options.isHelp) {
   console.log(usage('node bench/gpu/check.mjs', sections));
@@ -28,29 +27,5 @@ const report = new Report(options.report, 'Check of a card', [
   `${new Date().toISOString()}, Node.js ${process.version}${options.isModel ? ', on the model of a card' : ''}`,
 ]);
 const folder = mkdtempSync(join(tmpdir(), 'relora-gpu-'));
-const begin = performance.now();
-const context = {
-  ...options,
-  folder,
-  open: (precision) => openCard(cardOptions(options), precision),
-  secondsLeft: () => options.seconds - (performance.now() - begin) / 1e3,
-};
-for (const section of options.sections) {
-  try {
-    if (context.secondsLeft() <= 0) {
-      report.add(section.name, { what: section.title, outcome: 'not run', figures: 'the time is over' });
-      continue;
-    }
-    for await (const row of section.run(context)) report.add(section.name, row);
-  } catch (error) {
-    // An error that aborts a section becomes a row of the report, and later sections still run.
-    report.add(section.name, {
-      what: section.title,
-      outcome: 'FAULT',
-      figures: error.stack ?? String(error),
-    });
-  }
-}
-rmSync(folder, { recursive: true, force: true });
-report.end();
-process.exit(report.counts.FAULT === 0 ? 0 : 1);
+process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+await runSections(report, options, () => ({ folder }));

@@ -1,4 +1,4 @@
-// Compiles some kernels into the cache: `node compilePart.mjs JSON`, see checks/card.mjs.
+// Compiles some kernels into the cache: `node compilePart.mjs JSON`, see compileKernels.mjs.
 import { kernelCompiler, loadCudaAddon, readKernelFile } from '../../engine/dist/device/cuda/index.js';
 
 const { options, architecture, nvrtc, variants } = JSON.parse(process.argv[2]);
@@ -12,7 +12,7 @@ for (const library of options.libraries.compilers) {
   }
   if (compiler.version !== nvrtc) continue;
   for (const { file, definitions } of variants)
-    compiler.compile(readKernelFile(file), { architecture, definitions });
+    compiler.compile(readKernelFile(file), { architecture, definitions, moreOptions: options.moreOptions });
   process.exit(0);
 }
 throw new Error(`No compiler of CUDA ${nvrtc} was found again`);

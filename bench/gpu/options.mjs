@@ -37,7 +37,7 @@ export function usage(command, sections) {
 
   --only NAME[,…]    these sections alone
   --report FILE      where the report is written, row by row
-  --seconds N        no section begins after so long
+  --seconds N        no row begins after so long, and what is not done 8 s later is cut off
   --card N           among the cards that the driver shows (default 0)
   --libraries FOLDER where NVRTC and cuBLASLt are (default: wherever they are found)
   --presets NAME[,…] measure these alone (bench)

@@ -17,13 +17,14 @@ export class Ours {
 
   static async open(device, text, side) {
     const { config, rank } = side;
-    const model = await Llama.fromWeights(device, config, async (weight) => weightOf(weight));
-    return new Ours(
-      device,
-      text,
-      side,
-      new Trainer({ alpha: rank, learningRate: 1e-4, ...side, model }, device),
-    );
+    try {
+      const model = await Llama.fromWeights(device, config, async (weight) => weightOf(weight));
+      const trainer = new Trainer({ alpha: rank, learningRate: 1e-4, ...side, model }, device);
+      return new Ours(device, text, side, trainer);
+    } catch (error) {
+      device.close(); // otherwise the card would have less memory for all that follows
+      throw error;
+    }
   }
 
   constructor(device, text, side, trainer) {
@@ -74,9 +75,9 @@ export class Ours {
     return seconds;
   }
 
-  /** Seconds of a restart: merge, pack and fresh adapters. */
-  async merge() {
-    return (await this.#trainer.merge()).seconds;
+  /** Seconds of a restart that is checked: probes, merge, pack and fresh adapters. */
+  async restart() {
+    return (await this.#trainer.restart(this.#text.batchOf(this.#step++, 1, this.#side.time))).seconds;
   }
 
   get peakBytes() {

@@ -2,14 +2,18 @@
 
 Reads one JSON line a request and answers each with one JSON line, as bench/sides/pytorch.py does:
 
-    {"open": {"config": {...}, "kind": "merged", "rank": 128, "batch": 32, "time": 512, "pad": true}}
+    {"open": {"config": {...}, "kind": "merged", "rank": 128, "batch": 32, "time": 512, "pad": true, "compile": "blocks", "autotune": false}}
     {"steps": {"count": 5, "inputs": [...], "targets": [...]}} -> {"seconds": [...], "loss": 10.4, "peakBytes": 2e10}
+    {"close": {}}
 
 Kinds: full (all weights trained), adapters (x W + s (x A) B beside frozen W), merged (W' = W + s A B made once a step, q|k|v and
 gate|up as one product, x A from the same product), float8 (full rank by torchao, where it is installed). Everything in bfloat16 but
-norms of gradients and the loss; blocks and head compiled; attention is scaled_dot_product_attention, the optimizer the fused AdamW.
+norms of gradients and the loss; attention is scaled_dot_product_attention, the optimizer the fused AdamW. Compiled are the blocks and the
+head, or the model as a whole, or nothing; with "autotune" products are chosen by timing, and a whole model runs as a CUDA graph. With
+"pad" the width between gate and down is a multiple of 64.
 """
 
+import gc
 import json
 import math
 import sys
@@ -145,48 +149,63 @@ def head_loss(x, norm, head, targets, eps):
     return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.reshape(-1))
 
 
-class Trainer:
-    def __init__(self, config, kind, rank, batch, time, pad):
-        torch.manual_seed(0)
-        torch.set_float32_matmul_precision("high")
-        self.shape = (batch, time)
+class Llama(nn.Module):
+    def __init__(self, config, make, time, pad):
+        super().__init__()
         hidden, heads, vocabulary = config["hiddenSize"], config["numAttentionHeads"], config["vocabSize"]
         self.eps = config["rmsNormEps"]
         intermediate = config["intermediateSize"]
         if pad:
             intermediate = (intermediate + 63) // 64 * 64
+        blocks = (Block(hidden, intermediate, heads, self.eps, make) for _ in range(config["numHiddenLayers"]))
+        self.blocks = nn.ModuleList(blocks)
+        normal = lambda *shape: nn.Parameter(torch.randn(*shape, device=device, dtype=torch.bfloat16) * 0.02)
+        self.embedding, self.head = normal(vocabulary, hidden), normal(vocabulary, hidden)
+        self.norm = nn.Parameter(torch.ones(hidden, device=device, dtype=torch.bfloat16))
+        half = hidden // heads // 2
+        angles = torch.outer(torch.arange(time), config["ropeTheta"] ** (-torch.arange(half) / half)).to(device)
+        self.register_buffer("cos", angles.cos().to(torch.bfloat16))
+        self.register_buffer("sin", angles.sin().to(torch.bfloat16))
+        self.loss = head_loss
+
+    def forward(self, inputs, targets):
+        x = F.embedding(inputs, self.embedding)
+        for block in self.blocks:
+            x = block(x, self.cos, self.sin)
+        return self.loss(x, self.norm, self.head, targets, self.eps)
+
+
+class Trainer:
+    def __init__(self, config, kind, rank, batch, time, pad, compile="blocks", autotune=False):
+        torch.manual_seed(0)
+        torch.set_float32_matmul_precision("high")
+        self.shape = (batch, time)
         makers = {
             "full": lambda i, widths: Joined(i, widths),
             "float8": lambda i, widths: Joined(i, widths),
             "adapters": lambda i, widths: Adapters(i, widths, rank),
             "merged": lambda i, widths: Merged(i, widths, rank),
         }
-        self.blocks = [Block(hidden, intermediate, heads, self.eps, makers[kind]) for _ in range(config["numHiddenLayers"])]
+        self.model = Llama(config, makers[kind], time, pad)
         if kind == "float8":
             from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
-            for block in self.blocks:
-                convert_to_float8_training(block, config=Float8LinearConfig.from_recipe_name("rowwise"))
-        normal = lambda *shape: nn.Parameter(torch.randn(*shape, device=device, dtype=torch.bfloat16) * 0.02)
-        self.embedding, self.head = normal(vocabulary, hidden), normal(vocabulary, hidden)
-        self.norm = nn.Parameter(torch.ones(hidden, device=device, dtype=torch.bfloat16))
-        half = hidden // heads // 2
-        angles = torch.outer(torch.arange(time), config["ropeTheta"] ** (-torch.arange(half) / half)).to(device)
-        self.cos, self.sin = angles.cos().to(torch.bfloat16), angles.sin().to(torch.bfloat16)
-        self.joined = [m for block in self.blocks for m in block.modules() if hasattr(m, "refresh")]
-        self.trained = [p for block in self.blocks for p in block.parameters() if p.requires_grad]
-        self.trained += [self.embedding, self.head, self.norm]
+            convert_to_float8_training(self.model.blocks, config=Float8LinearConfig.from_recipe_name("rowwise"))
+        self.joined = [m for m in self.model.modules() if hasattr(m, "refresh")]
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, weight_decay=0, fused=True)
         torch._dynamo.config.recompile_limit = 64
-        for block in self.blocks:  # the same code, so that one compilation serves all of them
-            block.compile()
-        self.loss = torch.compile(head_loss)
+        if compile == "model":
+            self.model.compile(mode="max-autotune" if autotune else None)
+        elif compile == "blocks":
+            mode = "max-autotune-no-cudagraphs" if autotune else None
+            for block in self.model.blocks:  # the same code, so that one compilation serves all of them
+                block.compile(mode=mode)
+            self.model.loss = torch.compile(head_loss, mode=mode)
 
     def step(self, inputs, targets):
-        x = F.embedding(inputs, self.embedding)
-        for block in self.blocks:
-            x = block(x, self.cos, self.sin)
-        loss = self.loss(x, self.norm, self.head, targets, self.eps)
+        torch.compiler.cudagraph_mark_step_begin()
+        loss = self.model(inputs, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0, foreach=True)
         self.optimizer.step()
@@ -207,20 +226,31 @@ class Trainer:
         return {"seconds": seconds, "loss": loss, "peakBytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0}
 
 
+def forget():
+    """Gives back what the last variant held, so that the peak of the next is its own."""
+    torch._dynamo.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def main():
     # Standard output is only for answers: output of libraries goes to standard error.
     answers, sys.stdout = sys.stdout, sys.stderr
     say = lambda answer: print(json.dumps(answer), file=answers, flush=True)
-    say({"name": "PyTorch", "version": torch.__version__, "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None})
     subject = None
     for line in sys.stdin:
         ((name, argument),) = json.loads(line).items()
         try:
+            if name == "steps":
+                say(subject.steps(**argument))
+                continue
+            subject = None
+            forget()
             if name == "open":
                 subject = Trainer(**argument)
-                say({})
-            else:
-                say(subject.steps(**argument))
+            say({})
         except Exception as error:
             say({"error": f"{type(error).__name__}: {error}".splitlines()[0]})
 

@@ -3,7 +3,7 @@ import { performance } from 'node:perf_hooks';
 
 /** A Markdown table that gets a row as soon as a result is known, so that an interrupted run loses nothing. Rows are also printed. */
 export class Report {
-  counts = { ok: 0, FAULT: 0, 'not run': 0, measured: 0 };
+  counts = { ok: 0, FAULT: 0, 'not run': 0, measured: 0, 'not measured': 0 };
   #path;
   #begin = performance.now();
 
@@ -16,7 +16,7 @@ export class Report {
     for (const line of lines) console.log(line);
   }
 
-  /** @param {{ what: string, outcome: 'ok' | 'FAULT' | 'not run' | 'measured', figures?: string }} row */
+  /** @param {{ what: string, outcome: keyof Report['counts'], figures?: string }} row */
   add(section, { what, outcome, figures = '' }) {
     this.counts[outcome]++;
     const seconds = ((performance.now() - this.#begin) / 1e3).toFixed(1);
@@ -25,7 +25,7 @@ export class Report {
     );
     appendFileSync(this.#path, `| ${cells.join(' | ')} |\n`);
     console.log(
-      `${seconds.padStart(6)} s  ${outcome.padEnd(8)} ${section}: ${what}${figures && `  ${figures}`}`,
+      `${seconds.padStart(6)} s  ${outcome.padEnd(12)} ${section}: ${what}${figures && `  ${figures}`}`,
     );
   }
 

@@ -1,6 +1,6 @@
 import { presets } from '../../engine/dist/plan/index.js';
 import { Ours } from './ours.mjs';
-import { Peer } from './peers.mjs';
+import { compileSecondsMax, familyOf, nameOf } from './peers.mjs';
 
 const time = 512;
 /** Sequences per step for each preset. */
@@ -33,62 +33,85 @@ export function sidesOf({ isModel, presets: wanted }, rank) {
 }
 
 /**
- * Rows of our side alternating with PyTorch's `kind`; if one of them fails, the other is still measured.
+ * Rows of our side, and of variants of PyTorch, which take turns with it one after another. What fails becomes a row, and the others are
+ * still measured. `found` gets our speed as `PRESET WHAT`, the highest speed of each kind of variant as `PRESET PyTorch KIND`, and the
+ * lowest of our ratios to them as `PRESET WHAT to PyTorch`.
  * @param {string} what describes our side
+ * @param {import('./peers.mjs').Variant[]} variants
  */
-export async function* compared(context, side, { precision, kind, what }) {
+export async function* compared(context, side, { precision, what, variants = [] }) {
   const { open, peer, text, found, isModel, secondsLeft } = context;
+  if (secondsLeft() <= 0)
+    return yield { what: `${side.preset}, ${what}`, outcome: 'not run', figures: 'the time is over' };
+  const openPeer = (variant) =>
+    attempt(() => peer.open(text, side, variant, Math.min(compileSecondsMax, secondsLeft())));
+  const [first = null, ...others] = peer.isThere ? variants : [];
+  // PyTorch compiles while our weights are made.
+  const [ours, theirs] = await Promise.all([
+    attempt(() => Ours.open(open(precision), text, side)),
+    first && openPeer(first),
+  ]);
+  await takeTurns(first === null ? [ours] : [ours, theirs], isModel);
+  yield ourRow(side, what, ours, found);
+  if (first !== null) yield await theirRow(first, theirs);
+  for (const variant of others) {
+    const opened = secondsLeft() > 0 ? await openPeer(variant) : { reason: 'the time is over' };
+    await takeTurns([ours, opened], isModel);
+    yield await theirRow(variant, opened);
+  }
+  await ours.side?.close();
+
+  async function theirRow(variant, opened) {
+    const name = `${side.preset}, ${nameOf(variant)}`;
+    if (opened.side === undefined) return { what: name, outcome: 'not measured', figures: opened.reason };
+    const { peakBytes } = opened.side;
+    await attempt(() => opened.side.close());
+    const speed = speedOf(side, opened);
+    keep(found, `${side.preset} PyTorch ${familyOf(variant)}`, speed, Math.max);
+    const figures = `${speedShown(speed, opened)}, ${gigabytes(peakBytes)} GB`;
+    if (ours.side === undefined) return { what: name, outcome: 'measured', figures };
+    const ratio = speedOf(side, ours) / speed;
+    // FP8 is another precision than ours.
+    if (variant.kind !== 'float8') keep(found, `${side.preset} ${what} to PyTorch`, ratio, Math.min);
+    return { what: name, outcome: 'measured', figures: `${figures}, ours is ${ratio.toFixed(3)} x of it` };
+  }
+}
+
+function ourRow(side, what, ours, found) {
   const name = `${side.preset}, ${what}`;
-  if (secondsLeft() <= 0) return yield { what: name, outcome: 'not run', figures: 'the time is over' };
-  const ours = await attempt(() => Ours.open(open(precision), text, side));
-  const theirs =
-    kind === null
-      ? { reason: null }
-      : peer.command === null
-        ? { reason: peer.reason }
-        : await attempt(() => Peer.open(peer, text, side, kind));
-  const sides = [ours, theirs].map((opened) => ({ ...opened, seconds: [] }));
-  const perRound = isModel ? 1 : 4;
-  for (let round = -1; round < (isModel ? 1 : 4); round++) {
+  if (ours.side === undefined) return { what: name, outcome: 'FAULT', figures: ours.reason };
+  const speed = speedOf(side, ours);
+  keep(found, `${side.preset} ${what}`, speed, (now, before) => before);
+  const figures = `${speedShown(speed, ours)}, ${gigabytes(ours.side.peakBytes)} GB, loss ${ours.loss.toFixed(3)}`;
+  return { what: name, outcome: 'measured', figures };
+}
+
+/** Fills `seconds` of steps, in turns, so that what happens to the clock of the card happens to both; closes what fails. */
+async function takeTurns(sides, isModel) {
+  for (const one of sides) one.seconds = [];
+  for (const [round, count] of (isModel ? [1, 1] : [3, 4, 4, 4]).entries()) {
     for (const one of sides) {
       if (one.side === undefined) continue;
       try {
-        const { seconds, loss } = await one.side.steps(round < 0 ? Math.min(3, perRound) : perRound);
-        if (round >= 0) one.seconds.push(...seconds);
+        const { seconds, loss } = await one.side.steps(count);
+        if (round > 0) one.seconds.push(...seconds);
         one.loss = loss;
       } catch (error) {
-        Object.assign(one, { reason: error.message });
-        await one.side.close();
+        await attempt(() => one.side.close());
         delete one.side;
+        one.reason = error.message;
       }
     }
   }
-  const tokens = side.batch * side.time;
-  const speedOf = ({ seconds }) => tokens / [...seconds].sort((a, b) => a - b)[seconds.length >> 1];
-  const [us, them] = sides;
-  if (us.side === undefined) yield { what: name, outcome: 'FAULT', figures: us.reason };
-  else {
-    found.set(name, speedOf(us));
-    yield {
-      what: name,
-      outcome: 'measured',
-      figures: `${shown(speedOf(us))} k tokens/s (${spread(us.seconds)}), ${gigabytes(us.side.peakBytes)} GB, loss ${us.loss.toFixed(3)}`,
-    };
-  }
-  if (kind !== null && them.side === undefined)
-    yield { what: `${side.preset}, PyTorch ${kind}`, outcome: 'not run', figures: them.reason };
-  if (them.side !== undefined) {
-    found.set(`${side.preset}, PyTorch ${kind}`, speedOf(them));
-    const ratio =
-      us.side === undefined ? '' : `, ours is ${(speedOf(us) / speedOf(them)).toFixed(3)} x of it`;
-    yield {
-      what: `${side.preset}, PyTorch ${kind}`,
-      outcome: 'measured',
-      figures: `${shown(speedOf(them))} k tokens/s (${spread(them.seconds)}), ${gigabytes(them.side.peakBytes)} GB${ratio}`,
-    };
-  }
-  for (const { side: opened } of sides) await opened?.close();
 }
+
+const keep = (found, name, value, choose) => found.set(name, choose(value, found.get(name) ?? value));
+
+const speedOf = ({ batch, time }, { seconds }) => (batch * time) / medianOf(seconds);
+
+const speedShown = (speed, { seconds }) => `${shown(speed)} k tokens/s (${spread(seconds)})`;
+
+export const medianOf = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
 async function attempt(open) {
   try {

@@ -6,6 +6,8 @@ import { writeSafetensors } from '../../engine/dist/io/safetensors.js';
 import { adapterPlan } from '../../engine/dist/model/adapterSet.js';
 import { chooseGraphs, defaultRunSpec } from '../../engine/dist/plan/index.js';
 import { Optimizer } from '../../engine/dist/training/optimizer.js';
+import { requireSameFunction } from '../../engine/dist/training/mergeDrift.js';
+import { takeProbe } from '../../engine/dist/training/probe.js';
 import { accumulateGradients, StepGradients } from '../../engine/dist/training/gradients.js';
 import { peakResidentBytes } from './processMemory.mjs';
 
@@ -23,6 +25,8 @@ export class Trainer {
   #result;
   #device;
   #settings;
+  /** Of the adapter phase. */
+  #spec = null;
   #stepCount = 0;
   #restartCount = 0;
 
@@ -77,6 +81,7 @@ export class Trainer {
       precision: basePrecision === precision ? precision : `${basePrecision}Base`,
     });
     const plan = adapterPlan(chooseGraphs(spec, description), tmpdir());
+    this.#spec = spec;
     this.#gradients.dispose();
     this.#model.attachAdapters(spec.adapter, seed, this.#restartCount, plan);
     this.#optimizer.drop('base');
@@ -121,10 +126,35 @@ export class Trainer {
   /** Merge, requantization and packing, fresh adapters, moments reset. */
   async merge() {
     const start = performance.now();
+    await this.#mergeAndRestart();
+    return { seconds: (performance.now() - start) / 1e3, peakBytes: peakResidentBytes() };
+  }
+
+  /**
+   * A restart as `restart` of the engine makes it, but for the singular values: a merge between two probes of one sequence, which must
+   * agree. The second probe reads what was packed, so that the time contains all that the device was given to do.
+   */
+  async restart(tokens) {
+    const probed = {
+      ...{ device: this.#device, model: this.#model, result: this.#result, spec: this.#spec },
+      batches: { read: async () => typedTokens(tokens) },
+    };
+    await this.#device.readResult(this.#result); // the last update is not part of it
+    const start = performance.now();
+    this.#device.trim();
+    const before = await takeProbe(probed);
+    await this.#mergeAndRestart();
+    const after = await takeProbe(probed);
+    const { logitChangeMax } = requireSameFunction(probed, before, after);
+    for (const { logits } of [before, after]) this.#device.discard(logits);
+    this.#device.trim();
+    return { seconds: (performance.now() - start) / 1e3, logitChangeMax };
+  }
+
+  async #mergeAndRestart() {
     await this.#model.mergeAdapters();
     this.#model.restartAdapters(this.#settings.seed, ++this.#restartCount);
     await this.#optimizer.forgetAdapters('zero', 0, () => 0);
-    return { seconds: (performance.now() - start) / 1e3, peakBytes: peakResidentBytes() };
   }
 
   /** Sum of the losses and the number of targets other than -1. */

@@ -3,6 +3,7 @@ import { begin, disposeRun, follow, goldenSpec, ofKind, openText } from './runs.
 
 export const name = 'golden';
 export const title = 'Losses of a whole run against the definitions, and the proof of each merge';
+export const seconds = 8;
 
 /** As in test/engine/conformance.runs.test.ts. */
 const tolerances = { float32: 1e-5, bfloat16: 0.02 };

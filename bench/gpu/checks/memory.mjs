@@ -4,6 +4,7 @@ import { begin, disposeRun, follow, goldenSpec, openText } from './runs.mjs';
 export const name = 'memory';
 export const title =
   'Out of memory with figures, after which the card works; the same memory after many steps';
+export const seconds = 3;
 
 export async function* run({ open, folder }) {
   const device = open('bfloat16');

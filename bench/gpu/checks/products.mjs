@@ -4,6 +4,7 @@ import { Scope } from '../../../engine/dist/device/cuda/scope.js';
 
 export const name = 'products';
 export const title = 'Products at the sizes of the presets, entries against float64';
+export const seconds = 8;
 
 /** Rows, inner size, columns: from llama-60m, 350m and 1b, plus odd and thin ones. */
 const shapes = [

@@ -4,6 +4,7 @@ import { begin, disposeRun, follow, goldenSpec, ofKind, openText, presetSpec, sh
 export const name = 'repeated';
 export const title =
   'The same SHA-256 of all weights and moments from two runs and from one that was resumed';
+export const seconds = 15;
 
 const cycle = { rank: 64, alpha: 64, cycleStepCount: 3, restartWarmupStepCount: 1 };
 const loraMuon = { ...cycle, adapterOptimizer: 'loraMuon' };

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 
 export const name = 'sanitizer';
 export const title = "NVIDIA's compute-sanitizer over calls of a device: memory and races";
+export const seconds = 0;
 
 const child = fileURLToPath(new URL('../watchedCalls.mjs', import.meta.url));
 

@@ -1,22 +1,24 @@
 import { Ours } from '../ours.mjs';
-import { sidesOf } from '../sides.mjs';
+import { medianOf, sidesOf } from '../sides.mjs';
 
 export const name = 'merges';
-export const title = 'Time of a restart in steps: merge, pack and fresh adapters (G7)';
+export const title =
+  'Time of a restart in steps: probe, merge, pack, fresh adapters, and a probe that must agree (G7)';
+export const seconds = 10;
 
-export async function* run({ secondsLeft, open, text, ...options }) {
+export async function* run({ open, text, found, ...options }) {
   const side = sidesOf(options, 128).at(-1);
-  if (secondsLeft() <= 0) return yield { what: title, outcome: 'not run', figures: 'the time is over' };
   const ours = await Ours.open(open('bfloat16'), text, side);
   await ours.steps(2);
-  const { seconds } = await ours.steps(options.isModel ? 1 : 5);
-  await ours.merge(); // the first allocates
-  const merge = await ours.merge();
-  const step = seconds.sort((a, b) => a - b)[seconds.length >> 1];
+  const step = medianOf((await ours.steps(options.isModel ? 1 : 5)).seconds);
+  await ours.restart(); // the first allocates
+  await ours.steps(1); // what is merged is not zero
+  const restart = await ours.restart();
   ours.close();
+  found.set(`${side.preset} merge, pack and proof at a restart`, restart / step);
   yield {
     what: side.preset,
     outcome: 'measured',
-    figures: `${(1e3 * merge).toFixed(0)} ms, ${(merge / step).toFixed(2)} steps of ${(1e3 * step).toFixed(1)} ms`,
+    figures: `${(1e3 * restart).toFixed(0)} ms, ${(restart / step).toFixed(2)} steps of ${(1e3 * step).toFixed(1)} ms`,
   };
 }

@@ -1,9 +1,14 @@
+import { widthsOf } from '../peers.mjs';
 import { compared, sidesOf } from '../sides.mjs';
 
 export const name = 'steps';
-export const title = 'Steps of ReLoRA in bfloat16 beside the merged graph in PyTorch (G1 to G3)';
+export const title =
+  'Steps of ReLoRA in bfloat16 beside the merged graph in PyTorch, padded and not (G1 to G3)';
+export const seconds = 60;
 
 export async function* run(context) {
-  for (const side of sidesOf(context, 128))
-    yield* compared(context, side, { precision: 'bfloat16', kind: 'merged', what: 'ReLoRA bf16' });
+  for (const side of sidesOf(context, 128)) {
+    const variants = widthsOf(side, { kind: 'merged' });
+    yield* compared(context, side, { precision: 'bfloat16', what: 'ReLoRA', variants });
+  }
 }

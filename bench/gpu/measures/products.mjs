@@ -3,8 +3,9 @@ import { Scope } from '../../../engine/dist/device/cuda/scope.js';
 import { newMatrix } from '../../../engine/dist/device/cuda/matrix.js';
 import { MatrixCalls } from '../../../engine/dist/device/cuda/matrixCalls.js';
 
-export const name = 'kernels';
+export const name = 'products';
 export const title = 'Products of the presets alone';
+export const seconds = 4;
 
 /** Rows, inner size, columns of y = x w. */
 const shapes = {
