@@ -44,7 +44,8 @@ const parts = [
   },
   {
     name: 'card',
-    what: 'the device cuda on the model of a card: kernels, calls, whole runs, jobs of a server and their faults, check:gpu',
+    what: 'the device cuda on the model of a card: kernels, calls, whole runs, jobs of a server and their faults, all of check:gpu and bench:gpu (beside PyTorch on a processor)',
+    prepare: makePython,
     command: vitest(
       'test/cuda',
       'test/engine/conformance',
@@ -54,8 +55,8 @@ const parts = [
       'test/e2e/cardServer.test.ts',
       'test/e2e/cardFaults.test.ts',
     ),
-    // Attention over thousands of positions.
-    env: { TEST_CARD_LONG: '1' },
+    // Attention over thousands of positions, and all sections of the commands for a card.
+    env: { TEST_CARD_LONG: '1', TEST_GPU_REHEARSAL: 'whole', RELORA_TEST_PYTHON: python },
   },
   {
     name: 'kernels',

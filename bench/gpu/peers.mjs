@@ -10,6 +10,8 @@ const script = fileURLToPath(new URL('peer.py', import.meta.url));
 const startSecondsMax = 40;
 const stepSecondsMax = 20;
 export const compileSecondsMax = 60;
+/** So many times as much beside the model of a card, in tests on a busy machine. */
+const modelPatience = 10;
 
 /**
  * How PyTorch computes a step: `kind` as in peer.py; `pad`: intermediate widths are padded to a multiple of 64; `compile`: blocks one by
@@ -50,21 +52,26 @@ export class PeerProcess {
 
   /** Looks for a torch that finds a card. On the model of a card it may be without one, and then compiles nothing. */
   static async find({ python, isModel }) {
+    const patience = isModel ? modelPatience : 1;
     try {
       const card = isModel ? '' : 'assert torch.cuda.is_available(), "no card";';
       const asked = `import torch; ${card} print(torch.__version__)`;
-      const { stdout } = await promisify(execFile)(python, ['-c', asked], { timeout: 1e3 * startSecondsMax });
-      return new PeerProcess(python, { version: stdout.trim(), compiles: !isModel });
+      const { stdout } = await promisify(execFile)(python, ['-c', asked], {
+        timeout: 1e3 * startSecondsMax * patience,
+      });
+      return new PeerProcess(python, { version: stdout.trim(), compiles: !isModel, patience });
     } catch (error) {
-      const said = error.killed ? `no answer in ${startSecondsMax} s` : String(error.stderr || error.message);
+      const said = error.killed
+        ? `no answer in ${startSecondsMax * patience} s`
+        : String(error.stderr || error.message);
       const reason = `no PyTorch with a card by ${python}: ${said.trim().split('\n').at(-1)}`;
       return new PeerProcess(python, { reason });
     }
   }
 
-  constructor(command, { version = null, reason = null, compiles = true }) {
+  constructor(command, { version = null, reason = null, compiles = true, patience = 1 }) {
     this.#command = command;
-    this.#found = { version, reason, compiles };
+    this.#found = { version, reason, compiles, patience };
   }
 
   /** One more process of the same Python. */
@@ -101,7 +108,8 @@ export class PeerProcess {
     await child?.close();
   }
 
-  async #ask(request, seconds) {
+  async #ask(request, limit) {
+    const seconds = limit * this.#found.patience;
     let timer;
     const late = new Promise((_, reject) => {
       const fail = () => reject(new Error(`not done in ${seconds.toFixed(0)} s`));

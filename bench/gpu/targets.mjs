@@ -47,9 +47,9 @@ export const targets = [
   most('G8', 'llama-60m share of a step that the host takes', { target: 10, unit: '%' }),
   {
     name: 'G9',
-    what: 'llama-9m: `auto` takes the faster of card and processor',
-    ...{ limit: 'least', target: 1, goal: 1, unit: '(right)' },
-    of: (found) => found.get('auto is right'),
+    what: 'llama-9m: how often `auto` takes the faster of card and processor',
+    ...{ limit: 'least', target: 100, goal: 100, unit: '%' },
+    of: (found) => share(found.get('auto is right')),
   },
 ];
 
@@ -94,4 +94,8 @@ function most(name, what, { target, unit }) {
 function quotient(found, one, other) {
   const [upper, lower] = [found.get(one), found.get(other)];
   return upper === undefined || lower === undefined ? undefined : upper / lower;
+}
+
+function share(answers) {
+  return answers && (100 * answers.filter(Boolean).length) / answers.length;
 }

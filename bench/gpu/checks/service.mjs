@@ -16,7 +16,7 @@ export async function* run(context) {
   if (patience < 10) return yield { what: title, outcome: 'not run', figures: 'the time is over' };
   const { ReloraClient } = await import('@relora/sdk');
   const settings = { RELORA_DEVICE: 'cuda', ...serverSettings(context) };
-  const signal = AbortSignal.timeout(1000 * patience);
+  const signal = AbortSignal.timeout(Math.floor(1000 * patience));
   const server = await startLocalServer(join(folder, 'server'), join(folder, 'server.log'), settings);
   const client = new ReloraClient({ address: server.address });
   try {

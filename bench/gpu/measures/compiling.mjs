@@ -9,7 +9,7 @@ export const title =
   'Our kernels and what PyTorch compiles, several at a time: later sections find it in the caches';
 export const seconds = 60;
 
-/** Processes of PyTorch at a time: each holds up to 12 GB of the card for one block of llama-1b. */
+/** Processes of PyTorch at a time: for a block, the head and the logits of llama-1b each takes about 10 GB of the card, counted from shapes. */
 const processesMax = 5;
 
 export async function* run(context) {

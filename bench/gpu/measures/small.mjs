@@ -32,8 +32,7 @@ export async function* run({ secondsLeft, open, text, found, ...options }) {
     const chosen = choiceFor(side, card.device);
     const faster = card.speed >= processor.speed ? 'cuda' : 'native';
     const isRight = chosen === faster;
-    if (!options.isModel)
-      found.set('auto is right', Math.min(Number(isRight), found.get('auto is right') ?? 1));
+    if (!options.isModel) found.set('auto is right', [...(found.get('auto is right') ?? []), isRight]);
     yield {
       what,
       outcome: 'measured',
