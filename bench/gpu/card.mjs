@@ -45,7 +45,12 @@ export function serverSettings(options) {
     symlinkSync(libraries.driver, join(named, name));
   const kernels = join(cache.folder, moreOptions[0].replace('--model=', 'servers-'));
   mkdirSync(kernels, { recursive: true });
-  return { RELORA_CUDA_FOLDER: named, RELORA_KERNEL_CACHE_FOLDER: kernels };
+  return {
+    RELORA_CUDA_FOLDER: named,
+    RELORA_KERNEL_CACHE_FOLDER: kernels,
+    RELORA_TRAINER_SILENCE_SECONDS: '600', // a step of the model may take longer than the default on a busy machine
+    RELORA_TRAINER_NICE: '0',
+  };
 }
 
 function modelOptions() {

@@ -95,10 +95,11 @@ export class PeerProcess {
   async open(text, { config, rank, batch, time }, variant, seconds) {
     const { kind, pad = true, autotune = false } = variant;
     const compile = this.#found.compiles ? (variant.compile ?? 'blocks') : 'nothing';
-    const end = performance.now() + 1e3 * seconds;
-    await this.#ask({ open: { config, kind, rank, batch, time, pad, compile, autotune } }, seconds);
+    const begin = performance.now();
+    const left = () => seconds - (performance.now() - begin) / 1e3 / this.#found.patience;
+    await this.#ask({ open: { config, kind, rank, batch, time, pad, compile, autotune } }, left());
     const side = new PeerSide((request, limit) => this.#ask(request, limit), text, { batch, time });
-    await side.steps(2, (end - performance.now()) / 1e3);
+    await side.steps(2, left()); // these compile
     return side;
   }
 

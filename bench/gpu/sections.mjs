@@ -10,8 +10,8 @@ const graceSeconds = 8;
  * rows and begins none without `secondsLeft`. Ends the process: in time even if a section does not.
  * @param {import('./report.mjs').Report} report
  * @param {Record<string, any>} options as from readOptions
- * @param {(open: Function) => object | Promise<object>} prepare returns more for `run`, once the card is known to work
- * @param {(context: object) => Iterable<{ section: string, row: object }>} atEnd rows that follow from all others
+ * @param {() => object | Promise<object>} prepare returns more for `run`, once the card is known to work
+ * @param {(context: Record<string, any>) => Iterable<{ section: string, row: object }>} atEnd rows that follow from all others
  */
 export async function runSections(report, options, prepare = () => ({}), atEnd = () => []) {
   const begin = performance.now();
@@ -36,7 +36,7 @@ export async function runSections(report, options, prepare = () => ({}), atEnd =
     report.add('card', faultOf('the card', error));
     end('there is no card to run it on');
   }
-  Object.assign(context, await prepare(context, (row) => report.add('card', row)));
+  Object.assign(context, await prepare());
 
   while (waiting.length > 0) {
     const [section, ...later] = waiting;

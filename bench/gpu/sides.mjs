@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks';
 import { presets } from '../../engine/dist/plan/index.js';
 import { Ours } from './ours.mjs';
 import { compileSecondsMax, familyOf, nameOf } from './peers.mjs';
@@ -30,6 +31,14 @@ export function sidesOf({ isModel, presets: wanted }, rank) {
         graph: 'merged',
       };
     });
+}
+
+/** Each side with a context whose time is its share of what is left, so that a slow one takes none from the others. */
+export function* inTurn(context, sides) {
+  for (const [i, side] of sides.entries()) {
+    const end = performance.now() + (1e3 * context.secondsLeft()) / (sides.length - i);
+    yield [side, { ...context, secondsLeft: () => (end - performance.now()) / 1e3 }];
+  }
 }
 
 /**

@@ -1,4 +1,4 @@
-import { compared, sidesOf } from '../sides.mjs';
+import { compared, inTurn, sidesOf } from '../sides.mjs';
 
 export const name = 'fp8';
 export const title =
@@ -7,7 +7,7 @@ export const seconds = 12;
 
 export async function* run(context) {
   // It pays off only for wide models, so the widest is first.
-  for (const side of sidesOf(context, 128).reverse()) {
-    yield* compared(context, { ...side, graph: 'separate' }, { precision: 'fp8', what: 'FP8 base' });
+  for (const [side, shared] of inTurn(context, sidesOf(context, 128).reverse())) {
+    yield* compared(shared, { ...side, graph: 'separate' }, { precision: 'fp8', what: 'FP8 base' });
   }
 }

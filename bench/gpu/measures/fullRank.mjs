@@ -1,4 +1,4 @@
-import { compared, sidesOf } from '../sides.mjs';
+import { compared, inTurn, sidesOf } from '../sides.mjs';
 
 export const name = 'fullRank';
 export const title =
@@ -6,8 +6,8 @@ export const title =
 export const seconds = 40;
 
 export async function* run(context) {
-  for (const side of sidesOf(context, 0)) {
-    yield* compared(context, side, {
+  for (const [side, shared] of inTurn(context, sidesOf(context, 0))) {
+    yield* compared(shared, side, {
       precision: 'bfloat16',
       what: 'full rank',
       variants: [{ kind: 'full' }],

@@ -1,5 +1,5 @@
 import { widthsOf } from '../peers.mjs';
-import { compared, sidesOf } from '../sides.mjs';
+import { compared, inTurn, sidesOf } from '../sides.mjs';
 
 export const name = 'steps';
 export const title =
@@ -7,8 +7,8 @@ export const title =
 export const seconds = 60;
 
 export async function* run(context) {
-  for (const side of sidesOf(context, 128)) {
+  for (const [side, shared] of inTurn(context, sidesOf(context, 128))) {
     const variants = widthsOf(side, { kind: 'merged' });
-    yield* compared(context, side, { precision: 'bfloat16', what: 'ReLoRA', variants });
+    yield* compared(shared, side, { precision: 'bfloat16', what: 'ReLoRA', variants });
   }
 }
