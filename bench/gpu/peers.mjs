@@ -6,10 +6,9 @@ import { Child } from '../sides/child.mjs';
 
 const script = fileURLToPath(new URL('peer.py', import.meta.url));
 
-/** Seconds of patience with the first import of PyTorch, with one step of it, and with building and compiling a variant. */
+/** Seconds of patience with the first import of PyTorch, and with some steps. */
 const startSecondsMax = 40;
 const stepSecondsMax = 20;
-export const compileSecondsMax = 60;
 /** So many times as much beside the model of a card, in tests on a busy machine. */
 const modelPatience = 10;
 
@@ -23,6 +22,9 @@ const families = { merged: 'merged', adapters: 'adapters', full: 'full rank', fl
 
 /** @param {Variant} variant */
 export const familyOf = ({ kind }) => families[kind];
+
+/** Seconds of patience with building and compiling a variant: a quarter of all, so that one form of PyTorch does not take the whole time. */
+export const patienceOf = ({ seconds, secondsLeft }) => Math.min(seconds / 4, secondsLeft());
 
 /** What a variant is called in the report. @param {Variant} variant */
 export function nameOf({ kind, pad = true, compile = 'blocks', autotune = false }) {

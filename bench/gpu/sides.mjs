@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import { presets } from '../../engine/dist/plan/index.js';
 import { Ours } from './ours.mjs';
-import { compileSecondsMax, familyOf, nameOf } from './peers.mjs';
+import { familyOf, nameOf, patienceOf } from './peers.mjs';
 
 const time = 512;
 /** Sequences per step for each preset. */
@@ -52,8 +52,7 @@ export async function* compared(context, side, { precision, what, variants = [] 
   const { open, peer, text, found, isModel, secondsLeft } = context;
   if (secondsLeft() <= 0)
     return yield { what: `${side.preset}, ${what}`, outcome: 'not run', figures: 'the time is over' };
-  const openPeer = (variant) =>
-    attempt(() => peer.open(text, side, variant, Math.min(compileSecondsMax, secondsLeft())));
+  const openPeer = (variant) => attempt(() => peer.open(text, side, variant, patienceOf(context)));
   const [first = null, ...others] = peer.isThere ? variants : [];
   // PyTorch compiles while our weights are made.
   const [ours, theirs] = await Promise.all([

@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { compileKernels } from '../compileKernels.mjs';
-import { compileSecondsMax, widthsOf } from '../peers.mjs';
+import { patienceOf, widthsOf } from '../peers.mjs';
 import { sidesOf } from '../sides.mjs';
 
 export const name = 'compiling';
@@ -29,7 +29,7 @@ export async function* run(context) {
       const { side, variant } = one;
       // All blocks run the same code, so that one is enough.
       const first = { ...side, config: { ...side.config, numHiddenLayers: 1 } };
-      const patience = Math.min(compileSecondsMax, context.secondsLeft());
+      const patience = patienceOf(context);
       try {
         if (patience <= 0) throw new Error('the time is over');
         await peer.open(context.text, first, variant, patience);
