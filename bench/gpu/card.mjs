@@ -50,6 +50,7 @@ export function serverSettings(options) {
     RELORA_KERNEL_CACHE_FOLDER: kernels,
     RELORA_TRAINER_SILENCE_SECONDS: '600', // a step of the model may take longer than the default on a busy machine
     RELORA_TRAINER_NICE: '0',
+    CUDA_MODEL_MEMORY_BYTES: String(2 ** 33), // a server keeps part of a card for drivers
   };
 }
 
