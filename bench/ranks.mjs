@@ -1,9 +1,10 @@
 // Costs of several processes per job on this machine: processor seconds of a step, bytes, the time of a sum, and whether all have the same
 // bits. All runs use the same batches. With fewer processors than processes wall time is meaningless, so processor time counts. The time of
-// an exchange is that of the process that arrives last and therefore waits for nobody; its median over the steps is compared with that of a
-// step.
+// an exchange is that of the process that arrives last and therefore waits for nobody, from the end of its backward pass on; its median over
+// the steps is compared with that of a step.
 //
-//     node bench/ranks.mjs [--preset llama-9m] [--steps 20] [--sizes 1,2,4] [--reduction float32] [--mpi 'mpirun …'] [--report FILE]
+//     node bench/ranks.mjs [--preset llama-9m] [--steps 20] [--sizes 1,2,4] [--reduction float32] [--mpi 'mpirun …'] [--overlap on|off]
+//       [--micro 1] [--report FILE]
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,10 +21,14 @@ const { values } = parseArgs({
     sizes: { type: 'string', default: '1,2,4' },
     reduction: { type: 'string', default: 'float32' },
     mpi: { type: 'string' },
+    overlap: { type: 'string' },
+    micro: { type: 'string', default: '1' },
     report: { type: 'string' },
   },
 });
 const steps = Number(values.steps);
+// By default, as a trainer does it.
+const overlap = values.overlap === undefined ? undefined : values.overlap === 'on';
 const sizes = values.sizes.split(',').map(Number);
 const folder = mkdtempSync(join(tmpdir(), 'relora-bench-ranks-'));
 
@@ -39,7 +44,7 @@ const specOf = (kind) =>
     dataset: 'datasets/text',
     warmStart: { stepCount: 0 },
     stepCount: steps,
-    batch: { sequenceLength: 256, sequenceCount: 8, microBatchSequenceCount: 1 },
+    batch: { sequenceLength: 256, sequenceCount: 8, microBatchSequenceCount: Number(values.micro) },
     precision: 'float32',
     reductionType: values.reduction,
     device: 'native',
@@ -71,7 +76,7 @@ try {
   for (const kind of Object.keys(kinds)) {
     const spec = specOf(kind);
     for (const size of sizes) {
-      const ranks = await runRanks(spec, size, datasetFolder, folder, values.mpi);
+      const ranks = await runRanks(spec, size, datasetFolder, folder, { mpirun: values.mpi, overlap });
       const losses = ranks[0].losses;
       if (!bits.has(kind)) bits.set(kind, losses);
       const alone = bits.get(kind);
@@ -120,10 +125,11 @@ const rows = results.map(({ kind, size, ...of }) => {
     of.difference.toExponential(1),
   ];
 });
+const made = process.argv.slice(2).map((word) => (word.includes(' ') ? `'${word}'` : word));
 const report = `# Several processes for one job
 
-${values.preset}, vocabulary 8,192, 8 sequences of 256 tokens a step in micro-batches of one, ${steps} steps, adapters of rank 32, float32, gradients in ${values.reduction} by ${values.mpi ?? 'shared memory'}. ${cpus()[0].model}, ${availableParallelism()} processors, load ${loadavg()[0].toFixed(0)}
-while it ran. Made by \`node bench/ranks.mjs --preset ${values.preset} --steps ${steps} --sizes ${values.sizes}${values.reduction === 'float32' ? '' : ` --reduction ${values.reduction}`}${values.mpi ? ` --mpi '${values.mpi}'` : ''}\`.
+${values.preset}, vocabulary 8,192, 8 sequences of 256 tokens a step in micro-batches of ${values.micro}, ${steps} steps, adapters of rank 32, float32, gradients in ${values.reduction} by ${values.mpi ?? 'shared memory'}. ${cpus()[0].model}, ${availableParallelism()} processors, load ${loadavg()[0].toFixed(0)}
+while it ran. Made by \`node bench/ranks.mjs ${made.join(' ')}\`.
 
 ${table(
   [

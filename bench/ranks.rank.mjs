@@ -14,28 +14,35 @@ import {
 } from '../engine/dist/index.js';
 import { Dataset } from '../engine/dist/data/index.js';
 
-const { spec, datasetFolder, mpiFolder, ...order } = JSON.parse(process.argv[2]);
+const { spec, datasetFolder, mpiFolder, overlap, ...order } = JSON.parse(process.argv[2]);
 const device = await openDevice({ device: 'native', precision: spec.precision, threads: 1 });
 const exchange = mpiFolder === undefined ? new SharedMemory(3, order.rank, order.size) : new Mpi();
 const { rank, size } = exchange;
 const runFolder = order.runFolder ?? join(mpiFolder, String(rank));
 mkdirSync(runFolder, { recursive: true });
 
-/** Processor time of this process during sums: it does nothing else then except wait for the others. */
+/** Processor time of this process during sums, from the end of its computation on: it does nothing else then except wait for the others. */
 let sumCpuSeconds = 0;
-/** Duration of each sum, including the wait for later processes. */
+/** Duration of each of them, including the wait for later processes. */
 const sumTimes = [];
 const cpuSeconds = () => {
   const { user, system } = process.cpuUsage();
   return (user + system) / 1e6;
 };
+if (overlap !== undefined) Object.defineProperty(exchange, 'overlaps', { value: overlap });
 const sum = exchange.sum.bind(exchange);
-exchange.sum = async (values, type) => {
-  const before = cpuSeconds();
-  const startedAt = performance.now();
-  await sum(values, type);
-  if (values.length > 0) sumTimes.push((performance.now() - startedAt) / 1000);
-  sumCpuSeconds += cpuSeconds() - before;
+let waitsFrom;
+const waits = () => (waitsFrom = { cpu: cpuSeconds(), time: performance.now() });
+exchange.sum = async (values, type, written = values.length) => {
+  const reach = exchange.constructor.prototype.reach.bind(exchange);
+  exchange.reach = (count) => {
+    if (count === values.length) waits();
+    reach(count);
+  };
+  if (written === values.length) waits();
+  await sum(values, type, written);
+  if (values.length > 0) sumTimes.push((performance.now() - waitsFrom.time) / 1000);
+  sumCpuSeconds += cpuSeconds() - waitsFrom.cpu;
 };
 const collective = size === 1 ? alone : new ExchangeCollective(device, exchange);
 const dataset = await Dataset.open(datasetFolder, { verify: false });

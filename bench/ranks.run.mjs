@@ -8,10 +8,11 @@ const program = fileURLToPath(new URL('./ranks.rank.mjs', import.meta.url));
 
 /**
  * Trains a specification in `size` processes; returns each one's result (ranks.rank.mjs). Runs leave files in `folder`. If `mpirun`, the
- * words of a command, is given, it starts them and they use MPI; otherwise they share memory.
+ * words of a command, is given, it starts them and they use MPI; otherwise they share memory. `overlap`: whether they exchange gradients
+ * while others are still computed; by default as trainers do.
  */
-export async function runRanks(spec, size, datasetFolder, folder, mpirun) {
-  const orderOf = (more) => JSON.stringify({ spec, datasetFolder, ...more });
+export async function runRanks(spec, size, datasetFolder, folder, { mpirun, overlap } = {}) {
+  const orderOf = (more) => JSON.stringify({ spec, datasetFolder, overlap, ...more });
   const newFolder = (name) => mkdtempSync(join(folder, `${name}-`));
   if (mpirun !== undefined && size > 1) {
     const [command, ...flags] = mpirun.split(' ');

@@ -2,7 +2,9 @@ import { describe, expect, it } from 'vitest';
 import { loadNativeAddon } from '../../engine/dist/device/cpu/nativeAddon.js';
 import type { Device } from '../../engine/dist/device/device.js';
 import { openDevice } from '../../engine/dist/openDevice.js';
+import { GradientBuffer } from '../../engine/dist/model/gradientBuffer.js';
 import { Llama } from '../../engine/dist/model/llama.js';
+import type { Parameter } from '../../engine/dist/model/parameter.js';
 import type { AdapterSettings, LlamaConfig } from '../../engine/dist/plan/runSpec.js';
 import { Random } from '../../engine/dist/random.js';
 import { referenceLogits, tinyConfig } from './llamaReference.js';
@@ -140,6 +142,34 @@ function difference(actual: ArrayLike<number>, expected: ArrayLike<number>): num
 }
 
 describe.each(variants)('$name', (variant) => {
+  it('gradients are final where the backward pass says so: all but those of the embedding before its end', async () => {
+    const device = await openDevice({ device: 'native', precision: 'float32' });
+    const model = build(device, variant);
+    const gradients = new GradientBuffer(device, model.trainable(), model.backwardOrder());
+    expect(new Set(model.backwardOrder())).toEqual(new Set(model.trainable()));
+    const values = () => valuesIn(device, { buffer: gradients.whole });
+    device.upload(gradients.whole, new Float32Array(gradients.whole.length).fill(NaN));
+    const told: { end: number; values: Float32Array }[] = [];
+    const onFinal = (last: Parameter) => {
+      const { end } = gradients.placed.find(({ parameter }) => parameter === last)!;
+      told.push({ end, values: values().subarray(0, end) });
+    };
+    const result = device.newResult(0);
+    const rows = { inputs, targets, batch, time };
+    model.differentiate(rows, gradients, result, { dropout: placeOf(2), onFinal });
+    const all = values();
+    for (const { end, values: before } of told) expect(before).toEqual(all.subarray(0, end));
+    const ends = told.map(({ end }) => end);
+    expect(ends).toEqual(ends.toSorted((one, other) => one - other));
+    const { config } = variant;
+    expect(ends).toHaveLength(2 * config.numHiddenLayers + (config.tieWordEmbeddings ? 1 : 2));
+    expect(ends.at(-1)).toBe(gradients.placed.at(-1)!.end);
+    expect(gradients.placed.at(-1)!.parameter.name).toBe('model.embed_tokens.weight');
+    device.releaseResult(result);
+    gradients.dispose();
+    model.dispose();
+  });
+
   it('loss and gradients on the native backend are those of the reference', async () => {
     const expected = differentiate(await openDevice({ device: 'reference', precision: 'auto' }), variant);
     const actual = differentiate(await openDevice({ device: 'native', precision: 'float32' }), variant);

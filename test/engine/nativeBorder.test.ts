@@ -759,16 +759,25 @@ const mistakes: [call: () => unknown, message: string][] = [
     'openMpi: /nowhere/libmpi.so: cannot open shared object file: No such file or directory',
   ],
   [
-    () => void addon.exchangeSum({} as never, f(4), 'float32'),
+    () => void addon.exchangeSum({} as never, f(4), 'float32', 4),
     'exchangeSum: exchange must be a handle made by openSharedMemory, got object',
   ],
   [
-    () => void addon.exchangeSum(oneMember, [1] as never, 'float32'),
+    () => void addon.exchangeSum(oneMember, [1] as never, 'float32', 1),
     'exchangeSum: values must be a Float32Array, got object',
   ],
   [
-    () => void addon.exchangeSum(oneMember, f(4), 'float16' as never),
+    () => void addon.exchangeSum(oneMember, f(4), 'float16' as never, 4),
     "exchangeSum: type must be 'float32' or 'bfloat16', got 'float16'",
+  ],
+  [
+    () => void addon.exchangeSum(oneMember, f(4), 'float32', 5),
+    'exchangeSum: written must be at most 4, got 5',
+  ],
+  [() => addon.exchangeReach(oneMember, -1), 'exchangeReach: count must be an integer of at least 0, got -1'],
+  [
+    () => addon.exchangeAbandon({} as never),
+    'exchangeAbandon: exchange must be a handle made by openSharedMemory, got object',
   ],
   [
     () => void addon.exchangeGather(oneMember, new Uint8Array(3), new Uint8Array(4)),

@@ -485,8 +485,10 @@ it('every function with a numeric result is drawn for', () => {
     'configure',
     'describe',
     'freeBuffer',
-    'exchangeGather', // these five are tested between processes in ranks.test.ts
+    'exchangeAbandon', // these seven are tested between processes in ranks.test.ts
+    'exchangeGather',
     'exchangeLeave',
+    'exchangeReach',
     'exchangeSum',
     'openMpi',
     'openSharedMemory',

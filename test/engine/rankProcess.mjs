@@ -20,6 +20,7 @@ const { spec, datasetFolder, mpiFolder, checkpointPath, stopAfter, spoilsWeightA
 const device = await openDevice({ device: order.device ?? 'native', precision: spec.precision, threads: 1 });
 const exchange = mpiFolder === undefined ? new SharedMemory(3, order.rank, order.size) : new Mpi();
 const { rank } = exchange;
+if (order.overlaps !== undefined) Object.defineProperty(exchange, 'overlaps', { value: order.overlaps });
 const runFolder = order.runFolder ?? join(mpiFolder, String(rank));
 const report = (result) => {
   if (mpiFolder === undefined) console.log(JSON.stringify(result));
@@ -35,7 +36,9 @@ try {
   const events = [];
   for await (const event of trainLoop(run, abort.signal)) {
     events.push(event);
-    if (rank === 1 && event.kind === 'step' && event.step === killsAt) process.kill(process.pid, 'SIGKILL');
+    // In the middle of the next sum.
+    if (rank === 1 && event.kind === 'step' && event.step === killsAt)
+      exchange.reach = () => process.kill(process.pid, 'SIGKILL');
     // Like a memory fault: the sums do not show it.
     if (event.kind === 'step' && event.step === spoilsWeightAt) {
       const { buffer } = run.model.parameters.get('model.layers.0.input_layernorm.weight');

@@ -28,7 +28,7 @@ export interface RankOrder {
   stopAfter?: number;
   device?: string;
   /** Different options for individual ranks. */
-  orders?: readonly { datasetFolder?: string; spoilsWeightAt?: number }[];
+  orders?: readonly { datasetFolder?: string; spoilsWeightAt?: number; overlaps?: boolean }[];
 }
 
 const program = fileURLToPath(new URL('./rankProcess.mjs', import.meta.url));
@@ -51,12 +51,12 @@ export async function runRanks({
   return await Promise.all(children.map(resultOf));
 }
 
-/** An unnamed file of zeros. */
-export function sharedFile(size: number): number {
+/** An unnamed file of zeros. With fewer bytes than a trainer's, sums are made in more pieces. */
+export function sharedFile(size: number, bytes = sharedMemoryBytes(size)): number {
   const path = join(tmpdir(), `relora-ranks-${process.pid}-${Math.random().toString(36).slice(2)}`);
   const file = openSync(path, 'wx+', 0o600);
   unlinkSync(path);
-  writeSync(file, new Uint8Array(sharedMemoryBytes(size)), 0, sharedMemoryBytes(size), 0);
+  writeSync(file, new Uint8Array(bytes), 0, bytes, 0);
   return file;
 }
 

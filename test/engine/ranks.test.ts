@@ -4,12 +4,14 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import {
   beginRun,
   cycleMeanBytes,
+  ExchangeCollective,
   exchangedBytes,
   openDevice,
   presets,
   reductionTypes,
   SharedMemory,
   type Device,
+  type GivenSpec,
   type ReductionType,
   type RunSpec,
   type TrainingEvent,
@@ -28,6 +30,7 @@ import {
 } from './tinyRun.js';
 
 const newFolder = temporaryFolders();
+process.setMaxListeners(50); // members of this process, which it leaves when it exits
 const dataset = licenseDataset(newFolder);
 let device: Device;
 
@@ -90,7 +93,8 @@ describe('a run of several processes', () => {
     async (reductionType) => {
       const spec = wholeSpec({ reductionType });
       const once = await ranks(spec, 2);
-      const twice = await ranks(spec, 2);
+      // A rank may exchange gradients as they are computed, or afterwards.
+      const twice = await ranks(spec, 2, { orders: [{ overlaps: true }, {}] });
       expect(twice.map(({ weightsSha256 }) => weightsSha256)).toEqual(
         once.map(({ weightsSha256 }) => weightsSha256),
       );
@@ -159,6 +163,97 @@ describe('sums', () => {
     const calls = [one!.sum(new Float32Array(8), 'float32'), other!.sum(new Float32Array(8), 'bfloat16')];
     for (const call of await Promise.allSettled(calls))
       expect(call).toMatchObject({ status: 'rejected', reason: { reason: 'RANK_LOST' } });
+    closeSync(file);
+  });
+});
+
+describe('gradients that are exchanged while others are computed', () => {
+  /** Both ranks in this process, over memory with slots so small that a step has dozens of pieces. */
+  async function bothRanks(spec: RunSpec, overlaps: boolean, threads: number) {
+    const { precision } = spec;
+    const file = sharedFile(2, 65_536 + 4 * 4096);
+    const source = await dataset();
+    const reached: number[] = [];
+    const results = await Promise.all(
+      [0, 1].map(async (rank) => {
+        const own = await openDevice({ device: 'native', precision, threads });
+        const exchange = new SharedMemory(file, rank, 2);
+        Object.defineProperty(exchange, 'overlaps', { value: overlaps });
+        const reach = exchange.reach.bind(exchange);
+        exchange.reach = (count) => reach((reached.push(count), count));
+        const collective = new ExchangeCollective(own, exchange);
+        const options = {
+          spec,
+          device: own,
+          collective,
+          dataset: source,
+          runFolder: newFolder(),
+          attempt: 1,
+        };
+        const run = await beginRun(options);
+        const events = await runLoop(run);
+        const moments = await Promise.all([...run.optimizer.state()].map(async ({ read }) => await read()));
+        return { events: reported(events), weights: await weightsOf(run), moments };
+      }),
+    );
+    closeSync(file);
+    return { results, reached };
+  }
+
+  it.each<[string, GivenSpec, number?]>([
+    ['ReLoRA with a warm start and dropout', {}],
+    ['in several threads, in bfloat16', { reductionType: 'bfloat16' }, 3],
+    [
+      'directions of the gradient, full-rank steps between cycles',
+      { adapter: { initialisation: 'gradientSvd', fullRankStepCount: 1 } },
+    ],
+    [
+      'moments that are pruned by magnitude, recomputation, trainable scales',
+      { adapter: { momentReset: 'magnitude', trainableScale: true }, recomputation: 'blocks' },
+    ],
+    ['LoRA on a base in int8', { kind: 'lora', precision: 'int8Base', adapter: { dropout: 0 } }],
+    [
+      'all weights, with biases, norms of heads and a tied head',
+      {
+        kind: 'fullRank',
+        adapter: null,
+        model: { attentionBias: true, qkNorm: true, tieWordEmbeddings: true },
+      },
+    ],
+  ])('%s: the same bits as when they are exchanged afterwards', async (_name, changes, threads = 1) => {
+    const cycles = { dropout: 0.1, cycleStepCount: 3, restartWarmupStepCount: 1 };
+    const adapter = changes.adapter === null ? null : { ...cycles, ...changes.adapter };
+    const spec = tinySpec({
+      ...{ warmStart: { stepCount: 2, warmupStepCount: 1 }, stepCount: 6 },
+      ...{ batch: { microBatchSequenceCount: 1 }, ...changes, adapter },
+    });
+    const after = await bothRanks(spec, false, threads);
+    const meanwhile = await bothRanks(spec, true, threads);
+    expect(after.reached).toEqual([]);
+    expect(meanwhile.reached.length).toBeGreaterThanOrEqual(2 * 6 * spec.stepCount);
+    expect(meanwhile.results).toEqual(after.results);
+  });
+
+  it('are given up where their computation fails; the other ranks wait until that one leaves', async () => {
+    const file = sharedFile(2, 65_536 + 4 * 4096);
+    const buffers = [0, 1].map(() => device.alloc(100_000));
+    const [one, other] = buffers.map((buffer, rank) => {
+      device.zero(buffer);
+      const exchange = new SharedMemory(file, rank, 2);
+      Object.defineProperty(exchange, 'overlaps', { value: true });
+      return new ExchangeCollective(device, exchange);
+    });
+    let isOver = false;
+    const waiting = other!.sumWritten(buffers[1]!, 'float32', () => {}).finally(() => (isOver = true));
+    const failing = one!.sumWritten(buffers[0]!, 'float32', (reach) => {
+      reach!(50_000);
+      throw new Error('no memory');
+    });
+    await expect(failing).rejects.toThrow('no memory');
+    expect(isOver).toBe(false);
+    one!.leave();
+    await expect(waiting).rejects.toMatchObject({ reason: 'RANK_LOST' });
+    buffers.forEach((buffer) => device.release(buffer));
     closeSync(file);
   });
 });
@@ -237,10 +332,13 @@ describe('what ranks agree on', () => {
     });
   });
 
-  it('that one ends which waits for another, and which has no more to wait for', async () => {
+  it.each([
+    ['for another', 'gather(new Uint8Array(8))'],
+    ['for values of its own', "sum(new Float32Array(8), 'float32', 0)"],
+  ])('that one ends which waits %s, and which has no more to wait for', async (_what, call) => {
     const script = `
       import { SharedMemory } from '@relora/engine';
-      new SharedMemory(3, 0, 2).gather(new Uint8Array(8)).catch(() => {});
+      new SharedMemory(3, 0, 2).${call}.catch(() => {});
       setTimeout(() => process.exit(7), 100);`;
     const file = sharedFile(2);
     const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
@@ -250,7 +348,7 @@ describe('what ranks agree on', () => {
     expect(code).toBe(7);
     // What it sent before still counts; members that wait for more are informed.
     const other = new SharedMemory(file, 1, 2);
-    expect(await other.gather(new Uint8Array(8))).toHaveLength(16);
+    if (call.startsWith('gather')) expect(await other.gather(new Uint8Array(8))).toHaveLength(16);
     await expect(other.gather(new Uint8Array(8))).rejects.toMatchObject({ reason: 'RANK_LOST' });
     closeSync(file);
   });

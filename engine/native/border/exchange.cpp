@@ -15,6 +15,8 @@ constexpr napi_type_tag exchange_tag = {0x2c7f90b1f6d24e83, 0x8a51d0c94be36f17};
 
 struct Handle {
   std::unique_ptr<Exchange> exchange;
+  /// Of the pending sum.
+  Written written;
   /// One call at a time, in the same order as on the other ranks.
   bool is_busy = false;
 };
@@ -70,7 +72,7 @@ struct Work {
 void execute(napi_env, void* data) {
   Work& work = *static_cast<Work*>(data);
   try {
-    if (work.values != nullptr) work.handle->exchange->sum(work.values, work.count, work.type);
+    if (work.values != nullptr) work.handle->exchange->sum(work.values, work.count, work.type, work.handle->written);
     else work.handle->exchange->gather(work.all, work.own, work.count);
   } catch (const std::exception& error) {
     work.problem = error.what();
@@ -125,6 +127,9 @@ napi_value exchange_sum(const Call& call) {
   const std::string type = in.text("type");
   if (type == "bfloat16") work->type = TravelType::bfloat16;
   else if (type != "float32") in.refuse("type must be 'float32' or 'bfloat16', got '" + type + "'");
+  const size_t written = in.dimension("written", 0);
+  if (written > work->count) in.refuse("written must be at most " + std::to_string(work->count) + ", got " + std::to_string(written));
+  if (!work->handle->is_busy) work->handle->written.begin(written);
   keep(call, *work, 0, exchange);
   keep(call, *work, 1, array);
   return start(call, std::move(work));
@@ -150,15 +155,30 @@ napi_value exchange_gather(const Call& call) {
   return start(call, std::move(work));
 }
 
+napi_value exchange_reach(const Call& call) {
+  Handle* const handle = handle_of(call.arguments);
+  handle->written.reach(call.arguments.dimension("count", 0));
+  return undefined();
+}
+
+napi_value exchange_abandon(const Call& call) {
+  handle_of(call.arguments)->written.abandon();
+  return undefined();
+}
+
 napi_value exchange_leave(const Call& call) {
-  handle_of(call.arguments)->exchange->leave();
+  Handle* const handle = handle_of(call.arguments);
+  handle->written.abandon();
+  handle->exchange->leave();
   return undefined();
 }
 
 constexpr Entry entries[] = {
     {"openSharedMemory", 3, open_shared_memory},
     {"openMpi", 1, open_mpi},
-    {"exchangeSum", 3, exchange_sum},
+    {"exchangeSum", 4, exchange_sum},
+    {"exchangeReach", 2, exchange_reach},
+    {"exchangeAbandon", 1, exchange_abandon},
     {"exchangeGather", 3, exchange_gather},
     {"exchangeLeave", 1, exchange_leave},
 };

@@ -1,6 +1,7 @@
 // Communication between the members of a run. Every member makes the same calls in the same order; a member that differs, or ends, ends all
 // of them.
 #pragma once
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -18,13 +19,42 @@ struct MemberLost : std::runtime_error {
 /// The type in which values are exchanged. Sums are float32 in both cases.
 enum class TravelType { float32, bfloat16 };
 
+/// How many values of a sum are final, from the first on: the others are still being computed, by another thread.
+class Written {
+ public:
+  void begin(size_t count) { count_.store(count, std::memory_order_release); }
+  void reach(size_t count) {
+    count_.store(count, std::memory_order_release);
+    count_.notify_all();
+  }
+  /// No more values will come: who waits for them gets MemberLost.
+  void abandon() { reach(abandoned); }
+
+  bool has(size_t count) const {
+    const size_t now = count_.load(std::memory_order_acquire);
+    if (now == abandoned) throw MemberLost("this rank gave up a sum");
+    return now >= count;
+  }
+  void await(size_t count) const {
+    while (!has(count)) {
+      const size_t now = count_.load(std::memory_order_acquire);
+      if (now < count) count_.wait(now, std::memory_order_acquire);
+    }
+  }
+
+ private:
+  static constexpr size_t abandoned = SIZE_MAX;
+  std::atomic<size_t> count_{0};
+};
+
 class Exchange {
  public:
   virtual ~Exchange() = default;
 
   /// values[count] becomes the sum over all members, added in the order of their ranks whichever member adds: the same bits every time,
-  /// everywhere. With bfloat16 each member's values are rounded before they are added, and the sum is rounded again.
-  virtual void sum(float* values, size_t count, TravelType type) = 0;
+  /// everywhere. With bfloat16 each member's values are rounded before they are added, and the sum is rounded again. Values are exchanged as
+  /// soon as they are written, in the same pieces whenever that is.
+  virtual void sum(float* values, size_t count, TravelType type, const Written& written) = 0;
   /// all[size * bytes] = own[bytes] of each member, in the order of their ranks.
   virtual void gather(uint8_t* all, const uint8_t* own, size_t bytes) = 0;
   /// This member makes no further calls: members that wait for it now or later get MemberLost, or are ended.

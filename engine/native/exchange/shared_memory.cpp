@@ -144,17 +144,18 @@ void SharedMemory::leave() {
   wake_all(header_->meetings);
 }
 
-void SharedMemory::sum(float* values, size_t count, TravelType type) {
-  if (type == TravelType::float32) sum_packed<float>(Kind::sum, values, count);
-  else sum_packed<uint16_t>(Kind::sum_bfloat16, values, count);
+void SharedMemory::sum(float* values, size_t count, TravelType type, const Written& written) {
+  if (type == TravelType::float32) sum_packed<float>(Kind::sum, values, count, written);
+  else sum_packed<uint16_t>(Kind::sum_bfloat16, values, count, written);
 }
 
 template <class Packed>
-void SharedMemory::sum_packed(Kind kind, float* values, size_t count) {
+void SharedMemory::sum_packed(Kind kind, float* values, size_t count, const Written& written) {
   const size_t piece = slot_bytes_ / sizeof(Packed);
   const auto packed = [&](uint32_t rank) { return reinterpret_cast<Packed*>(slot(rank)); };
   for (size_t done = 0; done < count; done += piece) {
     const size_t length = std::min(piece, count - done);
+    written.await(done + length);
     begin(kind, count - done);
     pack(packed(rank_), values + done, length);
     meet();

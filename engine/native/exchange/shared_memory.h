@@ -16,7 +16,7 @@ class SharedMemory : public Exchange {
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
 
-  void sum(float* values, size_t count, TravelType type) override;
+  void sum(float* values, size_t count, TravelType type, const Written& written) override;
   void gather(uint8_t* all, const uint8_t* own, size_t bytes) override;
   void leave() override;
 
@@ -25,7 +25,7 @@ class SharedMemory : public Exchange {
   enum class Kind : uint32_t { sum = 1, gather = 2, sum_bfloat16 = 3 };
 
   template <class Packed>
-  void sum_packed(Kind kind, float* values, size_t count);
+  void sum_packed(Kind kind, float* values, size_t count, const Written& written);
   void begin(Kind kind, size_t count);
   /// Returns when all members have called it.
   void meet();

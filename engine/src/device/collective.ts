@@ -12,6 +12,12 @@ export interface Collective {
   readonly size: number;
   /** Replaces each buffer by its sum over all members; values are exchanged in that type. */
   sum(buffers: readonly DeviceBuffer[], type: ReductionType): Promise<void>;
+  /**
+   * Like `sum` of one buffer, which `write` computes: if that is faster, its first values are exchanged while `write` still computes the
+   * others, and `write` says how far it is. Otherwise `reach` is null, and everything is exchanged afterwards. The bits are the same, and
+   * members need not do it in the same way. If `write` throws, this member must leave.
+   */
+  sumWritten(buffer: DeviceBuffer, type: ReductionType, write: (reach: Reach | null) => void): Promise<void>;
   /** Replaces each buffer by its mean over all members, in float32. */
   mean(buffers: readonly DeviceBuffer[]): Promise<void>;
   /** Replaces host values by their sum over all members, in float32. */
@@ -28,12 +34,16 @@ export interface Collective {
   leave(isOver?: boolean): void;
 }
 
+/** The first `count` values of a buffer are final. */
+export type Reach = (count: number) => void;
+
 /** A run with a single member. */
 export const alone: Collective = {
   rank: 0,
   size: 1,
   summedBytes: 0,
   sum: () => Promise.resolve(),
+  sumWritten: (_buffer, _type, write) => Promise.resolve(write(null)),
   mean: () => Promise.resolve(),
   sumValues: () => Promise.resolve(),
   sumNumbers: (values) => Promise.resolve([...values]),

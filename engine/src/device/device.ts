@@ -91,13 +91,15 @@ export interface DeviceBuffer {
 }
 
 export interface DeviceMemory {
+  /** Whether buffers are in the host's memory and each call is done when it returns: `changeOnHost` then passes the values themselves. */
+  readonly isHost: boolean;
   /** Contents are arbitrary until written. Throws DeviceFault DEVICE_OUT_OF_MEMORY with figures. */
   alloc(length: number, type?: ElementType): DeviceBuffer;
   /**
    * Float32 buffers of these lengths one after another in one allocation, aligned as the device prefers, with zeros in between: `whole` can
-   * be summed, scaled and exchanged in one call. Released only through `whole`.
+   * be summed, scaled and exchanged in one call. `ends`: how many of its values end with each part. Released only through `whole`.
    */
-  allocTogether(lengths: readonly number[]): { whole: DeviceBuffer; parts: DeviceBuffer[] };
+  allocTogether(lengths: readonly number[]): { whole: DeviceBuffer; parts: DeviceBuffer[]; ends: number[] };
   zero(buffer: DeviceBuffer): void;
   upload(buffer: DeviceBuffer, values: HostValues): void;
   /**

@@ -1,7 +1,7 @@
 import { EngineError } from '../engineError.js';
 import { reductionBytes } from '../plan/exchangedBytes.js';
 import type { ReductionType } from '../plan/words.js';
-import type { Collective } from './collective.js';
+import type { Collective, Reach } from './collective.js';
 import type { DeviceBuffer, DeviceMemory, DirectSums } from './device.js';
 
 /** Another member of a run has ended, or makes different calls than this one. Its last checkpoint is usable. */
@@ -26,9 +26,17 @@ export interface Exchange {
   readonly size: number;
   /**
    * In place, over all members, in the order of their ranks: the same bits everywhere and every time. With `bfloat16` each member's values
-   * are rounded, added in float32, and the sum is rounded again: both directions transfer half the bytes.
+   * are rounded, added in float32, and the sum is rounded again: both directions transfer half the bytes. The first `written` values are
+   * final, by default all; the others are exchanged when `reach` says so. What is exchanged with others, and in what order, does not depend
+   * on it.
    */
-  sum(values: Float32Array, type: ReductionType): Promise<void>;
+  sum(values: Float32Array, type: ReductionType, written?: number): Promise<void>;
+  /** Now the first `count` values of the pending sum are final. */
+  reach(count: number): void;
+  /** The pending sum is rejected instead of waiting for more values. Then this member must leave. */
+  abandon(): void;
+  /** Whether it is faster to exchange gradients while others are still computed. */
+  readonly overlaps: boolean;
   /** The bytes of all members, one after another; all pass the same number. */
   gather(own: Uint8Array): Promise<Uint8Array>;
   /** Informs the others that this member makes no further calls. `isOver`: the run has ended for all. */
@@ -40,7 +48,7 @@ export class ExchangeCollective implements Collective {
   summedBytes = 0;
 
   constructor(
-    private readonly device: Pick<DeviceMemory, 'changeOnHost'>,
+    private readonly device: Pick<DeviceMemory, 'changeOnHost' | 'isHost'>,
     private readonly exchange: Exchange,
     private readonly direct: DirectSums | null = null,
   ) {}
@@ -62,6 +70,30 @@ export class ExchangeCollective implements Collective {
       await this.direct.sum(buffer);
       this.summedBytes += buffer.length * reductionBytes[type];
     }
+  }
+
+  async sumWritten(
+    buffer: DeviceBuffer,
+    type: ReductionType,
+    write: (reach: Reach | null) => void,
+  ): Promise<void> {
+    if (!this.device.isHost || !this.exchange.overlaps) {
+      write(null);
+      return await this.sum([buffer], type);
+    }
+    const { exchange } = this;
+    await this.device.changeOnHost(buffer, async (values) => {
+      const sum = this.sumAs(values, type, 0);
+      try {
+        write((count) => exchange.reach(count));
+      } catch (error) {
+        exchange.abandon();
+        await sum.catch(() => {}); // reads the buffer until then
+        throw error;
+      }
+      exchange.reach(values.length);
+      await sum;
+    });
   }
 
   async mean(buffers: readonly DeviceBuffer[]): Promise<void> {
@@ -104,8 +136,8 @@ export class ExchangeCollective implements Collective {
     this.exchange.leave(isOver);
   }
 
-  private async sumAs(values: Float32Array, type: ReductionType): Promise<void> {
-    await this.exchange.sum(values, type);
+  private async sumAs(values: Float32Array, type: ReductionType, written?: number): Promise<void> {
+    await this.exchange.sum(values, type, written);
     this.summedBytes += values.length * reductionBytes[type];
   }
 

@@ -25,6 +25,7 @@ class HostBuffer implements DeviceBuffer {
 
 /** Memory of devices that compute in JavaScript's memory: typed arrays; float32 arrays are reused by length. */
 export class HostMemory implements DeviceMemory {
+  readonly isHost = true;
   private readonly pool = new BufferPool(freeBytesMax);
   private count = 0;
   private bytes = 0;
@@ -39,7 +40,7 @@ export class HostMemory implements DeviceMemory {
     return this.held(new HostBuffer(values, type, isFloat));
   }
 
-  allocTogether(lengths: readonly number[]): { whole: DeviceBuffer; parts: DeviceBuffer[] } {
+  allocTogether(lengths: readonly number[]): { whole: DeviceBuffer; parts: DeviceBuffer[]; ends: number[] } {
     const places: number[] = [];
     let end = 0;
     for (const length of lengths) {
@@ -52,7 +53,7 @@ export class HostMemory implements DeviceMemory {
       (length, index) =>
         new HostBuffer(values.subarray(places[index]!, places[index]! + length), 'float32', false),
     );
-    return { whole, parts };
+    return { whole, parts, ends: lengths.map((length, index) => places[index]! + length) };
   }
 
   zero(buffer: DeviceBuffer): void {

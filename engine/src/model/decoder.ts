@@ -159,7 +159,8 @@ export interface GradientTargets {
 
 /**
  * The backward pass of `decode`, from the gradient of its hidden states, which it takes ownership of; releases everything that the pass
- * holds. Yields after each half, with the layers whose gradients are complete.
+ * holds. Yields after each half: its layers, whose gradients are complete, and its norm, whose gradient is the last of the half in the
+ * reverse order of Hugging Face's files.
  */
 export function* differentiate(
   { device, config, embedding, finalNorm }: Decoder,
@@ -168,7 +169,7 @@ export function* differentiate(
   ids: Int32Array,
   targets: GradientTargets,
   isTied: boolean,
-): Generator<LinearLayer[]> {
+): Generator<{ layers: LinearLayer[]; norm: Parameter }> {
   const rows = ids.length;
   // The norm kernel always writes the gradient of its gain; if it is not wanted, it goes here.
   const unwanted = device.alloc(config.hiddenSize);
@@ -211,7 +212,9 @@ export function* differentiate(
     device.release(dy);
     device.release(x);
     dy = dx;
-    yield half.kind === 'attention' ? [q_proj, k_proj, v_proj, o_proj] : [gate_proj, up_proj, down_proj];
+    yield half.kind === 'attention'
+      ? { layers: [q_proj, k_proj, v_proj, o_proj], norm: block.inputNorm }
+      : { layers: [gate_proj, up_proj, down_proj], norm: block.attentionNorm };
   }
   const dtable = targets.of(embedding);
   if (dtable !== null) device.embeddingBackward(dtable, dy, ids, tableShape(config, rows), isTied);

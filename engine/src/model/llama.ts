@@ -55,6 +55,11 @@ export interface GradientOptions {
   headPrecision?: HeadPrecision;
   /** Index of its first row among those whose losses the result keeps. */
   firstRow?: number;
+  /**
+   * Called during the backward pass: the gradients up to this parameter's, in the order of `backwardOrder`, are final. Only on a host, whose
+   * calls are done when they return.
+   */
+  onFinal?: ((last: Parameter) => void) | null;
 }
 
 /** Receives the gradient [in, out] of a frozen weight as soon as it is complete. */
@@ -136,6 +141,24 @@ export class Llama {
     if (this.adapters === null) return all;
     const { trainedFactors } = this.adapters.settings;
     return all.filter(({ role }) => role !== 'base' && !(role === 'adapterA' && trainedFactors === 'bOnly'));
+  }
+
+  /**
+   * What a step trains, in the order in which a backward pass completes the gradients: the reverse of the forward pass, each layer with its
+   * adapter. A tied head is an embedding, which is complete at the end.
+   */
+  backwardOrder(): Parameter[] {
+    const adapters = new Map(this.layers.map(({ weight, adapter }) => [weight, adapter]));
+    const trained = new Set(this.trainable());
+    const own = [...this.parameters.values()].filter(({ role }) => role === 'base' || role === 'shared');
+    return own
+      .reverse()
+      .flatMap((weight) => {
+        const { a = null, b = null, scale = null } = adapters.get(weight) ?? {};
+        return [weight, a, b, scale];
+      })
+      .filter((parameter) => parameter !== null)
+      .filter((parameter) => trained.has(parameter));
   }
 
   /** Settings of the attached adapters; null before `attachAdapters`. */
@@ -233,6 +256,7 @@ export class Llama {
       recompute = false,
       headPrecision = 'same',
       firstRow = 0,
+      onFinal = null,
     }: GradientOptions = {},
   ): void {
     const scale = lossScale / Math.max(1, countTargets(rows.targets));
@@ -241,7 +265,7 @@ export class Llama {
     const given = { inputs, targets, documents, dropout: drops ? dropout : null };
     const work = ({ dropout: at, ...tokens }: StepInputs): void =>
       this.differentiateNow({ ...rows, ...tokens }, gradients, result, {
-        ...{ scale, dropout: at, recompute, headPrecision, firstRow },
+        ...{ scale, dropout: at, recompute, headPrecision, firstRow, onFinal },
       });
     // Masks of version 1 are drawn on the host.
     if (given.dropout?.version === 1) return work(given);
@@ -285,7 +309,7 @@ export class Llama {
         return { weight: buffer, a: null, b: null, scale: null, bias: null };
       },
     };
-    for (const layers of differentiate(this.decoder, decoded, dhidden, rows.inputs, targets, false)) {
+    for (const { layers } of differentiate(this.decoder, decoded, dhidden, rows.inputs, targets, false)) {
       for (const layer of layers) {
         const found = watched.get(layer);
         if (found === undefined) continue;
@@ -354,6 +378,7 @@ export class Llama {
       recompute,
       headPrecision,
       firstRow,
+      onFinal,
     }: Required<Omit<GradientOptions, 'lossScale'>> & { scale: number },
   ): void {
     const pass = this.pass(rows, { dropout, backward: recompute ? 'recomputed' : 'kept' });
@@ -362,6 +387,8 @@ export class Llama {
     const dhidden = this.device.alloc(decoded.hidden.length, 'activation');
     this.device.headCrossEntropy(result, { dx: dhidden, head: gradients.of(this.head)! }, headPass);
     this.device.release(decoded.hidden);
+    const isTied = this.config.tieWordEmbeddings;
+    if (!isTied) onFinal?.(this.head);
     const targets = {
       of: (parameter: Parameter) => gradients.of(parameter),
       layer: ({ weight, adapter, bias }: LinearLayer) => ({
@@ -372,9 +399,9 @@ export class Llama {
         bias: gradients.of(bias),
       }),
     };
-    const isTied = this.config.tieWordEmbeddings;
-    const steps = differentiate(this.decoder, decoded, dhidden, rows.inputs, targets, isTied);
-    while (steps.next().done !== true);
+    for (const { norm } of differentiate(this.decoder, decoded, dhidden, rows.inputs, targets, isTied))
+      onFinal?.(norm);
+    onFinal?.(this.decoder.embedding);
     this.device.releaseDocuments(pass.documents);
   }
 

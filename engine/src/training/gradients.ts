@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { Collective } from '../device/collective.js';
+import type { Collective, Reach } from '../device/collective.js';
 import type { Device, ResultBuffer } from '../device/device.js';
 import { GradientBuffer } from '../model/gradientBuffer.js';
 import { countTargets, type Llama } from '../model/llama.js';
@@ -45,17 +45,18 @@ export class StepGradients {
   constructor(private readonly device: Device) {}
 
   /** Buffer for the sum over micro-batches. */
-  sumFor(parameters: readonly Parameter[]): GradientBuffer {
+  sumFor(model: Llama): GradientBuffer {
+    const parameters = model.trainable();
     if (this.sum === null || !this.sum.fits(parameters)) {
       this.dispose();
-      this.sum = new GradientBuffer(this.device, parameters);
+      this.sum = new GradientBuffer(this.device, parameters, model.backwardOrder());
     }
     return this.sum;
   }
 
   /** Buffer for a further micro-batch before it is added. */
   partFor(sum: GradientBuffer): GradientBuffer {
-    return (this.part ??= new GradientBuffer(this.device, sum.parameters));
+    return (this.part ??= sum.alike());
   }
 
   dispose(): void {
@@ -87,9 +88,11 @@ export async function accumulateGradients(
 ): Promise<GradientBuffer | 'empty' | 'aborted'> {
   const { device } = model;
   const { step, seed, sequenceLength, microBatchSequenceCount, recompute, headPrecision } = shape;
-  const sum = gradients.sumFor(model.trainable());
+  const sum = gradients.sumFor(model);
   const own = ownSequences(batch.inputs.length / sequenceLength, collective);
-  let isEmpty = true;
+  // All members know the targets of all, so they agree.
+  const isEmpty = countTargets(batch.targets) === 0;
+  let isWritten = false;
   device.clearResult(result);
 
   const micros = microBatches(batch, shape, own);
@@ -98,37 +101,59 @@ export async function accumulateGradients(
   for (const [micro, { inputs, targets, share, documents }] of micros.entries()) {
     await nextTurn(); // handles messages and signals between micro-batches
     if (await collective.any(signal.aborted)) return 'aborted';
-    if (share === 0) continue;
-    const target = isEmpty ? sum : gradients.partFor(sum);
+    if (isEmpty) continue;
+    const isLast = micro === micros.length - 1;
     const first = own.first + micro * microBatchSequenceCount;
-    model.differentiate(
-      { inputs, targets, documents, batch: inputs.length / sequenceLength, time: sequenceLength },
-      target,
-      result,
-      {
-        lossScale: share / ownShare,
-        dropout: {
-          ...{ version: shape.dropoutVersion, seed, step, micro },
-          firstSequence: shape.firstSequence + first,
+    const compute = (reach: Reach | null): void => {
+      if (share === 0) {
+        if (isLast && !isWritten) device.zero(sum.whole); // another member has targets
+        return;
+      }
+      const target = isWritten ? gradients.partFor(sum) : sum;
+      model.differentiate(
+        { inputs, targets, documents, batch: inputs.length / sequenceLength, time: sequenceLength },
+        target,
+        result,
+        {
+          lossScale: share / ownShare,
+          dropout: {
+            ...{ version: shape.dropoutVersion, seed, step, micro },
+            firstSequence: shape.firstSequence + first,
+          },
+          recompute,
+          headPrecision,
+          firstRow: first * sequenceLength,
+          onFinal: reach && addWhenFinal(device, sum, target, reach),
         },
-        recompute,
-        headPrecision,
-        firstRow: first * sequenceLength,
-      },
-    );
-    if (!isEmpty) device.addInPlace(sum.whole, target.whole);
-    isEmpty = false;
+      );
+      if (isWritten && reach === null) device.addInPlace(sum.whole, target.whole);
+      isWritten = true;
+    };
+    if (isLast && !shape.isApart) await collective.sumWritten(sum.whole, shape.reductionType, compute);
+    else compute(null);
   }
-  if (!(await collective.any(!isEmpty))) return 'empty';
+  if (isEmpty) return 'empty';
   if (collective.size === 1) return sum;
-  // Another member has targets although this one has none.
-  if (isEmpty) device.zero(sum.whole);
-  if (!shape.isApart) await collective.sum([sum.whole], shape.reductionType);
   const { loss, lossSum, rowLosses } = await device.readResult(result);
   const losses = await collective.sumNumbers([loss * ownShare, lossSum]);
   await collective.sumValues(rowLosses); // each row's loss is computed by exactly one member
   device.writeLosses(result, { loss: losses[0]!, lossSum: losses[1]!, rowLosses });
   return sum;
+}
+
+/**
+ * Adds a micro-batch's gradients to the sum as soon as they are final, unless they are the sum, and tells how many values of the sum are.
+ */
+function addWhenFinal(device: Device, sum: GradientBuffer, micro: GradientBuffer, reach: Reach) {
+  let index = 0;
+  return (last: Parameter): void => {
+    for (;;) {
+      const { parameter, part, end } = sum.placed[index]!;
+      if (micro !== sum) device.addInPlace(part, micro.placed[index]!.part);
+      index++;
+      if (parameter === last) return reach(end);
+    }
+  };
 }
 
 /** Range of sequences within a step. */

@@ -119,7 +119,7 @@ function pass(run: TrainingRun, { inputs, targets }: StepBatch, sequenceCount: n
   const { model, spec, gradients, result } = run;
   model.differentiate(
     { inputs, targets, batch: sequenceCount, time: spec.batch.sequenceLength },
-    gradients.sumFor(model.trainable()),
+    gradients.sumFor(model),
     result,
     { recompute: spec.recomputation === 'blocks', headPrecision: spec.headPrecision },
   );

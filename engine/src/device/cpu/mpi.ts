@@ -32,6 +32,7 @@ const settingsOfUcx = { UCX_MEM_EVENTS: 'n', UCX_HANDLE_ERRORS: 'none' };
 export class Mpi implements Exchange {
   readonly rank: number;
   readonly size: number;
+  readonly overlaps = true;
   private readonly exchange: NativeExchange;
   private isWaiting = false;
 
@@ -47,8 +48,16 @@ export class Mpi implements Exchange {
     });
   }
 
-  async sum(values: Float32Array, type: ReductionType): Promise<void> {
-    await this.waiting(this.addon.exchangeSum(this.exchange, values, type));
+  async sum(values: Float32Array, type: ReductionType, written = values.length): Promise<void> {
+    await this.waiting(this.addon.exchangeSum(this.exchange, values, type, written));
+  }
+
+  reach(count: number): void {
+    this.addon.exchangeReach(this.exchange, count);
+  }
+
+  abandon(): void {
+    this.addon.exchangeAbandon(this.exchange);
   }
 
   async gather(own: Uint8Array): Promise<Uint8Array> {

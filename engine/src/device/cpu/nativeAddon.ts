@@ -312,8 +312,20 @@ export interface NativeAddon {
   openSharedMemory(file: number, rank: number, size: number): NativeExchange;
   /** The same over MPI, with the library of that name; returns this member's rank. Leaving waits for the others. */
   openMpi(library: string): { rank: number; size: number; exchange: NativeExchange };
-  /** Replaces values by their sum over all members, added in the order of their ranks; values are exchanged in that type. */
-  exchangeSum(exchange: NativeExchange, values: Float32Array, type: ReductionType): Promise<void>;
+  /**
+   * Replaces values by their sum over all members, added in the order of their ranks; values are exchanged in that type. The first `written`
+   * values are final; the others are exchanged when `exchangeReach` says so, and may be written until then.
+   */
+  exchangeSum(
+    exchange: NativeExchange,
+    values: Float32Array,
+    type: ReductionType,
+    written: number,
+  ): Promise<void>;
+  /** Now the first `count` values of the pending sum are final. */
+  exchangeReach(exchange: NativeExchange, count: number): void;
+  /** The pending sum is rejected as soon as it waits for values; the other members wait for this one until it leaves. */
+  exchangeAbandon(exchange: NativeExchange): void;
   /** all[size * own.length] */
   exchangeGather(exchange: NativeExchange, all: Uint8Array, own: Uint8Array): Promise<void>;
   exchangeLeave(exchange: NativeExchange): void;

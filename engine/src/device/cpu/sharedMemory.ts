@@ -4,6 +4,8 @@ import { loadNativeAddon, type NativeAddon, type NativeExchange } from './native
 
 /** Connects processes of one machine through an open file that all of them map. */
 export class SharedMemory implements Exchange {
+  /** Its sums are work of the processors that compute the gradients, so there is nothing to hide behind the backward pass. */
+  readonly overlaps = false;
   private readonly exchange: NativeExchange;
 
   constructor(
@@ -17,8 +19,16 @@ export class SharedMemory implements Exchange {
     process.once('exit', () => this.leave());
   }
 
-  async sum(values: Float32Array, type: ReductionType): Promise<void> {
-    await orLost(this.addon.exchangeSum(this.exchange, values, type));
+  async sum(values: Float32Array, type: ReductionType, written = values.length): Promise<void> {
+    await orLost(this.addon.exchangeSum(this.exchange, values, type, written));
+  }
+
+  reach(count: number): void {
+    this.addon.exchangeReach(this.exchange, count);
+  }
+
+  abandon(): void {
+    this.addon.exchangeAbandon(this.exchange);
   }
 
   async gather(own: Uint8Array): Promise<Uint8Array> {

@@ -10,6 +10,7 @@ const partAlignment = 64;
 
 /** Buffers in a card's memory, with the copies that products read; some buffers are parked on the host. */
 export class CardMemory extends CardPieces implements DeviceMemory {
+  readonly isHost = false;
   private feeds: Feeds | null = null;
 
   /** Routes uploads of `work` through the feeds; null: uploads are direct. */
@@ -40,7 +41,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     return new CardBuffer(this, this.take(length * elementBytes[type]), length, type, null);
   }
 
-  allocTogether(lengths: readonly number[]): { whole: DeviceBuffer; parts: DeviceBuffer[] } {
+  allocTogether(lengths: readonly number[]): { whole: DeviceBuffer; parts: DeviceBuffer[]; ends: number[] } {
     const places: number[] = [];
     let end = 0;
     for (const length of lengths) {
@@ -53,7 +54,7 @@ export class CardMemory extends CardPieces implements DeviceMemory {
     const parts = lengths.map(
       (length, index) => new CardBuffer(this, begin + places[index]!, length, 'float32', begin),
     );
-    return { whole, parts };
+    return { whole, parts, ends: lengths.map((length, index) => places[index]! / 4 + length) };
   }
 
   zero(buffer: DeviceBuffer): void {
