@@ -149,17 +149,17 @@ describe.each(variants)('$name', (variant) => {
     expect(new Set(model.backwardOrder())).toEqual(new Set(model.trainable()));
     const values = () => valuesIn(device, { buffer: gradients.whole });
     device.upload(gradients.whole, new Float32Array(gradients.whole.length).fill(NaN));
-    const told: { end: number; values: Float32Array }[] = [];
+    const seen: { end: number; values: Float32Array }[] = [];
     const onFinal = (last: Parameter) => {
       const { end } = gradients.placed.find(({ parameter }) => parameter === last)!;
-      told.push({ end, values: values().subarray(0, end) });
+      seen.push({ end, values: values().subarray(0, end) });
     };
     const result = device.newResult(0);
     const rows = { inputs, targets, batch, time };
     model.differentiate(rows, gradients, result, { dropout: placeOf(2), onFinal });
     const all = values();
-    for (const { end, values: before } of told) expect(before).toEqual(all.subarray(0, end));
-    const ends = told.map(({ end }) => end);
+    for (const { end, values: before } of seen) expect(before).toEqual(all.subarray(0, end));
+    const ends = seen.map(({ end }) => end);
     expect(ends).toEqual(ends.toSorted((one, other) => one - other));
     const { config } = variant;
     expect(ends).toHaveLength(2 * config.numHiddenLayers + (config.tieWordEmbeddings ? 1 : 2));

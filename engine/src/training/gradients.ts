@@ -142,7 +142,7 @@ export async function accumulateGradients(
 }
 
 /**
- * Adds a micro-batch's gradients to the sum as soon as they are final, unless they are the sum, and tells how many values of the sum are.
+ * Adds a micro-batch's gradients to the sum as soon as they are final, unless they are the sum, and reports how many values of the sum are.
  */
 function addWhenFinal(device: Device, sum: GradientBuffer, micro: GradientBuffer, reach: Reach) {
   let index = 0;
