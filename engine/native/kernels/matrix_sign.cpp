@@ -40,8 +40,9 @@ void Team::product(const ProductKernel& kernel, uint32_t* words, const Target& t
 void Team::gram(const ProductKernel& kernel, uint32_t* words, float* target, const float* x, size_t stride,
                 bool transposed, size_t m, size_t k) const {
   const RightPanels panels = pack(kernel, words, {x, stride, !transposed}, k, m);
-  // A few tiles of rows per task, so that the triangle is divided evenly.
-  const size_t gram_rows = 96 / kernel.tile_rows * kernel.tile_rows, tasks = divide_up(m, gram_rows);
+  // A few tiles of rows per task, so that the triangle is divided evenly, and little above the diagonal is computed: tasks of 96 rows would
+  // compute three quarters of a square of 192, these five eighths.
+  const size_t gram_rows = 48 / kernel.tile_rows * kernel.tile_rows, tasks = divide_up(m, gram_rows);
   // The longest rows first: shorter ones then fill the threads that finish early.
   run(tasks, [&](size_t task, unsigned worker) {
     const size_t begin = (tasks - 1 - task) * gram_rows, end = std::min(m, begin + gram_rows);
