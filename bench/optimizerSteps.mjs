@@ -3,7 +3,7 @@
 // seconds, since wall time includes other processes. The peak rate is measured in each round, by wall time: the best one counts.
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { loadNativeAddon, openDevice } from '@relora/engine';
-import { defaultRunSpec, linearShapes, presets, signFlops } from '@relora/engine/plan';
+import { defaultRunSpec, linearShapes, presets, signWork } from '@relora/engine/plan';
 import { GradientBuffer } from '../engine/dist/model/gradientBuffer.js';
 import { Llama } from '../engine/dist/model/llama.js';
 import { Optimizer } from '../engine/dist/training/optimizer.js';
@@ -99,7 +99,7 @@ for (const [kind, names] of [
     kind === 'full rank'
       ? model.config.numHiddenLayers *
         Object.values(linearShapes(model.config)).reduce(
-          (sum, { inFeatures, outFeatures }) => sum + signFlops(inFeatures, outFeatures),
+          (sum, { inFeatures, outFeatures }) => sum + signWork(inFeatures, outFeatures).flops,
           0,
         )
       : null;

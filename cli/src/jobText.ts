@@ -1,4 +1,5 @@
 import {
+  JobPhase,
   isTerminal,
   HeadPrecision,
   ReductionType,
@@ -143,6 +144,8 @@ export function estimateText({
   if (estimate === undefined || plan === undefined) return [];
   const merges = plan.restartCount;
   const ratio = estimate.flopsPerToken / estimate.fullRankFlopsPerToken;
+  const onCard = estimate.cardMemoryBytes > 0;
+  const peak = ` (${stepsOf[estimate.peakMemoryPhase] ?? 'while weights are loaded or packed'})`;
   return [
     ...table([
       [
@@ -159,14 +162,14 @@ export function estimateText({
       ],
       [
         'memory',
-        `${bytes(estimate.peakMemoryBytes)} at its peak, ${bytes(estimate.memoryLimitBytes)} allowed`,
+        `${bytes(estimate.peakMemoryBytes)} at its peak${onCard ? '' : peak}, ${bytes(estimate.memoryLimitBytes)} allowed`,
       ],
-      ...(estimate.cardMemoryBytes === 0
+      ...(!onCard
         ? []
         : [
             [
               'memory of the card',
-              `${bytes(estimate.cardMemoryBytes)} at its peak, ${bytes(estimate.cardMemoryLimitBytes)} allowed`,
+              `${bytes(estimate.cardMemoryBytes)} at its peak${peak}, ${bytes(estimate.cardMemoryLimitBytes)} allowed`,
             ],
           ]),
       ...(spec === undefined ? [] : [['computed with', computedWith(spec)]]),
@@ -180,6 +183,10 @@ export function estimateText({
           ? 'not known'
           : `${duration(estimate.durationSeconds)}, ${figure(estimate.durationSeconds / plan.stepCount)} s a step${doubtText(estimate)}`,
       ],
+      ...estimate.signCosts.map(({ phase, stepRatio }) => [
+        phase === JobPhase.ADAPTER ? 'LoRA-Muon' : 'Muon',
+        `adds ${Math.round(100 * stepRatio)} % to the time of ${stepsOf[phase]}`,
+      ]),
       ['disk', bytes(estimate.diskBytes)],
       ...(estimate.exchangedBytesPerStep > 0
         ? [['exchanged', `${bytes(estimate.exchangedBytesPerStep)} per step by each process`]]
@@ -188,6 +195,12 @@ export function estimateText({
     ...warnings.map(({ reason, message }) => `warning ${reason}: ${message}`),
   ];
 }
+
+const stepsOf: Partial<Record<JobPhase, string>> = {
+  [JobPhase.WARM_START]: 'steps of the warm start',
+  [JobPhase.ADAPTER]: 'steps with adapters',
+  [JobPhase.FULL_RANK]: 'full-rank steps',
+};
 
 /** The uncertainty of the estimated time. */
 function doubtText(estimate: JobEstimate): string {

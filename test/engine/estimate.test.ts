@@ -2,9 +2,12 @@ import { describe, expect, it } from 'vitest';
 import { Llama, loadNativeAddon, openDevice } from '@relora/engine';
 import {
   chooseGraphs,
+  countParameters,
   estimateRun,
   linearShapes,
-  memoryPhases,
+  loraMuonBytes,
+  memoryMoments,
+  muonBytes,
   peakMemory,
   presets,
   secondsOf,
@@ -46,7 +49,7 @@ function spec(changes: Changes = {}): RunSpec {
   });
 }
 
-const peakOf = (run: RunSpec): number => totalOf(peakMemory(run, device));
+const peakOf = (run: RunSpec): number => totalOf(peakMemory(run, device).parts);
 const secondsPerStep = (run: RunSpec): number => secondsOf(stepTime(run, device));
 
 function batchOf(sequenceCount: number, microBatchSequenceCount = sequenceCount): RunSpec['batch'] {
@@ -77,7 +80,7 @@ describe('the estimate of memory', () => {
   });
 
   it('is that of the phase that needs most', () => {
-    const phases = (run: RunSpec) => memoryPhases(run, device).map(totalOf);
+    const phases = (run: RunSpec) => memoryMoments(run, device).map(({ parts }) => totalOf(parts));
     const plain = spec();
     expect(peakOf(plain)).toBe(Math.max(...phases(plain)));
     // A warm start trains every weight, so there is no int8 base during it.
@@ -85,14 +88,55 @@ describe('the estimate of memory', () => {
     const warm = spec({ ...lean, warmStart: { stepCount: 10 } });
     expect(peakOf(warm)).toBeGreaterThan(1.3 * peakOf(spec(lean)));
     expect(peakOf(warm)).toBeGreaterThanOrEqual(
-      totalOf(peakMemory({ ...warm, kind: 'fullRank', adapter: null }, device)),
+      totalOf(peakMemory({ ...warm, kind: 'fullRank', adapter: null }, device).parts),
+    );
+    expect(peakMemory(warm, device).phase).toBe('warmStart');
+    expect(peakMemory(spec({ kind: 'fullRank', adapter: null }), device).phase).toBe('fullRank');
+    expect(peakMemory(spec(), device).phase).toBe('adapter');
+    expect(memoryMoments(spec(), device)[0]!.phase).toBeNull();
+  });
+
+  it('counts what each full-rank phase needs by its own optimizer', () => {
+    const lean: Changes = { precision: 'int8Base', recomputation: 'blocks', batch: batchOf(1) };
+    const by = (warmStart: 'adamw' | 'muon', between: 'adamw' | 'muon'): number =>
+      peakOf(
+        spec({
+          ...lean,
+          warmStart: { stepCount: 10, optimizer: warmStart },
+          adapter: { rank: 8, fullRankStepCount: 2, fullRankOptimizer: between },
+        }),
+      );
+    expect(by('muon', 'muon')).toBeLessThan(by('adamw', 'muon'));
+    expect(by('muon', 'adamw')).toBe(by('adamw', 'muon'));
+  });
+
+  it('counts no pass over gradients for a start within the old span', () => {
+    const lean: Changes = { precision: 'int8Base', batch: batchOf(8, 1) };
+    const of = (initialisation: 'random' | 'gradientSvd' | 'oldSpan' | 'halfSpan'): number =>
+      peakOf(spec({ ...lean, adapter: { rank: 8, initialisation } }));
+    expect(of('gradientSvd')).toBeGreaterThan(1.05 * of('random'));
+    for (const initialisation of ['oldSpan', 'halfSpan'] as const)
+      expect(of(initialisation)).toBe(of('random'));
+  });
+
+  it('of the disk counts the moments that each optimizer has', () => {
+    const disk = (changes: Changes): number => estimateRun(spec(changes), device).diskBytes;
+    const all: Changes = { kind: 'fullRank', adapter: null };
+    const by = (fullRankOptimizer: 'adamw' | 'muon' | 'apolloMini') =>
+      disk({ ...all, optimizer: { fullRankOptimizer } });
+    const linear = 25_296_896;
+    const checkpoints = spec().checkpoint.keepCount + 1;
+    expect(by('adamw') - by('muon')).toBe(checkpoints * 4 * linear);
+    expect(by('muon') - by('apolloMini')).toBe(checkpoints * 4 * linear);
+    expect(disk({ adapter: { rank: 128 } }) - disk({ adapter: { rank: 128, adapterOptimizer: 'loraMuon' } })).toBe(
+      checkpoints * 4 * countParameters(spec()).adapter,
     );
   });
 
   it('holds the float32 weights of a base only where a graph reads them at every step', () => {
     const linear = 25_296_896; // weights of the linear layers of llama-60m
     const weights = (graph: 'separate' | 'merged') =>
-      memoryPhases(spec({ adapter: { rank: 128, graph } }), device).at(-1)!.weights;
+      memoryMoments(spec({ adapter: { rank: 128, graph } }), device).at(-1)!.parts.weights;
     expect(weights('merged') - weights('separate')).toBe(4 * linear);
   });
 
@@ -125,7 +169,7 @@ describe('the estimate of memory', () => {
       7433,
     ],
   ])('is what was measured: %s', (_, changes, megabytes) => {
-    const peak = peakMemory(spec(changes), device);
+    const { parts: peak } = peakMemory(spec(changes), device);
     const ratio = (totalOf(peak) - peak.copies) / (megabytes * 1e6);
     expect(ratio).toBeGreaterThan(0.9);
     expect(ratio).toBeLessThan(1.1);
@@ -143,8 +187,42 @@ describe('the parts of it that are exact', () => {
       const model = Llama.create(open, run.model, 0);
       model.attachAdapters(run.adapter!, 0, 0);
       const speed = { ...device, instructionSet, autoPrecision: open.description.precision };
-      expect(memoryPhases(run, speed).at(-1)!.packed).toBe(model.packedBytes);
+      expect(memoryMoments(run, speed).at(-1)!.parts.packed).toBe(model.packedBytes);
       model.dispose();
+    }
+  });
+
+  it.each(addon.describe().instructionSets)('buffers of updates by Muon and LoRA-Muon: %s', (instructionSet) => {
+    const options = { learningRate: 1e-3, momentum: 0.9, weightDecay: 0, gradientScale: 1 };
+    const matrices = (length: number) => ({
+      parameters: [f(length)],
+      gradients: [f(length).fill(1)],
+      moments: { values: [f(length)], codes: null, scales: null },
+    });
+    /** What an update allocates where nothing is yet, without the packing buffers that all products share. */
+    const allocated = (threads: number, update: (open: typeof addon) => void): number => {
+      const open = addon.open({ instructionSet, threads });
+      const multiply = () =>
+        open.matmul(f(96 * threads), f(96 * threads), f(1), { batch: 1, m: 96 * threads, n: 1, k: 1, transposeA: false, transposeB: false }, 'float32');
+      multiply();
+      const before = addon.allocations().bytes;
+      update(open);
+      return addon.allocations().bytes - before;
+    };
+    for (const precision of ['float32', 'bfloat16'] as const) {
+      // One that all threads share, and one for each thread.
+      for (const [rows, columns, threads] of [[300, 260, 2], [37, 70, 1], [37, 70, 3]] as const) {
+        const bytes = allocated(threads, (open) =>
+          open.muonInPlace({ rows, columns }, matrices(rows * columns), { ...options, precision }),
+        );
+        const counted = muonBytes(rows, columns, { instructionSet, threadCount: threads }, precision);
+        expect(bytes / counted, `${rows}x${columns}, ${precision}`).toBeCloseTo(1, 1);
+      }
+      const shape = { inFeatures: 300, outFeatures: 130, rank: 24 };
+      const [a, b] = [matrices(300 * 24), matrices(24 * 130)];
+      const bytes = allocated(2, (open) => open.loraMuonInPlace(shape, a, b, 1, { ...options, precision }));
+      const counted = loraMuonBytes(shape, { instructionSet, threadCount: 2 }, precision);
+      expect(bytes / counted, precision).toBeCloseTo(1, 1);
     }
   });
 
@@ -322,6 +400,51 @@ describe('the estimate of time', () => {
       expect(ratio, `${preset} r=${rank}, ${precision}`).toBeGreaterThan(0.8);
       expect(ratio, `${preset} r=${rank}, ${precision}`).toBeLessThan(1.2);
     }
+  });
+
+  // Steps by both optimizers in turn on one thread (bench/results): their ratio, at the rate at which a step by AdamW takes what it took.
+  it.each<[string, Changes, byAdamW: number, bySigns: number]>([
+    [
+      'demo by Muon, float32',
+      {
+        model: { ...presets.demo!, vocabSize: 257 },
+        ...{ kind: 'fullRank', adapter: null, precision: 'float32', batch: batchOf(4) },
+        optimizer: { fullRankOptimizer: 'muon' },
+      },
+      0.099,
+      0.221,
+    ],
+    [
+      'llama-60m by Muon',
+      { kind: 'fullRank', adapter: null, precision: 'bfloat16', optimizer: { fullRankOptimizer: 'muon' } },
+      12.714,
+      18.768,
+    ],
+    [
+      'llama-60m r=64 by LoRA-Muon',
+      { precision: 'bfloat16', adapter: { rank: 64, adapterOptimizer: 'loraMuon' } },
+      11.17,
+      11.412,
+    ],
+  ])('of matrix signs is what was measured: %s', (_, changes, byAdamW, bySigns) => {
+    const at = (rate: number): DeviceSpeed => ({
+      ...{ ...device, instructionSet: 'avx2', threadCount: 1 },
+      ...{ float32Flops: rate, bfloat16Flops: rate, memoryBytesPerSecond: 20e9 },
+    });
+    const partsAt = (rate: number) => {
+      const { signs, ...rest } = stepTime(spec(changes), at(rate));
+      return { signs, rest: secondsOf({ ...rest, signs: 0 }) };
+    };
+    let [low, high] = [1e9, 1e13];
+    for (let halving = 0; halving < 60; halving++) {
+      const rate = Math.sqrt(low * high);
+      if (partsAt(rate).rest > byAdamW) low = rate;
+      else high = rate;
+    }
+    const { signs, rest } = partsAt(high);
+    const ratio = (signs + rest) / rest / (bySigns / byAdamW);
+    expect(ratio).toBeGreaterThan(0.8);
+    expect(ratio).toBeLessThan(1.2);
   });
 
   it('knows every layer that the model has', () => {

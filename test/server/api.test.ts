@@ -4,7 +4,9 @@ import {
   ArtifactKind,
   DatasetState,
   FinishReason,
+  FullRankOptimizer,
   JobKind,
+  JobPhase,
   JobState,
   Precision,
   type CreateJobResponse,
@@ -131,6 +133,37 @@ describe('CreateJob', () => {
       (await refusalOf((options) => training.createJob({ spec: spec(join(folder, 'broken')) }, options)))
         .message,
     ).toMatch(/JSON|read/);
+  });
+
+  it('says which phase has the peak of memory, and what matrix signs add to a step', async () => {
+    const { training } = await openWithDataset();
+    const costOf = async (tokens: number) => {
+      const spec = jobSpec('', {
+        model: {
+          config: {
+            ...{ hiddenSize: 256, intermediateSize: 512, numHiddenLayers: 2, numAttentionHeads: 4 },
+            maxPositionEmbeddings: 4096,
+          },
+        },
+        warmStart: { stepCount: 20, optimizer: FullRankOptimizer.MUON },
+        batch: { sequenceLength: tokens, sequenceCount: 1 },
+      });
+      const { estimate, warnings } = await training.estimateJob({ spec });
+      const costly = warnings.filter(({ reason }) => reason === 'OPTIMIZER_COSTLY');
+      return { ...estimate!, costly: costly.map(({ message }) => message) };
+    };
+    const few = await costOf(32);
+    expect(few.peakMemoryPhase).toBe(JobPhase.WARM_START);
+    expect(few.signCosts).toMatchObject([{ phase: JobPhase.WARM_START }]);
+    expect(few.signCosts[0]!.stepRatio).toBeGreaterThan(1);
+    expect(few.costly).toMatchObject([
+      expect.stringMatching(
+        /^An update by MUON takes \d+\.\d times as long as the rest of a step of 32 tokens in the phase WARM_START/,
+      ),
+    ]);
+    const many = await costOf(4096);
+    expect(many.signCosts[0]!.stepRatio).toBeLessThan(1);
+    expect(many.costly).toEqual([]);
   });
 
   it('refuses what does not fit into memory and says what would', async () => {

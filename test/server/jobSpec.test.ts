@@ -992,15 +992,6 @@ describe('what is allowed but probably not meant is a warning', () => {
       dataset(),
       /^Rank 40 is above the break-even of q_proj, k_proj, v_proj, o_proj: 32 \(there 1\.08 times the arithmetic of full-rank training\)$/,
     ],
-    [
-      'OPTIMIZER_COSTLY',
-      {
-        warmStart: { optimizer: FullRankOptimizer.MUON },
-        batch: { sequenceLength: 64, sequenceCount: 2 },
-      },
-      dataset(),
-      /^An update by MUON costs \d\.\d times the products of a full-rank step of 128 tokens/,
-    ],
     ['RESTARTS_FEW', { adapter: { rank: 16, cycleStepCount: 200 } }, dataset(), /1 restarts/],
     ['WARM_START_MISSING', { warmStart: { stepCount: 0 } }, dataset(), /quarter/],
     [

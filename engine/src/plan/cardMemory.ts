@@ -2,10 +2,9 @@ import { cardRun, padded, widthOf, type CardRun } from './cardRun.js';
 import { cardUpdateBytes } from './cardSigns.js';
 import { cardStepMemory } from './cardStepMemory.js';
 import type { DeviceSpeed } from './deviceSpeed.js';
-import { asFullRank, momentBytes } from './optimizerCost.js';
+import { fullRankPhases, momentBytes } from './optimizerCost.js';
 import { countParameters, linearShapes } from './parameters.js';
-import { targetModules, type RunSpec } from './runSpec.js';
-import { Schedule } from './schedule.js';
+import { targetModules, type Phase, type RunSpec } from './runSpec.js';
 
 /** Bytes of card memory at the peak of one kind of step, by purpose. */
 export interface CardMemoryParts {
@@ -28,11 +27,22 @@ const smallSlabBytes = 2 ** 22;
 
 /** The most demanding phase: full-rank steps if the run has any, steps with adapters, or loading before weights are parked. */
 export function cardMemory(spec: RunSpec, device: DeviceSpeed): CardMemoryParts {
-  const kinds = [steps(spec, device)];
+  return peakOnCard(spec, device).parts;
+}
+
+/** The same, and its phase; null: while weights are loaded. */
+export function peakOnCard(
+  spec: RunSpec,
+  device: DeviceSpeed,
+): { phase: Phase | null; parts: CardMemoryParts } {
+  const kinds: { phase: Phase | null; parts: CardMemoryParts }[] = fullRankPhases(spec).map(
+    ({ phase, as }) => ({ phase, parts: steps(as, device) }),
+  );
   if (spec.adapter !== null) {
-    kinds.push(new Schedule(spec).hasFullRankSteps ? steps(asFullRank(spec), device) : loaded(spec));
+    if (kinds.length === 0) kinds.push({ phase: null, parts: loaded(spec) });
+    kinds.push({ phase: 'adapter', parts: steps(spec, device) });
   }
-  return kinds.reduce((most, parts) => (cardBytes(parts) > cardBytes(most) ? parts : most));
+  return kinds.reduce((most, kind) => (cardBytes(kind.parts) > cardBytes(most.parts) ? kind : most));
 }
 
 export function cardBytes(parts: CardMemoryParts): number {

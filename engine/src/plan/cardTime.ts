@@ -1,7 +1,7 @@
 import { chooseGraphs, thinPasses } from './adapterGraphs.js';
 import { arithmeticOf, type DeviceSpeed } from './deviceSpeed.js';
 import { layerMethod } from './layerMethod.js';
-import { signSeconds } from './optimizerCost.js';
+import { signWorkOf } from './optimizerCost.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 import type { TimeParts } from './timeModel.js';
@@ -53,7 +53,8 @@ export function cardStepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
     attention: (layers * attended * (2 * (1 + again) + 5)) / (attentionShare * rate),
     head: (6 * tokens * hiddenSize * vocabSize) / rate,
     elements: (layers * tokens * moved) / bandwidth,
-    update: (countParameters(spec).trainable * updateBytes) / bandwidth + signSeconds(spec, rate),
+    update: (countParameters(spec).trainable * updateBytes) / bandwidth,
+    signs: (signWorkOf(spec)?.flops ?? 0) / rate,
     other: launches * launchSeconds * layers * micros,
   };
 }

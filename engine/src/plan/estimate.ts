@@ -3,8 +3,8 @@ import { isBaseMapped, peakMemory, totalOf } from './memoryModel.js';
 import { thinPasses } from './adapterGraphs.js';
 import { layerMethod } from './layerMethod.js';
 import { countParameters, linearShapes } from './parameters.js';
-import { asFullRank } from './optimizerCost.js';
-import type { FullRankOptimizer, RunSpec } from './runSpec.js';
+import { asFullRank, fullRankPhases, momentBytes } from './optimizerCost.js';
+import type { FullRankOptimizer, Phase, RunSpec } from './runSpec.js';
 import { Schedule } from './schedule.js';
 import { secondsOf, stepTime } from './timeModel.js';
 
@@ -12,6 +12,8 @@ export interface Estimate {
   parameterCount: number;
   trainableParameterCount: number;
   peakMemoryBytes: number;
+  /** The phase that needs it; null: loading, or the change to adapters. */
+  peakMemoryPhase: Phase | null;
   /** In the main phase. */
   flopsPerToken: number;
   fullRankFlopsPerToken: number;
@@ -19,6 +21,8 @@ export interface Estimate {
   tokenCount: number;
   /** Of steps only: evaluations, merges and checkpoints come on top. Infinite if the device's speed is unknown. */
   durationSeconds: number;
+  /** Where updates compute matrix signs (Muon, LoRA-Muon): their time relative to the rest of a step. */
+  signRatios: { phase: Phase; ratio: number }[];
   diskBytes: number;
 }
 
@@ -34,18 +38,22 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
   const fullRankFlopsPerToken = flopsPerToken({ ...spec, adapter: null });
   const mainFlopsPerToken = flopsPerToken(spec);
 
+  const trained = [spec, ...fullRankPhases(spec).map(({ as }) => as)];
   const checkpointBytes =
     4 * (counts.model + counts.adapter) +
-    8 * Math.max(counts.trainable, schedule.hasFullRankSteps ? counts.model : 0);
+    Math.max(...trained.map((phase) => momentBytes(phase, countParameters(phase))));
+  const peak = peakMemory(spec, device);
   const weightBytes = spec.export.weightType === 'float32' ? 4 : 2;
   return {
     parameterCount: counts.model,
     trainableParameterCount: counts.trainable,
-    peakMemoryBytes: totalOf(peakMemory(spec, device)),
+    peakMemoryBytes: totalOf(peak.parts),
+    peakMemoryPhase: peak.phase,
     flopsPerToken: mainFlopsPerToken,
     fullRankFlopsPerToken,
     tokenCount: schedule.stepCount * tokensPerStep,
     durationSeconds: runSeconds(spec, device, schedule),
+    signRatios: signRatios(spec, device),
     // While a checkpoint is written there is one more than are kept. The start of the adapter phase is kept too, and the float32 base while
     // memory has only its packed form.
     diskBytes:
@@ -67,6 +75,16 @@ export function runSeconds(spec: RunSpec, device: DeviceSpeed, schedule = new Sc
     secondsBy(between, spec.adapter?.fullRankOptimizer ?? 'adamw') +
     mainStepCount * secondsOf(stepTime(spec, device))
   );
+}
+
+function signRatios(spec: RunSpec, device: DeviceSpeed): Estimate['signRatios'] {
+  const phases = fullRankPhases(spec);
+  if (spec.adapter !== null) phases.push({ phase: 'adapter', as: spec });
+  return phases.flatMap(({ phase, as }) => {
+    const { signs, ...rest } = stepTime(as, device);
+    const ratio = signs / secondsOf({ ...rest, signs: 0 });
+    return ratio > 0 ? [{ phase, ratio }] : []; // neither 0 nor, if the device's speed is unknown, NaN
+  });
 }
 
 function flopsPerToken(spec: Pick<RunSpec, 'model' | 'adapter' | 'batch'>): number {

@@ -32,6 +32,7 @@ export { endTokensOf, noEndTokens, type EndTokens } from './endTokens.js';
 export * from './deviceSpeed.js';
 export * from './packedBytes.js';
 export * from './memoryModel.js';
+export { loraMuonBytes, muonBytes } from './nativeSigns.js';
 export * from './cardMemory.js';
 export * from './memoryFit.js';
 export * from './devicePrecisions.js';

@@ -7,10 +7,11 @@ import {
 } from './adapterGraphs.js';
 import { arithmeticOf, isApart, isFused, type Arithmetic, type DeviceSpeed } from './deviceSpeed.js';
 import { rankOf } from './layerMethod.js';
-import { asFullRank, momentBytes } from './optimizerCost.js';
+import { signBytes } from './nativeSigns.js';
+import { asFullRank, fullRankPhases, momentBytes } from './optimizerCost.js';
 import { packedBaseBytes, packedBytes } from './packedBytes.js';
 import { countParameters, linearShapes } from './parameters.js';
-import { targetModules, type RunSpec, type TargetModule } from './runSpec.js';
+import { targetModules, type Phase, type RunSpec, type TargetModule } from './runSpec.js';
 import { Schedule } from './schedule.js';
 
 /** Memory of a trainer at the peak of one of its phases, in bytes, by purpose. */
@@ -45,12 +46,17 @@ const productWorkerBytes = 288e3;
 /** Logits of a probe (probe.ts): the tensor, and copies from before and after a merge. */
 const probeLogitsMax = 8 * 2 ** 20;
 const probeTokensMax = 256;
-/** Matrices whose products take fewer operations are each processed by a single thread (matrix_sign.h). */
-const aloneOperationsMax = 2 ** 24;
+/** What a trainer holds at one of its moments, and in which phase that is; null: while weights are loaded, or change their form. */
+export interface MemoryMoment {
+  phase: Phase | null;
+  parts: MemoryParts;
+}
 
-/** The phase with the highest memory use. */
-export function peakMemory(spec: RunSpec, device: DeviceSpeed): MemoryParts {
-  return memoryPhases(spec, device).reduce((most, phase) => (totalOf(phase) > totalOf(most) ? phase : most));
+/** The moment with the highest memory use. */
+export function peakMemory(spec: RunSpec, device: DeviceSpeed): MemoryMoment {
+  return memoryMoments(spec, device).reduce((most, moment) =>
+    totalOf(moment.parts) > totalOf(most.parts) ? moment : most,
+  );
 }
 
 /** Memory of a process that generates, evaluates or exports on the CPU from a run's weights: float32 weights and little else. */
@@ -62,29 +68,38 @@ export function totalOf(parts: MemoryParts): number {
   return Object.values(parts).reduce((sum: number, bytes: number) => sum + bytes, 0);
 }
 
-/** The run's phases among: loading, full-rank steps, the change to adapters, finding their directions, steps with adapters, restart. */
-export function memoryPhases(spec: RunSpec, device: DeviceSpeed): MemoryParts[] {
+/** The run's moments among: loading, full-rank steps, the change to adapters, finding their directions, steps with adapters, restart. */
+export function memoryMoments(spec: RunSpec, device: DeviceSpeed): MemoryMoment[] {
   // Weights pass through host memory one tensor at a time; cardMemory.ts counts what is on the card.
-  if (device.backend === 'cuda')
-    return [{ ...empty, process: processBytes + driverBytes, copies: 2 * copyBytes(spec) }];
+  if (device.backend === 'cuda') {
+    const parts = { ...empty, process: processBytes + driverBytes, copies: 2 * copyBytes(spec) };
+    return [{ phase: null, parts }];
+  }
   const counts = countParameters(spec);
   const main = steps(spec, device);
   const loading: MemoryParts = { ...empty, process: processBytes, weights: 4 * counts.model };
-  if (spec.adapter === null) return [loading, main];
+  const fullRank = fullRankPhases(spec).map(({ phase, as }) => ({ phase, parts: steps(as, device) }));
+  if (spec.adapter === null) return [{ phase: null, parts: loading }, ...fullRank];
   // Weights are packed and moved to disk one at a time; while that happens a weight is in memory twice.
   const change = 8 * largestWeight(spec);
-  const attached = { ...loading, weights: main.weights + change, packed: main.packed };
-  const attaching = { ...loading, weights: 4 * counts.model + change };
-  const fullRank = steps(asFullRank(spec), device);
-  const directing = spec.adapter.initialisation === 'random' ? [] : [directions(spec, main, fullRank)];
-  const schedule = new Schedule(spec);
-  const restarting = schedule.restartCount === 0 ? [] : [atRestart(spec, main, device)];
-  if (!schedule.hasFullRankSteps) return [loading, attaching, attached, ...directing, main, ...restarting];
   // The moments of the base are freed once the adapters exist.
-  return [loading, fullRank, { ...attached, moments: fullRank.moments }, ...directing, main, ...restarting];
+  const moments = Math.max(0, ...fullRank.map(({ parts }) => parts.moments));
+  const attached = { ...loading, weights: main.weights + change, packed: main.packed, moments };
+  const attaching = { ...loading, weights: 4 * counts.model + change };
+  const adapter = [main];
+  if (spec.adapter.initialisation === 'gradientSvd') adapter.push(directions(spec, main, device));
+  if (new Schedule(spec).restartCount > 0) adapter.push(atRestart(spec, main, device));
+  return [
+    ...[loading, attaching, attached].map((parts) => ({ phase: null, parts })),
+    ...fullRank,
+    ...adapter.map((parts) => ({ phase: 'adapter' as const, parts })),
+  ];
 }
 
-/** A merge and its check, during which step buffers are freed: logits of a probe, and the head packed in float32. */
+/**
+ * A merge and its check, during which step buffers are freed: logits of a probe, the head packed in float32, and what a start within the
+ * old span needs.
+ */
 function atRestart(spec: RunSpec, main: MemoryParts, device: DeviceSpeed): MemoryParts {
   const { model, batch } = spec;
   const tokens = Math.min(batch.sequenceLength, probeTokensMax, Math.ceil(probeLogitsMax / model.vocabSize));
@@ -92,12 +107,31 @@ function atRestart(spec: RunSpec, main: MemoryParts, device: DeviceSpeed): Memor
     ...main,
     activations: 0,
     scratch: headScratchBytes(spec, layoutOf(spec, device)) + 4 * model.vocabSize * model.hiddenSize,
-    copies: 3 * 4 * tokens * model.vocabSize,
+    copies: 3 * 4 * tokens * model.vocabSize + spanBytes(spec),
   };
 }
 
+/**
+ * A start within the span of the old A (oldSpan.ts): the next A of every layer with the change of its basis, and for one layer at a time
+ * both factors, the columns of A and their orthogonal set, and B before and after R.
+ */
+function spanBytes({ adapter, model }: RunSpec): number {
+  if (adapter?.initialisation !== 'oldSpan' && adapter?.initialisation !== 'halfSpan') return 0;
+  const shapes = linearShapes(model);
+  const layers = adapter.targetModules.map((module) => {
+    const { inFeatures, outFeatures } = shapes[module];
+    const rank = rankOf(adapter, module);
+    const found = 4 * rank * inFeatures + 8 * rank * rank;
+    const working = rank * (4 * (2 * inFeatures + outFeatures) + 16 * (inFeatures + outFeatures));
+    return { found, working };
+  });
+  const found = layers.reduce((sum, layer) => sum + layer.found, 0);
+  return model.numHiddenLayers * found + Math.max(...layers.map(({ working }) => working));
+}
+
 /** The pass that determines the initial A: gradients of the base, for one half of a block at a time unless micro-batches are summed. */
-function directions(spec: RunSpec, main: MemoryParts, fullRank: MemoryParts): MemoryParts {
+function directions(spec: RunSpec, main: MemoryParts, device: DeviceSpeed): MemoryParts {
+  const fullRank = steps(asFullRank(spec, 'adamw'), device);
   const { adapter, batch, model } = spec;
   const shapes = linearShapes(model);
   const gradientBytes = (modules: readonly TargetModule[]): number =>
@@ -159,26 +193,9 @@ function steps(spec: RunSpec, device: DeviceSpeed): MemoryParts {
     gradients: 4 * trained * (isSummed ? 2 : 1),
     activations: activationBytes(spec, device, layout),
     scratch:
-      device.backend !== 'native'
-        ? headScratchBytes(spec, layout)
-        : Math.max(scratchBytes(spec, device, layout), signBytes(spec, device, layout)),
+      device.backend === 'native' ? scratchBytes(spec, device, layout) : headScratchBytes(spec, layout),
     copies: copyBytes(spec),
   };
-}
-
-/**
- * Buffers of a Muon update, which does not overlap with a pass: two copies of the largest matrix and two squares of its smaller side,
- * packed.
- */
-function signBytes(spec: RunSpec, { threadCount }: DeviceSpeed, { arithmetic }: ComputationLayout): number {
-  if (spec.adapter !== null || spec.optimizer.fullRankOptimizer !== 'muon') return 0;
-  const packed = arithmetic.precision === 'bfloat16' ? 2 : 4;
-  const bytes = Object.values(linearShapes(spec.model)).map(({ inFeatures, outFeatures }) => {
-    const [m, n] = [Math.min(inFeatures, outFeatures), Math.max(inFeatures, outFeatures)];
-    const matrix = 4 * (2 * m * n + 2 * m * m) + packed * m * n;
-    return matrix * (m * m * n > aloneOperationsMax ? 1 : threadCount);
-  });
-  return Math.max(...bytes);
 }
 
 /** Whether the float32 weights of the base are on disk while adapters are trained (adapterPlan). */
@@ -283,7 +300,7 @@ function maskWidth({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): numb
   return adapter.targetModules.reduce((sum, name) => sum + shapes[name].inFeatures, 0);
 }
 
-/** Reused buffers of kernels: the arena of the larger half, the head's, and each worker's. */
+/** Reused buffers of kernels: the arena of the larger half or of an update, the head's, and each worker's. */
 function scratchBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLayout): number {
   const { hiddenSize, intermediateSize } = spec.model;
   const { q_proj, k_proj } = linearShapes(spec.model);
@@ -298,6 +315,7 @@ function scratchBytes(spec: RunSpec, device: DeviceSpeed, layout: ComputationLay
   const arena = Math.max(
     backwardBytes(spec, device, layout, 'attention'),
     backwardBytes(spec, device, layout, 'mlp'),
+    signBytes(spec, device, layout.arithmetic.precision),
   );
   return arena + headScratchBytes(spec, layout) + device.threadCount * worker;
 }

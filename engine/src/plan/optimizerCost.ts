@@ -1,67 +1,65 @@
 import { rankOf } from './layerMethod.js';
 import { linearShapes, type countParameters } from './parameters.js';
-import type { targetModules } from './runSpec.js';
-import { type FullRankOptimizer, type RunSpec } from './runSpec.js';
+import type { AdapterSettings, FullRankOptimizer, Phase, RunSpec } from './runSpec.js';
+import { Schedule } from './schedule.js';
 
 /** Newton-Schulz iterations per matrix sign. */
 const signSteps = 5;
 
-/** Operations for the sign of a matrix, in each iteration: half of X Xᵀ, half of its square, and one product with X. */
-export function signFlops(rows: number, columns: number): number {
+/** Work of matrix signs: arithmetic of their products, and elements that are packed for these, copied and added. */
+export interface SignWork {
+  flops: number;
+  elements: number;
+}
+
+/** In each iteration: half of X Xᵀ, half of its square, and one product with X. */
+export function signWork(rows: number, columns: number): SignWork {
   const [m, n] = [Math.min(rows, columns), Math.max(rows, columns)];
-  return signSteps * (3 * m * m * n + m ** 3);
+  return { flops: signSteps * (3 * m * m * n + m ** 3), elements: signSteps * (3 * m * n + m * m) };
 }
 
-/** Operations of a Muon update of all linear layers. */
-function muonFlops(model: RunSpec['model']): number {
-  const shapes = Object.values(linearShapes(model));
-  return (
-    model.numHiddenLayers *
-    shapes.reduce((sum, { inFeatures, outFeatures }) => sum + signFlops(inFeatures, outFeatures), 0)
+/** A Muon update of all linear layers. */
+function muonWork(model: RunSpec['model']): SignWork {
+  const works = Object.values(linearShapes(model)).map((shape) =>
+    signWork(shape.inFeatures, shape.outFeatures),
   );
+  return sumOf(works, model.numHiddenLayers);
 }
 
-/** Operations of a LoRA-Muon update of all adapters: both Gram matrices, four thin products, two signs. */
-function loraMuonFlops({ model, adapter }: Pick<RunSpec, 'model' | 'adapter'>): number {
-  if (adapter === null) return 0;
+/** A LoRA-Muon update of all adapters: both Gram matrices, four thin products, two signs. */
+function loraMuonWork(model: RunSpec['model'], adapter: AdapterSettings): SignWork {
   const shapes = linearShapes(model);
-  const ofModule = (module: (typeof targetModules)[number]): number => {
+  const works = adapter.targetModules.flatMap((module) => {
     const rank = rankOf(adapter, module);
     const { inFeatures, outFeatures } = shapes[module];
     const sides = adapter.trainedFactors === 'bOnly' ? [outFeatures] : [inFeatures, outFeatures];
-    const whitening = rank * rank * (inFeatures + outFeatures);
-    return sides.reduce((sum, side) => sum + 4 * rank * rank * side + signFlops(rank, side), whitening);
-  };
-  return model.numHiddenLayers * adapter.targetModules.reduce((sum, module) => sum + ofModule(module), 0);
+    const whitening = { flops: rank * rank * (inFeatures + outFeatures), elements: 0 };
+    return [
+      whitening,
+      ...sides.map((side) => ({ flops: 4 * rank * rank * side, elements: 4 * rank * side })),
+      ...sides.map((side) => signWork(rank, side)),
+    ];
+  });
+  return sumOf(works, model.numHiddenLayers);
 }
 
-/** Seconds for the matrix signs of a step's update; 0 if its optimizer uses none. */
-export function signSeconds(
-  spec: Pick<RunSpec, 'model' | 'adapter' | 'optimizer'>,
-  operationsPerSecond: number,
-): number {
-  const { adapter, model, optimizer } = spec;
-  if (adapter === null && optimizer.fullRankOptimizer === 'muon')
-    return muonFlops(model) / operationsPerSecond;
-  if (adapter?.adapterOptimizer === 'loraMuon') return loraMuonFlops(spec) / operationsPerSecond;
-  return 0;
+function sumOf(works: readonly SignWork[], count: number): SignWork {
+  const sum = (of: keyof SignWork): number => works.reduce((total, work) => total + count * work[of], 0);
+  return { flops: sum('flops'), elements: sum('elements') };
 }
 
-/** Cost of a Muon update relative to the products of a full-rank step: about 3.3 min(in, out) / tokens. */
-export function muonShare({ model, batch }: Pick<RunSpec, 'model' | 'batch'>): number {
-  const weights = Object.values(linearShapes(model)).reduce(
-    (sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures,
-    0,
-  );
-  const tokens = batch.sequenceCount * batch.sequenceLength;
-  return muonFlops(model) / (6 * tokens * weights * model.numHiddenLayers);
+/** Matrix signs of a step's update; null if its optimizer uses none. */
+export function signWorkOf({
+  adapter,
+  model,
+  optimizer,
+}: Pick<RunSpec, 'model' | 'adapter' | 'optimizer'>): SignWork | null {
+  if (adapter === null) return optimizer.fullRankOptimizer === 'muon' ? muonWork(model) : null;
+  return adapter.adapterOptimizer === 'loraMuon' ? loraMuonWork(model, adapter) : null;
 }
 
-/**
- * The specification of a full-rank job whose steps cost what this run's full-rank steps cost: those of the warm start, or those between
- * cycles if there is no warm start.
- */
-export function asFullRank(spec: RunSpec, optimizer: FullRankOptimizer = fullRankOptimizerOf(spec)): RunSpec {
+/** The specification of a full-rank job whose steps cost what this run's full-rank steps by that optimizer cost. */
+export function asFullRank(spec: RunSpec, optimizer: FullRankOptimizer): RunSpec {
   return {
     ...spec,
     kind: 'fullRank',
@@ -70,9 +68,15 @@ export function asFullRank(spec: RunSpec, optimizer: FullRankOptimizer = fullRan
   };
 }
 
-function fullRankOptimizerOf({ kind, optimizer, warmStart, adapter }: RunSpec): FullRankOptimizer {
-  if (kind === 'fullRank' || adapter === null) return optimizer.fullRankOptimizer;
-  return warmStart.stepCount > 0 ? warmStart.optimizer : adapter.fullRankOptimizer;
+/** The phases in which a run trains all weights, each as a full-rank job whose steps cost the same. */
+export function fullRankPhases(spec: RunSpec): { phase: Phase; as: RunSpec }[] {
+  const { adapter, kind, warmStart } = spec;
+  if (kind === 'fullRank' || adapter === null) return [{ phase: 'fullRank', as: spec }];
+  const phases: { phase: Phase; as: RunSpec }[] = [];
+  if (warmStart.stepCount > 0) phases.push({ phase: 'warmStart', as: asFullRank(spec, warmStart.optimizer) });
+  if (new Schedule(spec).fullRankStepCountBetween > 0)
+    phases.push({ phase: 'fullRank', as: asFullRank(spec, adapter.fullRankOptimizer) });
+  return phases;
 }
 
 type Optimized = Pick<RunSpec, 'kind' | 'optimizer' | 'warmStart' | 'adapter'>;

@@ -2,7 +2,7 @@ import { chooseGraphs, packFlops, thinPasses, thinShare, weightGradientShare } f
 import { cardStepTime } from './cardTime.js';
 import { arithmeticOf, isFused, type DeviceSpeed } from './deviceSpeed.js';
 import { layerMethod } from './layerMethod.js';
-import { signSeconds } from './optimizerCost.js';
+import { signWorkOf } from './optimizerCost.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { targetModules, type RunSpec } from './runSpec.js';
 
@@ -17,6 +17,8 @@ export interface TimeParts {
   /** Norms, activations, rotary embedding, and their memory traffic. */
   elements: number;
   update: number;
+  /** Matrix signs of Muon and LoRA-Muon. */
+  signs: number;
   /** Everything that is not a kernel. */
   other: number;
 }
@@ -39,6 +41,11 @@ const unpackOperations = 0.7 * packFlops;
 const updateBytes = 32;
 /** Bytes moved per value when gradients of micro-batches are summed. */
 const sumBytes = 12;
+/**
+ * Seconds of a thread per element that a matrix sign packs, copies and adds beside its products: a smaller matrix reaches less of their
+ * rate. Between 1e-9 and 2.5e-9 in three measurements: bench/results/2026-11-30-amd-epyc-signs.md.
+ */
+const signElementSeconds = 2e-9;
 /** JavaScript, page faults and waiting, per block and micro-batch. */
 const blockSeconds = 1.4e-3;
 
@@ -112,10 +119,15 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
     elements:
       (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / rates.float32,
     update:
-      (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond +
-      signSeconds(spec, rate),
+      (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond,
+    signs: signSeconds(spec, rate, device.threadCount),
     other: blockSeconds * layers * micros,
   };
+}
+
+function signSeconds(spec: RunSpec, rate: number, threadCount: number): number {
+  const work = signWorkOf(spec);
+  return work === null ? 0 : work.flops / rate + (signElementSeconds * work.elements) / threadCount;
 }
 
 export function secondsOf(parts: TimeParts): number {

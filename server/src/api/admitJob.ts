@@ -2,7 +2,6 @@ import { join } from 'node:path';
 import {
   capabilityMins,
   cardBytes,
-  cardMemory,
   cardServes,
   cardShareBytes,
   decideRecomputation,
@@ -10,6 +9,7 @@ import {
   estimateRun,
   exchangedBytes,
   largestKind,
+  peakOnCard,
   readDatasetNames,
   Schedule,
   servesHead,
@@ -20,6 +20,7 @@ import {
   type RunSpec,
   taskMemoryBytes,
 } from '@relora/engine/plan';
+import * as contract from '@relora/sdk/contract';
 import type { JobEstimate, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { DatasetHead } from '../datasets/dataset.js';
 import { settings, type Config } from '../config.js';
@@ -29,7 +30,7 @@ import { namedWeights } from '../store/folders.js';
 import { isOnCards, placesOn, type DeviceDescription } from '../jobs/jobDevices.js';
 import { findBaseWeights, requireSoundFolder } from './baseWeights.js';
 import { speedOf } from './deviceCatalog.js';
-import { capitals } from './enums.js';
+import { capitals, enums } from './enums.js';
 import { evaluationsMax } from './evaluationSpec.js';
 import { parseJobSpec } from './jobSpec.js';
 import { deviceMemoryOf, machineShareBytes, withCardMicroBatch } from './deviceMemory.js';
@@ -132,6 +133,7 @@ export async function admitJob(
   if (tooLarge !== null) warnings.push(tooLarge);
   await turns.next();
   const estimate = toEstimate(decided, found, device, parts);
+  warnings.push(...costlySigns(decided, estimate));
   await turns.next();
   return { spec: decided, estimate, plan: toPlan(new Schedule(decided)), warnings };
 }
@@ -316,6 +318,8 @@ function toEstimate(
   const measured = device === undefined ? unknownSpeed : speedOf(device);
   const estimate = estimateRun(spec, reached?.basis ?? measured);
   const isCard = device?.backend === 'cuda';
+  const onCard = isCard ? peakOnCard(spec, measured) : undefined;
+  const peakMemoryPhase = onCard === undefined ? estimate.peakMemoryPhase : onCard.phase;
   // 0 means unknown.
   const seconds = (ratio: number | undefined): number => {
     const duration = estimate.durationSeconds * (ratio ?? 0);
@@ -335,11 +339,31 @@ function toEstimate(
     measuredLoadRatio: device === undefined || reached !== undefined ? 0 : devices.loadRatio,
     diskBytes: Math.round(estimate.diskBytes),
     memoryLimitBytes: machineShareBytes(config),
-    cardMemoryBytes: isCard ? Math.round(cardBytes(cardMemory(spec, measured))) : 0,
+    peakMemoryPhase:
+      peakMemoryPhase === null ? contract.JobPhase.UNSPECIFIED : enums.JobPhase.to[peakMemoryPhase],
+    signCosts: estimate.signRatios.map(({ phase, ratio }) => ({
+      phase: enums.JobPhase.to[phase],
+      stepRatio: ratio,
+    })),
+    cardMemoryBytes: onCard === undefined ? 0 : Math.round(cardBytes(onCard.parts)),
     cardMemoryLimitBytes: isCard ? cardShareBytes(device.memoryBytes, config.gpuSlots) : 0,
     exchangedBytesPerStep: spec.replicas > 1 ? exchangedBytes(spec, 'adapter') : 0,
     epochCount: trainTokens > 0 ? estimate.tokenCount / trainTokens : 0,
   };
+}
+
+/** Warns where the signs of an update at least double a step. */
+function costlySigns({ batch }: RunSpec, { signCosts }: JobEstimate): Warning[] {
+  const tokens = batch.sequenceCount * batch.sequenceLength;
+  return signCosts
+    .filter(({ stepRatio }) => stepRatio >= 1)
+    .map(({ phase, stepRatio }) => {
+      const optimizer = phase === contract.JobPhase.ADAPTER ? 'LORA_MUON' : 'MUON';
+      return {
+        reason: 'OPTIMIZER_COSTLY',
+        message: `An update by ${optimizer} takes ${stepRatio.toFixed(1)} times as long as the rest of a step of ${tokens} tokens in the phase ${phase.replace('JOB_PHASE_', '')}: more tokens a step, or ADAMW`,
+      };
+    });
 }
 
 /** While a trainer has its card, tasks run on the processors and need as much memory there as the trainer on the card. */

@@ -1,4 +1,4 @@
-import { asFullRank, secondsOf, stepTime, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
+import { fullRankPhases, secondsOf, stepTime, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
 
 /** Steps that are kept per device, over all jobs: enough for a median that a few slow steps do not move. */
 const stepsMax = 101;
@@ -51,7 +51,7 @@ export class ReachedSpeed {
   ): void {
     const row = this.rows.get(device) ?? { device, basis: measured, ratios: [] };
     if (this.foreseen?.jobId !== jobId || this.foreseen.basis !== row.basis) {
-      const fullRank = secondsOf(stepTime(asFullRank(spec), row.basis));
+      const fullRank = secondsOf(stepTime(fullRankPhases(spec)[0]?.as ?? spec, row.basis));
       const main = secondsOf(stepTime(spec, row.basis));
       this.foreseen = { jobId, basis: row.basis, fullRank, main };
     }

@@ -2,8 +2,6 @@ import {
   cycleAt,
   layerMethod,
   linearShapes,
-  muonShare,
-  optimizersOf,
   needsWarmStart,
   Schedule,
   passesOf,
@@ -33,12 +31,6 @@ export function warningsOf(spec: RunSpec, datasets: readonly NamedDataset[]): Wa
         message: `Rank ${ranksOf(adapter)} is above the break-even of ${layers.join(', of ')}`,
       });
   }
-  const share = optimizersOf(spec).includes('muon') ? muonShare(spec) : 0;
-  if (share > 1)
-    warnings.push({
-      reason: 'OPTIMIZER_COSTLY',
-      message: `An update by MUON costs ${share.toFixed(1)} times the products of a full-rank step of ${spec.batch.sequenceCount * spec.batch.sequenceLength} tokens: more tokens a step, or ADAMW`,
-    });
   if (spec.kind === 'relora' && adapter !== null) {
     const restarts = new Schedule(spec).restartCount;
     if (restarts < 3)

@@ -16,6 +16,10 @@ import {
   jobKindFromJSON,
   jobKindToJSON,
   jobKindToNumber,
+  JobPhase,
+  jobPhaseFromJSON,
+  jobPhaseToJSON,
+  jobPhaseToNumber,
   JobSpec,
   JobState,
   jobStateFromJSON,
@@ -421,6 +425,21 @@ export interface JobEstimate {
   cardMemoryLimitBytes: number;
   /** Bytes of gradients that each process sends to the others in a step of the main phase; 0 for a job with one process. */
   exchangedBytesPerStep: number;
+  /**
+   * Phase that needs peak_memory_bytes, or card_memory_bytes for a job on a card; unspecified if that is no phase but the loading of the
+   * weights, or their change to another form.
+   */
+  peakMemoryPhase: JobPhase;
+  /** Phases whose updates compute matrix signs, by MUON or LORA_MUON, and what these cost; empty if none do or the speed is unknown. */
+  signCosts: SignCost[];
+}
+
+/** What the matrix signs of an optimizer add to the steps of a phase. */
+export interface SignCost {
+  /** Phase. */
+  phase: JobPhase;
+  /** Time of the signs relative to the rest of a step: 1 if they double it. */
+  stepRatio: number;
 }
 
 /** When things happen in a run. */
@@ -1846,6 +1865,8 @@ function createBaseJobEstimate(): JobEstimate {
     cardMemoryBytes: 0,
     cardMemoryLimitBytes: 0,
     exchangedBytesPerStep: 0,
+    peakMemoryPhase: JobPhase.UNSPECIFIED,
+    signCosts: [],
   };
 }
 
@@ -1898,6 +1919,12 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     }
     if (message.exchangedBytesPerStep !== 0) {
       writer.uint32(128).int64(message.exchangedBytesPerStep);
+    }
+    if (message.peakMemoryPhase !== JobPhase.UNSPECIFIED) {
+      writer.uint32(136).int32(jobPhaseToNumber(message.peakMemoryPhase));
+    }
+    for (const v of message.signCosts) {
+      SignCost.encode(v!, writer.uint32(146).fork()).join();
     }
     return writer;
   },
@@ -2043,6 +2070,22 @@ export const JobEstimate: MessageFns<JobEstimate> = {
             message.exchangedBytesPerStep = longToNumber(reader.int64());
             continue;
           }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.peakMemoryPhase = jobPhaseFromJSON(reader.int32());
+            continue;
+          }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.signCosts.push(SignCost.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2137,6 +2180,16 @@ export const JobEstimate: MessageFns<JobEstimate> = {
         : isSet(object.exchanged_bytes_per_step)
         ? globalThis.Number(object.exchanged_bytes_per_step)
         : 0,
+      peakMemoryPhase: isSet(object.peakMemoryPhase)
+        ? jobPhaseFromJSON(object.peakMemoryPhase)
+        : isSet(object.peak_memory_phase)
+        ? jobPhaseFromJSON(object.peak_memory_phase)
+        : JobPhase.UNSPECIFIED,
+      signCosts: globalThis.Array.isArray(object?.signCosts)
+        ? object.signCosts.map((e: any) => SignCost.fromJSON(e))
+        : globalThis.Array.isArray(object?.sign_costs)
+        ? object.sign_costs.map((e: any) => SignCost.fromJSON(e))
+        : [],
     };
   },
 
@@ -2190,6 +2243,12 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     if (message.exchangedBytesPerStep !== 0) {
       obj.exchangedBytesPerStep = Math.round(message.exchangedBytesPerStep);
     }
+    if (message.peakMemoryPhase !== JobPhase.UNSPECIFIED) {
+      obj.peakMemoryPhase = jobPhaseToJSON(message.peakMemoryPhase);
+    }
+    if (message.signCosts?.length) {
+      obj.signCosts = message.signCosts.map((e) => SignCost.toJSON(e));
+    }
     return obj;
   },
 
@@ -2214,6 +2273,97 @@ export const JobEstimate: MessageFns<JobEstimate> = {
     message.cardMemoryBytes = object.cardMemoryBytes ?? 0;
     message.cardMemoryLimitBytes = object.cardMemoryLimitBytes ?? 0;
     message.exchangedBytesPerStep = object.exchangedBytesPerStep ?? 0;
+    message.peakMemoryPhase = object.peakMemoryPhase ?? JobPhase.UNSPECIFIED;
+    message.signCosts = object.signCosts?.map((e) => SignCost.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSignCost(): SignCost {
+  return { phase: JobPhase.UNSPECIFIED, stepRatio: 0 };
+}
+
+export const SignCost: MessageFns<SignCost> = {
+  encode(message: SignCost, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.phase !== JobPhase.UNSPECIFIED) {
+      writer.uint32(8).int32(jobPhaseToNumber(message.phase));
+    }
+    if (message.stepRatio !== 0) {
+      writer.uint32(17).double(message.stepRatio);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SignCost {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSignCost();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.phase = jobPhaseFromJSON(reader.int32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.stepRatio = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SignCost {
+    return {
+      phase: isSet(object.phase) ? jobPhaseFromJSON(object.phase) : JobPhase.UNSPECIFIED,
+      stepRatio: isSet(object.stepRatio)
+        ? globalThis.Number(object.stepRatio)
+        : isSet(object.step_ratio)
+        ? globalThis.Number(object.step_ratio)
+        : 0,
+    };
+  },
+
+  toJSON(message: SignCost): unknown {
+    const obj: any = {};
+    if (message.phase !== JobPhase.UNSPECIFIED) {
+      obj.phase = jobPhaseToJSON(message.phase);
+    }
+    if (message.stepRatio !== 0) {
+      obj.stepRatio = floatToJson(message.stepRatio);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SignCost>): SignCost {
+    return SignCost.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SignCost>): SignCost {
+    const message = createBaseSignCost();
+    message.phase = object.phase ?? JobPhase.UNSPECIFIED;
+    message.stepRatio = object.stepRatio ?? 0;
     return message;
   },
 };
