@@ -1,14 +1,18 @@
 // Muon, LoRA-Muon and choices of the next A, against AdamW: the same tokens of real text, one thread per run.
 //
-//     node bench/muon.mjs [--preset demo] [--steps 1000] [--seeds 3] [--report FILE] [method …]
+//     node bench/muon.mjs [--preset demo] [--steps 1000] [--seeds 3] [--rank 24] [--cycle STEPS] [--parallel 2] [--report FILE] [method …]
 //
-// Finished runs are stored in .relora/convergence/ and not repeated, so that an interrupted run continues. A method's rate is tuned with
-// the first seed on a third of the steps: 0.001 and 0.003, then doubled as long as the highest rate is best.
+// Two runs at a time. Finished runs are stored in .relora/convergence/ and not repeated, so that an interrupted run continues. A method's
+// rate is tuned with the first seed on a third of the steps: 0.001 and 0.003, then doubled as long as the highest rate is best. A warm start
+// has the rate of the full-rank run by its optimizer. Curves are drawn beside the report.
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { parseArgs } from 'node:util';
 import { defaultRunSpec, presets } from '../engine/dist/plan/index.js';
 import { Runs } from './convergence/runs.mjs';
+import { linePanel } from './plots/lines.mjs';
+import { figure } from './plots/svg.mjs';
 import { table } from './table.mjs';
 
 const { values, positionals } = parseArgs({
@@ -17,14 +21,18 @@ const { values, positionals } = parseArgs({
     preset: { type: 'string', default: 'demo' },
     steps: { type: 'string', default: '1000' },
     seeds: { type: 'string', default: '3' },
+    rank: { type: 'string', default: '24' },
+    cycle: { type: 'string' },
+    parallel: { type: 'string', default: '2' },
     report: { type: 'string' },
   },
 });
 const [stepCount, seedCount] = [Number(values.steps), Number(values.seeds)];
-const rank = 24;
+const rank = Number(values.rank);
 const firstRates = [1e-3, 3e-3];
 const highestRate = 0.1; // all of them diverge far below this
 
+const fullRankBy = { adamw: 'full-rank AdamW', muon: 'full-rank Muon' };
 const methods = {
   'full-rank AdamW': { fullRank: 'adamw' },
   'full-rank Muon': { fullRank: 'muon' },
@@ -51,15 +59,17 @@ const methods = {
   },
 };
 
-function specOf({ fullRank, warmStart = 'adamw', adapter, kind = 'relora' }, rate, seed, steps) {
+async function specOf({ fullRank, warmStart = 'adamw', adapter, kind = 'relora' }, rate, seed, steps) {
   const warmSteps = fullRank === undefined ? Math.round(steps / 5) : 0;
+  const warmRate = fullRank === undefined ? await rateOf(fullRankBy[warmStart]) : undefined;
   const mainSteps = steps - warmSteps;
-  const cycleStepCount = kind === 'lora' ? mainSteps : Math.round(mainSteps / 4);
+  const cycle = values.cycle === undefined ? Math.round(mainSteps / 4) : Number(values.cycle);
+  const cycleStepCount = kind === 'lora' ? mainSteps : cycle;
   return defaultRunSpec({
     kind: fullRank === undefined ? kind : 'fullRank',
     model: { ...presets[values.preset], vocabSize: 257 },
     dataset: 'datasets/text',
-    warmStart: { stepCount: warmSteps, learningRate: 3e-3, optimizer: warmStart },
+    warmStart: { stepCount: warmSteps, learningRate: warmRate, optimizer: warmStart },
     adapter: fullRank === undefined ? { rank, alpha: rank, cycleStepCount, ...adapter } : null,
     stepCount: mainSteps,
     learningRate: { peak: rate },
@@ -73,63 +83,104 @@ function specOf({ fullRank, warmStart = 'adamw', adapter, kind = 'relora' }, rat
   });
 }
 
-const runs = await Runs.open({ parallelCount: 1 });
+const unknown = positionals.filter((name) => methods[name] === undefined);
+if (unknown.length > 0)
+  throw new Error(`method: one of ${Object.keys(methods).join('; ')}; got ${unknown.join('; ')}`);
+const names = positionals.length > 0 ? positionals : Object.keys(methods);
+const runs = await Runs.open({ parallelCount: Number(values.parallel), isMeasured: true });
 
 const lossOf = (result) => (result.failure === null ? result.curve.at(-1).loss : Infinity);
-const rows = [];
+const rows = new Map();
+const rates = new Map();
 try {
-  for (const name of positionals.length > 0 ? positionals : Object.keys(methods)) {
-    const method = methods[name];
-    const rate = await tuned(name, method);
-    const results = [];
-    for (let seed = 1; seed <= seedCount; seed++)
-      results.push(await runs.train(specOf(method, rate, seed, stepCount), `${name} seed ${seed}`));
-    rows.push({ name, rate, results });
-    write();
-  }
+  await Promise.all(
+    names.map(async (name) => {
+      const rate = await rateOf(name);
+      const seeds = Array.from({ length: seedCount }, (_, index) => index + 1);
+      const results = await Promise.all(
+        seeds.map(async (seed) =>
+          runs.train(await specOf(methods[name], rate, seed, stepCount), `${name} seed ${seed}`),
+        ),
+      );
+      rows.set(name, { name, rate, results });
+      write();
+    }),
+  );
 } finally {
   await runs.close();
 }
 
+/** The main phase's rate of a method, tuned once. */
+function rateOf(name) {
+  if (!rates.has(name)) rates.set(name, tuned(name, methods[name]));
+  return rates.get(name);
+}
+
 /** The main phase's rate with the lowest final loss on a third of the steps. */
 async function tuned(name, method) {
-  let best = { rate: NaN, loss: Infinity };
-  const rates = [...firstRates];
-  for (let rate; (rate = rates.shift()) !== undefined;) {
-    const spec = specOf(method, rate, 1, Math.round(stepCount / 3));
-    const loss = lossOf(await runs.train(spec, `${name} ${rate}`));
-    if (loss < best.loss) best = { rate, loss };
-    if (rates.length === 0 && best.rate === rate && rate < highestRate)
-      rates.push(Number((2 * rate).toPrecision(2)));
-  }
-  return best.rate;
+  const lossAt = async (rate) => {
+    const spec = await specOf(method, rate, 1, Math.round(stepCount / 3));
+    return { rate, loss: lossOf(await runs.train(spec, `${name} ${rate}`)) };
+  };
+  const found = await Promise.all(firstRates.map(lossAt));
+  const best = () => found.reduce((most, one) => (one.loss < most.loss ? one : most));
+  while (best() === found.at(-1) && best().rate < highestRate)
+    found.push(await lossAt(Number((2 * best().rate).toPrecision(2))));
+  return best().rate;
 }
 
 function write() {
   const mean = (numbers) => numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
   const commit = execFileSync('git', ['describe', '--always', '--dirty'], { encoding: 'utf8' }).trim();
-  const cells = rows.map(({ name, rate, results }) => {
+  const finished = names.flatMap((name) => rows.get(name) ?? []);
+  const cells = finished.map(({ name, rate, results }) => {
     const losses = results.map(lossOf);
-    const jumps = results.flatMap(({ jumps = [] }) => jumps);
+    const whole = results.filter(({ failure }) => failure === null);
+    const jumps = whole.flatMap((result) => result.jumps);
+    const meanOf = (value, digits) => (whole.length > 0 ? mean(whole.map(value)).toFixed(digits) : '–');
     return [
       name,
       rate,
       mean(losses).toFixed(4),
       losses.length > 1 ? (Math.max(...losses) - Math.min(...losses)).toFixed(4) : '–',
       jumps.length > 0 ? mean(jumps).toFixed(4) : '–',
-      mean(results.map(({ effectiveRank }) => effectiveRank ?? 0)).toFixed(1),
-      (results[0].stateBytes / 1e6).toFixed(2),
-      mean(results.map(({ seconds }) => seconds / stepCount)).toFixed(3),
+      meanOf(({ effectiveRank }) => effectiveRank, 1),
+      meanOf(({ stateBytes }) => stateBytes / 1e6, 2),
+      meanOf(({ peakBytes }) => peakBytes / 1e6, 0),
+      meanOf(({ processorSeconds }) => processorSeconds / stepCount, 3),
     ];
   });
   const text = `# Optimizers of ReLoRA on the preset ${values.preset}
 
-${runs.cpuModel.split(' ').slice(0, 2).join(' ')}, commit ${commit}. ${stepCount} steps of 1024 bytes of the demo's text, a fifth of them the warm start, rank ${rank}, four cycles; float32, one thread,
-${seedCount} seed${seedCount > 1 ? 's' : ''}, other programs beside. Rates tuned on a third of the steps: ${firstRates.join(' and ')}, twice as high while that is lower. Held-out loss in nats a byte; the jump is the mean
-training loss of ten steps after a restart less that of ten before; MB of optimizer state at the end. \`node bench/muon.mjs\`
+${runs.cpuModel.split(' ').slice(0, 2).join(' ')}, commit ${commit}. ${stepCount} steps of 1024 bytes of the demo's text, a fifth of them the warm start, rank ${rank}, ${values.cycle === undefined ? 'four cycles' : `cycles of ${values.cycle} steps`}; float32, one thread,
+${seedCount} seed${seedCount > 1 ? 's' : ''}, ${values.parallel} runs at a time. Rates tuned on a third of the steps: ${firstRates.join(' and ')}, twice as high while that is lower; a warm
+start has the rate of the full-rank run by its optimizer. Held-out loss in nats a byte; the jump is the mean training loss of ten steps after
+a restart less that of ten before; MB of optimizer state at the end and of the process at its peak; processor seconds a step, which other
+programs lengthen less than wall time. \`node bench/muon.mjs\`
 
-${table(['method', 'rate', 'loss', 'spread', 'jump', 'effective rank', 'state MB', 's a step'], cells)}
+${table(['method', 'rate', 'loss', 'spread', 'jump', 'effective rank', 'state MB', 'peak MB', 'processor s a step'], cells)}
 `;
-  if (values.report !== undefined) writeFileSync(values.report, text);
+  if (values.report !== undefined) {
+    const picture = values.report.replace(/(\.md)?$/, '.svg');
+    writeFileSync(picture, figure(`Training loss on the preset ${values.preset}, ${commit}`, panels(finished)));
+    writeFileSync(values.report, `${text}\n![training loss](${basename(picture)})\n`);
+  }
   console.log(text);
+}
+
+/** Mean curves over seeds, by steps and by processor time, without the steep beginning. */
+function panels(finished) {
+  const axes = { 'nats a byte by step': 'stepCount', 'nats a byte by processor seconds': 'processorSeconds' };
+  const curves = finished.flatMap(({ name, results }) => {
+    const whole = results.filter(({ failure }) => failure === null);
+    return whole.length > 0 ? [{ label: name, bins: whole.map(({ bins }) => bins) }] : [];
+  });
+  return Object.entries(axes).map(([title, axis]) => {
+    const lines = curves.map(({ label, bins }) => {
+      const mean = (index, of) => bins.reduce((sum, one) => sum + one[index][of], 0) / bins.length;
+      const points = bins[0].map((_, index) => [mean(index, axis), mean(index, 'loss')]);
+      return { label, points: points.slice(Math.floor(points.length / 10)) };
+    });
+    return linePanel({ title, lines });
+  });
 }

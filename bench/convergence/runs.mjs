@@ -21,7 +21,7 @@ export class Runs {
   #waiting = [];
 
   /** Runs on the demo's text as bytes, with the instruction set that a run would use here; the cache is shared with other benches. */
-  static async open({ parallelCount, say = (line) => console.error(line) }) {
+  static async open({ parallelCount, isMeasured = false, say = (line) => console.error(line) }) {
     const datasetFolder = await preparedText({ kind: 'bytes' });
     const dataset = await Dataset.open(datasetFolder, { verify: false });
     await dataset.close();
@@ -34,12 +34,15 @@ export class Runs {
       instructionSet: process.env.RELORA_INSTRUCTION_SET ?? instructionSets[0],
       cacheFolder: fileURLToPath(new URL('../../.relora/convergence/', import.meta.url)),
       parallelCount,
+      isMeasured,
       say,
     });
   }
 
   /**
-   * @param environment { datasetFolder, datasetSha256, instructionSet, cacheFolder, parallelCount, say }; further fields are for callers
+   * @param environment { datasetFolder, datasetSha256, instructionSet, cacheFolder, parallelCount, isMeasured, say }; further fields are
+   * for callers. With `isMeasured` each run has a process of its own, so that its memory is measured, and stored runs without curves of
+   * training are repeated.
    */
   constructor(environment) {
     Object.assign(this, environment);
@@ -49,7 +52,10 @@ export class Runs {
   /** Returns the result of trainOne for a specification; `label` is for progress messages. */
   async train(spec, label) {
     const path = this.#pathOf(spec);
-    if (existsSync(path)) return JSON.parse(readFileSync(path, 'utf8'));
+    if (existsSync(path)) {
+      const stored = JSON.parse(readFileSync(path, 'utf8'));
+      if (!this.isMeasured || stored.failure !== null || stored.bins !== undefined) return stored;
+    }
     const child = await this.#takeChild();
     try {
       const startedAt = Date.now();
@@ -60,8 +66,16 @@ export class Runs {
       this.say(`  ${label}: ${loss}, ${((Date.now() - startedAt) / 1000).toFixed(0)} s`);
       return result;
     } finally {
-      this.#giveBack(child);
+      this.#giveBack(this.isMeasured ? await this.#renewed(child) : child);
     }
+  }
+
+  async #renewed(child) {
+    this.#children.delete(child);
+    await child.close();
+    const next = await Child.start(process.execPath, [childScript]);
+    this.#children.add(next);
+    return next;
   }
 
   async close() {

@@ -4,9 +4,12 @@ import { join } from 'node:path';
 import { beginRun, countParameters, disposeRun, trainLoop } from '../../engine/dist/index.js';
 import { rankFigures } from '../../engine/dist/training/rankTelemetry.js';
 
+/** Points of the training curve. */
+const binCount = 100;
+
 /**
- * Trains one specification to its end as a server does, and returns what the comparison needs as plain data: the held-out curve, the final
- * held-out loss by parts, and the rank of the linear layers' change since the adapters began.
+ * Trains one specification to its end as a server does, and returns what the comparison needs as plain data: the held-out curve, the
+ * training curve in bins, the final held-out loss by parts, and the rank of the linear layers' change since the adapters began.
  */
 export async function trainOne(spec, { device, dataset }) {
   const runFolder = mkdtempSync(join(tmpdir(), 'relora-convergence-'));
@@ -17,8 +20,18 @@ export async function trainOne(spec, { device, dataset }) {
   let seconds = 0;
   const losses = [];
   const restarts = [];
+  const processorTimes = [];
+  let [processorSeconds, peakBytes, before] = [0, 0, process.cpuUsage()];
   try {
     for await (const event of trainLoop(run, new AbortController().signal)) {
+      const { user, system } = process.cpuUsage(before);
+      before = process.cpuUsage();
+      // Evaluations are not part of the method.
+      if (event.kind === 'step' || event.kind === 'restart') processorSeconds += (user + system) / 1e6;
+      if (event.kind === 'step') {
+        processorTimes[event.step] = processorSeconds;
+        peakBytes = Math.max(peakBytes, event.residentBytes);
+      }
       if (event.kind === 'step') seconds += event.stepSeconds;
       if (event.kind === 'step') losses[event.step] = event.loss;
       if (event.kind === 'restart') restarts.push(event.step);
@@ -30,6 +43,9 @@ export async function trainOne(spec, { device, dataset }) {
     return {
       curve,
       seconds,
+      processorSeconds,
+      peakBytes,
+      bins: binned(losses, processorTimes),
       heldOutParts: await lossByPart(run),
       jumps: restarts.map((step) => jumpAt(losses, step)),
       stateBytes: stateBytes(run),
@@ -45,6 +61,19 @@ export async function trainOne(spec, { device, dataset }) {
     disposeRun(run);
     rmSync(runFolder, { recursive: true, force: true });
   }
+}
+
+/** Mean losses of equally long stretches, each with the number of steps and processor seconds until its end. */
+function binned(losses, processorTimes) {
+  const length = Math.ceil(losses.length / binCount);
+  const bins = [];
+  for (let begin = 0; begin < losses.length; begin += length) {
+    const some = losses.slice(begin, begin + length);
+    const stepCount = begin + some.length;
+    const loss = some.reduce((sum, value) => sum + value, 0) / some.length;
+    bins.push({ stepCount, loss, processorSeconds: processorTimes[stepCount - 1] });
+  }
+  return bins;
 }
 
 const jumpSteps = 10;

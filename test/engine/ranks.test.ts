@@ -274,6 +274,13 @@ describe('what ranks agree on', () => {
     ['documents that do not see each other', { batch: { maskDocuments: true } }],
     ['LoRA without restarts', { kind: 'lora' }],
     ['all weights', { kind: 'fullRank', adapter: null }],
+    [
+      'Muon, LoRA-Muon, and APOLLO-Mini between cycles',
+      {
+        warmStart: { optimizer: 'muon' },
+        adapter: { adapterOptimizer: 'loraMuon', fullRankStepCount: 2, fullRankOptimizer: 'apolloMini' },
+      },
+    ],
     ['gradients in bfloat16', { reductionType: 'bfloat16', adapter: { fullRankStepCount: 2 } }],
   ])('%s: the same bits in all, and the losses of one process', async (_name, changes) => {
     const spec = tinySpec({ ...changes, batch: { ...changes?.batch, microBatchSequenceCount: 1 } });
@@ -446,6 +453,13 @@ describe('what travels', () => {
       { adapter: { targetModules: ['q_proj', 'down_proj'], moduleRanks: { down_proj: 7 } } },
     ],
     ['B alone', { adapter: { trainedFactors: 'bOnly' } }],
+    [
+      'Muon, LoRA-Muon, and APOLLO-Mini between cycles',
+      {
+        warmStart: { optimizer: 'muon' },
+        adapter: { adapterOptimizer: 'loraMuon', fullRankStepCount: 2, fullRankOptimizer: 'apolloMini' },
+      },
+    ],
     ['gradients in bfloat16', { reductionType: 'bfloat16' }],
     ['trainable scales', { adapter: { trainableScale: true } }],
     ['LoRA', { kind: 'lora' }],

@@ -132,12 +132,19 @@ const wide = (values: ArrayLike<number>): Values => Float64Array.from(values);
 const gradient = (name: string, step: number, length: number) =>
   seededArray(length, 1000 + 17 * step + name.length, 0.5);
 
-function optimizerOf(device: Device, adapterOptimizer: 'adamw' | 'loraMuon', parameters: Parameter[]) {
+const seed = 5;
+
+function optimizerOf(
+  device: Device,
+  by: { warmStart?: 'muon' | 'apolloMini'; adapters?: 'loraMuon' },
+  parameters: Parameter[],
+) {
   const spec = defaultRunSpec({
     kind: 'relora',
     stepCount: 10,
-    warmStart: { stepCount: 10, optimizer: 'muon' },
-    adapter: { rank, alpha: scale * rank, adapterOptimizer },
+    seed,
+    warmStart: { stepCount: 10, optimizer: by.warmStart ?? 'adamw' },
+    adapter: { rank, alpha: scale * rank, adapterOptimizer: by.adapters ?? 'adamw' },
     optimizer: { weightDecay: decay },
   });
   return new Optimizer(
@@ -176,7 +183,7 @@ describe.each(devices)('ten steps agree with float64 within a millionth on %s', 
     const device = await open();
     const start = seededArray(m * n, 5, 0.1);
     const weight = makeParameter(device, `${layer}.weight`, 'base', start, [m, n]);
-    const optimizer = optimizerOf(device, 'adamw', [weight]);
+    const optimizer = optimizerOf(device, { warmStart: 'muon' }, [weight]);
     let w = wide(start);
     let moment = new Float64Array(w.length);
     for (let step = 0; step < 10; step++) {
@@ -194,6 +201,48 @@ describe.each(devices)('ten steps agree with float64 within a millionth on %s', 
     device.close();
   });
 
+  it.each([
+    [rows, columns],
+    [columns, rows],
+  ])('by APOLLO-Mini, %i x %i', async (m, n) => {
+    const device = await open();
+    const start = seededArray(m * n, 5, 0.1);
+    const weight = makeParameter(device, `${layer}.weight`, 'base', start, [m, n]);
+    const optimizer = optimizerOf(device, { warmStart: 'apolloMini' }, [weight]);
+    const drawn = new Float32Array(Math.min(m, n));
+    Random.forStream(seed, 'projection', weight.name, 0).fillNormal(drawn, 1);
+    const projection = wide(drawn);
+    let w = wide(start);
+    let first = new Float64Array(Math.max(m, n));
+    let second = new Float64Array(Math.max(m, n));
+    let last = 0;
+    let limited = 0;
+    for (let step = 0; step < 10; step++) {
+      update(device, optimizer, [weight], step, 'warmStart');
+      const g = wide(gradient(weight.name, step, m * n));
+      const shadow = m <= n ? times(projection, 1, m, g, n) : times(g, m, n, projection, 1);
+      first = first.map((value, i) => 0.9 * value + 0.1 * shadow[i]!);
+      second = second.map((value, i) => 0.999 * value + 0.001 * shadow[i]! ** 2);
+      const adam = first.map(
+        (value, i) =>
+          value / (1 - 0.9 ** (step + 1)) / (Math.sqrt(second[i]! / (1 - 0.999 ** (step + 1))) + 1e-8),
+      );
+      let factor = (Math.sqrt(128) * norm(adam)) / norm(shadow);
+      if (last > 0 && factor * norm(g) > 1.01 * last) {
+        factor = (1.01 * last) / norm(g);
+        limited++;
+      }
+      last = factor * norm(g);
+      w = w.map((value, i) => (1 - rateOf(step) * decay) * value - rateOf(step) * factor * g[i]!);
+    }
+    expect(limited, 'steps of both kinds').toBeGreaterThan(0);
+    expect(limited).toBeLessThan(9);
+    const found = await read(device, weight);
+    expect(largest(found.map((value, i) => value - w[i]!))).toBeLessThan(1e-6);
+    optimizer.dispose();
+    device.close();
+  });
+
   it('by LoRA-Muon, across a merge after five, into the span of the old A with B’s moment carried', async () => {
     const device = await open();
     const [startA, startW] = [seededArray(rows * rank, 6, 0.3), seededArray(rows * columns, 7, 0.1)];
@@ -202,7 +251,7 @@ describe.each(devices)('ten steps agree with float64 within a millionth on %s', 
       rank,
       columns,
     ]);
-    const optimizer = optimizerOf(device, 'loraMuon', [a, b]);
+    const optimizer = optimizerOf(device, { adapters: 'loraMuon' }, [a, b]);
     const weight = device.alloc(startW.length);
     device.upload(weight, startW);
     let w = wide(startW);
@@ -324,10 +373,11 @@ const runs: [name: string, spec: RunSpec][] = [
   ],
   [
     'Muon, then LoRA-Muon into half of the old span, in eight bits',
+    // Matrices of 4096 elements and more have moments in eight bits.
     tinySpec({
       warmStart: { optimizer: 'muon' },
-      adapter: { adapterOptimizer: 'loraMuon', initialisation: 'halfSpan', rank: 8 },
-      model: { hiddenSize: 64, intermediateSize: 96 },
+      adapter: { adapterOptimizer: 'loraMuon', initialisation: 'halfSpan', rank: 32, alpha: 32 },
+      model: { hiddenSize: 128, intermediateSize: 160, numHiddenLayers: 1 },
       optimizer: { momentType: 'int8', momentum: 0.9 },
     }),
   ],
@@ -346,11 +396,23 @@ const runs: [name: string, spec: RunSpec][] = [
   ],
 ];
 
+for (const fullRankOptimizer of ['muon', 'apolloMini'] as const)
+  runs.push([
+    `${fullRankOptimizer} of all weights`,
+    tinySpec({ kind: 'fullRank', adapter: null, optimizer: { fullRankOptimizer } }),
+  ]);
+
 describe.each(runs)('a run by %s', (_name, spec) => {
   it('learns, and repeats itself when it is resumed in any phase', async () => {
     const run = await begin(spec);
     const events = await runLoop(run);
     const weights = await weightsOf(run);
+    if (spec.optimizer.momentType === 'int8') {
+      const ofAdapters = [...run.optimizer.state()].filter(({ name }) => /lora_[AB]\.first_moment/.test(name));
+      const coded = ofAdapters.filter(({ dtype }) => dtype !== 'F32').map(({ name }) => name);
+      expect(coded.some((name) => name.includes('lora_A'))).toBe(true);
+      expect(coded.some((name) => name.includes('lora_B'))).toBe(true);
+    }
     disposeRun(run);
     const losses = ofKind(events, 'step').map(({ loss }) => loss);
     const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -381,6 +443,28 @@ it('jobs of all weights by Muon and APOLLO-Mini keep less state than by AdamW', 
   const [adamw, muon, apollo] = [...bytes.values()] as [number, number, number];
   expect(muon).toBeLessThan(0.85 * adamw);
   expect(apollo).toBeLessThan(0.75 * adamw);
+});
+
+it('a head that is tied to the embedding is accepted, and is updated by AdamW', async () => {
+  const spec = tinySpec({
+    kind: 'fullRank',
+    adapter: null,
+    model: { tieWordEmbeddings: true },
+    optimizer: { fullRankOptimizer: 'muon' },
+  });
+  const run = await begin(spec);
+  const losses = ofKind(await runLoop(run), 'step').map(({ loss }) => loss);
+  expect(losses.at(-1)).toBeLessThan(losses[0]! - 1);
+  const names = [...run.optimizer.state()].map(({ name }) => name);
+  expect(names.filter((name) => /lm_head/.test(name))).toEqual([]);
+  expect(names.filter((name) => /embed_tokens/.test(name))).toEqual([
+    'model.embed_tokens.weight.first_moment',
+    'model.embed_tokens.weight.second_moment',
+  ]);
+  expect(names.filter((name) => /0\.self_attn\.q_proj/.test(name))).toEqual([
+    'model.layers.0.self_attn.q_proj.weight.first_moment',
+  ]);
+  disposeRun(run);
 });
 
 it('the number of threads changes no bit', async () => {
