@@ -162,7 +162,10 @@ ${table(['method', 'rate', 'loss', 'spread', 'jump', 'effective rank', 'state MB
 `;
   if (values.report !== undefined) {
     const picture = values.report.replace(/(\.md)?$/, '.svg');
-    writeFileSync(picture, figure(`Training loss on the preset ${values.preset}, ${commit}`, panels(finished)));
+    writeFileSync(
+      picture,
+      figure(`Training loss on the preset ${values.preset}, ${commit}`, panels(finished)),
+    );
     writeFileSync(values.report, `${text}\n![training loss](${basename(picture)})\n`);
   }
   console.log(text);

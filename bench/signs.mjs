@@ -51,7 +51,14 @@ for (const precision of ['float32', 'bfloat16'])
       moments: { values: [new Float32Array(weights)], codes: null, scales: null },
     };
     const [x, w, y] = [filled(tokens * inFeatures), filled(weights), new Float32Array(tokens * outFeatures)];
-    const layer = { batch: 1, m: tokens, n: outFeatures, k: inFeatures, transposeA: false, transposeB: false };
+    const layer = {
+      batch: 1,
+      m: tokens,
+      n: outFeatures,
+      k: inFeatures,
+      transposeA: false,
+      transposeB: false,
+    };
     const update = (by) =>
       seconds(() =>
         by.muonInPlace({ rows: inFeatures, columns: outFeatures }, matrices, { ...options, precision }),

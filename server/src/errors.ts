@@ -647,7 +647,8 @@ export const engineWarnings = {
 
 /** Reasons of warnings about a specification: what is allowed but probably not intended. */
 export const specWarnings = {
-  OPTIMIZER_COSTLY: 'An update by MUON or LORA_MUON is estimated to take at least as long as the rest of the step.',
+  OPTIMIZER_COSTLY:
+    'An update by MUON or LORA_MUON is estimated to take at least as long as the rest of the step.',
   RANK_ABOVE_BREAK_EVEN:
     'The rank is so high that a layer with an adapter needs more arithmetic than training the layer in full.',
   RESTARTS_FEW: 'There are fewer than three restarts, so the rank of the whole change stays low.',

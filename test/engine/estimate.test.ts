@@ -129,9 +129,9 @@ describe('the estimate of memory', () => {
     const checkpoints = spec().checkpoint.keepCount + 1;
     expect(by('adamw') - by('muon')).toBe(checkpoints * 4 * linear);
     expect(by('muon') - by('apolloMini')).toBe(checkpoints * 4 * linear);
-    expect(disk({ adapter: { rank: 128 } }) - disk({ adapter: { rank: 128, adapterOptimizer: 'loraMuon' } })).toBe(
-      checkpoints * 4 * countParameters(spec()).adapter,
-    );
+    expect(
+      disk({ adapter: { rank: 128 } }) - disk({ adapter: { rank: 128, adapterOptimizer: 'loraMuon' } }),
+    ).toBe(checkpoints * 4 * countParameters(spec()).adapter);
   });
 
   it('holds the float32 weights of a base only where a graph reads them at every step', () => {
@@ -193,39 +193,52 @@ describe('the parts of it that are exact', () => {
     }
   });
 
-  it.each(addon.describe().instructionSets)('buffers of updates by Muon and LoRA-Muon: %s', (instructionSet) => {
-    const options = { learningRate: 1e-3, momentum: 0.9, weightDecay: 0, gradientScale: 1 };
-    const matrices = (length: number) => ({
-      parameters: [f(length)],
-      gradients: [f(length).fill(1)],
-      moments: { values: [f(length)], codes: null, scales: null },
-    });
-    /** What an update allocates where nothing is yet, without the packing buffers that all products share. */
-    const allocated = (threads: number, update: (open: typeof addon) => void): number => {
-      const open = addon.open({ instructionSet, threads });
-      const multiply = () =>
-        open.matmul(f(96 * threads), f(96 * threads), f(1), { batch: 1, m: 96 * threads, n: 1, k: 1, transposeA: false, transposeB: false }, 'float32');
-      multiply();
-      const before = addon.allocations().bytes;
-      update(open);
-      return addon.allocations().bytes - before;
-    };
-    for (const precision of ['float32', 'bfloat16'] as const) {
-      // One that all threads share, and one for each thread.
-      for (const [rows, columns, threads] of [[300, 260, 2], [37, 70, 1], [37, 70, 3]] as const) {
-        const bytes = allocated(threads, (open) =>
-          open.muonInPlace({ rows, columns }, matrices(rows * columns), { ...options, precision }),
-        );
-        const counted = muonBytes(rows, columns, { instructionSet, threadCount: threads }, precision);
-        expect(bytes / counted, `${rows}x${columns}, ${precision}`).toBeCloseTo(1, 1);
+  it.each(addon.describe().instructionSets)(
+    'buffers of updates by Muon and LoRA-Muon: %s',
+    (instructionSet) => {
+      const options = { learningRate: 1e-3, momentum: 0.9, weightDecay: 0, gradientScale: 1 };
+      const matrices = (length: number) => ({
+        parameters: [f(length)],
+        gradients: [f(length).fill(1)],
+        moments: { values: [f(length)], codes: null, scales: null },
+      });
+      /** What an update allocates where nothing is yet, without the packing buffers that all products share. */
+      const allocated = (threads: number, update: (open: typeof addon) => void): number => {
+        const open = addon.open({ instructionSet, threads });
+        const multiply = () =>
+          open.matmul(
+            f(96 * threads),
+            f(96 * threads),
+            f(1),
+            { batch: 1, m: 96 * threads, n: 1, k: 1, transposeA: false, transposeB: false },
+            'float32',
+          );
+        multiply();
+        const before = addon.allocations().bytes;
+        update(open);
+        return addon.allocations().bytes - before;
+      };
+      for (const precision of ['float32', 'bfloat16'] as const) {
+        // One that all threads share, and one for each thread.
+        for (const [rows, columns, threads] of [
+          [300, 260, 2],
+          [37, 70, 1],
+          [37, 70, 3],
+        ] as const) {
+          const bytes = allocated(threads, (open) =>
+            open.muonInPlace({ rows, columns }, matrices(rows * columns), { ...options, precision }),
+          );
+          const counted = muonBytes(rows, columns, { instructionSet, threadCount: threads }, precision);
+          expect(bytes / counted, `${rows}x${columns}, ${precision}`).toBeCloseTo(1, 1);
+        }
+        const shape = { inFeatures: 300, outFeatures: 130, rank: 24 };
+        const [a, b] = [matrices(300 * 24), matrices(24 * 130)];
+        const bytes = allocated(2, (open) => open.loraMuonInPlace(shape, a, b, 1, { ...options, precision }));
+        const counted = loraMuonBytes(shape, { instructionSet, threadCount: 2 }, precision);
+        expect(bytes / counted, precision).toBeCloseTo(1, 1);
       }
-      const shape = { inFeatures: 300, outFeatures: 130, rank: 24 };
-      const [a, b] = [matrices(300 * 24), matrices(24 * 130)];
-      const bytes = allocated(2, (open) => open.loraMuonInPlace(shape, a, b, 1, { ...options, precision }));
-      const counted = loraMuonBytes(shape, { instructionSet, threadCount: 2 }, precision);
-      expect(bytes / counted, precision).toBeCloseTo(1, 1);
-    }
-  });
+    },
+  );
 
   it.each([
     ['separate', 2, {}],

@@ -408,7 +408,9 @@ describe.each(runs)('a run by %s', (_name, spec) => {
     const events = await runLoop(run);
     const weights = await weightsOf(run);
     if (spec.optimizer.momentType === 'int8') {
-      const ofAdapters = [...run.optimizer.state()].filter(({ name }) => /lora_[AB]\.first_moment/.test(name));
+      const ofAdapters = [...run.optimizer.state()].filter(({ name }) =>
+        /lora_[AB]\.first_moment/.test(name),
+      );
       const coded = ofAdapters.filter(({ dtype }) => dtype !== 'F32').map(({ name }) => name);
       expect(coded.some((name) => name.includes('lora_A'))).toBe(true);
       expect(coded.some((name) => name.includes('lora_B'))).toBe(true);

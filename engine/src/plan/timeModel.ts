@@ -118,8 +118,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
       headShare(model.hiddenSize),
     elements:
       (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / rates.float32,
-    update:
-      (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond,
+    update: (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond,
     signs: signSeconds(spec, rate, device.threadCount),
     other: blockSeconds * layers * micros,
   };
