@@ -51,14 +51,17 @@ test('every command against a server, for people and for programs', async () => 
     'separate',
   ];
   const estimated = (await relora(['estimate', '--spec', 'spec.json', ...lean])).output;
-  expect(estimated).toMatch(/^memory +\d+ MB at its peak, [\d.]+ [MGT]B allowed$/m);
+  expect(estimated).toMatch(
+    /^memory +\d+ MB at its peak \((steps .+|while weights are loaded or packed)\), [\d.]+ [MGT]B allowed$/m,
+  );
   expect(estimated).toMatch(
     /^computed with +precision int8-base, head int8, recomputation blocks, moments int8, graph separate$/m,
   );
   const byMuon = ['--optimizer', 'muon', '--adapter-optimizer', 'lora-muon', '--initialisation', 'old-span'];
-  expect((await relora(['estimate', '--spec', 'spec.json', ...byMuon])).output).toMatch(
-    /^computed with .*, warm start by muon, adapters by lora-muon$/m,
-  );
+  const estimatedByMuon = (await relora(['estimate', '--spec', 'spec.json', ...byMuon])).output;
+  expect(estimatedByMuon).toMatch(/^computed with .*, warm start by muon, adapters by lora-muon$/m);
+  expect(estimatedByMuon).toMatch(/^Muon +adds \d+ % to the time of steps of the warm start$/m);
+  expect(estimatedByMuon).toMatch(/^LoRA-Muon +adds \d+ % to the time of steps with adapters$/m);
   expect((await relora(['estimate', '--spec', 'spec.json', '--optimizer', 'sgd'])).errors).toContain(
     '--optimizer is one of adamw, muon, apollo-mini, not "sgd"',
   );
