@@ -376,7 +376,10 @@ const runs: [name: string, spec: RunSpec][] = [
     // Matrices of 4096 elements and more have moments in eight bits.
     tinySpec({
       warmStart: { optimizer: 'muon' },
-      adapter: { adapterOptimizer: 'loraMuon', initialisation: 'halfSpan', rank: 32, alpha: 32 },
+      adapter: {
+        ...{ adapterOptimizer: 'loraMuon', initialisation: 'halfSpan' },
+        ...{ rank: 32, alpha: 32, targetModules: ['q_proj'] },
+      },
       model: { hiddenSize: 128, intermediateSize: 160, numHiddenLayers: 1 },
       optimizer: { momentType: 'int8', momentum: 0.9 },
     }),
