@@ -146,7 +146,7 @@ it('memory grows at most in proportion to the length of a sequence, up to the lo
   expect((long - middle) / (middle - short)).toBeLessThan(2.05);
 });
 
-/** Planned memory, and what three steps with a merge between them took: of the card, which includes a reserve, and for buffers. */
+/** Planned memory, and what three steps with a restart between them took: of the card, which includes a reserve, and for buffers. */
 async function bytesOf(side: { batch: number; time: number }) {
   const { device, used } = openCountingCard('bfloat16');
   const mostBytes = watchTaken(device);
@@ -157,7 +157,7 @@ async function bytesOf(side: { batch: number; time: number }) {
   };
   const ours = await Ours.open(device, text, side);
   await ours.steps(2);
-  await ours.merge();
+  await ours.restart();
   await ours.steps(1);
   ours.close();
   return { planned, peakBytes: used.peakBytes, takenBytes: mostBytes() };

@@ -133,7 +133,7 @@ export async function admitJob(
   if (tooLarge !== null) warnings.push(tooLarge);
   await turns.next();
   const estimate = toEstimate(decided, found, device, parts);
-  warnings.push(...costlySigns(decided, estimate));
+  for (const warning of costlySigns(decided, estimate)) warnings.push(warning);
   await turns.next();
   return { spec: decided, estimate, plan: toPlan(new Schedule(decided)), warnings };
 }
