@@ -21,7 +21,7 @@ struct Control {
   int lose_ordinal;              // the card that is lost; -1: any
   int device_count;
   uint64_t fail_after_sums;  // of NCCL; 0: never
-  /// Until then the card begins no further command. Not without end: a host that waits for the card could not let it go on.
+  /// Until then the card begins no further command. Not without end: a host that waits for the card could not let it continue.
   std::atomic<std::chrono::steady_clock::time_point> held_until{};
   Schedule schedule;
 };
