@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { loadNativeAddon } from '@relora/engine';
 import { defaultRunSpec, unmeasured, type GivenSpec, type RunSpec } from '@relora/engine/plan';
 import { pino } from 'pino';
 import { onTestFinished } from 'vitest';
@@ -70,7 +71,14 @@ export const processor = (backend: DeviceDescription['backend'], instructionSet 
   ...{ memoryBytes: 2 ** 34, uuid: '', computeCapability: '' },
 });
 
-const processors = (['native', 'tensorflow', 'reference'] as const).map((name) => processor(name));
+/** Scripted trainers record no instructions, real ones those of this machine. */
+const processors = [
+  ...(['native', 'tensorflow', 'reference'] as const).map((name) => processor(name)),
+  ...loadNativeAddon()
+    .describe()
+    .instructionSets.slice(0, 1)
+    .map((best) => processor('native', best)),
+];
 
 /** The durable half of a server on a data folder, with short delays. */
 export async function openParts(
