@@ -1,9 +1,14 @@
 import { readlinkSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import type { JobEvent as WatchedEvent } from '@relora/sdk';
 import { JobSpec, JobState, WaitReason, type JobEvent } from '@relora/sdk/contract';
 import { expect, test } from 'vitest';
 import { libraryFolder, modelSettings } from '../cuda/modelServer.js';
 import { childrenOf } from '../faults/processes.js';
+import { launchers } from '../mpi.js';
 import { patienceMs } from '../patience.mjs';
+import { hasPostgres } from '../server/postgres.js';
+import { fleet, uploaded, weightsOf } from './serverFleet.js';
 import { startServerProcess, type ServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec } from './tinyJob.js';
 import {
@@ -232,3 +237,58 @@ test(
   },
   patienceMs,
 );
+
+const launcher = launchers.find(({ isMissing }) => !isMissing);
+
+test.skipIf(launcher === undefined || !hasPostgres)(
+  'cards of two servers train a job together as two cards of one do, also after a process is killed',
+  async () => {
+    const together = { RELORA_SLOTS: '1', RELORA_MPIRUN: launcher!.command, RELORA_MPI_HOST: 'localhost' };
+    const [one, two] = [
+      await serversWith(1, { CUDA_MODEL_DEVICE_COUNT: '2' }),
+      await serversWith(2, together, (index) => ({ CUDA_MODEL_FIRST_DEVICE: String(index) })),
+    ];
+    const wanted = await trained(one, () => {});
+    let isKilled = false;
+    const got = await trained(two, (event, name) => {
+      if (event.kind !== 'checkpoint' || isKilled) return;
+      isKilled = true;
+      const pids = two.servers.flatMap((server) => pidOf(server, name, 1) ?? []);
+      expect(pids).toHaveLength(1);
+      process.kill(pids[0]!, 'SIGKILL');
+    });
+    expect(isKilled).toBe(true);
+    expect(got).toEqual(wanted);
+  },
+  patienceMs,
+);
+
+type Fleet = Awaited<ReturnType<typeof fleet>>;
+
+async function serversWith(
+  count: number,
+  settings: Record<string, string>,
+  settingsOf?: (index: number) => Record<string, string>,
+): Promise<Fleet> {
+  const all = { ...modelSettings(), RELORA_RETRY_DELAY_SECONDS: '0.01', ...settings };
+  const servers = await fleet(count, pathToFileURL(temporaryFolder()).href, all, settingsOf);
+  await uploaded(servers.client);
+  return servers;
+}
+
+/** What two processes learned on cards. */
+async function trained(
+  { client }: Fleet,
+  onEvent: (event: WatchedEvent, name: string) => void,
+): Promise<{ losses: number[]; weights: string; backend: string; replicas: number }> {
+  const { name } = await client.createJob(spec({ replicas: 2 }));
+  const losses: number[] = [];
+  for await (const event of client.watch(name)) {
+    if (event.kind === 'step') losses[event.step.step] = event.step.loss;
+    onEvent(event, name);
+  }
+  const { state, stateReason, execution } = await client.getJob(name);
+  expect(state, stateReason).toBe(JobState.SUCCEEDED);
+  const { backend, replicas } = execution!;
+  return { losses, weights: await weightsOf(client, name), backend, replicas };
+}

@@ -177,6 +177,7 @@ Control::Control()
       lose_after_launches(std::strtoull(environment("CUDA_MODEL_LOSE_AFTER_LAUNCHES", "0"), nullptr, 10)),
       lose_ordinal(std::atoi(environment("CUDA_MODEL_LOSE_ORDINAL", "-1"))),
       device_count(std::atoi(environment("CUDA_MODEL_DEVICE_COUNT", "1"))),
+      first_device(std::atoi(environment("CUDA_MODEL_FIRST_DEVICE", "0"))),
       fail_after_sums(std::strtoull(environment("CUDA_MODEL_FAIL_AFTER_SUMS", "0"), nullptr, 10)) {}
 
 void watch_writes() { card().memory.watch_writes(); }
@@ -241,7 +242,7 @@ EXPORT cuDeviceGetName(char* name, int bytes, DeviceNumber) {
 }
 EXPORT cuDeviceGetUuid_v2(Uuid* uuid, DeviceNumber device) {
   std::memcpy(uuid->bytes, "relora-model-00", 16);
-  uuid->bytes[15] = static_cast<char>(device);
+  uuid->bytes[15] = static_cast<char>(control.first_device + device);
   return success;
 }
 EXPORT cuDeviceTotalMem_v2(size_t* bytes, DeviceNumber) {

@@ -20,6 +20,7 @@ struct Control {
   uint64_t lose_after_launches;  // 0: never
   int lose_ordinal;              // the card that is lost; -1: any
   int device_count;
+  int first_device;  // of those of all servers: cards of several servers differ in their uuids
   uint64_t fail_after_sums;  // of NCCL; 0: never
   /// Until then the card begins no further command. Not without end: a host that waits for the card could not let it continue.
   std::atomic<std::chrono::steady_clock::time_point> held_until{};

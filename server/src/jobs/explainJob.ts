@@ -6,7 +6,7 @@ import { Quotas } from '../quotas/quotas.js';
 import { isTerminal, type Job } from './job.js';
 import { isOnCards } from './jobDevices.js';
 import type { WaitingJob } from './queueForecast.js';
-import { kindOf, offeredPlaces } from './gangPlaces.js';
+import { kindOf, mayJoin, offeredPlaces, placesOf } from './gangPlaces.js';
 import { fairOrder } from './queueOrder.js';
 import { QueueSnapshots, type OwnMachine, type QueueSnapshot } from './queueSnapshot.js';
 import { stopConditions } from './stopText.js';
@@ -103,8 +103,7 @@ export class JobExplainer {
     const forecast = queue.forecast(limits);
     const places = forecast.placesOf(waiting);
     if (places.count === 0) {
-      const isShared = waiting.places > 1 && !waiting.devices.every(isOnCards);
-      const together = isShared ? await this.overServers(waiting) : null;
+      const together = waiting.places > 1 ? await this.overServers(waiting) : null;
       if (together !== null) return answer(together.reason, together.message, null);
       return answer('noDevice', noDevice(waiting, job.stateReason), null);
     }
@@ -147,24 +146,27 @@ export class JobExplainer {
     return answer('slotsBusy', message, startMs);
   }
 
-  /** Explains a job that needs more slots at once than any one server has; null if servers do not train together. */
+  /** Explains a job that needs more places at once than any one server has; null if servers do not train together. */
   private async overServers({
     id,
     places,
+    devices,
   }: WaitingJob): Promise<{ reason: WaitReason; message: string } | null> {
-    const servers = ((await this.leases.servers()) ?? []).filter(({ mpi_host }) => mpi_host !== null);
-    const slotsOf = (some: typeof servers) => some.reduce((sum, { slots }) => sum + slots, 0);
-    const kinds = new Map(servers.map((server) => [kindOf(server), [] as typeof servers]));
-    for (const server of servers) kinds.get(kindOf(server))!.push(server);
-    const [most = []] = [...kinds.values()].sort((one, other) => slotsOf(other) - slotsOf(one));
-    const count = slotsOf(most);
+    const on = devices.every(isOnCards) ? 'cards' : 'processors';
+    const them = on === 'cards' ? 'cards' : 'slots';
+    const servers = ((await this.leases.servers()) ?? []).filter((server) => mayJoin(server, on));
+    const countOf = (some: typeof servers) => some.reduce((sum, server) => sum + placesOf(server, on), 0);
+    const kinds = new Map(servers.map((server) => [kindOf(server, on), [] as typeof servers]));
+    for (const server of servers) kinds.get(kindOf(server, on))!.push(server);
+    const [most = []] = [...kinds.values()].sort((one, other) => countOf(other) - countOf(one));
+    const count = countOf(most);
     if (count >= places) {
       const offered = await offeredPlaces(this.db, id);
-      const message = `It takes ${places} slots of ${most.length} servers at once (RELORA_MPIRUN), which have ${count}: ${offered} are kept for it until the rest come free`;
+      const message = `It takes ${places} ${them} of ${most.length} servers at once (RELORA_MPIRUN), which have ${count}: ${offered} are kept for it until the rest come free`;
       return { reason: 'slotsBusy', message };
     }
-    if (slotsOf(servers) < places) return null;
-    const message = `It takes ${places} slots at once, and servers of one kind have ${count} of them at most. They do not compute alike: ${[...kinds.keys()].join(' / ')}`;
+    if (countOf(servers) < places) return null;
+    const message = `It takes ${places} ${them} at once, and servers of one kind have ${count} of them at most. They do not compute alike: ${[...kinds.keys()].join(' / ')}`;
     return { reason: 'noDevice', message };
   }
 }
@@ -186,7 +188,7 @@ function noDevice({ devices, pin, places, isInFp8 }: WaitingJob, stateReason: st
   if (isInFp8)
     return `No server has ${places > 1 ? `${places} cards` : 'a card'} of compute capability ${capabilityMins.fp8Base} or newer, which FP8_BASE needs`;
   if (places > 1 && devices.every(isOnCards))
-    return `No server has ${places} cards${pin === null ? '' : ` of the kind on which the job began (${pin})`}, which its processes take at once`;
+    return `No server has ${places} cards${pin === null ? '' : ` of the kind on which the job began (${pin})`}, which its processes take at once, nor have those with RELORA_MPIRUN together`;
   if (places > 1 && pin === null)
     return `No server has ${places} slots on ${devices.join(', ')}, which its processes take at once, nor have those with RELORA_MPIRUN together`;
   if (pin !== null)

@@ -3,7 +3,7 @@ import type { Transaction } from 'kysely';
 import type { Database } from '../store/database.js';
 import type { Leases } from '../store/leases.js';
 import type { GangPlaceRow, JobRow, Schema, ServerRow } from '../store/schema.js';
-import { pinOf, type DeviceDescription, type DeviceName } from './jobDevices.js';
+import { isOnCards, pinOf, type DeviceDescription, type DeviceName } from './jobDevices.js';
 
 /** What mpirun starts on a server for each rank there. */
 export interface RankLaunch {
@@ -28,23 +28,48 @@ export interface GangShare {
 
 type Trx = Transaction<Schema>;
 
+/** What each rank of a job takes: a slot of the processors, or a card. */
+export type PlaceKind = 'processors' | 'cards';
+
 /**
- * Servers that may train one job together, including this one: they take part in joint training and compute identically. Ranks with another
- * version or other instructions would get other bits.
+ * Servers that may train one job together on places of this kind, including this one: they take part in joint training and compute
+ * identically. Ranks with another version, other instructions or cards of another architecture would get other bits.
  */
-export async function alikeServers(leases: Leases): Promise<ServerRow[]> {
-  const servers = (await leases.servers()) ?? [];
+export async function alikeServers(leases: Leases, on: PlaceKind): Promise<ServerRow[]> {
+  const servers = ((await leases.servers()) ?? []).filter((server) => mayJoin(server, on));
   const own = servers.find(({ id }) => id === leases.serverId);
-  if (own === undefined || own.mpi_host === null) return [];
-  const kind = kindOf(own);
-  return servers.filter((server) => server.mpi_host !== null && kindOf(server) === kind);
+  if (own === undefined) return [];
+  const kind = kindOf(own, on);
+  return servers.filter((server) => kindOf(server, on) === kind);
+}
+
+/** Whether a server takes part in joint training: with its cards only if all are of one architecture. */
+export function mayJoin(server: ServerRow, on: PlaceKind): boolean {
+  return (
+    server.mpi_host !== null &&
+    placesOf(server, on) > 0 &&
+    (on === 'processors' || pinsOf(server, on).length === 1)
+  );
+}
+
+/** The places of a server for the ranks of one job, free or not. */
+export function placesOf({ slots, card_slots, devices }: ServerRow, on: PlaceKind): number {
+  if (on === 'processors') return slots;
+  return card_slots === 0 ? 0 : devicesOn(devices, on).length;
 }
 
 /** What determines the bits that a rank on a server computes. */
-export function kindOf({ version, devices }: Pick<ServerRow, 'version' | 'devices'>): string {
+export function kindOf(server: Pick<ServerRow, 'version' | 'devices'>, on: PlaceKind): string {
+  return [server.version, ...pinsOf(server, on)].join(', ');
+}
+
+function pinsOf({ devices }: Pick<ServerRow, 'devices'>, on: PlaceKind): string[] {
+  return [...new Set(devicesOn(devices, on).map(pinOf))].sort();
+}
+
+function devicesOn(devices: string, on: PlaceKind): DeviceDescription[] {
   const descriptions = JSON.parse(devices) as DeviceDescription[];
-  const pins = descriptions.filter(({ backend }) => backend !== 'cuda').map(pinOf);
-  return [version, ...[...new Set(pins)].sort()].join(', ');
+  return descriptions.filter(({ backend }) => isOnCards(backend) === (on === 'cards'));
 }
 
 export function needed(row: JobRow): number {

@@ -22,11 +22,12 @@ import {
   writeDevices,
   type DeviceName,
   type FreeDevices,
+  type Places,
 } from './jobDevices.js';
 import { toJob } from './jobRow.js';
 import { defaultTenant, idIn, nameOf, withId } from '../store/tenantIds.js';
 import { queuePositions, type ClaimLimits } from './queueOrder.js';
-import type { JobRow } from '../store/schema.js';
+import type { JobRow, ServerRow } from '../store/schema.js';
 import { insertUpdates } from './jobUpdates.js';
 import {
   alikeServers,
@@ -35,7 +36,9 @@ import {
   needed,
   offeredPlaces,
   offerPlaces,
+  placesOf,
   shareOut,
+  type PlaceKind,
 } from './gangPlaces.js';
 import { beginAttempt } from '../usage/attemptUse.js';
 import { Quotas, type ClosedTenants } from '../quotas/quotas.js';
@@ -79,7 +82,10 @@ export interface GoneJob {
  * `takenUp`: another server accepted the offer.
  */
 export type Gathered =
-  { job: Job; device: DeviceName; count: number } | { offered: string | null } | 'takenUp';
+  | { job: Job; device: DeviceName; count: number }
+  | { offered: string; on: PlaceKind }
+  | { offered: null }
+  | 'takenUp';
 
 const noneClosed: ClosedTenants = { tenants: [], usedUp: [], lookAgainMs: null };
 
@@ -213,45 +219,61 @@ export class JobQueue {
   }
 
   /**
-   * Handles a first job on processors that needs more places at once than any one server has, if servers that compute identically have
-   * enough together: offers the free places of this server, and takes the job once the offers are enough. Withdraws any other offer.
-   * @param slots free or already offered places on the processors
+   * Handles a first job that needs more places at once than any one server has, if servers that compute identically have enough together:
+   * offers the free places of this server, and takes the job once the offers are enough. Withdraws any other offer.
+   * @param devices with the places that are already offered among the free ones
    * @param offeredBefore the job that they are offered for
    */
-  async gather(devices: FreeDevices, slots: number, offeredBefore: string | null): Promise<Gathered> {
-    const servers = await alikeServers(this.leases);
+  async gather(devices: FreeDevices, offeredBefore: string | null): Promise<Gathered> {
     const own = this.leases.serverId;
+    const alike = {
+      processors: await alikeServers(this.leases, 'processors'),
+      cards: await alikeServers(this.leases, 'cards'),
+    };
     return await this.journal.change(async (change): Promise<Gathered> => {
       // One server at a time: two that offer the last places at the same time would both see too few.
       await change.takeTurn();
       if (offeredBefore !== null && (await isTakenUp(change.trx, own, offeredBefore))) return 'takenUp';
       const { limits } = await this.limitsOf(change);
-      const count = servers.reduce((sum, server) => sum + server.slots, 0);
-      const largest = servers.reduce((most, server) => Math.max(most, server.slots), 0);
-      const processors = devices.free.filter((name) => !isOnCards(name));
-      const none = { free: 0, count: 0 };
-      const places = { processors: { free: slots, count }, cards: none, fp8Cards: none };
-      const wide: FreeDevices = { ...devices, free: processors, places };
-      const isPossible = slots > 0 && count > largest;
-      if (isPossible) await resolveFirst(change, wide, limits);
-      const first = isPossible ? await change.first(wide, limits) : undefined;
-      if (first === undefined || needed(first) <= largest) {
-        await offerPlaces(change.trx, own, null, 0);
-        return { offered: null };
+      for (const on of ['processors', 'cards'] as const) {
+        const gathered = await this.gatherOn(on, change, devices, limits, alike[on]);
+        if (gathered !== null) return gathered;
       }
-      await offerPlaces(change.trx, own, first.id, slots);
-      const shares = await shareOut(change.trx, first, own, servers);
-      if (shares === null) {
-        const reason = waitsForPlaces(first, await offeredPlaces(change.trx, first.id));
-        if (first.state_reason !== reason)
-          await change.append(first, first.attempt, [], { state_reason: reason, version: first.version + 1 });
-        return { offered: first.id };
-      }
-      const claimed = await change.claimRow(first, 'Trainers are being started', this.leases);
-      const begun = await this.begin(change, claimed, deviceOf(claimed, wide), shares[0]!.size);
-      await fixShares(change.trx, claimed.id, claimed.attempt, begun.device, shares);
-      return { ...begun, count: shares[0]!.count };
+      await offerPlaces(change.trx, own, null, 0);
+      return { offered: null };
     });
+  }
+
+  /** Null if no first job waits for places of this kind on several servers, or if this server has none to offer. */
+  private async gatherOn(
+    on: PlaceKind,
+    change: JobChange,
+    devices: FreeDevices,
+    limits: ClaimLimits,
+    servers: readonly ServerRow[],
+  ): Promise<Exclude<Gathered, 'takenUp'> | null> {
+    const own = this.leases.serverId;
+    const counts = servers.map((server) => placesOf(server, on));
+    const [count, largest] = [counts.reduce((sum, more) => sum + more, 0), Math.max(0, ...counts)];
+    const free = devices.places?.[on].free ?? 0;
+    if (free === 0 || count <= largest) return null;
+    const wide = onlyOn(on, devices, { free, count });
+    await resolveFirst(change, wide, limits);
+    const first = await change.first(wide, limits);
+    if (first === undefined || needed(first) <= largest) return null;
+    await offerPlaces(change.trx, own, first.id, free);
+    const shares = await shareOut(change.trx, first, own, servers);
+    if (shares === null) {
+      const offered = await offeredPlaces(change.trx, first.id);
+      const reason = waitsForPlaces(first, offered, on === 'cards' ? 'cards' : 'slots');
+      if (first.state_reason !== reason)
+        await change.append(first, first.attempt, [], { state_reason: reason, version: first.version + 1 });
+      return { offered: first.id, on };
+    }
+    const claimed = await change.claimRow(first, 'Trainers are being started', this.leases);
+    const begun = await this.begin(change, claimed, deviceOf(claimed, wide), shares[0]!.size);
+    await fixShares(change.trx, claimed.id, claimed.attempt, begun.device, shares);
+    return { ...begun, count: shares[0]!.count };
   }
 
   private async limitsOf(change: JobChange): Promise<{ limits: ClaimLimits; closed: ClosedTenants }> {
@@ -316,6 +338,21 @@ export class JobQueue {
       .executeTakeFirstOrThrow();
     return count >= this.options.jobsMax ? 'full' : undefined;
   }
+}
+
+/** Devices of one kind, with these places. */
+function onlyOn(on: PlaceKind, devices: FreeDevices, places: Places): FreeDevices {
+  const none: Places = { free: 0, count: 0 };
+  const isCards = on === 'cards';
+  return {
+    ...devices,
+    free: devices.free.filter((name) => isOnCards(name) === isCards),
+    places: {
+      processors: isCards ? none : places,
+      cards: isCards ? places : none,
+      fp8Cards: isCards && devices.places!.fp8Cards.free > 0 ? places : none,
+    },
+  };
 }
 
 /** The first of a job's devices that is free. */

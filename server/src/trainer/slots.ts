@@ -100,23 +100,37 @@ export class Slots {
     return this.settings.gpuSlots > 0 && this.held.size < this.cardCount;
   }
 
-  /** Devices that a job could be started on now. Cards that no other server uses are locked until `giveUnused`. */
-  async free(offered = 0): Promise<DeviceName[]> {
-    const processors = this.processorCount - offered < this.settings.slots ? processorDevices : [];
+  /**
+   * Devices that a job could be started on now. Cards that no other server uses are locked until `giveUnused`.
+   * @param offered places that count as free
+   */
+  async free(offered: Slot | null = null): Promise<DeviceName[]> {
+    const onCards = offered !== null && isOnCards(offered.device);
+    const offeredSlots = onCards ? 0 : (offered?.count ?? 0);
+    const processors = this.processorCount - offeredSlots < this.settings.slots ? processorDevices : [];
     this.isOffering = true;
     await this.holdCards();
-    return this.withPlace().length === 0 ? [...processors] : ['cuda', ...processors];
+    return onCards || this.withPlace().length > 0 ? ['cuda', ...processors] : [...processors];
   }
 
   /**
    * What this server takes jobs for; other jobs are left to servers with the right device and the instructions that the job began with.
-   * @param offered places on the processors that are offered to a job of several servers: they count as free
+   * @param offered places that are offered to a job of several servers: they count as free
    */
-  async ofFleet(offered = 0): Promise<FreeDevices> {
+  async ofFleet(offered: Slot | null = null): Promise<FreeDevices> {
     const free = await this.free(offered);
     const resolve = (spec: RunSpec) => this.resolve(spec);
-    const { processors, ...ofCards } = this.places;
-    const places = { processors: { ...processors, free: processors.free + offered }, ...ofCards };
+    const { processors, cards, fp8Cards } = this.places;
+    const plus = (of: Places, areOffered: boolean): Places => ({
+      ...of,
+      free: of.free + (areOffered ? offered!.count : 0),
+    });
+    const onCards = offered !== null && isOnCards(offered.device);
+    const places = {
+      processors: plus(processors, offered !== null && !onCards),
+      cards: plus(cards, onCards),
+      fp8Cards: plus(fp8Cards, onCards && fp8Cards.count > 0), // the cards of such a server are of one architecture
+    };
     const devices = this.known.devices();
     // Until the devices are known, only jobs that have not begun anywhere are taken.
     if (devices === null) return { free, places, pins: [], resolve };
@@ -167,6 +181,12 @@ export class Slots {
     if (!isOnCards(device)) this.processorCount -= count;
     for (const uuid of cards) this.held.get(uuid)!.count--;
     if (!this.isOffering) this.giveUnused();
+  }
+
+  /** Gives back all places but the first `kept`. */
+  keep({ device, count, cards }: Slot, kept: number): Slot {
+    this.give({ device, count: count - kept, cards: cards.slice(kept) });
+    return { device, count: kept, cards: cards.slice(0, kept) };
   }
 
   /** Releases the cards on which no job of this server runs, for other servers. */

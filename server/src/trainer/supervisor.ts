@@ -299,17 +299,13 @@ export class Supervisor {
     while (!this.isStopping) {
       await this.joinGangs();
       const { offer } = this;
-      const devices = await slots.ofFleet(offer?.slot.count);
-      const gathered = await queue.gather(
-        devices,
-        devices.places?.processors.free ?? 0,
-        offer?.jobId ?? null,
-      );
+      const devices = await slots.ofFleet(offer?.slot);
+      const gathered = await queue.gather(devices, offer?.jobId ?? null);
       if (gathered === 'takenUp') continue;
       this.withdrawOffer();
       if ('job' in gathered) {
         const { job, device, count } = gathered;
-        const slot = slots.take(device, count);
+        const slot = slots.take(device, count, job.spec.precision);
         // Other servers may take minutes to copy what the job reads.
         const forming = this.launch(job, slot, true).finally(() => {
           this.forming.delete(job.id);
@@ -318,9 +314,10 @@ export class Supervisor {
         this.forming.set(job.id, forming);
         continue;
       }
-      const { free } = slots.places.processors;
-      if (gathered.offered !== null && free > 0)
-        this.offer = { jobId: gathered.offered, slot: slots.take('native', free) };
+      if (gathered.offered !== null) {
+        const device = gathered.on === 'cards' ? 'cuda' : 'native';
+        this.offer = { jobId: gathered.offered, slot: slots.take(device, slots.places[gathered.on].free) };
+      }
       return;
     }
   }
@@ -369,8 +366,8 @@ export class Supervisor {
         await this.parts.gangPlaces.leave(jobId, attempt);
         continue;
       }
-      this.withdrawOffer();
-      const slot = this.parts.slots.take(device, count);
+      const slot = { ...this.parts.slots.keep(this.offer.slot, count), device };
+      this.offer = null;
       this.memberships.set(jobId, { attempt, member: this.join(job, share, slot) });
     }
   }
@@ -383,7 +380,8 @@ export class Supervisor {
       ranks,
       log: log.child({ jobId: job.id, attempt: job.attempt }),
       ready: async (command) => {
-        const member = { rank: share.firstRank, size: share.size, by: 'mpi', mayConnect: false } as const;
+        const { firstRank: rank, size } = share;
+        const member = { rank, size, by: 'mpi', mayConnect: this.mayConnect(job, slot) } as const;
         prepared = await this.prepare(job, slot, member);
         if ('problem' in prepared) throw new Error(prepared.problem);
         const { order } = prepared;
