@@ -32,12 +32,12 @@ type Trx = Transaction<Schema>;
 export type PlaceKind = 'processors' | 'cards';
 
 /**
- * Servers that may train one job together on places of this kind, including this one: they take part in joint training and compute
- * identically. Ranks with another version, other instructions or cards of another architecture would get other bits.
+ * Those of the living servers that may train one job together on places of this kind, including `ownId`: they take part in joint training
+ * and compute identically. Ranks with another version, other instructions or cards of another architecture would get other bits.
  */
-export async function alikeServers(leases: Leases, on: PlaceKind): Promise<ServerRow[]> {
-  const servers = ((await leases.servers()) ?? []).filter((server) => mayJoin(server, on));
-  const own = servers.find(({ id }) => id === leases.serverId);
+export function alikeServers(living: readonly ServerRow[], ownId: string, on: PlaceKind): ServerRow[] {
+  const servers = living.filter((server) => mayJoin(server, on));
+  const own = servers.find(({ id }) => id === ownId);
   if (own === undefined) return [];
   const kind = kindOf(own, on);
   return servers.filter((server) => kindOf(server, on) === kind);

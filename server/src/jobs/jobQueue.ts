@@ -226,17 +226,15 @@ export class JobQueue {
    */
   async gather(devices: FreeDevices, offeredBefore: string | null): Promise<Gathered> {
     const own = this.leases.serverId;
-    const alike = {
-      processors: await alikeServers(this.leases, 'processors'),
-      cards: await alikeServers(this.leases, 'cards'),
-    };
+    const living = (await this.leases.servers()) ?? [];
     return await this.journal.change(async (change): Promise<Gathered> => {
       // One server at a time: two that offer the last places at the same time would both see too few.
       await change.takeTurn();
       if (offeredBefore !== null && (await isTakenUp(change.trx, own, offeredBefore))) return 'takenUp';
       const { limits } = await this.limitsOf(change);
       for (const on of ['processors', 'cards'] as const) {
-        const gathered = await this.gatherOn(on, change, devices, limits, alike[on]);
+        const servers = alikeServers(living, own, on);
+        const gathered = await this.gatherOn(on, change, devices, limits, servers);
         if (gathered !== null) return gathered;
       }
       await offerPlaces(change.trx, own, null, 0);
