@@ -1,19 +1,21 @@
 // `npm run test:full`: tests that take too long, or need too much, for every change. It creates the Python environment itself (in
 // .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, all tests on the model of a card, NVIDIA's
-// compilers over all kernels, checkers over the files of deploy, a thousand random messages to each method, and the kernels under the
-// sanitizers. Results are written to test/full-report.md. Arguments select the
-// parts to run: the rows of the others stay as they are.
+// compilers over all kernels, checkers over the files of deploy, binaries for other systems, a thousand random messages to each method, and
+// the kernels under the sanitizers. Results are written to test/full-report.md. Arguments select the parts to run: the rows of the others
+// stay as they are.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { zigVersion } from './release/targets.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const environment = join(root, '.relora', 'test-python');
 const python = process.env.RELORA_TEST_PYTHON ?? join(environment, 'bin', 'python');
 const nvrtc = process.env.NVRTC_ENVIRONMENT ?? join(root, '.relora', 'nvrtc');
+const zig = join(root, '.relora', 'zig');
 const checkers = join(root, '.relora', 'checkers');
 const packages = ['torch', 'transformers', 'peft', 'gguf', 'safetensors', 'numpy'];
 
@@ -72,6 +74,13 @@ const parts = [
     prepare: setUpCheckers,
     command: vitest('test/deploy.test.ts', 'test/deploy.fleet.test.ts'),
     env: { PATH: [process.env.PATH, join(checkers, 'bin')].join(delimiter) },
+  },
+  {
+    name: 'release',
+    what: 'binaries for macOS, and those of Linux compiled twice to the same bytes',
+    prepare: setUpZig,
+    command: vitest('test/release/crossBuild.test.ts'),
+    env: { TEST_CROSS_BUILD: 'whole', ...(process.env.ZIG ? {} : { ZIG: join(zig, 'ziglang', 'zig') }) },
   },
   {
     name: 'fuzz',
@@ -162,6 +171,13 @@ function setUpNvrtc() {
   if (process.env.NVRTC_ENVIRONMENT !== undefined) return undefined;
   const isThere = installPackages(nvrtc, 'nvidia-cuda-nvrtc', 'nvidia-cuda-nvrtc-cu12');
   return isThere ? undefined : 'NVRTC cannot be installed';
+}
+
+function setUpZig() {
+  if (process.env.ZIG !== undefined) return undefined;
+  return installPackages(zig, `ziglang==${zigVersion}`)
+    ? undefined
+    : 'Zig cannot be installed: its tests were skipped';
 }
 
 /** Those that are missing: kustomize, systemd-analyze and promtool come with the system. */

@@ -207,7 +207,7 @@ export class DeviceCatalog implements KnownDevices {
       // The steps of a span all count with their mean.
       const { firstStep, omittedCount, seconds } = spanOf(body);
       const stepCount = body.step - firstStep + 1 - omittedCount;
-      const step = { isFullRank: body.phase !== 'adapter', seconds: seconds / stepCount };
+      const step = { phase: body.phase, seconds: seconds / stepCount };
       for (let count = 0; count < Math.min(stepCount, spanStepsMax); count++)
         this.reached.note(job.id, job.spec, name, speedOf(device), step);
       this.unsaved.add(name);

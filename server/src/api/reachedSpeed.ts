@@ -1,4 +1,11 @@
-import { fullRankPhases, secondsOf, stepTime, type DeviceSpeed, type RunSpec } from '@relora/engine/plan';
+import {
+  fullRankPhases,
+  secondsOf,
+  stepTime,
+  type DeviceSpeed,
+  type Phase,
+  type RunSpec,
+} from '@relora/engine/plan';
 
 /** Steps that are kept per device, over all jobs: enough for a median that a few slow steps do not move. */
 const stepsMax = 101;
@@ -9,7 +16,7 @@ const [lowShare, highShare] = [0.1, 0.9];
 
 /** The duration of a step. */
 export interface TakenStep {
-  isFullRank: boolean;
+  phase: Phase;
   seconds: number;
 }
 
@@ -34,7 +41,7 @@ export interface ReachedRow {
 export class ReachedSpeed {
   private readonly rows = new Map<string, ReachedRow>();
   /** The estimate for the job that reported last. */
-  private foreseen: { jobId: string; basis: DeviceSpeed; fullRank: number; main: number } | undefined;
+  private foreseen: { jobId: string; basis: DeviceSpeed; seconds: Map<Phase, number> } | undefined;
 
   /** Loads what was stored. */
   restore(rows: readonly ReachedRow[]): void {
@@ -47,15 +54,13 @@ export class ReachedSpeed {
     spec: RunSpec,
     device: string,
     measured: DeviceSpeed,
-    { isFullRank, seconds }: TakenStep,
+    { phase, seconds }: TakenStep,
   ): void {
     const row = this.rows.get(device) ?? { device, basis: measured, ratios: [] };
     if (this.foreseen?.jobId !== jobId || this.foreseen.basis !== row.basis) {
-      const fullRank = secondsOf(stepTime(fullRankPhases(spec)[0]?.as ?? spec, row.basis));
-      const main = secondsOf(stepTime(spec, row.basis));
-      this.foreseen = { jobId, basis: row.basis, fullRank, main };
+      this.foreseen = { jobId, basis: row.basis, seconds: secondsByPhase(spec, row.basis) };
     }
-    const expected = isFullRank ? this.foreseen.fullRank : this.foreseen.main;
+    const expected = this.foreseen.seconds.get(phase) ?? NaN;
     if (!(seconds > 0) || !Number.isFinite(expected) || expected <= 0) return;
     row.ratios.push(seconds / expected);
     if (row.ratios.length > stepsMax) row.ratios.shift();
@@ -74,4 +79,10 @@ export class ReachedSpeed {
   row(device: string): ReachedRow | undefined {
     return this.rows.get(device);
   }
+}
+
+/** Seconds of a step in each phase of a job. */
+function secondsByPhase(spec: RunSpec, speed: DeviceSpeed): Map<Phase, number> {
+  const phases = [{ phase: 'adapter' as Phase, as: spec }, ...fullRankPhases(spec)];
+  return new Map(phases.map(({ phase, as }) => [phase, secondsOf(stepTime(as, speed))]));
 }
