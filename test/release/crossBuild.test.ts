@@ -36,22 +36,25 @@ function compile(checkout: string, name: string, files: string[], folder: string
 describe.skipIf(!hasZig)(
   `binaries for other systems (needs Zig ${zigVersion}: pip install ziglang, or ZIG)`,
   () => {
-    it.skipIf(!whole)('for macOS on ARM compile and link without a warning, and ask nothing unusual of a system', () => {
-      // Kept, so that only changed files are compiled again.
-      const folder = join(tmpdir(), 'relora-release-build');
-      const { 'relora.node': path } = compile(root, 'darwin-arm64', ['relora.node'], folder);
-      expect(
-        problemsOf(
-          path!,
-          targets.find(({ name }) => name === 'darwin-arm64')!,
-        ),
-      ).toEqual([]);
-      expect(readBinary(readFileSync(path!))).toMatchObject({
-        os: 'darwin',
-        arch: 'arm64',
-        macosMin: '13.0',
-      });
-    });
+    it.skipIf(!whole)(
+      'for macOS on ARM compile and link without a warning, and ask nothing unusual of a system',
+      () => {
+        // Kept, so that only changed files are compiled again.
+        const folder = join(tmpdir(), 'relora-release-build');
+        const { 'relora.node': path } = compile(root, 'darwin-arm64', ['relora.node'], folder);
+        expect(
+          problemsOf(
+            path!,
+            targets.find(({ name }) => name === 'darwin-arm64')!,
+          ),
+        ).toEqual([]);
+        expect(readBinary(readFileSync(path!))).toMatchObject({
+          os: 'darwin',
+          arch: 'arm64',
+          macosMin: '13.0',
+        });
+      },
+    );
 
     it('are the same bytes whoever compiles them, and wherever', () => {
       const files = whole ? ['relora_cuda.node', 'confine'] : ['confine'];
