@@ -63,7 +63,7 @@ function passes({ name, runtime, options, isOurs, more = [] }) {
       env: {
         ...process.env,
         ...options(`log_path=${join(folder, 'report')}`),
-        RELORA_SANITIZER: name,
+        TEST_SANITIZER: name,
         LD_PRELOAD: findRuntime(runtime),
         NODE_OPTIONS: `--require ${JSON.stringify(join(root, 'scripts', 'useSanitizedAddon.cjs'))}`,
       },

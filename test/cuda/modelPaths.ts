@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 const cudaFolder = fileURLToPath(new URL('../../engine/cuda/', import.meta.url));
 
 /** Set by `npm run test:sanitize`: then everything, including kernels, runs under AddressSanitizer. */
-export const sanitizer = process.env.RELORA_SANITIZER === 'address' ? 'address' : '';
+export const sanitizer = process.env.TEST_SANITIZER === 'address' ? 'address' : '';
 
 function build(part: 'host' | 'model', file: string): string {
   const more = sanitizer === '' ? [] : [sanitizer];

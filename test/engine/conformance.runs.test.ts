@@ -61,6 +61,13 @@ async function lossesOf(device: Device, spec: RunSpec): Promise<number[]> {
   return steps.map(({ loss }) => loss);
 }
 
+/** Losses by the definitions, which are computed once for all devices. */
+let goldenLosses: Promise<number[]> | undefined;
+const wantedLosses = (): Promise<number[]> =>
+  (goldenLosses ??= openDevice({ device: 'reference', precision: 'float32' }).then((device) =>
+    lossesOf(device, goldenSpec),
+  ));
+
 const resumedSpecs: [name: string, spec: RunSpec][] = [
   ['with dropout', tinySpec({ adapter: { dropout: 0.1 }, batch: { microBatchSequenceCount: 2 } })],
   [
@@ -80,10 +87,7 @@ for (const { name, open, tolerance, isMissing = false } of devices)
     it(
       'has the losses of the definitions, over two merges',
       async () => {
-        const wanted = await lossesOf(
-          await openDevice({ device: 'reference', precision: 'float32' }),
-          goldenSpec,
-        );
+        const wanted = await wantedLosses();
         const found = await lossesOf(await open(), goldenSpec);
         expect(found).toHaveLength(wanted.length);
         expect(Math.max(...found.map((loss, step) => Math.abs(loss - wanted[step]!)))).toBeLessThanOrEqual(

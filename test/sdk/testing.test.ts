@@ -76,7 +76,8 @@ test('a job fails as the script says, and is paused, resumed and cancelled', asy
   const failing = client.createJob(spec).then(async ({ name }) => await client.waitForJob(name));
   await expect(failing).rejects.toMatchObject({ name: 'JobFailedError', reason: 'LOSS_NOT_FINITE' });
 
-  server.scriptNext({ stepMs: 5 });
+  // Long enough that the job is resumed within the step in which it was paused.
+  server.scriptNext({ stepMs: 100 });
   const { name } = await client.createJob({ ...spec, stepCount: 10_000 });
   await expect.poll(async () => (await client.getJob(name)).progress!.step).toBeGreaterThan(2);
   expect((await client.pauseJob(name)).state).toBe(JobState.PAUSED);

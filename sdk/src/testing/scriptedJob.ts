@@ -34,7 +34,7 @@ export class ScriptedJob {
   private readonly waiting = new Set<() => void>();
   private step = 0;
   private version = 1;
-  private isRunning = false;
+  private ended = Promise.resolve();
 
   constructor(
     request: contract.CreateJobRequest,
@@ -55,10 +55,14 @@ export class ScriptedJob {
     this.append({ state: { to: JobState.QUEUED, reason: 'Created' } });
   }
 
-  /** Runs until the end, a pause or a cancellation. */
+  /** Runs until the end, a pause or a cancellation: after the step that a job which was paused is still in. */
   async run(): Promise<void> {
-    if (this.isRunning || this.job.state !== JobState.QUEUED) return;
-    this.isRunning = true;
+    this.ended = this.ended.then(async () => await this.train());
+    await this.ended;
+  }
+
+  private async train(): Promise<void> {
+    if (this.job.state !== JobState.QUEUED) return;
     this.job.attempt++;
     this.move(JobState.STARTING, 'A trainer starts');
     this.move(JobState.RUNNING, 'Training');
@@ -70,7 +74,6 @@ export class ScriptedJob {
         await new Promise((resolve) => (stepMs > 0 ? setTimeout(resolve, stepMs) : setImmediate(resolve)));
       }
     }
-    this.isRunning = false;
     if (!this.isIn(JobState.RUNNING)) return;
     this.append({
       artifact: { artifact: `${this.job.name}/artifacts/model`, sizeBytes: this.artifact().sizeBytes },
