@@ -45,7 +45,9 @@ function watched(device, notes) {
 }
 
 const device = await openDevice({ device: 'native', precision, threads: 1 });
+// The peak of one thread, like the device.
 const addon = loadNativeAddon();
+const one = addon.open({ instructionSet: addon.describe().instructionSets[0], threads: 1 });
 const rows = [];
 for (const [kind, names] of [
   ['full rank', ['adamw', 'muon']],
@@ -86,7 +88,7 @@ for (const [kind, names] of [
       const taken = seconds(() => optimizer.apply(gradients, learningRate, { result, normMax: 1 }, phase));
       if (round > 0) updates[name].push(taken); // the first round allocates the moments
     }
-    peak = Math.max(peak, addon.measurePeak(precision, 30));
+    peak = Math.max(peak, one.measurePeak(precision, 30));
     if (round > 0) {
       gradient.push(ofGradients);
       signs.push(notes[names[1]].reduce((sum, value) => sum + value, 0));

@@ -12,7 +12,8 @@ namespace {
 constexpr float first = 3.4445f, third = -4.7750f, fifth = 2.0315f;
 constexpr int step_count = 5;
 
-constexpr size_t transposed_rows = 32;
+/// Rows and columns that are transposed together: lines of a width that is a power of two share few sets of a first-level cache.
+constexpr size_t block_side = 16;
 
 size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
@@ -51,8 +52,15 @@ void Team::gram(const ProductKernel& kernel, uint32_t* words, float* target, con
   });
   run(tasks, [&](size_t task, unsigned) {
     const size_t begin = task * gram_rows, end = std::min(m, begin + gram_rows);
-    for (size_t row = begin; row < end; row++) {
-      for (size_t column = row + 1; column < m; column++) target[row * m + column] = target[column * m + row];
+    for (size_t rows = begin; rows < end; rows += block_side) {
+      const size_t rows_end = std::min(end, rows + block_side);
+      for (size_t columns = rows; columns < m; columns += block_side) {
+        const size_t columns_end = std::min(m, columns + block_side);
+        for (size_t row = rows; row < rows_end; row++) {
+          for (size_t column = std::max(columns, row + 1); column < columns_end; column++)
+            target[row * m + column] = target[column * m + row];
+        }
+      }
     }
   });
 }
@@ -103,8 +111,8 @@ double squares_of(const Team& team, const float* x, size_t length, double* parti
 }
 
 void transpose(const Team& team, float* to, const float* from, size_t rows, size_t columns) {
-  team.run(divide_up(rows, transposed_rows), [&](size_t task, unsigned) {
-    const size_t begin = task * transposed_rows, end = std::min(rows, begin + transposed_rows);
+  team.run(divide_up(rows, block_side), [&](size_t task, unsigned) {
+    const size_t begin = task * block_side, end = std::min(rows, begin + block_side);
     for (size_t column = 0; column < columns; column++) {
       for (size_t row = begin; row < end; row++) to[column * rows + row] = from[row * columns + column];
     }
