@@ -94,15 +94,16 @@ function table(count: number, seed: number): string {
 
 describe('preparation with several threads', () => {
   it.each([
-    ['words as GPT-2', byteLevel],
-    ['words of another kind', split],
-  ])('writes the same bytes as with one, with %s', async (_, tokenizer) => {
+    ['words as GPT-2', byteLevel, [2, 3]],
+    // The package that encodes these is slow.
+    ['words of another kind', split, [3]],
+  ])('writes the same bytes as with one, with %s', async (_, tokenizer, threadCounts) => {
     const options = { tokenizer, heldOutShare: 0.1, limits: { ...blocks, shardBytesMax: 1 << 20 } };
     const files = mixedFiles();
     const sequential = await prepare(files, options);
     const expected = contentOf(sequential);
     expect(readFileSync(join(sequential, 'manifest.json'), 'utf8')).toMatch(/"duplicates": [1-9]/);
-    for (const threads of [2, 3])
+    for (const threads of threadCounts)
       expect(contentOf(await prepare(files, { ...options, threads }))).toEqual(expected);
   });
 
