@@ -17,8 +17,8 @@ const isThere = (tool: string) => spawnSync(tool, ['--version']).status === 0;
 const canEmulate = process.arch === 'x64' && existsSync(node) && isThere(command) && isThere('qemu-aarch64');
 const script = fileURLToPath(new URL('operations.mjs', import.meta.url));
 const target = join(root, 'build', 'arm64', 'relora.node');
-/** Otherwise the oldest processors are left out where the newest runs the same instructions (`npm run test:full -- arm`). */
-const whole = process.env.TEST_ARM === 'whole';
+/** Whether a test is left to `npm run test:full -- arm`: the newest processor has the instructions of the older ones, too. */
+const isLong = (cpu: string) => cpu !== 'max' && process.env.TEST_ARM !== 'whole';
 const newFolder = temporaryFolders();
 const license = licenseDataset(newFolder);
 
@@ -83,74 +83,74 @@ describe.skipIf(!canEmulate)(
         execFileSync(process.execPath, [conformance, expected, '--definitions']);
       }, 3_600_000);
 
-      it.for([
-        { cpu: 'cortex-a72', set: 'neon' },
-        { cpu: 'neoverse-n1', set: 'neonDot' },
-        { cpu: 'max', set: 'neonBf16' },
-      ])(
-        'passes on $cpu',
-        ({ cpu, set }, { skip }) => {
-          skip(!whole && cpu !== 'max');
-          const args = ['-L', '/usr/aarch64-linux-gnu', '-cpu', cpu, node, conformance, expected];
-          const env = { ...process.env, RELORA_NATIVE: dirname(target) };
-          const found = JSON.parse(execFileSync('qemu-aarch64', args, { encoding: 'utf8', env })) as Record<
-            string,
-            { caseCount: number; wrong: string[] }
-          >;
-          expect(Object.keys(found)).toEqual([`${set} float32`, `${set} bfloat16`]);
-          for (const [name, { caseCount, wrong }] of Object.entries(found)) {
-            expect([name, wrong]).toEqual([name, []]);
-            expect(caseCount).toBeGreaterThan(50);
-          }
-        },
-        3_600_000,
-      );
+      for (const [cpu, set] of [
+        ['cortex-a72', 'neon'],
+        ['neoverse-n1', 'neonDot'],
+        ['max', 'neonBf16'],
+      ] as const)
+        it.skipIf(isLong(cpu))(
+          `passes on ${cpu}`,
+          () => {
+            const args = ['-L', '/usr/aarch64-linux-gnu', '-cpu', cpu, node, conformance, expected];
+            const env = { ...process.env, RELORA_NATIVE: dirname(target) };
+            const found = JSON.parse(execFileSync('qemu-aarch64', args, { encoding: 'utf8', env })) as Record<
+              string,
+              { caseCount: number; wrong: string[] }
+            >;
+            expect(Object.keys(found)).toEqual([`${set} float32`, `${set} bfloat16`]);
+            for (const [name, { caseCount, wrong }] of Object.entries(found)) {
+              expect([name, wrong]).toEqual([name, []]);
+              expect(caseCount).toBeGreaterThan(50);
+            }
+          },
+          3_600_000,
+        );
     });
 
     // Only two instruction sets, so that it ends in a minute: the third lies between them.
-    it.for([
-      { cpu: 'cortex-a72', sets: ['neon', 'portable'] },
-      { cpu: 'max', sets: ['neonBf16', 'neonDot', 'neon', 'portable'] },
-    ])(
-      '$cpu repeats the golden losses, and resumes to the same bits',
-      async ({ cpu, sets }, { skip }) => {
-        skip(!whole && cpu !== 'max');
-        const precisions = ['float32', 'bfloat16'];
-        const request = join(newFolder(), 'request.json');
-        const { folder } = await license();
-        writeFileSync(
-          request,
-          JSON.stringify({
-            spec: { ...goldenSpec, precision: 'auto' },
-            dataset: folder,
-            precisions,
-            stopAfter: 9,
-          }),
-        );
-        const runs = fileURLToPath(new URL('runs.mjs', import.meta.url));
-        const run = (command: string, args: string[], native: string): Runs =>
-          JSON.parse(
-            execFileSync(command, [...args, runs, request], {
-              ...{ encoding: 'utf8', env: { ...process.env, RELORA_NATIVE: dirname(native) } },
+    for (const [cpu, sets] of [
+      ['cortex-a72', ['neon', 'portable']],
+      ['max', ['neonBf16', 'neonDot', 'neon', 'portable']],
+    ] as const)
+      it.skipIf(isLong(cpu))(
+        `${cpu} repeats the golden losses, and resumes to the same bits`,
+        async () => {
+          const precisions = ['float32', 'bfloat16'];
+          const request = join(newFolder(), 'request.json');
+          const { folder } = await license();
+          writeFileSync(
+            request,
+            JSON.stringify({
+              spec: { ...goldenSpec, precision: 'auto' },
+              dataset: folder,
+              precisions,
+              stopAfter: 9,
             }),
-          ) as Runs;
-        const there = run('qemu-aarch64', ['-L', '/usr/aarch64-linux-gnu', '-cpu', cpu, node], target);
-        expect(Object.keys(there)).toEqual(
-          sets.flatMap((set) => precisions.map((precision) => `${set} ${precision}`)),
-        );
-        const golden = JSON.parse(
-          readFileSync(new URL('../golden/losses.json', import.meta.url), 'utf8'),
-        ) as { losses: number[] };
-        for (const [name, { losses, isResumedEqual }] of Object.entries(there)) {
-          expect([name, isResumedEqual]).toEqual([name, true]);
-          const off = Math.max(...losses.map((loss, step) => Math.abs(loss - golden.losses[step]!)));
-          expect(off).toBeLessThan(name.endsWith('float32') ? 1e-5 : 5e-3);
-        }
-        const here = run(process.execPath, [], join(root, 'build', 'relora.node'));
-        for (const precision of precisions)
-          expect(there[`portable ${precision}`]).toEqual(here[`portable ${precision}`]);
-      },
-      3_600_000,
-    );
+          );
+          const runs = fileURLToPath(new URL('runs.mjs', import.meta.url));
+          const run = (command: string, args: string[], native: string): Runs =>
+            JSON.parse(
+              execFileSync(command, [...args, runs, request], {
+                ...{ encoding: 'utf8', env: { ...process.env, RELORA_NATIVE: dirname(native) } },
+              }),
+            ) as Runs;
+          const there = run('qemu-aarch64', ['-L', '/usr/aarch64-linux-gnu', '-cpu', cpu, node], target);
+          expect(Object.keys(there)).toEqual(
+            sets.flatMap((set) => precisions.map((precision) => `${set} ${precision}`)),
+          );
+          const golden = JSON.parse(
+            readFileSync(new URL('../golden/losses.json', import.meta.url), 'utf8'),
+          ) as { losses: number[] };
+          for (const [name, { losses, isResumedEqual }] of Object.entries(there)) {
+            expect([name, isResumedEqual]).toEqual([name, true]);
+            const off = Math.max(...losses.map((loss, step) => Math.abs(loss - golden.losses[step]!)));
+            expect(off).toBeLessThan(name.endsWith('float32') ? 1e-5 : 5e-3);
+          }
+          const here = run(process.execPath, [], join(root, 'build', 'relora.node'));
+          for (const precision of precisions)
+            expect(there[`portable ${precision}`]).toEqual(here[`portable ${precision}`]);
+        },
+        3_600_000,
+      );
   },
 );
