@@ -23,8 +23,8 @@ const sanitizers = [
     // Node does not free its memory at exit, so leaks are not checked.
     options: (log) => ({ ASAN_OPTIONS: `detect_leaks=0:${log}`, UBSAN_OPTIONS: 'print_stacktrace=1' }),
     isOurs: () => true,
-    // Kernels for cards run on the model of a card, whose memory is host memory.
-    more: ['test/cuda'],
+    // Kernels for cards run on the model of a card, whose memory is host memory; also in a job of a server.
+    more: ['test/cuda', 'test/e2e/cardServer.test.ts'],
   },
   {
     name: 'thread',

@@ -5,7 +5,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { Confinement } from '../../server/dist/trainer/confinement.js';
 import { childrenOf } from '../faults/processes.js';
 import { patientSettings } from '../patience.mjs';
-import { storeSettings } from '../server/testStore.js';
+import { ofFileAlone, storeSettings } from '../server/testStore.js';
 import { startServerProcess } from './serverProcess.js';
 import { temporaryFolder, tinySpec } from './tinyJob.js';
 import { clientsOf, statesOf, uploadTinyText, watchUntil, type Clients } from './watchedJob.js';
@@ -209,7 +209,8 @@ test('a job that may resumes with the slots that are free, and its record shows 
   for (const job of [name, other]) await clients.training.cancelJob({ name: job });
 });
 
-test('a job of more processes than the server has slots is refused when it is created', async () => {
+test('a job of more processes than the server has slots is refused when it is created', async (context) => {
+  ofFileAlone(context, 'another server of the store may have more slots');
   const { clients } = await start();
   await expect(create(clients, 20, { replicas: 4 })).rejects.toThrow(
     /spec.replicas: expected at most 2, the slots of this server \(RELORA_SLOTS\).*, got 4/,

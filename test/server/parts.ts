@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -42,6 +43,22 @@ export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', im
 
 /** Arguments: data folder, program of the trainers, a job to submit. */
 export const halfServer = fileURLToPath(new URL('./halfServer.mjs', import.meta.url));
+
+/** Servers with a common store wait for the lease of a dead one to expire; a single server takes over at its start. */
+export const briefLease = { RELORA_LEASE_SECONDS: '1' };
+
+/** Starts a `halfServer` on the store of a data folder, which runs a job and prints what it reports. */
+export async function startHalfServer(dataFolder: string, entry: string, job: NewJob) {
+  const storeUrl = await storeUrlOf(dataFolder);
+  return spawn(process.execPath, [halfServer, dataFolder, entry, JSON.stringify(job)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: {
+      ...process.env,
+      LEASE_SECONDS: briefLease.RELORA_LEASE_SECONDS,
+      ...(storeUrl && { STORE_URL: storeUrl }),
+    },
+  });
+}
 
 /** A data folder that is removed after the test. */
 export function temporaryFolder(): string {

@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process';
 import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -6,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
 import {
   allEvents,
+  briefLease,
   claim,
   jobWhen,
   newJob,
@@ -16,13 +16,9 @@ import {
   statesOf,
   submit,
   temporaryFolder,
-  halfServer,
+  startHalfServer,
   untilGone,
 } from './parts.js';
-import { storeUrlOf } from './testStore.js';
-
-/** Servers with a common store wait for the lease of a dead one to expire; a single server takes over at its start. */
-const briefLease = { RELORA_LEASE_SECONDS: '1' };
 
 interface Reported {
   sequence: number;
@@ -40,16 +36,8 @@ async function killedServer(
   const first = await openParts(briefLease, dataFolder);
   await readyDataset(first);
   await first.close();
-  const storeUrl = await storeUrlOf(dataFolder);
-  const job = JSON.stringify(newJob({ jobId, spec: runSpec(script, { stepCount: 30 }) }));
-  const server = spawn(process.execPath, [halfServer, dataFolder, scriptedTrainer, job], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    env: {
-      ...process.env,
-      LEASE_SECONDS: briefLease.RELORA_LEASE_SECONDS,
-      ...(storeUrl && { STORE_URL: storeUrl }),
-    },
-  });
+  const job = newJob({ jobId, spec: runSpec(script, { stepCount: 30 }) });
+  const server = await startHalfServer(dataFolder, scriptedTrainer, job);
   let last: Reported = { sequence: 0, step: 0 };
   for await (const line of createInterface({ input: server.stdout })) {
     last = { ...last, ...(JSON.parse(line) as Reported) };

@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   mkdirSync,
@@ -20,11 +20,12 @@ import { trainerEntry } from '../../server/dist/trainer/trainerProcess.js';
 import { patienceMs } from '../patience.mjs';
 import {
   allEvents,
-  halfServer,
+  briefLease,
   jobWhen,
   newJob,
   openParts,
   runSpec,
+  startHalfServer,
   statesOf,
   submit,
   temporaryFolder,
@@ -108,10 +109,8 @@ describe('the trainer', () => {
     const expected = await lossesOf(first, whole.id);
     await first.close();
 
-    const job = JSON.stringify(newJob({ jobId: 'job-killed', spec: spec(long) }));
-    const server = spawn(process.execPath, [halfServer, first.dataFolder, trainerEntry, job], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
+    const job = newJob({ jobId: 'job-killed', spec: spec(long) });
+    const server = await startHalfServer(first.dataFolder, trainerEntry, job);
     let reported = { sequence: 0, step: 0, pid: 0 };
     for await (const line of createInterface({ input: server.stdout })) {
       reported = { ...reported, ...(JSON.parse(line) as typeof reported) };
@@ -119,7 +118,7 @@ describe('the trainer', () => {
     }
     await untilGone(reported.pid);
 
-    const parts = await openParts(settings, first.dataFolder, trainerEntry);
+    const parts = await openParts({ ...settings, ...briefLease }, first.dataFolder, trainerEntry);
     expect((await allEvents(parts, 'job-killed')).length).toBeGreaterThanOrEqual(reported.sequence);
     await parts.supervisor.start();
     const resumed = await jobWhen(parts, 'job-killed', ({ state }) => isTerminal(state));
