@@ -5,8 +5,9 @@ import { parseJobSpec, type JobArchive, type ReloraClient } from '@relora/sdk';
 import { realServer } from '../sdk/realServer.js';
 import { temporaryFolder, tinySpec, tinyText } from './tinyJob.js';
 
+/** Long enough that a pause that is asked for at step 33 comes before the end, however busy the machine is. */
 export const spec = parseJobSpec({
-  ...tinySpec(60),
+  ...tinySpec(160),
   evaluations: [
     {
       name: 'facts',
