@@ -1,7 +1,7 @@
 // `npm run test:full`: tests that take too long, or need too much, for every change. It creates the Python environment itself (in
 // .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, all tests on the model of a card, NVIDIA's
 // compilers over all kernels, checkers over the files of deploy, ARM under emulation, binaries for other systems, a thousand random messages
-// to each method, and the kernels under the sanitizers. Results are written to test/full-report.md. Arguments select the parts to run: the
+// to each method, the server on PostgreSQL, and the kernels under the sanitizers. Results are written to test/full-report.md. Arguments select the parts to run: the
 // rows of the others stay as they are.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -97,6 +97,12 @@ const parts = [
     findings: /^\d+ methods: (.*) in .*$/gm,
   },
   {
+    name: 'postgres',
+    what: 'all tests of the server and all end-to-end tests with PostgreSQL as the store',
+    command: ['scripts/testPostgres.mjs'],
+    env: {},
+  },
+  {
     name: 'address',
     what: 'the kernels under AddressSanitizer and UndefinedBehaviorSanitizer',
     command: ['scripts/testSanitized.mjs', '--sanitizer', 'address'],
@@ -144,7 +150,9 @@ async function run({ name, what, prepare, command, env, findings }) {
     process.stdout.write(text);
   });
   const [status] = await once(child, 'close');
-  const counts = [...output.matchAll(/^ *Tests +(.*?) *\(\d+\)$/gm)].map(([, text]) => text.trim());
+  const counts = [...output.matchAll(/^ *Tests +(.*?) *\(\d+\)$/gm)].map(([, text]) =>
+    text.trim().replaceAll(' | ', ', '),
+  );
   const found = findings === undefined ? [] : [...output.matchAll(findings)].map(([, text]) => text);
   const outcome = `${status === 0 ? 'passed' : 'FAILED'}${problem === undefined ? '' : ` (${problem})`}`;
   const seconds = ((performance.now() - began) / 1000).toFixed(0);
