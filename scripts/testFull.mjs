@@ -1,8 +1,8 @@
 // `npm run test:full`: tests that take too long, or need too much, for every change. It creates the Python environment itself (in
 // .relora/test-python), then runs the exchange with transformers, PEFT, gguf and llama.cpp, all tests on the model of a card, NVIDIA's
-// compilers over all kernels, checkers over the files of deploy, ARM under emulation, binaries for other systems, a thousand random messages
-// to each method, the server on PostgreSQL, and the kernels under the sanitizers. Results are written to test/full-report.md. Arguments select the parts to run: the
-// rows of the others stay as they are.
+// compilers over all kernels, checkers over the files of deploy, ARM under emulation, binaries for other systems, a thousand random
+// messages to each method, the server on PostgreSQL, and the kernels under the sanitizers. Results are written to test/full-report.md.
+// Arguments select the parts to run: the rows of the others stay as they are.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
