@@ -83,6 +83,8 @@ function isNeeded(path) {
   if (/^node_modules\/tokenizers\/.*\.node$/.test(inside)) return inside.endsWith('linux-x64-gnu.node');
   if (/^node_modules\/.*\/prebuilds\/./.test(inside)) return /\/prebuilds\/linux-x64(\/|$)/.test(inside);
   if (/^node_modules\/(@grpc\/grpc-js|@photostructure\/sqlite)\/src(\/|$)/.test(inside)) return false;
+  // Addons for the sanitizers and other processors.
+  if (/^engine\/(native\/build|cuda\/build\/host)\/[^/]+\//.test(path)) return false;
   return (
     !/(\.map|\.d\.[cm]?ts|\.tsbuildinfo|\.o|\.md)$|\/dist-types(\/|$)/.test(path) || path === 'docs/gpu.md'
   );

@@ -30,6 +30,8 @@ const dataset = licenseDataset(newFolder);
 const cpu = (options: DeviceOptions) => () => openDevice(options);
 const card = (precision: 'float32' | 'bfloat16') => () =>
   Promise.resolve(openCuda({ ...modelOptions, isApart: false, precision }));
+/** ThreadSanitizer knows threads, but not the fibers of the model: its process died in a whole run on them. */
+const isOfThreads = process.env.TEST_SANITIZER === 'thread';
 const devices: { name: string; open: () => Promise<Device>; tolerance: number; isMissing?: boolean }[] = [
   { name: 'native', open: cpu({ device: 'native', precision: 'float32', threads: 2 }), tolerance: 1e-5 },
   {
@@ -37,9 +39,9 @@ const devices: { name: string; open: () => Promise<Device>; tolerance: number; i
     open: cpu({ device: 'native', precision: 'float32', instructionSet: 'portable' }),
     tolerance: 1e-5,
   },
-  { name: 'cuda on its model', open: card('float32'), tolerance: 1e-5 },
+  { name: 'cuda on its model', open: card('float32'), tolerance: 1e-5, isMissing: isOfThreads },
   // Operands of products keep 8 significant bits.
-  { name: 'cuda on its model, bfloat16', open: card('bfloat16'), tolerance: 0.02 },
+  { name: 'cuda on its model, bfloat16', open: card('bfloat16'), tolerance: 0.02, isMissing: isOfThreads },
   { name: 'reference', open: cpu({ device: 'reference', precision: 'float32' }), tolerance: 1e-30 },
   {
     name: 'tensorflow',
