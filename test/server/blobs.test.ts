@@ -211,7 +211,7 @@ it.skipIf(!hasS3)(
     onTestFinished(() => void vi.useRealTimers());
     await blobs.removeUnfinished(86_400_000);
     expect(await unfinishedIn(bucket)).toEqual(names);
-    // S3 tells its time in whole seconds, so that what began within this one is from the future.
+    // S3 reports its time in whole seconds, so that what began within this one is from the future.
     await blobs.removeUnfinished(-1000);
     expect(await unfinishedIn(bucket)).toEqual([]);
     expect(await textOf(blobs, 'jobs/one/whole', 0, 5)).toBe('whole');
