@@ -10,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { Dataset } from '../engine/dist/data/index.js';
 import { beginRun, disposeRun, openDevice, trainLoop } from '../engine/dist/index.js';
 import { heldOutLoss } from '../engine/dist/evaluation/heldOutLoss.js';
+import { fromBfloat16, toBfloat16 } from '../engine/dist/io/halfFloats.js';
 import { Llama } from '../engine/dist/model/llama.js';
 import { defaultRunSpec, presets } from '../engine/dist/plan/index.js';
 import { table } from './table.mjs';
@@ -25,8 +26,6 @@ const { values } = parseArgs({
 const stepCount = Number(values.steps);
 const warmStepCount = Math.round(stepCount / 5);
 const mainStepCount = stepCount - warmStepCount;
-const scratch = new Float32Array(1);
-const scratchBits = new Uint32Array(scratch.buffer);
 const never = new AbortController().signal;
 
 const dataset = await Dataset.open(await preparedText({ kind: 'bytes' }), { verify: false });
@@ -99,10 +98,10 @@ async function lossesAt(run) {
   for (const layer of model.layers) {
     const base = weights.get(layer.weight.name);
     const sum = await model.mergedWeight(layer);
-    merged.set(layer.weight.name, sum.map(toBfloat16));
+    merged.set(layer.weight.name, sum.map(asBfloat16));
     rounded.set(
       layer.weight.name,
-      sum.map((value, i) => toBfloat16(toBfloat16(base[i]) + (value - base[i]))),
+      sum.map((value, i) => asBfloat16(asBfloat16(base[i]) + (value - base[i]))),
     );
     for (const [i, value] of sum.entries()) {
       change += (value - base[i]) ** 2;
@@ -132,9 +131,6 @@ async function lossOf(run, model) {
   return loss / count;
 }
 
-/** To the nearest value with eight significant bits, ties to even. */
-function toBfloat16(value) {
-  scratch[0] = value;
-  scratchBits[0] = (scratchBits[0] + 0x7fff + ((scratchBits[0] >>> 16) & 1)) & 0xffff0000;
-  return scratch[0];
+function asBfloat16(value) {
+  return fromBfloat16(toBfloat16(value));
 }

@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { sql } from 'kysely';
 import pg from 'pg';
@@ -11,7 +11,7 @@ import type { NewExport } from '../../server/dist/artifacts/artifactExports.js';
 import {
   allEvents,
   claim,
-  halfServer,
+  startHalfServer,
   jobWhen,
   newJob,
   openParts,
@@ -46,11 +46,8 @@ async function pause(ms: number): Promise<void> {
 
 /** A server in its own process, which runs the job until it has reported a step. */
 async function otherServer(folder: string, url: string, jobId: string, step: number) {
-  const job = JSON.stringify(newJob({ jobId, spec: runSpec('slow', { stepCount: 60 }) }));
-  const server = spawn(process.execPath, [halfServer, folder, scriptedTrainer, job], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    env: { ...process.env, STORE_URL: url, LEASE_SECONDS: String(leaseMs / 1000) },
-  });
+  const job = newJob({ jobId, spec: runSpec('slow', { stepCount: 60 }) });
+  const server = await startHalfServer(folder, scriptedTrainer, job, settings, url);
   onTestFinished(() => void server.kill('SIGKILL'));
   const reported = await new Promise<{ pid: number }>((resolve) => {
     createInterface({ input: server.stdout }).on('line', (line) => {

@@ -42,19 +42,25 @@ import { stepBody } from './stepBody.mjs';
 export const scriptedTrainer = fileURLToPath(new URL('./scriptedTrainer.mjs', import.meta.url));
 
 /** Arguments: data folder, program of the trainers, a job to submit. */
-export const halfServer = fileURLToPath(new URL('./halfServer.mjs', import.meta.url));
+const halfServer = fileURLToPath(new URL('./halfServer.mjs', import.meta.url));
 
 /** Servers with a common store wait for the lease of a dead one to expire; a single server takes over at its start. */
 export const briefLease = { RELORA_LEASE_SECONDS: '1' };
 
-/** Starts a `halfServer` on the store of a data folder, which runs a job and prints what it reports. */
-export async function startHalfServer(dataFolder: string, entry: string, job: NewJob) {
-  const storeUrl = await storeUrlOf(dataFolder);
+/** Starts a `halfServer`, by default on the store of its data folder, which runs a job and prints what it reports. */
+export async function startHalfServer(
+  dataFolder: string,
+  entry: string,
+  job: NewJob,
+  lease = briefLease,
+  url?: string,
+) {
+  const storeUrl = url ?? (await storeUrlOf(dataFolder));
   return spawn(process.execPath, [halfServer, dataFolder, entry, JSON.stringify(job)], {
     stdio: ['ignore', 'pipe', 'inherit'],
     env: {
       ...process.env,
-      LEASE_SECONDS: briefLease.RELORA_LEASE_SECONDS,
+      LEASE_SECONDS: lease.RELORA_LEASE_SECONDS,
       ...(storeUrl && { STORE_URL: storeUrl }),
     },
   });
