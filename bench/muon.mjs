@@ -1,16 +1,20 @@
 // Muon, LoRA-Muon and choices of the next A, against AdamW: the same tokens of real text, one thread per run.
 //
-//     node bench/muon.mjs [--preset demo] [--steps 1000] [--seeds 3] [--rank 24] [--cycle STEPS] [--parallel 2] [--report FILE] [method …]
+//     node bench/muon.mjs [--preset demo] [--steps 1000] [--seeds 3] [--rank 24] [--cycle STEPS]
+//                         [--restart-warmup STEPS] [--equal-time] [--parallel 2] [--report FILE] [method …]
 //
 // Two runs at a time. Finished runs are stored in .relora/convergence/ and not repeated, so that an interrupted run continues. A method's
-// rate is tuned with the first seed on a third of the steps: 0.001 and 0.003, then doubled as long as the highest rate is best. A warm start
-// has the rate of the full-rank run by its optimizer. Curves are drawn beside the report.
+// rate is tuned with the first seed on whole runs, since on a third of the steps Muon's best rate is four times as high. A warm start has the
+// rate of the full-rank run by its optimizer. With --equal-time each method is trained once more, for as many steps as it makes in the
+// processor time of full-rank AdamW. Curves are drawn beside the report.
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { parseArgs } from 'node:util';
 import { defaultRunSpec, presets } from '../engine/dist/plan/index.js';
+import { finalLoss } from './convergence/compare.mjs';
 import { Runs } from './convergence/runs.mjs';
+import { tuned } from './convergence/tune.mjs';
 import { linePanel } from './plots/lines.mjs';
 import { figure } from './plots/svg.mjs';
 import { table } from './table.mjs';
@@ -23,14 +27,15 @@ const { values, positionals } = parseArgs({
     seeds: { type: 'string', default: '3' },
     rank: { type: 'string', default: '24' },
     cycle: { type: 'string' },
+    'restart-warmup': { type: 'string' },
+    'equal-time': { type: 'boolean', default: false },
     parallel: { type: 'string', default: '2' },
     report: { type: 'string' },
   },
 });
 const [stepCount, seedCount] = [Number(values.steps), Number(values.seeds)];
 const rank = Number(values.rank);
-const firstRates = [1e-3, 3e-3];
-const highestRate = 0.1; // all of them diverge far below this
+const firstRates = [3e-3, 6e-3];
 
 const fullRankBy = { adamw: 'full-rank AdamW', muon: 'full-rank Muon' };
 const methods = {
@@ -61,16 +66,20 @@ const methods = {
 
 async function specOf({ fullRank, warmStart = 'adamw', adapter, kind = 'relora' }, rate, seed, steps) {
   const warmSteps = fullRank === undefined ? Math.round(steps / 5) : 0;
-  const warmRate = fullRank === undefined ? await rateOf(fullRankBy[warmStart]) : undefined;
+  const warmRate = fullRank === undefined ? (await tunedRateOf(fullRankBy[warmStart])).value : undefined;
   const mainSteps = steps - warmSteps;
   const cycle = values.cycle === undefined ? Math.round(mainSteps / 4) : Number(values.cycle);
   const cycleStepCount = kind === 'lora' ? mainSteps : cycle;
+  const restart =
+    values['restart-warmup'] === undefined || kind === 'lora'
+      ? {}
+      : { restartWarmupStepCount: Number(values['restart-warmup']) };
   return defaultRunSpec({
     kind: fullRank === undefined ? kind : 'fullRank',
     model: { ...presets[values.preset], vocabSize: 257 },
     dataset: 'datasets/text',
     warmStart: { stepCount: warmSteps, learningRate: warmRate, optimizer: warmStart },
-    adapter: fullRank === undefined ? { rank, alpha: rank, cycleStepCount, ...adapter } : null,
+    adapter: fullRank === undefined ? { rank, alpha: rank, cycleStepCount, ...restart, ...adapter } : null,
     stepCount: mainSteps,
     learningRate: { peak: rate },
     optimizer: { fullRankOptimizer: fullRank ?? 'adamw' },
@@ -89,20 +98,13 @@ if (unknown.length > 0)
 const names = positionals.length > 0 ? positionals : Object.keys(methods);
 const runs = await Runs.open({ parallelCount: Number(values.parallel), isMeasured: true });
 
-const lossOf = (result) => (result.failure === null ? result.curve.at(-1).loss : Infinity);
+const seeds = Array.from({ length: seedCount }, (_, index) => index + 1);
 const rows = new Map();
 const rates = new Map();
 try {
   await Promise.all(
     names.map(async (name) => {
-      const rate = await rateOf(name);
-      const seeds = Array.from({ length: seedCount }, (_, index) => index + 1);
-      const results = await Promise.all(
-        seeds.map(async (seed) =>
-          runs.train(await specOf(methods[name], rate, seed, stepCount), `${name} seed ${seed}`),
-        ),
-      );
-      rows.set(name, { name, rate, results });
+      rows.set(name, await measured(name));
       write();
     }),
   );
@@ -110,55 +112,81 @@ try {
   await runs.close();
 }
 
-/** The main phase's rate of a method, tuned once. */
-function rateOf(name) {
-  if (!rates.has(name)) rates.set(name, tuned(name, methods[name]));
-  return rates.get(name);
+/** Runs of a method with all seeds at its tuned rate, and at equal time if wanted. */
+async function measured(name) {
+  const { value: rate, tried } = await tunedRateOf(name);
+  const trainAll = (steps) => Promise.all(seeds.map(async (seed) => train(name, { rate, seed, steps })));
+  const results = await trainAll(stepCount);
+  if (!values['equal-time']) return { name, rate, tried, results };
+  const reference = await tunedRateOf('full-rank AdamW');
+  const own = results[0].processorSeconds;
+  const { processorSeconds } = await train('full-rank AdamW', {
+    rate: reference.value,
+    seed: 1,
+    steps: stepCount,
+  });
+  const steps = 20 * Math.round((stepCount * processorSeconds) / own / 20);
+  return { name, rate, tried, results, atEqualTime: { steps, results: await trainAll(steps) } };
 }
 
-/** The main phase's rate with the lowest final loss on a third of the steps. */
-async function tuned(name, method) {
-  const lossAt = async (rate) => {
-    const spec = await specOf(method, rate, 1, Math.round(stepCount / 3));
-    return { rate, loss: lossOf(await runs.train(spec, `${name} ${rate}`)) };
-  };
-  const found = await Promise.all(firstRates.map(lossAt));
-  const best = () => found.reduce((most, one) => (one.loss < most.loss ? one : most));
-  while (best() === found.at(-1) && best().rate < highestRate)
-    found.push(await lossAt(Number((2 * best().rate).toPrecision(2))));
-  return best().rate;
+async function train(name, { rate, seed, steps }) {
+  const spec = await specOf(methods[name], rate, seed, steps);
+  return await runs.train(spec, `${name}, rate ${rate}, seed ${seed}, ${steps} steps`);
+}
+
+/** The main phase's rate of a method with the lowest loss of the first seed, searched once. */
+function tunedRateOf(name) {
+  if (!rates.has(name)) {
+    const lossAt = async (rate) => finalLoss(await train(name, { rate, seed: 1, steps: stepCount }));
+    rates.set(name, tuned(firstRates, lossAt));
+  }
+  return rates.get(name);
 }
 
 function write() {
   const mean = (numbers) => numbers.reduce((sum, value) => sum + value, 0) / numbers.length;
+  const lossCells = (results) => {
+    const losses = results.map(finalLoss);
+    const spread = losses.length > 1 ? (Math.max(...losses) - Math.min(...losses)).toFixed(4) : '–';
+    return [mean(losses).toFixed(4), spread];
+  };
   const commit = execFileSync('git', ['describe', '--always', '--dirty'], { encoding: 'utf8' }).trim();
   const finished = names.flatMap((name) => rows.get(name) ?? []);
-  const cells = finished.map(({ name, rate, results }) => {
-    const losses = results.map(lossOf);
+  const cells = finished.map(({ name, rate, results, atEqualTime }) => {
     const whole = results.filter(({ failure }) => failure === null);
     const jumps = whole.flatMap((result) => result.jumps);
     const meanOf = (value, digits) => (whole.length > 0 ? mean(whole.map(value)).toFixed(digits) : '–');
     return [
       name,
       rate,
-      mean(losses).toFixed(4),
-      losses.length > 1 ? (Math.max(...losses) - Math.min(...losses)).toFixed(4) : '–',
+      ...lossCells(results),
       jumps.length > 0 ? mean(jumps).toFixed(4) : '–',
       meanOf(({ effectiveRank }) => effectiveRank, 1),
       meanOf(({ stateBytes }) => stateBytes / 1e6, 2),
       meanOf(({ peakBytes }) => peakBytes / 1e6, 0),
       meanOf(({ processorSeconds }) => processorSeconds / stepCount, 3),
+      ...(atEqualTime === undefined ? [] : [atEqualTime.steps, ...lossCells(atEqualTime.results)]),
     ];
   });
+  const columns = ['method', 'rate', 'loss', 'spread', 'jump', 'effective rank', 'state MB', 'peak MB'];
+  const atEqualTime = values['equal-time'] ? ['steps at equal time', 'loss', 'spread'] : [];
+  const tried = finished.map(({ name, tried }) => [
+    name,
+    tried.map(({ value, loss }) => `${value}: ${loss.toFixed(4)}`).join(', '),
+  ]);
   const text = `# Optimizers of ReLoRA on the preset ${values.preset}
 
-${runs.cpuModel.split(' ').slice(0, 2).join(' ')}, commit ${commit}. ${stepCount} steps of 1024 bytes of the demo's text, a fifth of them the warm start, rank ${rank}, ${values.cycle === undefined ? 'four cycles' : `cycles of ${values.cycle} steps`}; float32, one thread,
-${seedCount} seed${seedCount > 1 ? 's' : ''}, ${values.parallel} runs at a time. Rates tuned on a third of the steps: ${firstRates.join(' and ')}, twice as high while that is lower; a warm
-start has the rate of the full-rank run by its optimizer. Held-out loss in nats a byte; the jump is the mean training loss of ten steps after
-a restart less that of ten before; MB of optimizer state at the end and of the process at its peak; processor seconds a step, which other
-programs lengthen less than wall time. \`node bench/muon.mjs\`
+${runs.cpuModel.split(' ').slice(0, 2).join(' ')} (${runs.instructionSet}), commit ${commit}. ${stepCount} steps of 1024 bytes of the demo's text, a fifth of them the warm start, rank ${rank}, ${values.cycle === undefined ? 'four cycles' : `cycles of ${values.cycle} steps`}${values['restart-warmup'] === undefined ? '' : `, the rate rising for ${values['restart-warmup']} steps after a restart`}; float32, one
+thread, ${seedCount} seed${seedCount > 1 ? 's' : ''}, ${values.parallel} runs at a time. Rates tuned with the first seed on whole runs; a warm start has the rate of the full-rank run by its
+optimizer. Held-out loss in nats a byte, and its range over the seeds; the jump is the mean training loss of ten steps after a restart less
+that of ten before; MB of optimizer state at the end and of the process at its peak; processor seconds a step, which other programs lengthen
+less than wall time.${values['equal-time'] ? ' At equal time: as many steps as take the processor time of full-rank AdamW, at the same rate.' : ''} \`node bench/muon.mjs\`
 
-${table(['method', 'rate', 'loss', 'spread', 'jump', 'effective rank', 'state MB', 'peak MB', 'processor s a step'], cells)}
+${table([...columns, 'processor s a step', ...atEqualTime], cells)}
+
+Losses of the first seed at the rates that were tried:
+
+${table(['method', 'rate: loss'], tried)}
 `;
   if (values.report !== undefined) {
     const picture = values.report.replace(/(\.md)?$/, '.svg');
