@@ -565,6 +565,12 @@ describe('every error of the catalog reaches a client with its code, reason and 
   }
 });
 
+it('the time limit of calls does not end those that wait for a task: it has a limit of its own', async () => {
+  const { datasets, parts } = await openApi({}, { deadlineSeconds: 0.001 });
+  await readyDataset(parts);
+  expect(await datasets.previewDataset({ name: 'datasets/text' })).toEqual({ tokens: [] });
+});
+
 describe('an error', () => {
   it('names every bad field at once, with what was expected and what came', async () => {
     const { training } = await openApi();

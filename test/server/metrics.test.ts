@@ -9,7 +9,9 @@ import { metricTable } from '../../server/dist/metrics/metricTable.js';
 import { ServiceError } from '../../server/dist/errors.js';
 import { rpcMetricsMiddleware } from '../../server/dist/grpc/rpcMetrics.js';
 import { ServerMetrics } from '../../server/dist/metrics/serverMetrics.js';
+import { openApi } from './apiServer.js';
 import { allEvents, jobWhen, onProcessors, openParts, readyDataset, submit, type Parts } from './parts.js';
+import { rawCall, rawClient } from './rawCalls.js';
 
 /** The value of a sample, by its name and labels as written; undefined if there is none. */
 function sample(text: string, series: string): number | undefined {
@@ -197,6 +199,17 @@ describe('calls', () => {
     expect(sample(text, `relora_rpc_handled_total{${labels},code="OK"}`)).toBe(1);
     expect(sample(text, `relora_rpc_handled_total{${labels},code="NOT_FOUND"}`)).toBe(1);
     expect(sample(text, `relora_rpc_seconds_count{${labels}}`)).toBe(2);
+  });
+
+  it('of unknown methods are counted together, so that clients cannot add series', async () => {
+    const { address, metrics } = await openApi();
+    for (const path of ['/made.up/One', '/made.up/Two', '/relora.v1.TrainingService/Three'])
+      await rawCall(rawClient(address), path, Buffer.alloc(0));
+    const text = await metrics.registry.metrics();
+    expect(
+      sample(text, 'relora_rpc_handled_total{service="unknown",method="unknown",code="UNIMPLEMENTED"}'),
+    ).toBe(3);
+    expect(text).not.toMatch(/made\.up|One|Three/);
   });
 });
 

@@ -61,6 +61,23 @@ export function contractMethods(): Map<string, JsonMethod> {
 const unarySeconds = 60;
 
 /**
+ * Calls that wait for a task and end it when they end. Such a task has a limit of its own (RELORA_TASK_TIMEOUT_SECONDS), or, if it may take
+ * as long as its model needs, a heartbeat.
+ */
+const taskCalls: ReadonlySet<string> = new Set([
+  pathOf(ModelServiceDefinition, 'evaluateModel'),
+  pathOf(DatasetServiceDefinition, 'previewDataset'),
+  pathOf(TrainingServiceDefinition, 'explainJob'),
+]);
+
+function pathOf<Definition extends ServiceDefinition>(
+  { fullName, methods }: Definition,
+  method: keyof Definition['methods'] & string,
+): string {
+  return `/${fullName}/${methods[method]!.name}`;
+}
+
+/**
  * Serves only health checks, unencrypted and without a login: all that a probe learns is whether the server serves. Does not listen yet.
  */
 export function serveHealth(
@@ -102,7 +119,7 @@ export function serveApi(
       errorMiddleware(log, config),
       metadataMiddleware(config.metadataBytesMax),
       accessMiddleware(authenticate, (path) => roleFor(path, config.withoutToken)),
-      deadlineMiddleware(deadlineSeconds),
+      deadlineMiddleware(deadlineSeconds, taskCalls),
     ],
   });
   const add = <Definition extends ServiceDefinition>(

@@ -242,6 +242,7 @@ function unknownMethod(path: string): ServedMethod {
   };
   return {
     path,
+    isUnknown: true,
     requestStream: true,
     responseStream: true,
     decode: refuse,

@@ -63,11 +63,13 @@ function toServiceError(
 
 /**
  * Ends calls with one request and one response that take longer than a limit, whether or not the client set a deadline, so that half-open
- * calls do not accumulate. The work that they began continues, and the error says so. Streams have no limit.
+ * calls do not accumulate. The work that they began continues, and the error says so. Streams have no limit, nor have the paths in
+ * `endsWithCall`, whose work ends with them.
  */
-export function deadlineMiddleware(seconds: number): Middleware {
+export function deadlineMiddleware(seconds: number, endsWithCall: ReadonlySet<string>): Middleware {
   return async function* limitTime({ method, context }, next) {
-    if (method.requestStream || method.responseStream) return yield* next(context);
+    if (method.requestStream || method.responseStream || endsWithCall.has(method.path))
+      return yield* next(context);
     const limit = new AbortController();
     const timer = setTimeout(
       () => limit.abort(new ServiceError('DEADLINE_EXCEEDED', { seconds })),

@@ -11,7 +11,7 @@ export interface CountedService {
 
 /**
  * Counts calls by service, method and status code, beginning with 0 for every method. The outermost middleware, so it sees the code that
- * the client gets. Unknown methods never get here, so the set of labels is closed.
+ * the client gets. Calls of unknown methods count together, whatever their paths, so the set of labels is closed.
  */
 export function rpcMetricsMiddleware(metrics: Metrics, services: readonly CountedService[]): Middleware {
   for (const { fullName: service, methods } of services) {
@@ -22,8 +22,8 @@ export function rpcMetricsMiddleware(metrics: Metrics, services: readonly Counte
       metrics.rpcDuration.zero({ service, method });
     }
   }
-  return async function* countCalls({ method: { path }, context }, next) {
-    const [, service = '', method = ''] = path.split('/');
+  return async function* countCalls({ method: { path, isUnknown }, context }, next) {
+    const [, service = '', method = ''] = isUnknown ? ['', 'unknown', 'unknown'] : path.split('/');
     const labels = { service, method };
     metrics.rpcStarted.inc(labels);
     const endTimer = metrics.rpcDuration.startTimer(labels);

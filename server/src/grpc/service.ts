@@ -68,6 +68,8 @@ export interface ServedMethod {
   readonly path: string;
   readonly requestStream: boolean;
   readonly responseStream: boolean;
+  /** The server has no such method: the client chose the path. */
+  readonly isUnknown?: true;
   /** Throws a ServiceError that names the place of the problem. */
   decode(bytes: Buffer): unknown;
   encode(message: unknown): Buffer;
@@ -77,7 +79,7 @@ export interface ServedMethod {
 }
 
 export interface Call {
-  readonly method: Pick<ServedMethod, 'path' | 'requestStream' | 'responseStream'>;
+  readonly method: Pick<ServedMethod, 'path' | 'requestStream' | 'responseStream' | 'isUnknown'>;
   readonly context: CallContext;
 }
 
