@@ -207,6 +207,11 @@ describe('a folder that is not a model we read is refused, with tensor, expected
       message: /head_dim: expected an even number of at most 128, found 7/,
     },
     {
+      name: 'heads larger than every device has',
+      config: { hidden_size: 520, num_attention_heads: 4, head_dim: 130 },
+      message: /num_attention_heads: expected heads of an even size of at most 128 .* 520, found 4/,
+    },
+    {
       name: 'layers without rotary embedding at no interval',
       config: {
         ...{ architectures: ['SmolLM3ForCausalLM'], model_type: 'smollm3' },

@@ -346,6 +346,12 @@ describe('a wrong field is named with what was expected and what came', () => {
       /even/,
     ],
     [
+      'a head larger than every device has',
+      { model: { config: { ...config, hiddenSize: 520, numAttentionHeads: 4 } } },
+      'spec.model.config.num_attention_heads',
+      /at most 128.*got 130/,
+    ],
+    [
       'key heads that do not divide the heads',
       { model: { config: { ...config, numKeyValueHeads: 3 } } },
       'spec.model.config.num_key_value_heads',

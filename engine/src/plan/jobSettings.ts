@@ -1,4 +1,5 @@
 import { choice, flag, integer, kept, number, text, type Context, type Draft } from './setting.js';
+import { headDimMax } from './parameters.js';
 import {
   adapterGraphs,
   adapterOptimizers,
@@ -98,7 +99,7 @@ export const modelSettings = kept({
   /** A bias on the query, key and value projections, as in Qwen2. */
   attentionBias: flag({ default: false, before: false }),
   /** Features of a head; 0: hiddenSize / numAttentionHeads. At most what every device supports. */
-  headDim: integer({ default: 0, min: 0, max: 128, before: 0 }),
+  headDim: integer({ default: 0, min: 0, max: headDimMax, before: 0 }),
   /** A norm of each head of queries and keys before rotation, as in Qwen3. */
   qkNorm: flag({ default: false, before: false }),
   /** Every n-th layer has no rotary embedding, as in SmolLM3; 0: all have one. */

@@ -1,6 +1,6 @@
 import { EngineError } from '../engineError.js';
 import { architectureOf, architectures, missingArchitectures, type Architecture } from './architectures.js';
-import { headSize, hasRope } from './parameters.js';
+import { headDimMax, headSize, hasRope } from './parameters.js';
 import type { LlamaConfig, RopeScaling, WeightType } from './runSpec.js';
 
 /** The folder is not a model that this engine supports; the message names the file, key or tensor, what was expected and what was found. */
@@ -14,9 +14,6 @@ export class ModelFolderInvalid extends EngineError {
     super('MODEL_FOLDER_INVALID', `${subject}: expected ${expected}, found ${found}`);
   }
 }
-
-/** The largest that every device supports. */
-export const headDimMax = 128;
 
 /** Text of a config.json from which Hugging Face loads this model. */
 export function formatLlamaConfig(
@@ -150,18 +147,18 @@ function headDimOf(
   if ((keys.get('head_dim') ?? otherwise) === null && !Number.isInteger(share))
     throw invalid(
       'num_attention_heads',
-      `heads of an even size that divide hidden_size ${hiddenSize}`,
+      `heads of an even size of at most ${headDimMax} that divide hidden_size ${hiddenSize}`,
       numAttentionHeads,
     );
   const headDim = positiveInteger(keys, 'head_dim', otherwise ?? share);
   // Rotary embedding rotates pairs of features.
-  const isEven = headDim % 2 === 0;
+  const isPossible = headDim % 2 === 0 && headDim <= headDimMax;
   if (headDim === share) {
-    if (isEven) return 0;
-    const expected = `heads of an even size that divide hidden_size ${hiddenSize}`;
+    if (isPossible) return 0;
+    const expected = `heads of an even size of at most ${headDimMax} that divide hidden_size ${hiddenSize}`;
     throw invalid('num_attention_heads', expected, numAttentionHeads);
   }
-  if (!isEven || headDim > headDimMax)
+  if (!isPossible)
     throw invalid('head_dim', `an even number of at most ${headDimMax}`, headDim);
   return headDim;
 }

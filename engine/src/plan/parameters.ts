@@ -1,6 +1,9 @@
 import { layerMethod } from './layerMethod.js';
 import { targetModules, type LlamaConfig, type RunSpec, type TargetModule } from './runSpec.js';
 
+/** Features of the largest head that every device supports. */
+export const headDimMax = 128;
+
 /** Features of one head. */
 export function headSize({
   headDim,

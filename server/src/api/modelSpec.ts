@@ -1,6 +1,7 @@
 import {
   architectureOf,
   emptyModel,
+  headDimMax,
   llamaConfigOf,
   refuseUnknownKeys,
   ModelFolderInvalid,
@@ -107,13 +108,15 @@ function checkHeads(
     if (headDim % 2 !== 0) checks.add(`${field}.head_dim`, 'an even number', headDim);
   } else if (hiddenSize % numAttentionHeads !== 0) {
     checks.add(`${field}.num_attention_heads`, `a divisor of hidden_size ${hiddenSize}`, numAttentionHeads);
-  } else if ((hiddenSize / numAttentionHeads) % 2 !== 0) {
+  } else {
+    const size = hiddenSize / numAttentionHeads;
     // The rotary embedding rotates pairs of features.
-    checks.add(
-      `${field}.num_attention_heads`,
-      'an even head size, hidden_size / num_attention_heads',
-      hiddenSize / numAttentionHeads,
-    );
+    if (size % 2 !== 0 || size > headDimMax)
+      checks.add(
+        `${field}.num_attention_heads`,
+        `an even head size of at most ${headDimMax}, hidden_size / num_attention_heads`,
+        size,
+      );
   }
   if (numAttentionHeads % numKeyValueHeads !== 0) {
     checks.add(
