@@ -158,8 +158,7 @@ function headDimOf(
     const expected = `heads of an even size of at most ${headDimMax} that divide hidden_size ${hiddenSize}`;
     throw invalid('num_attention_heads', expected, numAttentionHeads);
   }
-  if (!isPossible)
-    throw invalid('head_dim', `an even number of at most ${headDimMax}`, headDim);
+  if (!isPossible) throw invalid('head_dim', `an even number of at most ${headDimMax}`, headDim);
   return headDim;
 }
 
