@@ -48,7 +48,7 @@ export const settings = {
   pageHosts: list(
     'RELORA_PAGE_HOSTS',
     'names with `,` between them',
-    'Host names under which browsers may open the page, besides IP addresses and `localhost`; any other name is refused, since a hostile site could let its name point here.',
+    'Host names under which browsers may use the API of the page, besides IP addresses and `localhost`; any other name is refused, since a hostile site could let its name point here.',
     /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/,
   ),
   dataFolder: folder(
@@ -188,7 +188,7 @@ export const settings = {
     120,
     1,
     86_400,
-    'Time within which mpirun must have started the ranks of a job on the server that runs it.',
+    'Time within which mpirun must have started the processes of a job on the server that runs it.',
   ),
   queueJobsMax: integer(
     'RELORA_QUEUE_JOBS_MAX',
@@ -302,7 +302,7 @@ export const settings = {
     1 << 16,
     1 << 14,
     64 << 20,
-    'Longest text in one field of a message from a client, in bytes; prompts may have 1 MiB, and questions and tokenizers may be as long as the message.',
+    'Longest text in one field of a message from a client, in bytes; prompts may have 1 MiB, tokenizers 3 MiB, questions of a job 256 KiB, and those of EvaluateModel may be as long as the message.',
   ),
   metadataBytesMax: integer(
     'RELORA_METADATA_BYTES_MAX',
@@ -344,7 +344,7 @@ export const settings = {
     5,
     0.1,
     3600,
-    'Time in which a new connection must have sent its first data: the preface of HTTP/2, or the headers of HTTP.',
+    'Time in which a new connection must have sent its first data: the preface of HTTP/2, or the headers of HTTP, for which it is at most 10 s.',
   ),
   connectionIdleSeconds: number(
     'RELORA_CONNECTION_IDLE_SECONDS',
@@ -414,14 +414,14 @@ export const settings = {
     64,
     1,
     10_000,
-    'Downloads that may be open at the same time; one that its client does not read takes up to five megabytes of memory.',
+    'Downloads, exports of jobs and checks of files that may be open at the same time; one that its client does not read takes up to five megabytes of memory.',
   ),
   uploadsMax: integer(
     'RELORA_UPLOADS_MAX',
     64,
     1,
     10_000,
-    'Uploads of data sets and of weights that may be open at the same time.',
+    'Uploads of data sets and weights and imports of jobs that may be open at the same time.',
   ),
   watchersMax: integer(
     'RELORA_WATCHERS_MAX',
@@ -503,7 +503,7 @@ export const settings = {
     1 << 20,
     1 << 16,
     1 << 30,
-    'How many of the last bytes that a trainer printed are kept, for each of the last ten attempts of a job.',
+    'How many of the last bytes that a trainer printed are kept at most (at least half as many), for each of the last ten attempts of a job.',
   ),
   metricPointsMax: integer(
     'RELORA_METRIC_POINTS_MAX',
@@ -517,7 +517,7 @@ export const settings = {
     4 * 2 ** 30,
     2 ** 28,
     2 ** 50,
-    'Memory in bytes of a process that reads files of clients (data sets, tokenizers, weights); above it the process is ended.',
+    'Memory in bytes of a process that reads files of clients (data sets, tokenizers, weights) or evaluates a model for EvaluateModel; above it the process is ended.',
   ),
   preparerThreads: integer(
     'RELORA_PREPARER_THREADS',
@@ -602,7 +602,7 @@ export const settings = {
     20,
     0.1,
     3600,
-    'Time that a trainer has to finish its micro-batch, save a checkpoint and stop before it is killed.',
+    'Time that a trainer has, after its micro-batch, to save a checkpoint and stop before it is killed; when a job is cancelled, from the request on.',
   ),
   attemptsWithoutProgressMax: integer(
     'RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX',
@@ -630,14 +630,14 @@ export const settings = {
     600,
     1,
     86_400,
-    'Longest time for generating a text or showing a data set.',
+    'Longest time of a task for a client, such as generating a text, showing a data set or finding documents, and of measuring the devices.',
   ),
   tasksMax: integer(
     'RELORA_TASKS_MAX',
     2,
     2,
     64,
-    'Child processes for data sets and text generation at the same time; at most one of them prepares data.',
+    'Child processes for everything but training (data sets, exports, evaluations, texts) at the same time; at most one of them prepares data.',
   ),
   shutdownSeconds: number(
     'RELORA_SHUTDOWN_SECONDS',
@@ -692,7 +692,13 @@ export const settings = {
     2 ** 50,
     'A store file up to this size is checked completely when it is opened; in a larger one everything but the history of steps, so that the server starts within seconds.',
   ),
-  webhooksMax: integer('RELORA_WEBHOOKS_MAX', 32, 0, 10_000, 'Webhooks of a tenant; 0 for none at all.'),
+  webhooksMax: integer(
+    'RELORA_WEBHOOKS_MAX',
+    32,
+    0,
+    10_000,
+    'Webhooks of a tenant; with 0 none can be created, and those that exist are still served.',
+  ),
   webhookNetworks: {
     variable: 'RELORA_WEBHOOK_NETWORKS',
     default: '',

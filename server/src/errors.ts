@@ -476,12 +476,12 @@ export const serviceErrors = {
   DEADLINE_EXCEEDED: entry<{ seconds: number }>({
     status: Status.DEADLINE_EXCEEDED,
     text: ({ seconds }) => `The call did not finish within ${seconds} s`,
-    fix: 'What was asked for stands and may still happen: read the resource, or repeat the call with the same request_id.',
+    fix: 'What the call changes may still happen: read the resource, or repeat the call with the same request_id.',
   }),
   DEADLINE_PASSED: entry<Record<never, never>>({
     status: Status.DEADLINE_EXCEEDED,
     text: () => 'The deadline that the client set has passed',
-    fix: 'What was asked for stands and may still happen: read the resource, or repeat the call with the same request_id.',
+    fix: 'What the call changes may still happen: read the resource, or repeat the call with the same request_id.',
   }),
   CLIENT_SILENT: entry<{ seconds: number }>({
     status: Status.DEADLINE_EXCEEDED,
@@ -596,11 +596,12 @@ export const engineFailures = {
     'The device does not support this precision. The message names those that it supports.',
   DEVICE_OUT_OF_MEMORY:
     'The card ran out of memory. Use smaller micro-batches, recomputation or moments in eight bits.',
-  DEVICE_LOST: 'The card stopped, was reset or fell off the bus. The job resumes when it is back.',
+  DEVICE_LOST:
+    'The card stopped, was reset or fell off the bus. The job is tried again from its checkpoint; it fails after RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX attempts without progress.',
   MPI_MISSING:
     'A trainer should join other processes by MPI, but no mpirun started it, or the MPI library cannot be loaded. The message says which.',
   RANK_LOST:
-    'One process of a job with several ended, its weights differed from those of the others, or NCCL could not add over its cards. All processes are ended, and the job resumes from its checkpoint.',
+    'One process of a job with several ended, its weights differed from those of the others, or NCCL could not add over its cards. All processes are ended, and the job is tried again from its checkpoint; it fails after RELORA_ATTEMPTS_WITHOUT_PROGRESS_MAX attempts without progress.',
   DOCUMENT_TOO_LONG: 'A single document is longer than can be tokenized. Split it.',
   FIELD_MISSING: 'A line or row lacks the text field. The message names the row.',
   FILE_CHANGED: 'A file on the server changed while it was read.',
@@ -643,6 +644,14 @@ export const engineWarnings = {
     'The tokenizer does not know, or drops, 1 % or more of the characters of the text, so nothing is learned about them. The data set has the same warning when it is prepared.',
   SEQUENCES_IDLE:
     'Some sequences contain nothing to learn, since prompts are longer than a sequence. Use a longer sequence_length or shorter prompts.',
+} as const;
+
+/** Reasons of warnings of a data set, besides TEXT_UNKNOWN. */
+export const datasetWarnings = {
+  ROWS_SKIPPED:
+    'Invalid rows were left out, as the request allows. The message says how many, and has the first.',
+  PROMPTS_LONG:
+    'Prompts are so long that some sequences of usual lengths contain nothing to learn. The message has the figures.',
 } as const;
 
 /** Reasons of warnings about a specification: what is allowed but probably not intended. */

@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { settings } from '../../server/dist/config.js';
 import {
   comparisonWarnings,
+  datasetWarnings,
   engineFailures,
   engineWarnings,
   serviceErrors,
@@ -80,11 +81,26 @@ describe('docs/errors.md', () => {
     expect(documented).toEqual(entries.map(([reason, text]) => [reason, plain(text)]));
   });
 
+  it('has every error that only the SDK makes, and no other', () => {
+    const folder = join(root, 'sdk', 'src');
+    const files = readdirSync(folder).filter((name) => name.endsWith('.ts'));
+    const texts = files.map((name) => readFileSync(join(folder, name), 'utf8'));
+    const made = texts.flatMap((text) =>
+      [...text.matchAll(/reason: '([A-Z_]+)'/g)].map(([, reason]) => reason!),
+    );
+    const own = new Set(made.filter((reason) => !Object.hasOwn(serviceErrors, reason)));
+    expect(firstCells(rowsOf('errors.md', 'Errors of the SDK')).sort()).toEqual([...own].sort());
+  });
+
   it('has every warning, and no other', () => {
     const documented = rowsOf('errors.md', 'Warnings').map((row) => row.map(plain));
-    const entries = [specWarnings, comparisonWarnings, serverWarnings, engineWarnings].flatMap((table) =>
-      Object.entries<string>(table),
-    );
+    const entries = [
+      specWarnings,
+      comparisonWarnings,
+      serverWarnings,
+      engineWarnings,
+      datasetWarnings,
+    ].flatMap((table) => Object.entries<string>(table));
     expect(documented).toEqual(entries.map(([reason, text]) => [reason, plain(text)]));
   });
 });

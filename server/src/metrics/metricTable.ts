@@ -25,7 +25,7 @@ export const metricTable = {
   jobs: gauge('relora_jobs', 'Jobs in the store by state.', ['state']),
   queueLimit: gauge('relora_queue_jobs_max', 'Jobs that may wait; more are refused.'),
   slots: gauge('relora_slots', 'Jobs that can run at once.'),
-  slotsInUse: gauge('relora_slots_in_use', 'Trainer processes that are running.'),
+  slotsInUse: gauge('relora_slots_in_use', 'Places for trainer processes that are taken.'),
   queueWait: histogram(
     'relora_queue_wait_seconds',
     'Time from becoming queued to being started.',
@@ -111,9 +111,11 @@ export const metricTable = {
     'job_id',
   ]),
   jobTokens: gauge('relora_job_trained_tokens', 'Tokens trained on in the whole run.', ['job_id']),
-  jobTokenRate: gauge('relora_job_tokens_per_second', 'Tokens per second over about the last ten steps.', [
-    'job_id',
-  ]),
+  jobTokenRate: gauge(
+    'relora_job_tokens_per_second',
+    'Tokens per second, smoothed over about ten step events.',
+    ['job_id'],
+  ),
   jobRestarts: gauge('relora_job_restarts', 'Restarts made in the whole run.', ['job_id']),
   jobDeltaNorm: gauge('relora_job_merge_delta_norm', 'Frobenius norm of what the last restart merged.', [
     'job_id',
@@ -130,12 +132,12 @@ export const metricTable = {
   ),
   jobMergeLossBefore: gauge(
     'relora_job_merge_loss_before',
-    'Loss on the probe batch just before the last merge, nats per token.',
+    'Loss just before the last merge, on the fixed batch on which merges are measured, nats per token.',
     ['job_id'],
   ),
   jobMergeLossAfter: gauge(
     'relora_job_merge_loss_after',
-    'Loss on the probe batch just after the last merge, nats per token.',
+    'Loss just after the last merge, on the fixed batch on which merges are measured, nats per token.',
     ['job_id'],
   ),
   jobRestartRateBefore: gauge(
@@ -160,7 +162,7 @@ export const metricTable = {
   ),
   moduleSingularValues: gauge(
     'relora_job_module_singular_values',
-    'Mean number of singular values of that change that are above 1 % of the largest.',
+    'Mean number of singular values above 1 % of the largest, of the change of one kind of layer since the adapter phase began.',
     ['job_id', 'module'],
   ),
   jobEffectiveRank: gauge(
@@ -210,8 +212,14 @@ export const metricTable = {
     ['service', 'method'],
   ),
   watchers: gauge('relora_watchers', 'Watches that are open.'),
-  sentBytes: counter('relora_artifact_sent_bytes_total', 'Bytes of artifacts sent to clients.'),
-  receivedBytes: counter('relora_dataset_received_bytes_total', 'Bytes of data sets received from clients.'),
+  sentBytes: counter(
+    'relora_artifact_sent_bytes_total',
+    'Bytes of artifacts and of exported jobs sent to clients.',
+  ),
+  receivedBytes: counter(
+    'relora_dataset_received_bytes_total',
+    'Bytes of data sets and of imported jobs received from clients.',
+  ),
   receivedWeightsBytes: counter(
     'relora_weights_received_bytes_total',
     'Bytes of weights received from clients.',
@@ -257,7 +265,7 @@ export const metricTable = {
   purged: counter('relora_purged_total', 'What was permanently removed, by kind.', ['kind']),
   cardUtilization: gauge(
     'relora_card_utilization_ratio',
-    'Share of time in which a kernel ran on the card, over a short period; absent if the card does not report it, as for the next ones.',
+    'Share of time in which a kernel ran on the card, over a short period; absent if the card does not report it.',
     cardLabels,
   ),
   cardMemoryUsed: gauge(
