@@ -128,7 +128,11 @@ function addFork(program: Command, run: Run): void {
         'create a job that begins at a checkpoint of an ended job, with the settings given here changed',
       ),
   )
-    .option('--checkpoint-step <n>', 'step of the checkpoint to begin at; by default the newest', wholeNumber)
+    .option(
+      '--checkpoint-step <n>',
+      'step of the checkpoint to begin at; by default the newest, with --omit-steps the newest before them',
+      wholeNumber,
+    )
     .option('--title <text>', 'title; by default that of the ended job')
     .option('--id <id>', 'id; by default the server chooses one')
     .option('--label <key=value...>', 'labels to find the job by', label)

@@ -18,7 +18,7 @@ import {
 import { JobState, MomentType, Recomputation, type Job } from '@relora/sdk/contract';
 import { Status } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
-import { problemsOfFork } from '../../server/dist/api/forkSpec.js';
+import { firstOmittedAnew, problemsOfFork } from '../../server/dist/api/forkSpec.js';
 import { fieldName } from '../../server/dist/api/settings.js';
 import { jobSpec, openApi, refusalOf, type Api } from './apiServer.js';
 import { jobWhen, readyDataset } from './parts.js';
@@ -91,6 +91,43 @@ describe('ForkJob', () => {
     const again = await api.training.forkJob({ name: forked.name, spec: second });
     expect(again.job!.spec).toMatchObject({ omittedSteps: second.omittedSteps });
     expect(forked.spec).toMatchObject({ omittedSteps: first.skippedSteps });
+  });
+
+  it('that omits steps begins at the newest checkpoint before them, unless another is named', async () => {
+    const { api, failed } = await openWithFailedJob();
+    const prompt = { sample: { prompt: 'behave' } };
+    const done = await ended(
+      api,
+      (await api.training.forkJob({ name: failed.name, spec: prompt })).job!.name,
+    );
+    const originWith = async (omittedSteps: { first: number; last: number }[], checkpointStep?: number) => {
+      const spec = { ...prompt, stepCount: 40, omittedSteps };
+      return (await api.training.forkJob({ name: done.name, spec, checkpointStep })).job!.origin?.step;
+    };
+    expect(await originWith([{ first: 25, last: 25 }])).toBe(20);
+    expect(await originWith([{ first: 20, last: 25 }])).toBe(20);
+    expect(await originWith([{ first: 19, last: 25 }])).toBe(15);
+    expect(await originWith([{ first: 19, last: 19 }], 20)).toBe(20);
+    const spec = { ...prompt, omittedSteps: [{ first: 2, last: 3 }] };
+    const refusal = await refusalOf((options) => api.training.forkJob({ name: done.name, spec }, options));
+    expect(refusal.message).toContain(
+      'has no checkpoint of step 2 or before; it has those of the steps 20, 15, 5',
+    );
+  });
+
+  it('does not look for a checkpoint before steps that the ended job omitted, too', () => {
+    const job = {
+      omittedSteps: [
+        { first: 2, last: 4 },
+        { first: 5, last: 6 },
+      ],
+    };
+    const first = (...omittedSteps: { first: number; last: number }[]) =>
+      firstOmittedAnew(job, { omittedSteps, skippedSteps: [] });
+    expect(first({ first: 2, last: 6 })).toBeUndefined();
+    expect(first({ first: 3, last: 7 })).toBe(7);
+    expect(first({ first: 2, last: 3 }, { first: 9, last: 9 })).toBe(9);
+    expect(first({ first: 1, last: 2 })).toBe(1);
   });
 
   it('from between two restarts counts those that the checkpoint has behind it', async () => {

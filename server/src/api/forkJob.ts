@@ -9,7 +9,7 @@ import { FieldChecks } from './fieldChecks.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
-import { changedSpec, problemsOfFork } from './forkSpec.js';
+import { changedSpec, firstOmittedAnew, problemsOfFork } from './forkSpec.js';
 import {
   admitWith,
   parseNewJob,
@@ -47,7 +47,8 @@ export async function forkJob(
     });
   }
   requireUndeleted(ended);
-  const origin = await findOrigin(parts, ended, request.checkpointStep);
+  const wanted = { step: request.checkpointStep, before: firstOmittedAnew(ended.spec, request.spec) };
+  const origin = await findOrigin(parts, ended, wanted);
   // Updates made up to the checkpoint are kept: a rate factor as an update, everything else in the new specification.
   const behind = (await parts.store.updatesOf(endedId)).filter(
     ({ step }) => step !== null && step <= origin.step,
@@ -75,11 +76,14 @@ export async function forkJob(
   return await submitJob(parts, newJob, admitted);
 }
 
-/** A checkpoint of the ended job, or the one that this job itself began at. */
+/**
+ * A checkpoint of the ended job, or the one that this job itself began at: of a step, or else the newest, or the newest from which the step
+ * `before` is still to come.
+ */
 async function findOrigin(
   { checkpoints, store }: Pick<ApiParts, 'checkpoints' | 'store'>,
   ended: Job,
-  wantedStep: number | undefined,
+  { step: wantedStep, before = Infinity }: { step: number | undefined; before: number | undefined },
 ): Promise<JobOrigin> {
   const own = await checkpoints.list(ended.id);
   const origins: JobOrigin[] = own.map(({ step, folder, manifestSha256 }) => ({
@@ -92,11 +96,12 @@ async function findOrigin(
     const first = await store.find(ended.origin.jobId);
     if (first !== undefined && first.deleteTimeMs === null) origins.push(ended.origin);
   }
-  const found = origins.find(({ step }) => wantedStep === undefined || step === wantedStep);
+  const found = origins.find(({ step }) => (wantedStep === undefined ? step <= before : step === wantedStep));
   if (found !== undefined) return found;
+  const which = wantedStep ?? (before === Infinity ? undefined : `${before} or before`);
   throw new ServiceError('CHECKPOINT_NOT_FOUND', {
     jobId: ended.id,
-    wanted: wantedStep === undefined ? '' : ` of step ${wantedStep}`,
+    wanted: which === undefined ? '' : ` of step ${which}`,
     steps: [...new Set(origins.map(({ step }) => step))].join(', '),
   });
 }

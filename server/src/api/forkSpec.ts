@@ -67,6 +67,20 @@ function differences(field: string, kept: unknown, asked: unknown): FieldProblem
   return [{ field, expected: `what the checkpoint was trained with, ${show(kept)}`, got: show(asked) }];
 }
 
+/** The first step that changes omit and the job did not; undefined if there is none. */
+export function firstOmittedAnew(
+  { omittedSteps: before }: Pick<RunSpec, 'omittedSteps'>,
+  changes: Pick<JobSpec, 'omittedSteps' | 'skippedSteps'> | undefined,
+): number | undefined {
+  const ranges = [...(changes?.omittedSteps ?? []), ...(changes?.skippedSteps ?? [])];
+  for (const { first, last } of ranges.sort((one, other) => one.first - other.first)) {
+    let step = first;
+    for (const range of before) if (range.first <= step && step <= range.last) step = range.last + 1;
+    if (step <= last) return step;
+  }
+  return undefined;
+}
+
 /** The specification of a job with changes applied; unset fields of the changes leave it as it is. */
 export function changedSpec(spec: JobSpec, changes: JobSpec | undefined): JobSpec {
   const base = structuredClone(spec);

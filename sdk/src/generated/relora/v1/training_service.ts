@@ -918,7 +918,7 @@ export interface ImportedFile {
 export interface ForkJobRequest {
   /** `jobs/{job}`, in the state SUCCEEDED, FAILED or CANCELLED. */
   name: string;
-  /** Step of the checkpoint to begin at; default the newest. */
+  /** Step of the checkpoint to begin at; default the newest, or if the job omits further steps, the newest before them. */
   checkpointStep?:
     | number
     | undefined;
@@ -970,7 +970,7 @@ export interface ForkJobResponse {
 export interface RestartJobRequest {
   /** `jobs/{job}`, in the state SUCCEEDED, FAILED or CANCELLED. */
   name: string;
-  /** Step of the checkpoint to begin at; default the newest. */
+  /** Step of the checkpoint to begin at; default as in ForkJobRequest. */
   checkpointStep?:
     | number
     | undefined;
