@@ -664,7 +664,7 @@ export const Recomputation = {
   AUTO: "RECOMPUTATION_AUTO",
   /** NONE - All activations are kept. */
   NONE: "RECOMPUTATION_NONE",
-  /** BLOCKS - Only the input of each block is kept. */
+  /** BLOCKS - Only the input of each half of a block (attention, MLP) is kept. */
   BLOCKS: "RECOMPUTATION_BLOCKS",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
