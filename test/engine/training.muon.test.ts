@@ -99,6 +99,9 @@ function damped(s: Values, damping: number): Values {
   return s.map((value, i) => value + (i % (rank + 1) === 0 ? added : 0));
 }
 
+/** Length of Muon's step: the singular values of the change. */
+const muonLength = (rate: number, m: number, n: number): number => rate * 0.2 * Math.sqrt(Math.max(m, n));
+
 interface Factors {
   a: Values;
   b: Values;
@@ -112,10 +115,13 @@ function loraMuon({ a, b, momentA, momentB }: Factors, gA: Values, gB: Values, r
   const nextB = momentB.map((value, i) => momentum * value + gB[i]!);
   const uA = gA.map((value, i) => value + momentum * nextA[i]!);
   const uB = gB.map((value, i) => value + momentum * nextB[i]!);
-  const budget = (rate * 0.2 * Math.sqrt(Math.max(rows, columns))) / scale / 2;
-  const damping = (budget / 0.2) ** 2;
-  const rootA = inverseRoot(damped(times(a, rank, rows, a, rank, true), damping), rank);
-  const rootB = inverseRoot(damped(times(b, rank, columns, b, rank, false, true), damping), rank);
+  const budget = muonLength(rate, rows, columns) / scale / 2;
+  const [dampingOfA, dampingOfB] = [
+    (budget / 0.2) ** 2,
+    Math.max(rows, columns) / Math.max(rows, rank) / scale ** 2,
+  ];
+  const rootA = inverseRoot(damped(times(a, rank, rows, a, rank, true), dampingOfA), rank);
+  const rootB = inverseRoot(damped(times(b, rank, columns, b, rank, false, true), dampingOfB), rank);
   const whiteA = times(uA, rows, rank, rootB, rank);
   const turnedA = Float64Array.from(whiteA, (_, i) => whiteA[(i % rows) * rank + Math.floor(i / rows)]!);
   const dA = times(signOf(turnedA, rank, rows), rows, rank, rootB, rank, true);
@@ -192,7 +198,7 @@ describe.each(devices)('ten steps agree with float64 within a millionth on %s', 
       moment = moment.map((value, i) => momentum * value + g[i]!);
       const u = g.map((value, i) => value + momentum * moment[i]!);
       const sign = signOf(u, m, n);
-      const by = rateOf(step) * 0.2 * Math.sqrt(Math.max(m, n));
+      const by = muonLength(rateOf(step), m, n);
       w = w.map((value, i) => (1 - rateOf(step) * decay) * value - by * sign[i]!);
     }
     const found = await read(device, weight);

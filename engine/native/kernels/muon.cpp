@@ -12,8 +12,8 @@ namespace {
 
 /// Root mean square of a Muon update per unit of learning rate: the same as AdamW's.
 constexpr double update_size = 0.2;
-/// Largest singular value of a step's change to a factor of an adapter, however small the other factor is.
-constexpr double factor_step_max = 0.2;
+/// Largest singular value of a step's change to B, however small A is.
+constexpr double b_step_max = 0.2;
 /// Precision of float32 sums, relative to the mean diagonal of a Gram matrix.
 constexpr double gram_resolution = 1e-6;
 
@@ -109,13 +109,15 @@ void lora_muon_step(const Team& team, const ProductKernel& kernel, const Product
   const double budget = update_scale(options, in, out) / std::abs(scale) / (trains_a ? 2 : 1);
   // A rate of 0 changes nothing, and would leave B = 0 without damping.
   if (budget == 0) return;
-  const double damping = std::pow(budget / factor_step_max, 2);
+  const auto damping_for = [budget](double step_max) { return std::pow(budget / step_max, 2); };
   // Both computed from the old factors: dA = sign(U_A L_B⁻ᵀ) L_B⁻¹, dB = L_A⁻ᵀ sign(L_A⁻¹ U_B).
   team.gram(exact, words, memory.gram, of.a.parameter, r, true, r, in);
-  inverse_factor(memory.inverse_of_a, memory.l, memory.columns, memory.gram, r, damping);
+  inverse_factor(memory.inverse_of_a, memory.l, memory.columns, memory.gram, r, damping_for(b_step_max));
   if (trains_a) {
     team.gram(exact, words, memory.gram, of.b.parameter, out, false, r, out);
-    inverse_factor(memory.inverse_of_b, memory.l, memory.columns, memory.gram, r, damping);
+    // However small B is, as after a merge, A takes at most half a step of Muon: by longer ones it would lose its directions.
+    inverse_factor(memory.inverse_of_b, memory.l, memory.columns, memory.gram, r,
+                   damping_for(update_scale(options, in, r) / 2));
     SignMemory& sign = memory.sign_of_a;
     team.product(exact, words, {sign.x, in, 1.0f, false}, {memory.inverse_of_b, r, false}, {memory.u_a, r, true}, r, in, r);
     matrix_sign(team, kernel, sign, r, in);

@@ -10,8 +10,8 @@ import { Scope } from './scope.js';
 
 /** Root mean square of a Muon update per unit of learning rate: the same as AdamW's (arXiv 2502.16982). */
 const updateSize = 0.2;
-/** Largest singular value of a step's change to a factor of an adapter. */
-const factorStepMax = 0.2;
+/** Largest singular value of a step's change to B, however small A is. */
+const bStepMax = 0.2;
 
 /** What the kernels of a group share. */
 interface Step {
@@ -66,7 +66,7 @@ export class MatrixUpdates {
     const budget = updateScale(learningRate, inFeatures, outFeatures) / Math.abs(scale) / (trainsA ? 2 : 1);
     // A rate of 0 changes nothing, and would leave B = 0 without damping.
     if (budget === 0) return scope.end();
-    const damping = (budget / factorStepMax) ** 2;
+    const dampingFor = (stepMax: number): number => (budget / stepMax) ** 2;
     const count = members.length;
     const whitened = (inverse: Stack, u: Stack): Stack => {
       const to = newStack(scope, count, rank, u.all.columns);
@@ -75,8 +75,10 @@ export class MatrixUpdates {
       this.multiply(u, inverse, signs, true);
       return u;
     };
-    const inverseOfA = this.inverseFactors(as, shapeA, true, damping, scope);
-    const inverseOfB = uA && this.inverseFactors(bs, shapeB, false, damping, scope);
+    const inverseOfA = this.inverseFactors(as, shapeA, true, dampingFor(bStepMax), scope);
+    // However small B is, as after a merge, A takes at most half a step of Muon: by longer ones it would lose its directions.
+    const stepMaxOfA = updateScale(learningRate, inFeatures, rank) / 2;
+    const inverseOfB = uA && this.inverseFactors(bs, shapeB, false, dampingFor(stepMaxOfA), scope);
     const dA = uA && whitened(inverseOfB!, uA);
     const dB = whitened(inverseOfA, uB);
     if (dA !== null) this.stepAlong(as, shapeA, dA, true, step, { by: budget, decay: 0 });

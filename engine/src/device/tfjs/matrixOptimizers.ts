@@ -8,8 +8,8 @@ const [first, third, fifth] = [3.4445, -4.775, 2.0315];
 const stepCount = 5;
 /** Root mean square of a Muon update per unit of learning rate: the same as AdamW's (arXiv 2502.16982). */
 const updateSize = 0.2;
-/** Largest singular value of a step's change to a factor of an adapter. */
-const factorStepMax = 0.2;
+/** Largest singular value of a step's change to B, however small A is. */
+const bStepMax = 0.2;
 /** Precision of float32 sums, relative to the mean diagonal of a Gram matrix. */
 const gramResolution = 1e-6;
 /** For APOLLO-Mini: how much shorter the projection on one direction is than the gradient, and the largest growth of a step. */
@@ -60,12 +60,13 @@ export function loraMuonStep(
   const shape = [a.shape[0], b.shape[1]] as const;
   const budget = updateScale(learningRate, shape) / Math.abs(scale) / (uA === null ? 1 : 2);
   if (budget === 0) return null;
-  const damping = (budget / factorStepMax) ** 2;
-  const ofA = inverseFactor(tf.matMul(a, a, true, false), damping);
+  const dampingFor = (stepMax: number): number => (budget / stepMax) ** 2;
+  const ofA = inverseFactor(tf.matMul(a, a, true, false), dampingFor(bStepMax));
   const dB = tf.matMul(ofA, matrixSign(tf.matMul(ofA, uB)), true, false);
   const nextB = tf.sub(tf.mul(b, 1 - learningRate * weightDecay), tf.mul(dB, budget)) as Tensor2D;
   if (uA === null) return { a, b: nextB };
-  const ofB = inverseFactor(tf.matMul(b, b, false, true), damping);
+  // However small B is, as after a merge, A takes at most half a step of Muon: by longer ones it would lose its directions.
+  const ofB = inverseFactor(tf.matMul(b, b, false, true), dampingFor(updateScale(learningRate, a.shape) / 2));
   const dA = tf.matMul(matrixSign(tf.matMul(uA, ofB, false, true)), ofB);
   return { a: tf.sub(a, tf.mul(dA, budget)), b: nextB };
 }
