@@ -111,6 +111,34 @@ describe('a watch of many jobs', () => {
     expect([...rest.events.keys()]).toHaveLength(3);
   });
 
+  it('continues jobs that ended or lost the label while nobody watched', async () => {
+    const api = await opened({ RELORA_HEARTBEAT_SECONDS: '0.1' });
+    const { db, attempts } = api.parts;
+    await labeled(api, 'job-one');
+    await labeled(api, 'job-two');
+    // So old that only the cursor leads to them once they have ended.
+    await db.updateTable('jobs').set({ create_time_ms: 1 }).execute();
+    const keys = [];
+    for (let count = 0; count < 2; count++) {
+      const { id, attempt } = await claim(api.parts);
+      const key = { jobId: id, attempt };
+      await attempts.started(key, execution, 0);
+      await attempts.append(key, [stepEvent(0)]);
+      keys.push(key);
+    }
+    const request = { labels: { sweep: 'one' }, untilAllEnded: true };
+    const first = await read(api, request, ({ cursors }) => cursors.length === 2);
+    expect(sequences(first, 'job-one')).toEqual([1, 2, 3, 4]);
+    await api.training.updateJob({ name: 'jobs/job-two', removedLabels: ['sweep'] });
+    for (const key of keys) {
+      await attempts.append(key, [stepEvent(1)]);
+      await attempts.succeeded(key);
+    }
+    const rest = await read(api, { ...request, cursor: first.cursors[1]! }, undefined, first.events);
+    expect(sequences(rest, 'job-one')).toEqual([1, 2, 3, 4, 5, 6]);
+    expect(rest.events.get('jobs/job-two')!.at(-1)!.final).toBe(true);
+  });
+
   it('leaves out on request what was before, and then misses nothing', async () => {
     const api = await opened();
     await labeled(api, 'job-ended');

@@ -187,7 +187,7 @@ class JobsWatch {
     const isLookedFor = this.unknown.size > 0 && performance.now() - this.lookedAtMs >= lookMs;
     if (!this.isAnyChanged && !isLookedFor) return;
     this.lookedAtMs = performance.now();
-    const { tenant, jobIds, labels } = this.wish;
+    const { tenant, jobIds, labels, place } = this.wish;
     const wasAny = this.isAnyChanged;
     this.isAnyChanged = false;
     this.unknown.clear();
@@ -197,7 +197,10 @@ class JobsWatch {
       labels,
       createdAfterMs: this.settledUntilMs,
     });
-    for (const job of found) if (!this.jobs.has(job.id)) this.admit(job);
+    // Jobs of the cursor may have ended or lost their labels since, and still have events that were not sent.
+    const sent = this.isBegun ? [] : Object.keys(place?.sent ?? {});
+    for (const job of [...found, ...(await this.parts.store.watchedOf(tenant, sent))])
+      if (!this.jobs.has(job.id)) this.admit(job);
     if (!wasAny) return;
     const open = [...this.jobs].filter(([, { isDone }]) => !isDone).map(([id]) => id);
     for (const { id, lastSequence } of await this.parts.store.lastSequences(open))

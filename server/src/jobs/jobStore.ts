@@ -151,6 +151,21 @@ export class JobStore {
     return await withLabels(query, labels).execute();
   }
 
+  /** Those of a tenant's jobs that still exist, whatever their state and labels. */
+  async watchedOf(tenant: string, jobIds: readonly string[]): Promise<WatchedJob[]> {
+    const found: WatchedJob[] = [];
+    for (let first = 0; first < jobIds.length; first += idsInStatement) {
+      const rows = await this.db
+        .selectFrom('jobs')
+        .select(['id', 'state', 'create_time_ms as createTimeMs', 'last_sequence as lastSequence'])
+        .where('tenant', '=', tenant)
+        .where('id', 'in', jobIds.slice(first, first + idsInStatement))
+        .execute();
+      for (const row of rows) found.push(row);
+    }
+    return found;
+  }
+
   /** Sequence numbers of the newest events of jobs. */
   async lastSequences(jobIds: readonly string[]): Promise<{ id: string; lastSequence: number }[]> {
     const found: { id: string; lastSequence: number }[] = [];
