@@ -149,6 +149,16 @@ describe('UpdateJob', () => {
     ]);
   });
 
+  it('counts the labels that the job has afterwards: what it does not have makes no room', async () => {
+    const { update } = await running();
+    const more = Object.fromEntries(Array.from({ length: 30 }, (_, index) => [`key-${index}`, 'x']));
+    await update({ labels: more });
+    const request = { labels: { another: 'y' }, removedLabels: ['none', 'none'] };
+    expect(await refusalOf((options) => update(request, options))).toMatchObject({ fields: ['labels'] });
+    const { job } = await update({ ...request, removedLabels: ['old', 'old'] });
+    expect(Object.keys(job!.labels)).toHaveLength(32);
+  });
+
   it('acts once for a request that is repeated, and not on a job that has changed', async () => {
     const { update, id, training } = await running();
     const { etag } = (await training.getJob({ name: `jobs/${id}` })).job!;

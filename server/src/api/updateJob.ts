@@ -44,8 +44,9 @@ export async function updateJob(
     checks.add('name', 'with something that changes', 'nothing else');
   if (change !== null && earlier.length >= updatesMax)
     checks.add('spec', `at most ${updatesMax} updates of a job`, earlier.length + 1);
-  const labelCount = Object.keys({ ...before.labels, ...labels }).length;
-  if (labelCount - removedLabels.length > 32) checks.add('labels', 'at most 32 labels', labelCount);
+  const labelsAfter = new Set(Object.keys({ ...before.labels, ...labels }));
+  for (const key of removedLabels) labelsAfter.delete(key);
+  if (labelsAfter.size > 32) checks.add('labels', 'at most 32 labels', labelsAfter.size);
   checks.throwIfWrong();
 
   const wish = { change, priority, labels, removedLabels, digest: digestOf(request) };
