@@ -167,10 +167,14 @@ describe('an artifact', () => {
     const parts = await openParts();
     const ids = ['merged-model-1', 'merged-model-2', 'merged-model-3'];
     const { jobId } = await sealed(parts, [...ids, 'merged-model-2']);
-    const first = await parts.artifacts.list(jobId, { afterId: null, artifactsMax: 2 });
-    const second = await parts.artifacts.list(jobId, { afterId: first.next, artifactsMax: 2 });
+    const first = await parts.artifacts.list(jobId, { after: null, artifactsMax: 2 });
+    const second = await parts.artifacts.list(jobId, { after: first.next, artifactsMax: 2 });
     expect([...first.artifacts, ...second.artifacts].map(({ id }) => id)).toEqual(ids);
-    expect([first.next, second.next]).toEqual(['merged-model-2', null]);
+    expect([first.next?.id, second.next]).toEqual(['merged-model-2', null]);
+    // The place where a page ends stays, though its artifact goes.
+    await parts.exports.delete(jobId, 'merged-model-2');
+    const again = await parts.artifacts.list(jobId, { after: first.next, artifactsMax: 2 });
+    expect(again.artifacts.map(({ id }) => id)).toEqual(['merged-model-3']);
     expect(first.artifacts[0]).toMatchObject({
       sizeBytes: 2000,
       step: 20,

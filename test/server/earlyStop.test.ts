@@ -22,7 +22,7 @@ async function bodiesOf<K extends string>(parts: Parts, id: string, kind: K) {
 
 /** Files of a job's export, without the manifest, which contains the job's name. */
 async function filesOf(parts: Parts, jobId: string): Promise<string[]> {
-  const { artifacts } = await parts.artifacts.list(jobId, { afterId: null, artifactsMax: 10 });
+  const { artifacts } = await parts.artifacts.list(jobId, { after: null, artifactsMax: 10 });
   return artifacts.flatMap(({ files }) =>
     files
       .filter(({ fileName }) => fileName !== 'relora_manifest.json')
@@ -138,7 +138,7 @@ it('the best checkpoint stays beside the newest, over a kill, and its weights ar
   await parts.checkpoints.remove(id, (await parts.checkpoints.list(id)).slice(1));
   expect(await steps()).toEqual([264, best!.step]);
 
-  const { artifacts } = await parts.artifacts.list(id, { afterId: null, artifactsMax: 10 });
+  const { artifacts } = await parts.artifacts.list(id, { after: null, artifactsMax: 10 });
   expect(artifacts).toMatchObject([{ state: 'ready', step: best!.step, format: 'huggingFace' }]);
   // A run that ends there has exactly these weights.
   const until = await submit(parts, {

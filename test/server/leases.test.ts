@@ -118,7 +118,7 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     const after = {
       events: await allEvents(here, 'job-one'),
       checkpoints: await here.checkpoints.list('job-one'),
-      artifacts: await here.artifacts.list('job-one', { afterId: null, artifactsMax: 100 }),
+      artifacts: await here.artifacts.list('job-one', { after: null, artifactsMax: 100 }),
       row: await here.db.selectFrom('jobs').selectAll().where('id', '=', 'job-one').execute(),
     };
     expect(after.events.map(({ sequence }) => sequence)).toEqual(after.events.map((_, index) => index + 1));
@@ -127,7 +127,7 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     expect({
       events: await allEvents(here, 'job-one'),
       checkpoints: await here.checkpoints.list('job-one'),
-      artifacts: await here.artifacts.list('job-one', { afterId: null, artifactsMax: 100 }),
+      artifacts: await here.artifacts.list('job-one', { after: null, artifactsMax: 100 }),
       row: await here.db.selectFrom('jobs').selectAll().where('id', '=', 'job-one').execute(),
     }).toEqual(after);
     expect(await statesOf(here, 'job-one')).toEqual([

@@ -105,7 +105,7 @@ describe('a trainer process', () => {
     const job = await runToEnd(parts, 'crashInExport');
     expect(job).toMatchObject({ state: 'succeeded', failure: null, attempt: 4 });
     expect(job.stateReason).toBe('All steps were taken and the export of gguf-3 failed');
-    const { artifacts } = await parts.artifacts.list(job.id, { afterId: null, artifactsMax: 10 });
+    const { artifacts } = await parts.artifacts.list(job.id, { after: null, artifactsMax: 10 });
     expect(artifacts.map(({ id, state }) => [id, state])).toEqual([
       ['gguf-3', 'failed'],
       ['merged-model-4', 'ready'],
@@ -123,7 +123,7 @@ describe('a trainer process', () => {
     const job = await runToEnd(parts, 'crashAroundExport');
     // Attempts 1, 2 and 4 count for the job, whose limit is four; attempt 3 for the export.
     expect(job).toMatchObject({ state: 'succeeded', failure: null, attempt: 5 });
-    const { artifacts } = await parts.artifacts.list(job.id, { afterId: null, artifactsMax: 10 });
+    const { artifacts } = await parts.artifacts.list(job.id, { after: null, artifactsMax: 10 });
     expect(artifacts.map(({ id, state }) => [id, state])).toEqual([['merged-model-5', 'ready']]);
   });
 
@@ -248,7 +248,7 @@ describe('a trainer process', () => {
     const job = await runToEnd(parts, 'crashAfterExport');
     expect(job).toMatchObject({ state: 'succeeded', attempt: 2 });
     expect(
-      (await parts.artifacts.list(job.id, { afterId: null, artifactsMax: 10 })).artifacts.map(({ id }) => id),
+      (await parts.artifacts.list(job.id, { after: null, artifactsMax: 10 })).artifacts.map(({ id }) => id),
     ).toEqual(['merged-model-1']);
     expect((await allEvents(parts, job.id)).filter(({ body }) => body.kind === 'artifact')).toHaveLength(1);
   });

@@ -334,7 +334,7 @@ describe('the trainer', () => {
     });
     expect(job).toMatchObject({ state: 'succeeded', failure: null, attempt: 1 });
     expect(job.stateReason).toBe('All steps were taken and the export of gguf-1 failed');
-    const { artifacts } = await parts.artifacts.list(job.id, { afterId: null, artifactsMax: 10 });
+    const { artifacts } = await parts.artifacts.list(job.id, { after: null, artifactsMax: 10 });
     expect(artifacts.map(({ id, state }) => [id, state])).toEqual([
       ['gguf-1', 'failed'],
       ['merged-model-1', 'ready'],

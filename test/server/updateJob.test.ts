@@ -10,7 +10,7 @@ import { lossesOf, spec, trainingParts } from './trainingParts.js';
 const wish = { change: null, priority: null, labels: {}, removedLabels: [], digest: '' };
 
 async function filesOf(parts: Parts, jobId: string): Promise<string[]> {
-  const { artifacts } = await parts.artifacts.list(jobId, { afterId: null, artifactsMax: 10 });
+  const { artifacts } = await parts.artifacts.list(jobId, { after: null, artifactsMax: 10 });
   return artifacts.flatMap(({ files }) =>
     files
       .filter(({ fileName }) => fileName !== 'relora_manifest.json')

@@ -8,7 +8,7 @@ import {
   type DownloadArtifactResponse,
 } from '@relora/sdk/contract';
 import type { Artifact } from '../artifacts/artifact.js';
-import type { ArtifactStore } from '../artifacts/artifactStore.js';
+import type { ArtifactCursor, ArtifactStore } from '../artifacts/artifactStore.js';
 import { ServiceError } from '../errors.js';
 import type { CallContext, Implementation } from '../grpc/service.js';
 import { enums } from './enums.js';
@@ -33,18 +33,19 @@ export function artifactService(parts: ApiParts): Implementation<typeof Artifact
       const checks = new FieldChecks();
       const artifactsMax = parsePageSize(checks, request.pageSize);
       checks.throwIfWrong();
-      const same = ['artifacts', jobId];
-      const after = pageTokens.read<{ id: string }>(same, request.pageToken);
+      // Not the same as in version 0.1.0, whose tokens have places without a time.
+      const same = ['artifacts by time', jobId];
+      const after = pageTokens.read<ArtifactCursor>(same, request.pageToken);
       await requireJob(store, jobId);
       const { messages, next } = await fillPage({
         after,
         itemsMax: artifactsMax,
         bytesMax: parts.config.pageBytesMax,
         read: async (place, itemsMax) => {
-          const page = await artifacts.list(jobId, { afterId: place?.id ?? null, artifactsMax: itemsMax });
-          return { items: page.artifacts, next: page.next === null ? null : { id: page.next } };
+          const page = await artifacts.list(jobId, { after: place, artifactsMax: itemsMax });
+          return { items: page.artifacts, next: page.next };
         },
-        placeOf: ({ id }) => ({ id }),
+        placeOf: ({ createTimeMs, id }) => ({ createTimeMs, id }),
         type: ArtifactProto,
         toMessage: toArtifact,
       });

@@ -4,7 +4,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { basename, join } from 'node:path';
 import { readDatasetNames } from '@relora/engine/plan';
-import type { ArtifactStore } from '../artifacts/artifactStore.js';
+import type { ArtifactCursor, ArtifactStore } from '../artifacts/artifactStore.js';
 import type { Dataset } from '../datasets/dataset.js';
 import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { Checkpoint, CheckpointStore } from '../jobs/checkpointStore.js';
@@ -146,8 +146,8 @@ export async function artifactLines(
   isWanted = all,
 ): Promise<LineOf<'artifact'>[]> {
   const lines: LineOf<'artifact'>[] = [];
-  for (let afterId: string | null = null; ;) {
-    const page = await artifacts.list(job.id, { afterId, artifactsMax: 100 });
+  for (let after: ArtifactCursor | null = null; ;) {
+    const page = await artifacts.list(job.id, { after, artifactsMax: 100 });
     for (const {
       id,
       state,
@@ -166,7 +166,7 @@ export async function artifactLines(
           ...{ id, step, format, weightType, castErrorMax, difference, cycle, createTimeMs, files },
         });
     if (page.next === null) return lines;
-    afterId = page.next;
+    after = page.next;
   }
 }
 

@@ -21,6 +21,12 @@ export interface OpenArtifactFile {
   close(): Promise<void>;
 }
 
+/** Position in a list of artifacts: the last one of the previous page, which may be deleted meanwhile. */
+export interface ArtifactCursor {
+  createTimeMs: number;
+  id: string;
+}
+
 /** Artifacts of jobs: rows, and the folders that they name. */
 export class ArtifactStore {
   private readonly digests: ChunkDigests;
@@ -43,28 +49,28 @@ export class ArtifactStore {
     return row === undefined ? undefined : await this.withFiles(row);
   }
 
-  /** One page, oldest first; `next` is the id to pass as afterId, null at the end. */
+  /** One page, oldest first; `next` is null at the end. */
   async list(
     jobId: string,
-    page: { afterId: string | null; artifactsMax: number },
-  ): Promise<{ artifacts: Artifact[]; next: string | null }> {
-    const after = page.afterId === null ? undefined : await this.find(jobId, page.afterId);
+    { after, artifactsMax }: { after: ArtifactCursor | null; artifactsMax: number },
+  ): Promise<{ artifacts: Artifact[]; next: ArtifactCursor | null }> {
     let query = this.db
       .selectFrom('artifacts')
       .selectAll()
       .where('job_id', '=', jobId)
       .orderBy('create_time_ms')
       .orderBy('id')
-      .limit(page.artifactsMax + 1);
-    if (after !== undefined) {
+      .limit(artifactsMax + 1);
+    if (after !== null) {
       query = query.where(({ eb, refTuple, tuple }) =>
         eb(refTuple('create_time_ms', 'id'), '>', tuple(after.createTimeMs, after.id)),
       );
     }
     const rows = await query.execute();
     const artifacts: Artifact[] = [];
-    for (const row of rows.slice(0, page.artifactsMax)) artifacts.push(await this.withFiles(row));
-    return { artifacts, next: rows.length > page.artifactsMax ? (artifacts.at(-1)?.id ?? null) : null };
+    for (const row of rows.slice(0, artifactsMax)) artifacts.push(await this.withFiles(row));
+    const last = rows.length > artifactsMax ? artifacts.at(-1) : undefined;
+    return { artifacts, next: last === undefined ? null : { createTimeMs: last.createTimeMs, id: last.id } };
   }
 
   /** The newest model that can generate text. */
