@@ -21,7 +21,7 @@ import { describe, expect, it } from 'vitest';
 import { firstOmittedAnew, problemsOfFork } from '../../server/dist/api/forkSpec.js';
 import { fieldName } from '../../server/dist/api/settings.js';
 import { jobSpec, openApi, refusalOf, type Api } from './apiServer.js';
-import { jobWhen, readyDataset } from './parts.js';
+import { jobWhen, newJob, readyDataset } from './parts.js';
 
 const uuid = '00000000-0000-4000-8000-000000000001';
 
@@ -147,6 +147,20 @@ describe('ForkJob', () => {
     const last = { name: again.name, spec: { sample: { prompt: 'behave' } } };
     const done = await ended(api, (await api.training.forkJob(last)).job!.name);
     expect(done).toMatchObject({ state: JobState.SUCCEEDED, origin: { job: failed.name, step: 5 } });
+  });
+
+  it('of a job that began at a checkpoint which was removed since finds none', async () => {
+    const { api, failed } = await openWithFailedJob();
+    const crash = { name: failed.name, spec: { sample: { prompt: 'exitAtOnce' } } };
+    const again = await ended(api, (await api.training.forkJob(crash)).job!.name);
+    const { checkpoints, queue, store } = api.parts;
+    const failedId = failed.name.slice('jobs/'.length);
+    const { origin } = (await store.find(again.name.slice('jobs/'.length)))!;
+    await checkpoints.remove(failedId, await checkpoints.list(failedId));
+    const refusal = await refusalOf((options) => api.training.forkJob({ name: again.name }, options));
+    expect(refusal.info.reason).toBe('CHECKPOINT_NOT_FOUND');
+    // Also if it is removed between the look at it and the storing of the job.
+    expect(await queue.submit(newJob({ origin }))).toEqual({ leftSteps: [] });
   });
 
   it('trains a job that succeeded for longer', async () => {

@@ -85,16 +85,20 @@ async function findOrigin(
   ended: Job,
   { step: wantedStep, before = Infinity }: { step: number | undefined; before: number | undefined },
 ): Promise<JobOrigin> {
-  const own = await checkpoints.list(ended.id);
-  const origins: JobOrigin[] = own.map(({ step, folder, manifestSha256 }) => ({
-    jobId: ended.id,
-    step,
-    folder: basename(folder),
-    manifestSha256,
-  }));
+  const originsIn = async (jobId: string): Promise<JobOrigin[]> =>
+    (await checkpoints.list(jobId)).map(({ step, folder, manifestSha256 }) => ({
+      jobId,
+      step,
+      folder: basename(folder),
+      manifestSha256,
+    }));
+  const origins = await originsIn(ended.id);
   if (ended.origin !== null) {
-    const first = await store.find(ended.origin.jobId);
-    if (first !== undefined && first.deleteTimeMs === null) origins.push(ended.origin);
+    const { jobId, folder } = ended.origin;
+    const first = await store.find(jobId);
+    const isThere = first !== undefined && first.deleteTimeMs === null;
+    const kept = isThere ? (await originsIn(jobId)).find((origin) => origin.folder === folder) : undefined;
+    if (kept !== undefined) origins.push(kept);
   }
   const found = origins.find(({ step }) => (wantedStep === undefined ? step <= before : step === wantedStep));
   if (found !== undefined) return found;

@@ -71,6 +71,12 @@ export async function submitJob(
     default:
       if ('deletedDatasetId' in submission)
         throw new ServiceError('DATASET_DELETED', { datasetId: submission.deletedDatasetId });
+      if ('leftSteps' in submission)
+        throw new ServiceError('CHECKPOINT_NOT_FOUND', {
+          jobId: newJob.origin!.jobId,
+          wanted: ` of step ${newJob.origin!.step}`,
+          steps: submission.leftSteps.join(', '),
+        });
       if ('goneJobId' in submission) throw new ServiceError('JOB_NOT_FOUND', { jobId: submission.goneJobId });
       return { job: toJob(submission.job), estimate, plan, warnings };
   }

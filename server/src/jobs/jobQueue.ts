@@ -70,8 +70,12 @@ export interface NewJob {
 export type Submission =
   { job: Job; isRepeated: boolean } | GoneJob | 'full' | 'taken' | 'conflict' | MissingNeed;
 
-/** Something that the job needs was deleted while it was checked: its data set, the job it begins at, or its weights. */
-export type MissingNeed = { deletedDatasetId: string } | 'originDeleted' | 'weightsDeleted';
+/**
+ * Something that the job needs was deleted while it was checked: its data set, the job it begins at, the checkpoint that it begins at (of
+ * whose job checkpoints of other steps are left), or its weights.
+ */
+export type MissingNeed =
+  { deletedDatasetId: string } | { leftSteps: number[] } | 'originDeleted' | 'weightsDeleted';
 
 export interface GoneJob {
   goneJobId: string;
@@ -376,7 +380,19 @@ async function missingNeed(change: JobChange, newJob: NewJob): Promise<MissingNe
     .execute();
   const deleted = datasets.find(({ delete_time_ms }) => delete_time_ms !== null);
   if (deleted !== undefined) return { deletedDatasetId: deleted.id };
-  if (origin !== null && !(await isThere(change, origin.jobId))) return 'originDeleted';
+  if (origin !== null) {
+    if (!(await isThere(change, origin.jobId))) return 'originDeleted';
+    // The lock on its job also keeps the checkpoint from being removed.
+    const left = await trx
+      .selectFrom('checkpoints')
+      .select(['step', 'folder'])
+      .where('job_id', '=', origin.jobId)
+      .where('corrupt', '=', 0)
+      .orderBy('step', 'desc')
+      .execute();
+    if (!left.some(({ folder }) => folder === origin.folder))
+      return { leftSteps: left.map(({ step }) => step) };
+  }
   const [kind, id, , artifactId] = (weightsOf(newJob) ?? '').split('/');
   if (kind === 'weights') {
     const weights = trx.selectFrom('weights').select('id').where('id', '=', id!).forUpdate();
