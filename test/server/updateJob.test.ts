@@ -1,10 +1,26 @@
-import { HeadPrecision, ReductionType, type DeepPartial, type UpdateJobRequest } from '@relora/sdk/contract';
+import {
+  EndOfData,
+  HeadPrecision,
+  ReductionType,
+  type DeepPartial,
+  type JobSpec,
+  type UpdateJobRequest,
+} from '@relora/sdk/contract';
 import type { CallOptions } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
 import { patienceMs } from '../patience.mjs';
-import { openApi, refusalOf } from './apiServer.js';
-import { allEvents, claim, execution, jobWhen, stepEvent, submit, type Parts } from './parts.js';
+import { jobSpec, openApi, refusalOf } from './apiServer.js';
+import {
+  allEvents,
+  claim,
+  execution,
+  jobWhen,
+  readyDataset,
+  stepEvent,
+  submit,
+  type Parts,
+} from './parts.js';
 import { lossesOf, spec, trainingParts } from './trainingParts.js';
 
 const wish = { change: null, priority: null, labels: {}, removedLabels: [], digest: '' };
@@ -157,6 +173,29 @@ describe('UpdateJob', () => {
     expect(await refusalOf((options) => update(request, options))).toMatchObject({ fields: ['labels'] });
     const { job } = await update({ ...request, removedLabels: ['old', 'old'] });
     expect(Object.keys(job!.labels)).toHaveLength(32);
+  });
+
+  it('refuses the steps of an update of a new job that UpdateJob would refuse', async () => {
+    const { training, parts } = await openApi({ RELORA_STEPS_MAX: '100' });
+    await readyDataset(parts);
+    const refused = async (changes: DeepPartial<JobSpec>, stepCounts: number[]) => {
+      const updates = stepCounts.map((stepCount) => ({ step: 2, stepCount }));
+      const request = { spec: jobSpec('', changes), updates };
+      return (await refusalOf((options) => training.createJob(request, options))).fields;
+    };
+    // A single pass over the data stays one, and is as long as an earlier update left it.
+    const once = { stepCount: 5, endOfData: EndOfData.STOP, learningRate: { warmupStepCount: 1 } };
+    expect(await refused(once, [3, 4])).toEqual(['updates[1].step_count']);
+    // The limit on steps holds for both phases together, and the main one is longer than its warm-up.
+    expect(await refused({ warmStart: { stepCount: 10 } }, [90, 91])).toEqual(['updates[1].step_count']);
+    expect(await refused({ learningRate: { warmupStepCount: 4 } }, [5, 4])).toEqual([
+      'updates[1].step_count',
+    ]);
+    // With problems of the specification in one answer.
+    expect((await refused({ checkpoint: { everyStepCount: 0 } }, [0])).sort()).toEqual([
+      'spec.checkpoint.every_step_count',
+      'updates[0].step_count',
+    ]);
   });
 
   it('acts once for a request that is repeated, and not on a job that has changed', async () => {

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { RunSpec, RunUpdate } from '@relora/engine/plan';
 import { CreateJobRequest, JobState, type CreateJobResponse, type DeepPartial } from '@relora/sdk/contract';
 import { ServiceError } from '../errors.js';
 import { admitJob, costOf, type AdmitParts, type AdmittedJob } from './admitJob.js';
@@ -19,14 +20,21 @@ export async function createJob(
   const { tenant } = caller;
   const checks = new FieldChecks();
   const named = parseNewJob(checks, tenant, request);
-  const updates = parseUpdates(checks, request.updates, parts.config.stepsMax);
   const requestDigest = digestOf(request);
   let admitted: AdmittedJob;
+  let updates: RunUpdate[] = [];
   try {
-    admitted = await admitWith(
-      checks,
-      async () => await admitJob(parts, tenant, request.spec, { whenTooLarge: 'refuse' }),
-    );
+    admitted = await admitWith(checks, async () => {
+      let spec: RunSpec | null = null;
+      try {
+        const whole = await admitJob(parts, tenant, request.spec, { whenTooLarge: 'refuse' });
+        spec = whole.spec;
+        return whole;
+      } finally {
+        // Also after a refusal, so that one answer has all problems.
+        updates = parseUpdates(checks, request.updates, spec, parts.config.stepsMax);
+      }
+    });
   } catch (error) {
     // This may be the retry of a call whose answer was lost; what was acknowledged then is not refused now.
     const isRetry = error instanceof ServiceError && !request.validateOnly;

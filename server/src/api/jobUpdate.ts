@@ -1,4 +1,4 @@
-import type { RunChange, RunUpdate } from '@relora/engine/plan';
+import type { RunChange, RunSpec, RunUpdate } from '@relora/engine/plan';
 import type * as contract from '@relora/sdk/contract';
 import type { FieldChecks } from './fieldChecks.js';
 
@@ -74,10 +74,29 @@ export function parseChange(
   return Object.keys(change).length === 0 ? null : change;
 }
 
-/** Changes that a job is created with, each at its step, numbered in their order. */
+/**
+ * What step_count may become after some updates: a run cannot end before its present step or within its warm-up, and a single pass over
+ * the data must stay one.
+ */
+export function stepCountsOf(
+  spec: RunSpec,
+  earlier: readonly RunUpdate[],
+  { step, stepsMax }: { step: number; stepsMax: number },
+): { min: number; max: number } {
+  const warmStart = spec.kind === 'fullRank' ? 0 : spec.warmStart.stepCount;
+  const min = Math.max(1, step - warmStart + 1, spec.learningRate.warmupStepCount + 1);
+  const present = earlier.reduce((count, { change }) => change.stepCount ?? count, spec.stepCount);
+  return { min, max: Math.max(min, spec.endOfData === 'stop' ? present : stepsMax - warmStart) };
+}
+
+/**
+ * Changes that a job is created with, each at its step, numbered in their order.
+ * @param spec null if it is wrong itself: what depends on it is then not checked
+ */
 export function parseUpdates(
   checks: FieldChecks,
   given: readonly contract.JobUpdate[],
+  spec: RunSpec | null,
   stepsMax: number,
 ): RunUpdate[] {
   if (given.length > updatesMax) {
@@ -85,15 +104,20 @@ export function parseUpdates(
     return [];
   }
   let before = 0;
-  return given.flatMap((update, index) => {
+  const updates: RunUpdate[] = [];
+  // The present step is not known: when a run is repeated, an update may apply after the last step that it leaves, as it did in the first.
+  const present = { step: 0, stepsMax };
+  for (const [index, update] of given.entries()) {
     const field = `updates[${index}]`;
     const step = checks.integer(`${field}.step`, update.step ?? -1, 0, before, stepsMax);
     before = step;
     const prefix = { spec: `${field}.`, factor: `${field}.learning_rate_factor` };
-    const change = parseChange(checks, prefix, update, { min: 1, max: stepsMax });
+    const stepCounts = spec === null ? { min: 1, max: stepsMax } : stepCountsOf(spec, updates, present);
+    const change = parseChange(checks, prefix, update, stepCounts);
     if (change === null) checks.add(field, 'something that changes', 'nothing');
-    return change === null ? [] : [{ number: index + 1, step, change }];
-  });
+    else updates.push({ number: index + 1, step, change });
+  }
+  return updates;
 }
 
 /** The most updates that a run may get. */

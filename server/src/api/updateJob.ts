@@ -5,7 +5,7 @@ import type { Principal } from '../access/principal.js';
 import { quote } from '../errors.js';
 import type { Job } from '../jobs/job.js';
 import { FieldChecks } from './fieldChecks.js';
-import { parseChange, toUpdate, updatesMax } from './jobUpdate.js';
+import { parseChange, stepCountsOf, toUpdate, updatesMax } from './jobUpdate.js';
 import type { ApiParts } from './parts.js';
 import { requireJob } from './requireJob.js';
 import { parseJobName } from './resourceNames.js';
@@ -31,7 +31,7 @@ export async function updateJob(
     checks,
     { spec: 'spec.', factor: 'learning_rate_factor' },
     { ...spec, learningRateFactor, stop },
-    stepCountsOf(before, earlier, config.stepsMax),
+    stepCountsOf(before.spec, earlier, { step: before.progress.step, stepsMax: config.stepsMax }),
   );
   const priority =
     spec.priority === undefined ? null : checks.integer('spec.priority', spec.priority, 0, -100, 100);
@@ -89,18 +89,6 @@ function refuseOthers(checks: FieldChecks, spec: Partial<JobSpec>): void {
 function isUnset(value: unknown): boolean {
   if (typeof value === 'string') return value === '' || value.endsWith('_UNSPECIFIED');
   return value === undefined || (Array.isArray(value) && value.length === 0);
-}
-
-/** A run cannot end before its present step or within its warm-up, and a single pass over the data must stay one. */
-function stepCountsOf(
-  { spec, progress }: Job,
-  updates: readonly RunUpdate[],
-  stepsMax: number,
-): { min: number; max: number } {
-  const warmStart = spec.kind === 'fullRank' ? 0 : spec.warmStart.stepCount;
-  const min = Math.max(1, progress.step - warmStart + 1, spec.learningRate.warmupStepCount + 1);
-  const present = updates.reduce((count, { change }) => change.stepCount ?? count, spec.stepCount);
-  return { min, max: Math.max(min, spec.endOfData === 'stop' ? present : stepsMax - warmStart) };
 }
 
 /** Rate of the next step, without the last update and with it. */
