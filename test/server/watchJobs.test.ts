@@ -196,6 +196,9 @@ describe('a watch of many jobs', () => {
     expect(await refused({ names: ['job-one'], stepIntervalMs: -1 })).toMatchObject({
       fields: ['step_interval_ms'],
     });
+    expect(await refused({ names: ['jobs/job-one', 'jobs/job-one', 'not a name'] })).toMatchObject({
+      fields: ['names[2]'],
+    });
     expect(await refused({ cursor: 'abc' })).toMatchObject({ fields: ['cursor'] });
     const { cursors } = await read(api, {}, (seen) => seen.cursors.length === 1);
     expect(await refused({ cursor: cursors[0]!, labels: { a: 'b' } })).toMatchObject({ fields: ['cursor'] });

@@ -63,9 +63,11 @@ export async function watchJobs(
   checks.integer('step_interval_ms', request.stepIntervalMs, 0, 0, 60_000);
   const labels = checks.labels('labels', request.labels);
   checks.throwIfWrong();
-  const names = [...new Set(request.names)];
-  const jobIds = names.map((name, index) => parseJobName(tenant, `names[${index}]`, name));
-  const subject = { stream: 'jobs', tenant, names: names.sort(), labels: Object.entries(labels).sort() };
+  const jobIds = [
+    ...new Set(request.names.map((name, index) => parseJobName(tenant, `names[${index}]`, name))),
+  ];
+  const names = [...new Set(request.names)].sort();
+  const subject = { stream: 'jobs', tenant, names, labels: Object.entries(labels).sort() };
   const place = readCursor(parts, subject, request.cursor, checks);
   for (const jobId of jobIds) await requireJob(parts.store, jobId);
   const { skipPast, untilAllEnded, stepIntervalMs } = request;
