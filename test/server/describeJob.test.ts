@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, rmSync, truncateSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { describe, expect, it, test } from 'vitest';
 import { checkpointLines } from '../../server/dist/archive/describeJob.js';
+import { takeSnapshot } from '../../server/dist/archive/snapshot.js';
 import type { Stage } from '../../server/dist/store/stage.js';
 import { patienceMs } from '../patience.mjs';
 import { openApiWithArtifact, refusalOf } from './apiServer.js';
@@ -24,6 +25,27 @@ async function jobWithCheckpoints(parts: Parts) {
   }
   return job;
 }
+
+describe('ExportJob', () => {
+  it('refuses a job that was resumed while its record was written', async () => {
+    const parts = await openParts();
+    const job = await submit(parts);
+    await parts.control.pause(job.id);
+    const paused = (await parts.store.find(job.id))!;
+    await parts.control.resume(job.id);
+    await expect(takeSnapshot(parts, paused, { withDatasets: false })).rejects.toMatchObject({
+      reason: 'JOB_STATE_WRONG',
+      detail: { state: 'QUEUED', action: 'exported' },
+    });
+  });
+
+  it('has no offset without a file', async () => {
+    const { api, job } = await openApiWithArtifact();
+    const request = { name: job, offsetBytes: 5 };
+    const { fields } = await refusalOf((options) => api.training.exportJob(request, options));
+    expect(fields).toEqual(['offset_bytes']);
+  });
+});
 
 describe('checkpoints of an exported job', () => {
   it('come without one that is removed while they are read', async () => {

@@ -13,9 +13,9 @@ import {
 import { adoptDatasets } from '../archive/adoptDatasets.js';
 import { damageIn, orDamaged } from '../archive/damaged.js';
 import { findArchiveFile, type ArchiveFile } from '../archive/describeJob.js';
-import { archiveVersion, exportedStates, recordFile } from '../archive/jobRecord.js';
+import { archiveVersion, recordFile } from '../archive/jobRecord.js';
 import { ArchiveInvalid, readRecord, requireFiles, type JobRecord } from '../archive/readRecord.js';
-import { takeSnapshot } from '../archive/snapshot.js';
+import { requireExported, takeSnapshot } from '../archive/snapshot.js';
 import { storeJob } from '../archive/storeJob.js';
 import type { DatasetHead } from '../datasets/dataset.js';
 import { quote, ServiceError } from '../errors.js';
@@ -65,11 +65,13 @@ export async function* exportJob(
   const { fileName, offsetBytes, withDatasets } = request;
   const job = await requireJob(store, parseJobName(caller.tenant, 'name', request.name));
   requireUndeleted(job);
-  if (!exportedStates.some((state) => state === job.state))
-    throw new ServiceError('JOB_STATE_WRONG', {
-      ...{ jobId: job.id, state: job.state.toUpperCase(), action: 'exported' },
-      allowed: 'PAUSED, SUCCEEDED, FAILED or CANCELLED',
-    });
+  requireExported(job);
+  if (fileName === '' && offsetBytes !== 0)
+    throw invalid(
+      'offset_bytes',
+      '0 without file_name, since the archive comes from its beginning',
+      String(offsetBytes),
+    );
   using _place = downloadPlaces.take();
   const { dataFolder } = config;
   const snapshot =

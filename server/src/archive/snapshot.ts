@@ -1,6 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { open, unlink, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
+import { ServiceError } from '../errors.js';
 import type { Job } from '../jobs/job.js';
 import {
   artifactLines,
@@ -11,7 +12,7 @@ import {
   type ArchiveFile,
   type ArchiveParts,
 } from './describeJob.js';
-import { recordFile, writeLine, type RecordLine } from './jobRecord.js';
+import { exportedStates, recordFile, writeLine, type RecordLine } from './jobRecord.js';
 
 const eventsPerRead = 1000;
 const pieceBytes = 256 * 1024;
@@ -35,6 +36,7 @@ export async function takeSnapshot(
   { withDatasets }: { withDatasets: boolean },
 ): Promise<Snapshot> {
   for (let job = found; ;) {
+    requireExported(job); // it may have been resumed while it was read
     const path = join(parts.dataFolder, `.record-${randomUUID()}`);
     const spool = await open(path, 'wx+', 0o600);
     try {
@@ -52,6 +54,17 @@ export async function takeSnapshot(
       throw error;
     }
   }
+}
+
+/** Throws for a job that is in progress: an import would refuse it. */
+export function requireExported({ id, state }: Job): void {
+  if (exportedStates.some((exported) => exported === state)) return;
+  throw new ServiceError('JOB_STATE_WRONG', {
+    jobId: id,
+    state: state.toUpperCase(),
+    action: 'exported',
+    allowed: 'PAUSED, SUCCEEDED, FAILED or CANCELLED',
+  });
 }
 
 async function writeRecord(
