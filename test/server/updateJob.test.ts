@@ -16,6 +16,7 @@ import {
   claim,
   execution,
   jobWhen,
+  openParts,
   readyDataset,
   stepEvent,
   submit,
@@ -108,6 +109,17 @@ describe('a running job', () => {
     const [update] = await parts.store.updatesOf(id);
     expect(update!.step).toBe(paused.progress.step);
   });
+});
+
+it('a fork may begin with as many updates as a run can get', async () => {
+  const parts = await openParts();
+  const updates = Array.from({ length: 10_000 }, (_, index) => ({
+    number: index + 1,
+    step: index,
+    change: { learningRateFactor: 0.5 },
+  }));
+  const { id } = await submit(parts, { updates });
+  expect(await parts.store.updatesOf(id)).toEqual(updates);
 });
 
 describe('UpdateJob', () => {

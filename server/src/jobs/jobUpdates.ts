@@ -3,6 +3,8 @@ import type { Database } from '../store/database.js';
 
 /** Stored for a step that is not known yet. */
 const pending = -1;
+/** SQLite takes at most 32,766 values in a statement, PostgreSQL 65,535. */
+const rowsInStatement = 1000;
 
 /** Updates of a job's run, in the order of their numbers. */
 export async function updatesOf(db: Database, jobId: string): Promise<RunUpdate[]> {
@@ -25,19 +27,16 @@ export async function insertUpdates(
   updates: readonly RunUpdate[],
   nowMs: number,
 ): Promise<void> {
-  if (updates.length === 0) return;
-  await db
-    .insertInto('job_updates')
-    .values(
-      updates.map(({ number, step, change }) => ({
-        job_id: jobId,
-        number,
-        step: step ?? pending,
-        body: JSON.stringify(change),
-        create_time_ms: nowMs,
-      })),
-    )
-    .execute();
+  for (let first = 0; first < updates.length; first += rowsInStatement) {
+    const rows = updates.slice(first, first + rowsInStatement).map(({ number, step, change }) => ({
+      job_id: jobId,
+      number,
+      step: step ?? pending,
+      body: JSON.stringify(change),
+      create_time_ms: nowMs,
+    }));
+    await db.insertInto('job_updates').values(rows).execute();
+  }
 }
 
 /** Records the step from which an update applies. A run that went back before that step applies it at the same step again. */
