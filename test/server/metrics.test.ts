@@ -1,3 +1,5 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { Metadata } from '@grpc/grpc-js';
 import { TrainingServiceDefinition } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
@@ -10,7 +12,18 @@ import { ServiceError } from '../../server/dist/errors.js';
 import { rpcMetricsMiddleware } from '../../server/dist/grpc/rpcMetrics.js';
 import { ServerMetrics } from '../../server/dist/metrics/serverMetrics.js';
 import { openApi } from './apiServer.js';
-import { allEvents, jobWhen, onProcessors, openParts, readyDataset, submit, type Parts } from './parts.js';
+import {
+  allEvents,
+  claim,
+  jobWhen,
+  onProcessors,
+  openParts,
+  readyDataset,
+  runSpec,
+  submit,
+  type Parts,
+} from './parts.js';
+import { freshDatabase, hasPostgres } from './postgres.js';
 import { rawCall, rawClient } from './rawCalls.js';
 
 /** The value of a sample, by its name and labels as written; undefined if there is none. */
@@ -142,6 +155,45 @@ describe('a job', () => {
     jobMetrics.forgetOld(Date.now() + 86_400_000);
     expect(await metrics.registry.metrics()).toContain(`relora_job_steps{job_id="${id}"} 20`);
   });
+
+  it('that another server took over loses its series once its trainer here is gone', async () => {
+    const parts = await openParts();
+    const { metrics, jobMetrics } = measured(parts);
+    await readyDataset(parts);
+    await parts.supervisor.start();
+    const { id } = await submit(parts, { spec: runSpec('wait') });
+    await jobWhen(parts, id, ({ state }) => state === 'running');
+    const gone = new Promise<void>((resolve) => parts.supervisor.onExit(() => resolve()));
+    // A later attempt elsewhere: from then on, what the trainer here reports is refused.
+    await parts.db.updateTable('jobs').set({ attempt: 2 }).where('id', '=', id).execute();
+    writeFileSync(join(parts.dataFolder, 'jobs', id, 'go'), '');
+    await gone;
+    jobMetrics.forgetOld(Date.now() + 4 * 60_000);
+    expect(await metrics.registry.metrics()).toContain(`job_id="${id}"`);
+    jobMetrics.forgetOld(Date.now() + 6 * 60_000);
+    expect(await metrics.registry.metrics()).not.toContain('job_id=');
+  });
+
+  it.skipIf(!hasPostgres)(
+    'that another server claimed did not wait here until a later claim of this server',
+    async () => {
+      const url = await freshDatabase();
+      const here = await openParts({}, undefined, undefined, url);
+      const there = await openParts({}, undefined, undefined, url);
+      const { metrics } = measured(here);
+      const { id } = await submit(here);
+      const heard = new Promise<void>((resolve) =>
+        here.feed.listen((change) => {
+          if (change?.topic === 'job' && change.id === id && change.state === 'starting') resolve();
+        }),
+      );
+      const key = { jobId: id, attempt: (await claim(there)).attempt };
+      await heard;
+      await there.attempts.stopped(key, 'Its server ends');
+      await claim(here);
+      expect(sample(await metrics.registry.metrics(), 'relora_queue_wait_seconds_count')).toBe(0);
+    },
+  );
 
   it('keeps the series few when many short jobs end', async () => {
     const parts = await openParts();

@@ -275,13 +275,13 @@ export class JobJournal {
   }
 
   /**
-   * Listens for jobs that were changed, here or elsewhere; null means any job. Only a hint: see ChangeFeed. Returns the function that ends
-   * it.
+   * Listens for jobs that were changed, here or elsewhere, with their states; null means any job. Only a hint: see ChangeFeed. Returns the
+   * function that ends it.
    */
-  onChanged(listener: (jobId: string | null) => void): () => void {
+  onChanged(listener: (jobId: string | null, state?: string) => void): () => void {
     return this.feed.listen((change) => {
       if (change === null) listener(null);
-      else if (change.topic === 'job') listener(change.id);
+      else if (change.topic === 'job') listener(change.id, change.state);
     });
   }
 

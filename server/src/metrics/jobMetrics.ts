@@ -18,18 +18,26 @@ const seriesMax = 64;
 /** Weight of a new loss in the smoothed one. */
 const smoothing = 0.02;
 
+interface Expiry {
+  /** The last one that began here. */
+  attempt: number;
+  /** Null while it runs. */
+  expiresMs: number | null;
+}
+
 /** Updates metrics from the events of the journal, so that Prometheus and watchers see the same values. */
 export class JobMetrics {
   private readonly perJob: Gauge<string>[];
   private readonly perModule: Gauge<string>[];
   private readonly perEvaluation: Gauge<string>[];
-  /** When the series of a job are dropped, by job id; null while it runs. In the order in which jobs last began. */
-  private readonly expiry = new Map<string, number | null>();
+  /** When the series of a job are dropped, by job id, in the order in which jobs last began. */
+  private readonly expiry = new Map<string, Expiry>();
   private readonly smoothed = new Map<string, number>();
   /** What each job was evaluated on. */
   private readonly datasets = new Map<string, readonly DatasetEvaluation[]>();
   /** Names of each job's evaluations: as many as in its specification. */
   private readonly named = new Map<string, Set<string>>();
+  /** Of jobs that were queued here and not claimed yet. */
   private readonly queuedSince = new Map<string, number>();
 
   constructor(private readonly metrics: Metrics) {
@@ -52,8 +60,15 @@ export class JobMetrics {
       journal.onAppended((job, events) => {
         for (const event of events) this.count(job, event);
       }),
-      supervisor.onExit(({ outcome }) => {
+      // Another server's events are not counted here: how long a job waited for it is not known.
+      journal.onChanged((jobId, state) => {
+        if (jobId !== null && state !== 'queued') this.queuedSince.delete(jobId);
+      }),
+      supervisor.onExit(({ jobId, attempt, outcome }) => {
         if (outcome === 'crashed') this.metrics.crashes.inc();
+        // A job that another server took over gets no further state here. One that goes on here already has its next attempt.
+        const entry = this.expiry.get(jobId);
+        if (entry?.attempt === attempt) entry.expiresMs ??= Date.now() + keptMs;
       }),
     ];
     return () => ends.forEach((end) => end());
@@ -61,7 +76,7 @@ export class JobMetrics {
 
   /** Drops the series of jobs that stopped some minutes ago; called before a scrape. */
   forgetOld(nowMs = Date.now()): void {
-    for (const [jobId, expiresMs] of this.expiry) {
+    for (const [jobId, { expiresMs }] of this.expiry) {
       if (expiresMs !== null && (expiresMs <= nowMs || this.expiry.size > seriesMax)) this.forget(jobId);
     }
   }
@@ -145,14 +160,15 @@ export class JobMetrics {
     if (body.to === 'starting') {
       metrics.attempts.inc();
       this.expiry.delete(job.id); // so that it comes last: the map is in the order of beginning
-      this.expiry.set(job.id, null);
+      this.expiry.set(job.id, { attempt: event.attempt, expiresMs: null });
       metrics.jobAttemptTime.set({ job_id: job.id }, event.timeMs / 1000);
       metrics.jobStepsSkipped.set({ job_id: job.id }, 0);
       metrics.jobSteps.set({ job_id: job.id }, job.progress.stepCount);
       metrics.jobStep.set({ job_id: job.id }, job.progress.step);
       metrics.jobRestarts.set({ job_id: job.id }, job.progress.restartCount);
-    } else if (body.to !== 'running' && this.expiry.has(job.id)) {
-      this.expiry.set(job.id, event.timeMs + keptMs);
+    } else if (body.to !== 'running') {
+      const entry = this.expiry.get(job.id);
+      if (entry !== undefined) entry.expiresMs = event.timeMs + keptMs;
     }
     if (isTerminal(body.to)) metrics.jobsFinished.inc({ outcome: body.to });
   }
