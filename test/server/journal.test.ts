@@ -91,6 +91,28 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(turnCount).toBeGreaterThanOrEqual(pageCount);
     });
 
+    it('of the documents of a step finds its report among many, page by page', async () => {
+      const parts = await open();
+      const key = await runningJob(parts);
+      const report = (firstStep: number, step: number, isSpike = false) => ({
+        timeMs: 1,
+        body: {
+          kind: 'documents' as const,
+          ...{ firstStep, step, isSpike, documentCount: 1 },
+          ...{ histogram: [], worst: [] },
+        },
+      });
+      const later = Array.from({ length: 1100 }, (_, index) => report(20 + index, 20 + index));
+      await parts.attempts.append(key, [report(5, 5, true), report(0, 19), ...later]);
+      const turn = new Promise<string>((resolve) => setImmediate(() => resolve('another turn')));
+      const found = parts.journal.documentsAt(key.jobId, 5);
+      expect(await Promise.race([found, turn])).toBe('another turn');
+      expect(await found).toMatchObject({ step: 5, isSpike: true });
+      expect(await parts.journal.documentsAt(key.jobId, 7)).toMatchObject({ firstStep: 0, step: 19 });
+      expect(await parts.journal.documentsAt(key.jobId, 600)).toMatchObject({ firstStep: 600, step: 600 });
+      expect(await parts.journal.documentsAt(key.jobId, 5000)).toBeUndefined();
+    });
+
     it('shares the read of the store with others that ask the same at the same time', async () => {
       const parts = await open();
       const { jobId } = await runningJob(parts);

@@ -11,6 +11,9 @@ import { foldedSpansAfter, spansBackwards, spanStepCountMin, toStepBody } from '
 /** Called after a commit with the updated job and the events that were appended, maybe none. Must not throw. */
 export type AppendListener = (job: Job, events: JobEvent[]) => void;
 
+/** Events that are read in one statement to find the report of a step. */
+const documentsPageEvents = 256;
+
 export type RestartEntry = JobEvent & { body: JobEventBody & { kind: 'restart' } };
 
 /**
@@ -149,19 +152,20 @@ export class JobJournal {
    * it; the newest of each kind.
    */
   async documentsAt(jobId: string, step: number): Promise<DocumentsReport | undefined> {
-    const rows = await this.db
-      .selectFrom('events')
-      .selectAll()
-      .where('job_id', '=', jobId)
-      .where('step', 'is', null)
-      .where('body', 'like', '{"kind":"documents"%')
-      .orderBy('sequence', 'desc')
-      .execute();
-    const reports = rows.flatMap((row) => {
-      const { body } = toEvent(row);
-      return body.kind === 'documents' && body.firstStep <= step && step <= body.step ? [body] : [];
-    });
-    return reports.find(({ isSpike }) => isSpike) ?? reports[0];
+    let found: DocumentsReport | undefined;
+    for (let before = ((await this.lastSequence(jobId)) ?? 0) + 1; ;) {
+      const rows = await this.besideSteps(jobId, before, documentsPageEvents);
+      for (const row of rows) {
+        const { body } = toEvent(row);
+        if (body.kind !== 'documents' || step < body.firstStep || body.step < step) continue;
+        if (body.isSpike) return body;
+        found ??= body;
+      }
+      if (rows.length < documentsPageEvents) return found;
+      before = rows.at(-1)!.sequence;
+      // A run may report every step: others get their turn after each page.
+      await nextTurn();
+    }
   }
 
   /**
