@@ -1,28 +1,62 @@
-import { createServer, type IncomingMessage } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage } from 'node:http';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { JobSpec } from '@relora/sdk/contract';
-import { expect, it, onTestFinished } from 'vitest';
+import { expect, it } from 'vitest';
 import { Mlflow } from '../../server/dist/trackers/mlflow.js';
-import { allEvents, openParts, readyDataset, submit, temporaryFolder } from './parts.js';
+import { serve, startMlflow } from './mlflowServer.js';
+import {
+  allEvents,
+  claim,
+  execution,
+  openParts,
+  readyDataset,
+  stepEvent,
+  submit,
+  temporaryFolder,
+  type Parts,
+} from './parts.js';
+import { stepBody } from './stepBody.mjs';
 
 /** A local server that redirects, or gives an empty answer; records its requests. */
 async function listen(location?: string): Promise<{ url: URL; asked: IncomingMessage[] }> {
   const asked: IncomingMessage[] = [];
-  const server = createServer((request, response) => {
+  const url = await serve((request, response) => {
     asked.push(request);
     response
       .writeHead(location === undefined ? 200 : 307, location === undefined ? {} : { location })
       .end('{}');
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  onTestFinished(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-  return { url: new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`), asked };
+  return { url, asked };
 }
+
+/** A running job without events of its run. */
+async function runningJob(parts: Parts) {
+  const { id: jobId } = await submit(parts);
+  const key = { jobId, attempt: (await claim(parts)).attempt };
+  await parts.attempts.started(key, execution, 0);
+  return { key, job: (await parts.store.find(jobId))! };
+}
+
+const specOf = () => JobSpec.fromPartial({ stepCount: 20, dataset: 'datasets/text' });
+const { signal } = new AbortController();
+
+it('MLflow gets many values in calls that it takes', async () => {
+  const parts = await openParts();
+  await readyDataset(parts);
+  const { key, job } = await runningJob(parts);
+  // 165 times 6 values and two times 5: with the tag for the last event they are one more than a call may have.
+  const withFive = [165, 166].map((step) => stepBody(step, { gradientNorm: Infinity }));
+  await parts.attempts.append(key, [
+    ...Array.from({ length: 165 }, (_, step) => stepEvent(step)),
+    ...withFive.map((body) => ({ timeMs: Date.now(), body })),
+  ]);
+  const { url, runs } = await startMlflow();
+  const mlflow = new Mlflow({ url, experiment: 'relora', tokenFile: '', specOf });
+  await mlflow.write(job, await allEvents(parts, job.id), '', signal);
+  expect(runs[0]!.data.metrics).toHaveLength(1000);
+  expect(runs[0]!.data.tags).toContainEqual({ key: 'relora.sequence', value: '170' });
+});
 
 it('a redirect of MLflow takes the token and the values of a job nowhere else', async () => {
   const parts = await openParts();

@@ -23,8 +23,9 @@ interface State {
 /** Error code of MLflow for something that does not exist. */
 const absent = 'RESOURCE_DOES_NOT_EXIST';
 const exists = 'RESOURCE_ALREADY_EXISTS';
-/** MLflow's limits for values and parameters per call. */
-const pointsPerCall = 1000;
+/** MLflow takes 1000 values, parameters and tags together in one call, and one of them is the tag with the number of the last event. */
+const pointsPerCall = 999;
+/** MLflow's limit for parameters per call. */
 const paramsMax = 100;
 const paramLengthMax = 500;
 const callMs = 30_000;
