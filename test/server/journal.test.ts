@@ -1,6 +1,9 @@
-import { describe, expect, it } from 'vitest';
+import { EventEmitter, once } from 'node:events';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import type { JobEvent } from '../../server/dist/jobs/job.js';
 import type { AttemptKey } from '../../server/dist/jobs/jobAttempts.js';
+import { JournalFollower } from '../../server/dist/jobs/journalFollower.js';
+import { JournalReaders } from '../../server/dist/jobs/journalReaders.js';
 import { RecentEvents } from '../../server/dist/jobs/recentEvents.js';
 import { patienceMs } from '../patience.mjs';
 import { claim, execution, openParts, stepEvent, submit, type Parts } from './parts.js';
@@ -130,6 +133,37 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       away.abort();
       await waits;
       await parts.journal.changedSince(jobId, 3, away.signal);
+    });
+  });
+
+  describe.skipIf(skip)('a follower', () => {
+    it('goes on with other jobs while the events of one are not taken', async () => {
+      const parts = await open();
+      const refused = await runningJob(parts);
+      const other = await runningJob(parts);
+      const readers = new JournalReaders(parts.db, parts.leases);
+      await readers.register('reader', { tenant: null, fromStart: true });
+      const taken = new EventEmitter();
+      let refusals = 0;
+      const take = async ({ id }: { id: string }, events: readonly JobEvent[]) => {
+        if (id === refused.jobId) throw new Error(`Refused for the ${++refusals}th time`);
+        for (const { body } of events) if (body.kind === 'step') taken.emit(String(body.step));
+        return { state: '' };
+      };
+      const follower = new JournalFollower(
+        { ...parts, readers, onStoreFailure: () => {} },
+        { id: 'reader', tenant: null, withSteps: true, pauseMs: 0, take },
+      );
+      follower.start();
+      onTestFinished(async () => await follower.stop());
+      const stepCount = 20;
+      for (let step = 0; step < stepCount; step++) {
+        const isTaken = once(taken, String(step));
+        for (const key of [refused, other]) await parts.attempts.append(key, [stepEvent(step)]);
+        await isTaken;
+      }
+      // Each of the steps was a round over the jobs; the pauses before ten attempts are minutes.
+      expect(refusals).toBeLessThan(stepCount / 2);
     });
   });
 

@@ -36,7 +36,7 @@ export interface Reading {
   pauseMs: number;
   /**
    * Handles these events, or returns what to do in the transaction that stores that they were read. Anything done outside that transaction
-   * may be repeated after a crash. A rejection is retried with growing pauses.
+   * may be repeated after a crash. A rejection is retried with growing pauses, while other jobs go on.
    */
   take(job: Job, events: readonly JobEvent[], state: string): Promise<Taken>;
 }
@@ -61,6 +61,10 @@ const [retryMs, retryMsMax] = [1000, 60_000];
 export class JournalFollower {
   private readonly stopping = new AbortController();
   private readonly waiting = new Set<string>();
+  /** Jobs whose events were not taken, until they are tried again. */
+  private readonly resting = new Map<string, NodeJS.Timeout>();
+  /** How often in a row events were not taken, by job. */
+  private readonly failures = new Map<string, number>();
   /** Positions by job; only `stored` survives a crash. */
   private readonly positions = new Map<string, Position & { stored: number }>();
   private isBehind = true;
@@ -116,6 +120,9 @@ export class JournalFollower {
       this.positions.clear();
       this.isBehind = true;
       while (!signal.aborted && this.epoch === epoch) await this.round(epoch);
+      for (const timer of this.resting.values()) clearTimeout(timer);
+      this.resting.clear();
+      this.failures.clear();
       release();
       this.onHeld(null);
       await readers.release(id, epoch).catch(() => {}); // if this fails, it is free once the lease has expired
@@ -141,17 +148,33 @@ export class JournalFollower {
       return;
     }
     let isLater = false;
-    let failures = 0;
     for (const jobId of [...this.waiting]) {
       if (this.stopping.signal.aborted || this.epoch !== epoch) return;
       this.waiting.delete(jobId);
+      if (this.resting.has(jobId)) continue; // news of it are read after its rest
       const outcome = await this.attempt(async () => await this.read(jobId, epoch));
+      if (outcome === undefined) {
+        this.rest(jobId);
+        continue;
+      }
+      this.failures.delete(jobId);
       if (outcome === 'read') continue;
       this.waiting.add(jobId);
       isLater ||= outcome === 'later';
-      if (outcome === undefined) await this.pause(Math.min(retryMsMax, retryMs * 2 ** failures++));
     }
     await this.pause(Math.max(pauseMs, isLater ? laterMs : 0));
+  }
+
+  /** Tries a job again after a pause, in which others go on. */
+  private rest(jobId: string): void {
+    const failures = this.failures.get(jobId) ?? 0;
+    this.failures.set(jobId, failures + 1);
+    const resume = (): void => {
+      this.resting.delete(jobId);
+      this.waiting.add(jobId);
+      this.wake();
+    };
+    this.resting.set(jobId, setTimeout(resume, Math.min(retryMsMax, retryMs * 2 ** failures)));
   }
 
   /** `read`: up to the end; `more`: there is more. */
