@@ -49,14 +49,15 @@ const absent = (what: string): Refused => new Refused(404, 'RESOURCE_DOES_NOT_EX
 export async function startMlflow(): Promise<{
   url: URL;
   runs: Run[];
-  /** Paths of the calls, in order. */
+  /** Paths of the calls that it got, in order. */
   calls: string[];
-  /** Called before a call is answered. */
-  onCall: (path: string, asked: Asked) => void;
+  /** Paths of calls that it fails to answer, each once. */
+  failing: Set<string>;
 }> {
   const experiments: string[] = [];
-  const mlflow = { url: new URL('http://unset'), runs: [] as Run[], calls: [] as string[], onCall: () => {} };
-  const { runs, calls } = mlflow;
+  const runs: Run[] = [];
+  const calls: string[] = [];
+  const failing = new Set<string>();
   const runOf = (id: string): Run => {
     const run = runs.find(({ info }) => info.run_id === id);
     if (run === undefined) throw absent(`run ${id}`);
@@ -114,9 +115,9 @@ export async function startMlflow(): Promise<{
       return {};
     },
   };
-  mlflow.url = await serve((request, response) => {
+  const url = await serve((request, response) => {
     void (async () => {
-      const { pathname, searchParams } = new URL(request.url!, mlflow.url);
+      const { pathname, searchParams } = new URL(request.url!, 'http://host');
       const path = pathname.replace('/api/2.0/mlflow/', '');
       const asked = (
         request.method === 'POST'
@@ -125,7 +126,7 @@ export async function startMlflow(): Promise<{
       ) as Asked;
       calls.push(path);
       try {
-        (mlflow.onCall as (path: string, asked: Asked) => void)(path, asked);
+        if (failing.delete(path)) throw new Refused(500, 'INTERNAL_ERROR', 'Out of order');
         response.end(JSON.stringify(answers[path]!(asked)));
       } catch (error) {
         const { status, error_code, message } = error as Refused;
@@ -133,5 +134,5 @@ export async function startMlflow(): Promise<{
       }
     })();
   });
-  return mlflow;
+  return { url, runs, calls, failing };
 }

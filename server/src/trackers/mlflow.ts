@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import type { Logger } from 'pino';
 import { JobSpec } from '@relora/sdk/contract';
 import { isTerminal, type Job, type JobEvent } from '../jobs/job.js';
 import { nameOf, tenantOf } from '../store/tenantIds.js';
@@ -13,11 +14,19 @@ export interface MlflowOptions {
   tokenFile: string;
   /** The specification of a job as clients see it. */
   specOf: (job: Job) => JobSpec;
+  log: Logger;
 }
 
 interface State {
   runId: string;
   reached: Reached;
+  /** Somebody deleted the run: nothing more is written. */
+  isDeleted?: true;
+}
+
+interface Run {
+  info: { run_id: string; lifecycle_stage?: string };
+  data?: { tags?: { key: string; value: string }[] };
 }
 
 /** Error code of MLflow for something that does not exist. */
@@ -46,9 +55,17 @@ export class Mlflow implements Tracker {
 
   async write(job: Job, events: readonly JobEvent[], stored: string, signal: AbortSignal): Promise<string> {
     const state: State = stored === '' ? { runId: '', reached: {} } : (JSON.parse(stored) as State);
+    if (state.isDeleted) return stored;
     const runId = state.runId || (await this.runOf(job, signal));
     const isKnown = this.known.delete(job.id);
     const arrived = isKnown ? 0 : await this.sequenceOf(runId, signal);
+    if (arrived === 'deleted') {
+      this.options.log.warn(
+        { jobId: job.id, runId },
+        'A run of MLflow was deleted: no more is written to it',
+      );
+      return JSON.stringify({ ...state, runId, isDeleted: true } satisfies State);
+    }
     let { reached } = state;
     let points: Point[] = [];
     let sequence = 0;
@@ -98,16 +115,18 @@ export class Mlflow implements Tracker {
       experiment_ids: [experiment],
       filter: `tags.\`${jobTag}\` = '${job.id}' and tags.\`${createdTag}\` = '${job.createTimeMs}'`,
       max_results: 1,
-    })) as { runs?: { info: { run_id: string } }[] };
-    const runId = found.runs?.[0]?.info.run_id;
-    if (runId !== undefined) return runId;
-    const made = (await this.call('POST', 'runs/create', signal, {
-      experiment_id: experiment,
-      run_name: job.displayName || nameOf(job.id),
-      start_time: job.createTimeMs,
-      tags,
-    })) as { run: { info: { run_id: string } } };
-    const { run_id } = made.run.info;
+    })) as { runs?: Run[] };
+    const create = async (): Promise<Run> => {
+      const made = (await this.call('POST', 'runs/create', signal, {
+        experiment_id: experiment,
+        run_name: job.displayName || nameOf(job.id),
+        start_time: job.createTimeMs,
+        tags,
+      })) as { run: Run };
+      return made.run;
+    };
+    const { run_id } = (found.runs?.[0] ?? (await create())).info;
+    // Also for a run that was found: this call may have failed after the run was created. The same parameters may be sent again.
     await this.call('POST', 'runs/log-batch', signal, { run_id, params: paramsOf(this.options.specOf(job)) });
     return run_id;
   }
@@ -130,12 +149,18 @@ export class Mlflow implements Tracker {
     return id;
   }
 
-  /** Number of the last event whose values the run has. */
-  private async sequenceOf(runId: string, signal: AbortSignal): Promise<number> {
-    const { run } = (await this.call('GET', `runs/get?run_id=${encodeURIComponent(runId)}`, signal)) as {
-      run: { data: { tags?: { key: string; value: string }[] } };
-    };
-    return Number(run.data.tags?.find(({ key }) => key === sequenceTag)?.value ?? 0);
+  /**
+   * Number of the last event whose values the run has. Whether somebody deleted the run is seen here: the error of other calls has a code
+   * that depends on MLflow's store, and that wrong values have, too.
+   */
+  private async sequenceOf(runId: string, signal: AbortSignal): Promise<number | 'deleted'> {
+    const path = `runs/get?run_id=${encodeURIComponent(runId)}`;
+    const answer = (await this.call('GET', path, signal, undefined, [absent])) as
+      { error_code: string } | { run: Run };
+    if ('error_code' in answer) return 'deleted';
+    const { info, data } = answer.run;
+    if (info.lifecycle_stage === 'deleted') return 'deleted';
+    return Number(data?.tags?.find(({ key }) => key === sequenceTag)?.value ?? 0);
   }
 
   /** Rejects with MLflow's error, unless its code is in `tolerated`. */

@@ -33,6 +33,7 @@ export class Trackers {
           experiment: config.mlflowExperiment,
           tokenFile: config.mlflowTokenFile,
           specOf,
+          log,
         }),
       );
     for (const tracker of trackers) {
