@@ -1,12 +1,26 @@
+import { execFileSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { sql } from 'kysely';
 import { Status } from 'nice-grpc';
 import { expect, test } from 'vitest';
+import { TensorBoard } from '../../server/dist/trackers/tensorBoard.js';
 import { jobSpec, openApi, refusalOf } from './apiServer.js';
 import { ofFileAlone } from './testStore.js';
-import { allEvents, claim, jobWhen, openParts, readyDataset, runSpec, submit, type Parts } from './parts.js';
+import {
+  allEvents,
+  claim,
+  execution,
+  jobWhen,
+  openParts,
+  readyDataset,
+  runSpec,
+  stepEvent,
+  submit,
+  temporaryFolder,
+  type Parts,
+} from './parts.js';
 
 /** For a store in a file: prevents it from growing, which fails like a full disk, and uses up the free space in its pages. */
 async function fillDisk(parts: Parts): Promise<void> {
@@ -131,3 +145,38 @@ test('a server that starts on a full disk answers, and puts right what a dead on
   expect(await jobWhen(parts, id, ({ state }) => state === 'succeeded')).toMatchObject({ attempt: 2 });
   expect(parts.storeFailures).toEqual([]);
 });
+
+test.skipIf(process.platform !== 'linux')(
+  'an event file of TensorBoard that a full disk cut short has everything when there is room',
+  async () => {
+    const parts = await openParts();
+    const { id } = await submit(parts);
+    const key = { jobId: id, attempt: (await claim(parts)).attempt };
+    await parts.attempts.started(key, execution, 0);
+    const steps = Array.from({ length: 100 }, (_, step) => stepEvent(step));
+    await parts.attempts.append(key, steps);
+    const job = (await parts.store.find(id))!;
+    const events = await allEvents(parts, id);
+    const [first, rest] = [events.slice(0, 10), events.slice(10)];
+    await parts.close(); // the limit below applies to the files of this process
+    const folders = [temporaryFolder(), temporaryFolder()];
+    const [whole, cut] = folders.map((folder) => new TensorBoard(folder, parts.log));
+    const bytesOf = (folder: string): Buffer => {
+      const [name] = readdirSync(join(folder, id));
+      return readFileSync(join(folder, id, name!));
+    };
+    const limitFiles = (bytes: number | 'unlimited') =>
+      execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${bytes}:`]);
+
+    await whole!.write(job, rest, await whole!.write(job, first, ''));
+    const state = await cut!.write(job, first, '');
+    limitFiles(bytesOf(folders[1]!).length + 1000);
+    try {
+      await expect(cut!.write(job, rest, state)).rejects.toMatchObject({ code: 'EFBIG' });
+    } finally {
+      limitFiles('unlimited');
+    }
+    await cut!.write(job, rest, state);
+    expect(bytesOf(folders[1]!).equals(bytesOf(folders[0]!))).toBe(true);
+  },
+);

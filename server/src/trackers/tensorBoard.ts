@@ -59,7 +59,9 @@ export class TensorBoard implements Tracker {
       const start = size < length ? 0 : length;
       await file.truncate(start);
       const data = Buffer.concat(start === 0 ? [fileHeader(job.createTimeMs), ...records] : records);
-      await file.write(data, 0, data.length, start);
+      // A write may be short, as when the disk is filling up; the next one then fails.
+      for (let written = 0; written < data.length;)
+        written += (await file.write(data, written, data.length - written, start + written)).bytesWritten;
       await file.sync();
       if (start === 0) await syncFolder(folder);
       return start + data.length;
