@@ -13,6 +13,7 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { readDescriptors } from '../../server/dist/grpc/descriptors.js';
 import { GrpcServer } from '../../server/dist/grpc/grpcServer.js';
 import { errorMiddleware } from '../../server/dist/grpc/middleware.js';
+import { EncodedAnswers } from '../../server/dist/grpc/service.js';
 import { openApi, readRefusal, type Refusal } from './apiServer.js';
 import { readyDataset } from './parts.js';
 import { beginCall, framed, NGHTTP2_CANCEL, rawCall, rawClient, rawSession, statusOf } from './rawCalls.js';
@@ -174,13 +175,6 @@ describe('an answer that nobody reads', () => {
     ['a piece or two', 256 * 1024, 4],
     ['a few dozen small ones', 100, 65_536 / 100 + 100],
   ])('is not made: the handler waits, and holds no more than %s', async (_, bytes, piecesMax) => {
-    const { parts } = await openApi();
-    const server = new GrpcServer({
-      config: parts.config,
-      descriptors,
-      middleware: [errorMiddleware(parts.log, parts.config)],
-      stopping: new AbortController().signal,
-    });
     let pieces = 0;
     let hasEnded = false;
     const endless = async function* () {
@@ -190,14 +184,7 @@ describe('an answer that nobody reads', () => {
         hasEnded = true;
       }
     };
-    const names = Object.keys(ArtifactServiceDefinition.methods);
-    const handlers = Object.fromEntries(names.map((name) => [name, endless]));
-    server.add(ArtifactServiceDefinition, handlers as never);
-    const port = await server.listen({ host: '127.0.0.1', port: 0 });
-    onTestFinished(() => server.close());
-    const path = '/relora.v1.ArtifactService/DownloadArtifact';
-    const stream = beginCall(await rawSession(`127.0.0.1:${port}`), path);
-    stream.end(framed(Buffer.alloc(0)));
+    const stream = await callAnsweredBy(endless);
     await once(stream, 'response');
     // Until nothing more arrives.
     for (let last = -1; last !== pieces;) {
@@ -213,7 +200,41 @@ describe('an answer that nobody reads', () => {
     stream.close(NGHTTP2_CANCEL);
     while (!hasEnded) await new Promise((resolve) => setImmediate(resolve));
   });
+
+  it('ends its call, also after some of it was taken', async () => {
+    // A window takes the first one and few of the others, which are one write.
+    const answers = [1, 300_000, 300_000].map((bytes) => Buffer.alloc(bytes));
+    const settings = { RELORA_READER_SILENCE_SECONDS: '0.3' };
+    const stream = await callAnsweredBy(async function* () {
+      yield new EncodedAnswers(answers);
+    }, settings);
+    await once(stream, 'close');
+    expect(stream.rstCode).toBe(NGHTTP2_CANCEL);
+  });
 });
+
+/** A call on a server whose methods have this handler. */
+async function callAnsweredBy(
+  handler: () => AsyncGenerator<unknown>,
+  settings: Record<string, string> = {},
+): Promise<ReturnType<typeof beginCall>> {
+  const { parts } = await openApi(settings);
+  const server = new GrpcServer({
+    config: parts.config,
+    descriptors,
+    middleware: [errorMiddleware(parts.log, parts.config)],
+    stopping: new AbortController().signal,
+  });
+  const names = Object.keys(ArtifactServiceDefinition.methods);
+  const handlers = Object.fromEntries(names.map((name) => [name, handler]));
+  server.add(ArtifactServiceDefinition, handlers as never);
+  const port = await server.listen({ host: '127.0.0.1', port: 0 });
+  onTestFinished(() => server.close());
+  const path = '/relora.v1.ArtifactService/DownloadArtifact';
+  const stream = beginCall(await rawSession(`127.0.0.1:${port}`), path);
+  stream.end(framed(Buffer.alloc(0)));
+  return stream;
+}
 
 describe('a stop', () => {
   it('waits neither for a silent upload nor for a request that does not come', async () => {

@@ -173,17 +173,20 @@ export class ServedCall {
     };
   }
 
-  /** Resolves when the connection has taken some of the answers, or the call was reset. */
+  /** Resolves when the connection has taken enough of the answers, or the call was reset. */
   private async taken(): Promise<void> {
     const { readerSilenceSeconds: seconds } = this.limits;
-    const before = this.unsentBytes;
-    const timer = setTimeout(() => {
-      if (this.unsentBytes < before) return;
+    let before = this.unsentBytes;
+    const timer = setInterval(() => {
+      if (this.unsentBytes < before) {
+        before = this.unsentBytes;
+        return;
+      }
       this.fail(new ServiceError('CLIENT_NOT_READING', { seconds }));
       this.reset();
     }, seconds * 1000);
     await new Promise<void>((resolve) => (this.writer = resolve));
-    clearTimeout(timer);
+    clearInterval(timer);
   }
 
   /** Resets the stream: a status would wait behind the answers that the client does not receive, and they would stay in memory. */
