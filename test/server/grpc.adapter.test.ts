@@ -302,6 +302,41 @@ describe('the port', () => {
     expect([watching.closed, idle[1]!.closed]).toEqual([false, false]);
   });
 
+  it('gives the place of a connection to a new one, also if its calls were reset before they began', async () => {
+    const { address } = await openApi({ RELORA_CONNECTIONS_MAX: '1' });
+    const socket = connectTcp(Number(address.split(':')[1]), '127.0.0.1');
+    onTestFinished(() => void socket.destroy());
+    const closed = once(socket, 'close');
+    const frame = (type: number, flags: number, stream: number, body: Buffer): Buffer => {
+      const head = Buffer.from([0, 0, body.length, type, flags, 0, 0, 0, stream]);
+      return Buffer.concat([head, body]);
+    };
+    const text = (value: string): Buffer => Buffer.from([value.length, ...Buffer.from(value)]);
+    // POST, http, the host, the path and the content type, as indexes and texts of HPACK.
+    const host = [Buffer.from([0x83, 0x86, 0x01]), text('localhost')];
+    const type = [Buffer.from([0x0f, 0x10]), text('application/grpc')];
+    const headers = Buffer.concat([...host, Buffer.from([0x04]), text(getJob), ...type]);
+    // In one write: the server reads the end of the call together with its beginning, before it hands the call on.
+    const [settings, rstStream, ping] = [4, 3, 6];
+    socket.write(
+      Buffer.concat([
+        Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
+        frame(settings, 0, 0, Buffer.alloc(0)),
+        frame(1, 4, 1, headers),
+        frame(rstStream, 0, 1, Buffer.alloc(4)), // NO_ERROR: with another code, Node takes the stream off its connection
+        frame(ping, 0, 0, Buffer.from('answered')),
+      ]),
+    );
+    let received = '';
+    while (!received.includes('answered'))
+      received += ((await once(socket, 'data')) as [Buffer])[0].toString('latin1');
+    socket.resume();
+    const later = beginCall(await rawSession(address), getJob);
+    later.end(framed(nobody));
+    expect((await refusalFrom(later)).info.reason).toBe('JOB_NOT_FOUND');
+    await closed;
+  });
+
   it('answers about health beyond its limit', async () => {
     const { address } = await openApi({ RELORA_CONNECTIONS_MAX: '1' });
     const watch = beginCall(await rawSession(address), '/grpc.health.v1.Health/Watch');

@@ -167,20 +167,20 @@ export class GrpcServer {
           requestSilenceSeconds,
           readerSilenceSeconds,
         });
-        const { place, end } = this.connections.begin(call.peer);
-        const isHealth = path.startsWith('/grpc.health.');
-        const middleware =
-          place === 'spare' && !isHealth ? compose(this.middleware, this.refuse) : this.middleware;
-        call.start(middleware, {
-          onStart: () => {
-            this.calls.add(call);
-            if (this.options.stopping.aborted) call.stop();
-          },
-          onEnd: () => {
-            this.calls.delete(call);
-            end();
-            this.onCallEnd();
-          },
+        call.start(() => {
+          const { place, end } = this.connections.begin(call.peer);
+          const isHealth = path.startsWith('/grpc.health.');
+          this.calls.add(call);
+          if (this.options.stopping.aborted) call.stop();
+          return {
+            middleware:
+              place === 'spare' && !isHealth ? compose(this.middleware, this.refuse) : this.middleware,
+            onEnd: () => {
+              this.calls.delete(call);
+              end();
+              this.onCallEnd();
+            },
+          };
         });
       };
       // `next` would call grpc-js's own handlers.

@@ -54,12 +54,12 @@ export class ServedCall {
     transport.sendStatus = (refusal) => this.fail(this.translate(refusal));
   }
 
-  /** Serves the call to its end. `onStart` and `onEnd` are called once each, or neither if the client has already left. */
-  start(middleware: Middleware, hooks: { onStart(): void; onEnd(): void }): void {
+  /** Serves the call to its end, unless the client has already left: then `begin` is not called. */
+  start(begin: () => { middleware: Middleware; onEnd(): void }): void {
     this.transport.start({
       onReceiveMetadata: (metadata) => {
-        hooks.onStart();
-        void this.run(middleware, metadata).finally(() => hooks.onEnd());
+        const { middleware, onEnd } = begin();
+        void this.run(middleware, metadata).finally(onEnd);
       },
       onReceiveMessage: (message) => this.takeReader()?.resolve(message as Buffer),
       onReceiveHalfClose: () => this.takeReader()?.resolve(undefined),
