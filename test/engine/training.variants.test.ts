@@ -13,6 +13,7 @@ import {
 } from '@relora/engine';
 import type { InstructionSet } from '../../engine/dist/device/cpu/nativeAddon.js';
 import { separateGraphs } from '../../engine/dist/plan/adapterGraphs.js';
+import type { GivenSpec } from '@relora/engine/plan';
 import {
   interrupted,
   licenseDataset,
@@ -126,6 +127,55 @@ describe('a job that names how adapted layers are computed', () => {
     expect(furthest(losses, (await runOf(specOf('separate'))).losses)).toBeLessThan(1e-5);
     [run, resumed].forEach(disposeRun);
   });
+});
+
+describe('a job that is forked from one with merged graphs', () => {
+  /** A fork of a job with merged graphs after step 8, and an attempt that resumes from the fork's own checkpoint at step 12. */
+  async function forkOf(changes: GivenSpec) {
+    const before = tinySpec({ adapter: { graph: 'merged' } });
+    const first = await begin(before);
+    await runLoop(first, (event) => event.kind === 'step' && event.step === 8);
+    const { path } = await saveCheckpoint(first);
+    disposeRun(first);
+    const spec = tinySpec({ adapter: { graph: 'merged' }, ...changes });
+    const fork = await begin(spec, { checkpointPath: path, checkpointSpec: before });
+    await runLoop(fork, (event) => event.kind === 'step' && event.step === 11);
+    const own = await saveCheckpoint(fork);
+    const losses = lossesOf(await runLoop(fork));
+    const next = await begin(spec, { checkpointPath: own.path, runFolder: fork.folder, attempt: 2 });
+    expect(next.graphs).toEqual(fork.graphs);
+    expect(lossesOf(await runLoop(next))).toEqual(losses);
+    expect(await weightsOf(next)).toEqual(await weightsOf(fork));
+    [fork, next].forEach(disposeRun);
+    return fork.graphs;
+  }
+
+  it.each<[string, GivenSpec]>([
+    ['over a base in int8', { precision: 'int8Base' }],
+    ['where it asks for them', { adapter: { graph: 'separate' } }],
+  ])('computes separate paths %s, in its later attempts too', async (_, changes) => {
+    expect(await forkOf(changes)).toEqual(separateGraphs);
+  });
+
+  it('keeps them where it changes something else', async () => {
+    expect(new Set(Object.values(await forkOf({ sample: { everyStepCount: 4 } })))).toEqual(
+      new Set(['merged']),
+    );
+  });
+});
+
+it.each([
+  ['int8Base', 'int8'],
+  ['nf4Base', 'nf4'],
+] as const)('no adapter is merged into a base of %s', async (precision, stored) => {
+  const device = await openDevice({ device: 'native', precision, threads: 1 });
+  const [weight, a, b] = [device.alloc(12), device.alloc(4), device.alloc(3)];
+  const base = device.packBase(weight, 4, 3);
+  const adapter = { rank: 1, a, b, scale: 1, graph: 'merged', dropout: null } as const;
+  expect(() => device.packMerged(base, weight, adapter)).toThrow(
+    `packMerged: a base in ${stored} takes no adapter`,
+  );
+  device.releaseBase(base);
 });
 
 // Trained weights use bfloat16 if there are instructions for it, else float32.

@@ -17,7 +17,7 @@ import { specHash } from '../plan/specHash.js';
 import { adapterPlan } from '../model/adapterSet.js';
 import { weightsSha256 } from '../model/weightsHash.js';
 import { Llama } from '../model/llama.js';
-import { chooseGraphs } from '../plan/adapterGraphs.js';
+import { chooseGraphs, type LayerGraphs } from '../plan/adapterGraphs.js';
 import type { LlamaConfig, RunSpec } from '../plan/runSpec.js';
 import type { SteeringOptions } from './steering.js';
 import { scoredSets, type ScoredSet } from './scoredSets.js';
@@ -217,7 +217,7 @@ async function resumeRun(options: ScoredOptions, checkpointPath: string): Promis
       manifest.datasetSha256,
     );
   }
-  const graphs = manifest.graphs;
+  const graphs = resumedGraphs(options, manifest);
   const model = await restoreModel(device, checkpointPath, manifest, adapterPlan(graphs, options.runFolder));
   const { modelFiles } = manifest;
   const progress = progressOf(manifest);
@@ -258,6 +258,18 @@ async function resumeRun(options: ScoredOptions, checkpointPath: string): Promis
       message: `The checkpoint was computed by ${before === 1 ? 'one process' : `${before} processes`} and the run resumes with ${size}: its losses will differ in the last digits`,
     });
   return run;
+}
+
+/**
+ * Bits depend on the graphs, so a run keeps those of its checkpoint. One that continues another job with a precision or graph of its own
+ * chooses again, since a quantized base must be packed once a cycle; its own checkpoints then have that choice.
+ */
+function resumedGraphs(
+  { spec, checkpointSpec: before = spec, device }: ScoredOptions,
+  { graphs }: CheckpointManifest,
+): LayerGraphs {
+  const isSame = before.precision === spec.precision && before.adapter?.graph === spec.adapter?.graph;
+  return isSame ? graphs : chooseGraphs(spec, device.description);
 }
 
 /** Adds what manifests of earlier versions lack. */

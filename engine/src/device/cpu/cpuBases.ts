@@ -20,6 +20,9 @@ export class CpuBases extends CpuUpdates implements api.FrozenBaseCalls {
   readonly packMergedReadsWeight = true;
 
   packMerged(base: api.FrozenBase, weight: api.DeviceBuffer, adapter: api.LayerAdapter): void {
+    // The sum would be quantized again at every step, and small changes by the adapter lost.
+    if (!['float32', 'bfloat16'].includes(this.basePrecision))
+      throw new TypeError(`packMerged: a base in ${this.basePrecision} takes no adapter`);
     const { a, b, rank } = adapter;
     this.addon.packMerged(
       this.panels(base),
