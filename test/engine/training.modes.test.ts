@@ -10,6 +10,7 @@ import {
   type RunSpec,
   type TrainingRun,
 } from '@relora/engine';
+import { drawA } from '../../engine/dist/model/adapters.js';
 import { separateGraphs, type LayerGraph, type LayerGraphs } from '../../engine/dist/plan/adapterGraphs.js';
 import { tinyConfig } from './llamaReference.js';
 import { change, lossAndGradients, sumLoss, valuesIn } from './hostModel.js';
@@ -203,6 +204,30 @@ describe('directions of the gradient', () => {
           gradient.some((value) => value !== 0),
           name,
         ).toBe(true);
+    disposeRun(run);
+  });
+});
+
+describe('the pass over gradients in which directions are found', () => {
+  it('reads the first batch that is not omitted, and none if all that are left are', async () => {
+    const omittedSteps = [
+      { first: 6, last: 7 },
+      { first: 18, last: 23 },
+    ];
+    const run = await begin({ ...tinySpec({ adapter: svd }), omittedSteps });
+    const batches: number[] = [];
+    const read = run.batches.read.bind(run.batches);
+    run.batches.read = async (firstSequence, count) => {
+      if (count === 4) batches.push(firstSequence / 4);
+      return await read(firstSequence, count);
+    };
+    const events = await runLoop(run, ({ kind }) => kind === 'plan');
+    expect(batches).toEqual([0, 1, 2, 3, 4, 5, 8, 0]); // the last one is timed
+    events.push(...(await runLoop(run)));
+    expect(ofKind(events, 'restart').map(({ step }) => step)).toEqual([12, 18]);
+    expect(batches.slice(8)).toEqual([8, 9, 10, 11, 12, 12, 13, 14, 15, 16, 17]);
+    for (const layer of run.model.layers)
+      expect(valuesIn(run.device, layer.adapter!.a)).toEqual(drawA(layer, 4, run.spec.seed, 2));
     disposeRun(run);
   });
 });

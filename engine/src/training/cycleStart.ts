@@ -11,8 +11,8 @@ import type { TrainingRun } from './trainingRun.js';
 
 /**
  * Sets every layer's adapter to its initial value in cycle `number`, from 0: B = 0, and A random, or along the leading directions of the
- * weight's gradient on the next batch, or within the span of the old A. The adapters must be attached and merged. Null if the new A does
- * not depend on the old one.
+ * weight's gradient on the next batch that is learned, or within the span of the old A. The adapters must be attached and merged. Null if
+ * the new A does not depend on the old one.
  */
 export async function startAdapters(run: TrainingRun, number: number): Promise<Turns | null> {
   const { model, spec } = run;
@@ -57,10 +57,12 @@ async function spanStarts(
  * finite has no directions.
  */
 async function gradientDirections(run: TrainingRun, number: number): Promise<Directions> {
-  const { model, spec, progress, collective } = run;
+  const { model, spec, collective } = run;
   const { sequenceCount, sequenceLength, microBatchSequenceCount, maskDocuments } = spec.batch;
-  const batch = await run.batches.read(progress.nextStep * sequenceCount, sequenceCount);
   const directions = new Map<LinearLayer, Float32Array>();
+  const step = nextLearned(run);
+  if (step === null) return directions;
+  const batch = await run.batches.read(step * sequenceCount, sequenceCount);
   const sums = new Map<LinearLayer, Float32Array>();
   const shape = { sequenceLength, microBatchSequenceCount, maskDocuments };
   const micros = microBatches(batch, shape, ownSequences(sequenceCount, collective));
@@ -87,6 +89,13 @@ async function gradientDirections(run: TrainingRun, number: number): Promise<Dir
     );
   }
   return directions;
+}
+
+/** The next step that the job does not ask to omit; null if all that are left are omitted, so that nothing is learned along A. */
+function nextLearned({ schedule, progress }: TrainingRun): number | null {
+  let step = progress.nextStep;
+  while (schedule.omits(step)) if (++step >= schedule.stepCount) return null;
+  return step;
 }
 
 async function directionsOf(
