@@ -200,6 +200,85 @@ describe('a run that is changed while it runs', () => {
   });
 });
 
+describe('an update that is due later', () => {
+  const changes: RunUpdate['change'][] = [
+    { learningRateFactor: 0.5, stepCount: 16, checkpoint: { everyStepCount: 4 } },
+    { learningRateFactor: 0.8 },
+  ];
+  const planned: RunUpdate = { number: 1, step: 15, change: changes[0]! };
+
+  it('does not delay one that was made after it, such as a stop', async () => {
+    const run = await begin({}, { steering: { updates: [planned] } });
+    const events = await runLoop(run, (event) => {
+      if (event.kind === 'step' && event.step === 8)
+        run.steering.add({ number: 2, step: null, change: { stop: true } });
+      return false;
+    });
+    expect(ofKind(events, 'update')).toMatchObject([{ number: 2, step: 9 }]);
+    expect(ofKind(events, 'stop')).toMatchObject([{ step: 9, reason: 'requested' }]);
+    disposeRun(run);
+  });
+
+  it('sets only what none made after it has set, in a run that resumes before, between and behind them too', async () => {
+    const run = await begin({}, { steering: { updates: [planned] } });
+    const checkpoints: string[] = [];
+    const events = await runLoop(run, async (event) => {
+      if (event.kind !== 'step') return false;
+      if (event.step === 8) run.steering.add({ number: 2, step: null, change: changes[1]! });
+      // The one after step 14 is saved at the step of the first update, before it is applied.
+      if ([5, 11, 14, 16].includes(event.step)) checkpoints.push((await saveCheckpoint(run)).path);
+      return false;
+    });
+    const made = (taken: typeof events) => ofKind(taken, 'update').map(({ number, step }) => [number, step]);
+    expect(made(events)).toEqual([
+      [2, 9],
+      [1, 15],
+    ]);
+    const shorter = new Schedule({ ...tinySpec(), stepCount: 16 });
+    const steps = ofKind(events, 'step');
+    expect(steps.map(({ learningRate }) => learningRate)).toEqual(
+      steps.map(({ step }) =>
+        step < 9
+          ? new Schedule(tinySpec()).learningRateAt(step)
+          : 0.8 * (step < 15 ? new Schedule(tinySpec()) : shorter).learningRateAt(step),
+      ),
+    );
+    expect(steps.at(-1)!.step).toBe(21);
+    const saved = ofKind(events, 'checkpoint').map(({ step }) => step);
+    expect(saved.filter((step) => step > 14)).toEqual([16, 20, 22]);
+
+    const updates = [planned, { number: 2, step: 9, change: changes[1]! }];
+    const expected = { losses: lossesIn(events), weights: await weightsOf(run) };
+    for (const [index, left] of [
+      [
+        [2, 9],
+        [1, 15],
+      ],
+      [[1, 15]],
+      [[1, 15]],
+      [],
+    ].entries()) {
+      const next = await begin(
+        {},
+        {
+          checkpointPath: checkpoints[index]!,
+          runFolder: run.folder,
+          attempt: 2 + index,
+          steering: { updates },
+        },
+      );
+      const taken = await runLoop(next);
+      expect(made(taken)).toEqual(left);
+      const losses = lossesIn(taken);
+      const first = losses.findIndex((loss) => loss !== undefined);
+      expect(losses.slice(first)).toEqual(expected.losses.slice(first));
+      expect(await weightsOf(next)).toEqual(expected.weights);
+      disposeRun(next);
+    }
+    disposeRun(run);
+  });
+});
+
 describe('the schedule of a run that was changed', () => {
   it('is what it was before a change, and the formula of the new number of steps from there on', () => {
     const spec = tinySpec({ stepCount: 300, adapter: { cycleStepCount: 50 } });

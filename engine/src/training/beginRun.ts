@@ -226,6 +226,7 @@ async function resumeRun(options: ScoredOptions, checkpointPath: string): Promis
   const steering = {
     ...options.steering,
     updateNumber: progress.updateNumber,
+    laterUpdates: progress.laterUpdates,
     doneMs: { ...options.steering?.doneMs, ...manifest.doneMs },
     isResumed: true,
   };
@@ -277,6 +278,7 @@ function progressOf({ progress }: CheckpointManifest): RunProgress {
   const { evaluatedStep: wholeStep } = progress;
   const later = {
     updateNumber: 0,
+    laterUpdates: [],
     wholeStep,
     namedSteps: {},
     heldOut: emptyRecord,

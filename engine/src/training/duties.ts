@@ -86,8 +86,8 @@ export function followOrders(step: number, { steering, progress }: TrainingRun, 
   for (const update of orders.updates) {
     steering.add(update);
     steering.applyNext(step);
-    progress.updateNumber = update.number;
   }
+  Object.assign(progress, steering.applied);
   if (orders.stopped !== null) steering.schedule.endAt(step);
 }
 
@@ -97,7 +97,7 @@ function* applyUpdates(
   applied: RunUpdate[],
 ): Generator<TrainingEvent> {
   for (let next = steering.applyNext(step); next !== undefined; next = steering.applyNext(step)) {
-    progress.updateNumber = next.update.number;
+    Object.assign(progress, steering.applied);
     applied.push(next.update);
     yield { kind: 'update', ...next.report };
   }

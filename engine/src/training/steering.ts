@@ -21,8 +21,10 @@ interface Cadence {
 export interface SteeringOptions {
   /** In the order of their numbers; those that have a step are replayed at it. */
   updates?: readonly RunUpdate[] | undefined;
-  /** Number of the last update that the checkpoint already includes. */
+  /** The highest number of an update that the checkpoint already includes. */
   updateNumber?: number;
+  /** Numbers below it of updates that the checkpoint does not include, since they are due later. */
+  laterUpdates?: readonly number[];
   /** When each duty was last done, milliseconds since 1970; default: when the job began. */
   doneMs?: Partial<Record<Duty, number>> | undefined;
   /** Whether the run continues from a checkpoint. */
@@ -48,7 +50,11 @@ const firstShare = 1 / 16;
 export class Steering {
   readonly schedule: SteeredSchedule;
   private readonly cadences = new Map<Duty, Cadence>();
-  private readonly waiting: RunUpdate[] = [];
+  /** In the order of their numbers. */
+  private readonly waiting: RunUpdate[];
+  private updateNumber: number;
+  /** Number of the update that set a value, by the value's name. */
+  private readonly setBy = new Map<string, number>();
   private readonly now: () => number;
   /** Outlives the process, so that a duty is done even if the run is killed more often than it is due. */
   readonly doneMs: Partial<Record<Duty, number>>;
@@ -67,6 +73,7 @@ export class Steering {
     {
       updates = [],
       updateNumber = 0,
+      laterUpdates = [],
       doneMs,
       isResumed = false,
       now = Date.now,
@@ -90,9 +97,14 @@ export class Steering {
     this.earlierDeviceSeconds = deviceSeconds;
     this.processes = processes;
     if (stopStep !== null) this.schedule.endAt(stopStep);
-    for (const update of updates)
-      if (update.number > updateNumber) this.waiting.push(update);
-      else this.apply(update, update.step ?? 0);
+    this.updateNumber = updateNumber;
+    const isBehind = ({ number }: RunUpdate): boolean =>
+      number <= updateNumber && !laterUpdates.includes(number);
+    this.waiting = updates.filter((update) => !isBehind(update));
+    const stepOf = ({ step }: RunUpdate): number => step ?? 0;
+    // As they were applied: by step, and of one step by number.
+    for (const update of updates.filter(isBehind).sort((one, other) => stepOf(one) - stepOf(other)))
+      this.apply(update, stepOf(update));
   }
 
   /** Adds an update that arrived while the run is under way. */
@@ -100,11 +112,13 @@ export class Steering {
     if (!this.waiting.some(({ number }) => number === update.number)) this.waiting.push(update);
   }
 
-  /** Applies the next update that takes effect by this step, in the order of their numbers; undefined if there is none. */
+  /** Applies the first update that takes effect by this step; undefined if there is none. Those that are due later do not delay it. */
   applyNext(step: number): { update: RunUpdate; report: UpdateReport } | undefined {
-    const next = this.waiting[0];
-    if (next === undefined || (next.step ?? step) > step) return undefined;
-    this.waiting.shift();
+    const index = this.waiting.findIndex((update) => (update.step ?? step) <= step);
+    const next = this.waiting[index];
+    if (next === undefined) return undefined;
+    this.waiting.splice(index, 1);
+    this.updateNumber = Math.max(this.updateNumber, next.number);
     const { schedule } = this;
     const learningRateBefore = schedule.learningRateAt(step);
     this.apply(next, step);
@@ -117,6 +131,13 @@ export class Steering {
       learningRateAfter: schedule.learningRateAt(step),
     };
     return { update: next, report };
+  }
+
+  /** Which updates were applied, for checkpoints. */
+  get applied(): { updateNumber: number; laterUpdates: readonly number[] } {
+    const { updateNumber } = this;
+    const later = this.waiting.filter(({ number }) => number < updateNumber);
+    return { updateNumber, laterUpdates: later.map(({ number }) => number) };
   }
 
   /**
@@ -172,14 +193,26 @@ export class Steering {
     return report;
   }
 
-  private apply({ change }: RunUpdate, step: number): void {
-    this.schedule.change(step, change);
+  /**
+   * Sets what the update changes, except values that an update with a higher number has set: it was asked for later, by somebody who could
+   * know this one, so it stays although this one was due only now. Which value holds at a step thus depends only on numbers and steps,
+   * which a resumed run repeats.
+   */
+  private apply({ number, change }: RunUpdate, step: number): void {
+    const newest = (name: string, value: number | undefined): number | undefined => {
+      if (value === undefined || number < (this.setBy.get(name) ?? 0)) return undefined;
+      this.setBy.set(name, number);
+      return value;
+    };
+    this.schedule.change(step, {
+      stepCount: newest('stepCount', change.stepCount),
+      learningRateFactor: newest('learningRateFactor', change.learningRateFactor),
+    });
     this.isStopRequested ||= change.stop === true;
     for (const duty of steeredDuties) {
-      const { everyStepCount, everySeconds } = change[duty] ?? {};
       const cadence = this.cadenceOf(duty);
-      if (everyStepCount !== undefined) cadence.everyStepCount = everyStepCount;
-      if (everySeconds !== undefined) cadence.everySeconds = everySeconds;
+      for (const key of ['everyStepCount', 'everySeconds'] as const)
+        cadence[key] = newest(`${duty}.${key}`, change[duty]?.[key]) ?? cadence[key];
     }
   }
 

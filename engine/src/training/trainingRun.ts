@@ -84,8 +84,10 @@ export interface RunProgress {
   namedSteps: Readonly<Record<string, number>>;
   heldOut: HeldOutRecord;
   documents: DocumentRecord;
-  /** Number of the last update of the run that was applied; 0 for none. */
+  /** The highest number of an update of the run that was applied; 0 for none. */
   updateNumber: number;
+  /** Numbers below it of updates that are due later. */
+  laterUpdates: readonly number[];
 }
 
 export interface FrozenFiles {
@@ -161,6 +163,7 @@ export function assembleRun(parts: {
       heldOut: emptyRecord,
       documents: emptyDocuments,
       updateNumber: 0,
+      laterUpdates: [],
     },
     frozen: { base: null, start: null },
     isApart: false,
