@@ -239,3 +239,23 @@ it('a job that keeps its best compares its last evaluation too, by the same toke
   const once = await ended({ evaluation: same, checkpoint: { everyStepCount: 1000, keepBest: true } });
   expect(once.evaluations.filter(({ step }) => step === 24)).toHaveLength(1);
 });
+
+it('a job that keeps its best compares its last weights where a limit ends it, and again after a crash', async () => {
+  const changes: GivenSpec = {
+    ...often,
+    checkpoint: { everyStepCount: 1000, keepBest: true },
+    stop: { tokenCount: 9 * 128 },
+  };
+  const whole = await ended(changes);
+  expect(whole.stop).toMatchObject([{ step: 9, reason: 'tokenCount' }]);
+  const lastOf = ({ evaluations }: typeof whole) =>
+    evaluations.filter(({ step }) => step === 9).map(({ tokenCount, loss }) => [tokenCount, loss]);
+  expect(lastOf(whole).map(([tokenCount]) => tokenCount)).toEqual([128, 512]);
+  const compared = whole.evaluations.filter(({ tokenCount }) => tokenCount === 128);
+  const best = compared.reduce((one, other) => (other.loss < one.loss ? other : one));
+  expect(whole.checkpoints.at(-1)!.best).toEqual({ step: best.step, loss: best.loss });
+  // The event `stop` was stored, and nothing after it.
+  const again = await ended(changes, { steering: { stopStep: 9 } });
+  expect(lastOf(again)).toEqual(lastOf(whole));
+  expect(again.checkpoints.at(-1)!.best).toEqual(whole.checkpoints.at(-1)!.best);
+});

@@ -28,24 +28,19 @@ export async function* dutiesBefore(
   signal: AbortSignal,
 ): AsyncGenerator<TrainingEvent, void> {
   const { spec, schedule, steering, progress } = run;
-  const hasHeldOut = run.data.parts.some(({ source }) => source.heldOut.tokenCount > 0);
   // First of all, and before the checkpoint, so that a checkpoint includes all updates up to its step.
   yield* applyUpdates(step, run, orders.updates);
 
-  // Losses that are compared with each other are measured on the same number of tokens.
   const isLast = step >= schedule.stepCount;
-  const compares = step > 0 && (isLast ? spec.checkpoint.keepBest : steering.isDue('evaluation', step));
-  if (hasHeldOut && progress.evaluatedStep < step && compares) {
-    const evaluation = await evaluate(run, spec.evaluation.tokenCount, signal);
-    if (evaluation === null) return abort(orders);
-    progress.evaluatedStep = step;
-    progress.heldOut = recordAfter(progress.heldOut, { step, loss: evaluation.loss }, spec.stop);
-    steering.done('evaluation');
-    yield { kind: 'evaluation', step, ...evaluation };
-  }
+  const isCompared = isLast ? spec.checkpoint.keepBest : steering.isDue('evaluation', step);
+  if (isCompared && !(yield* compare(step, run, signal))) return abort(orders);
   const stopped = isLast ? null : steering.stopAt(step, progress);
   orders.stopped = stopped;
-  if (stopped !== null) yield { kind: 'stop', step, ...stopped };
+  if (stopped !== null) {
+    yield { kind: 'stop', step, ...stopped };
+    // As at a regular end: for an attempt that repeats this step after a crash, it is the last one.
+    if (spec.checkpoint.keepBest && !(yield* compare(step, run, signal))) return abort(orders);
+  }
   const isEnd = isLast || stopped !== null;
   if (isEnd) {
     const documents = { ...progress.documents };
@@ -54,7 +49,7 @@ export async function* dutiesBefore(
       yield { kind: 'documents', ...report };
     }
   }
-  if (hasHeldOut && (step === 0 || isEnd) && needsWhole(run, step)) {
+  if (hasHeldOut(run) && (step === 0 || isEnd) && needsWhole(run, step)) {
     const evaluation = await evaluate(run, spec.evaluation.finalTokenCount, signal);
     if (evaluation === null) return abort(orders);
     progress.evaluatedStep = progress.wholeStep = step;
@@ -101,6 +96,30 @@ function* applyUpdates(
     applied.push(next.update);
     yield { kind: 'update', ...next.report };
   }
+}
+
+/**
+ * Evaluates a run for the comparison with its other evaluations, which is on the same number of tokens, if this step was not evaluated yet.
+ * Returns false if the signal is aborted.
+ */
+async function* compare(
+  step: number,
+  run: TrainingRun,
+  signal: AbortSignal,
+): AsyncGenerator<TrainingEvent, boolean> {
+  const { spec, steering, progress } = run;
+  if (step === 0 || progress.evaluatedStep >= step || !hasHeldOut(run)) return true;
+  const evaluation = await evaluate(run, spec.evaluation.tokenCount, signal);
+  if (evaluation === null) return false;
+  progress.evaluatedStep = step;
+  progress.heldOut = recordAfter(progress.heldOut, { step, loss: evaluation.loss }, spec.stop);
+  steering.done('evaluation');
+  yield { kind: 'evaluation', step, ...evaluation };
+  return true;
+}
+
+function hasHeldOut({ data }: TrainingRun): boolean {
+  return data.parts.some(({ source }) => source.heldOut.tokenCount > 0);
 }
 
 function abort(orders: StepOrders): void {
