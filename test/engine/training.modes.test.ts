@@ -10,6 +10,8 @@ import {
   type RunSpec,
   type TrainingRun,
 } from '@relora/engine';
+import { countParameters } from '@relora/engine/plan';
+import type { CpuDevice } from '../../engine/dist/device/cpu/cpuDevice.js';
 import { drawA } from '../../engine/dist/model/adapters.js';
 import { separateGraphs, type LayerGraph, type LayerGraphs } from '../../engine/dist/plan/adapterGraphs.js';
 import { tinyConfig } from './llamaReference.js';
@@ -228,6 +230,22 @@ describe('the pass over gradients in which directions are found', () => {
     expect(batches.slice(8)).toEqual([8, 9, 10, 11, 12, 12, 13, 14, 15, 16, 17]);
     for (const layer of run.model.layers)
       expect(valuesIn(run.device, layer.adapter!.a)).toEqual(drawA(layer, 4, run.spec.seed, 2));
+    disposeRun(run);
+  });
+
+  it('holds no gradients of a step, at a restart either', async () => {
+    const run = await begin(tinySpec({ adapter: { initialisation: 'gradientSvd' } }));
+    const device = run.device as CpuDevice;
+    const held: number[] = [];
+    const watch = run.model.watchGradients.bind(run.model);
+    run.model.watchGradients = async (...args) => {
+      held.push(device.memory().bytes - device.addon.allocations().bytes);
+      await watch(...args);
+    };
+    await runLoop(run);
+    // Since the first pass only moments of the adapters were allocated.
+    const { adapter } = countParameters(run.spec);
+    expect(held.map((bytes) => bytes - held[0]!)).toEqual([0, 2 * 4 * adapter, 2 * 4 * adapter]);
     disposeRun(run);
   });
 });

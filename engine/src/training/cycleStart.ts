@@ -18,6 +18,9 @@ export async function startAdapters(run: TrainingRun, number: number): Promise<T
   const { model, spec } = run;
   const initialisation = spec.adapter?.initialisation ?? 'random';
   if (initialisation === 'gradientSvd') {
+    // The next step allocates its gradients again; kept, they would add to those of the base.
+    run.gradients.dispose();
+    run.device.trim();
     model.restartAdapters(spec.seed, number, await gradientDirections(run, number));
     return null;
   }
