@@ -58,3 +58,38 @@ it('chats train with masked documents and without one of them, whose words then 
   await one.close();
   await other.close();
 });
+
+it.each([
+  ['its first tokens', 512],
+  ['its first sequence', 24],
+] as const)('a restart measures its loss where %s are all of prompts', async (_, sequenceLength) => {
+  const rows = Array.from({ length: 40 }, (_, i) =>
+    JSON.stringify({
+      messages: [
+        { role: 'user', content: `${i} ${'and so on, '.repeat(60)}` },
+        { role: 'assistant', content: `so ${i % 7}` },
+      ],
+    }),
+  );
+  const path = await prepare([source(`long-${sequenceLength}.jsonl`, rows.join('\n'), 'jsonl')], {
+    chat: { field: 'messages', template, tokens: {} },
+  });
+  const dataset = await Dataset.open(path, { verify: true });
+  const spec = tinySpec({
+    model: { maxPositionEmbeddings: 512 },
+    batch: { sequenceLength, sequenceCount: 2, microBatchSequenceCount: 2 },
+    warmStart: { stepCount: 0 },
+    stepCount: 4,
+    adapter: { cycleStepCount: 2, restartWarmupStepCount: 1 },
+    learningRate: { peak: 6e-3, schedule: 'constant', warmupStepCount: 0 },
+  });
+  const device = await openDevice({ device: 'native', precision: 'float32', threads: 2 });
+  const run = await beginRun({ spec, device, dataset, runFolder: newFolder(), attempt: 1 });
+  const { targets } = await run.batches.read(0, 1);
+  expect(targets.slice(0, 256).every((target) => target === -1)).toBe(true);
+  const [restart] = ofKind(await runLoop(run), 'restart');
+  expect(restart!.lossBefore).toBeGreaterThan(1);
+  expect(Math.abs(restart!.lossAfter - restart!.lossBefore)).toBeLessThan(1e-3);
+  disposeRun(run);
+  await dataset.close();
+});
