@@ -134,6 +134,25 @@ describe('the estimate of memory', () => {
     ).toBe(checkpoints * 4 * countParameters(spec()).adapter);
   });
 
+  it('of the disk counts the best checkpoint, every format of the export, and the base of every process', () => {
+    const disk = (changes: Changes): number => estimateRun(spec(changes), device).diskBytes;
+    const { model, adapter } = countParameters(spec());
+    const linear = 25_296_896;
+    // Moments of all that an adapter phase trains.
+    const checkpoint = 4 * (model + adapter) + 8 * countParameters(spec()).trainable;
+    expect(disk({ checkpoint: { keepBest: true } }) - disk({})).toBe(checkpoint);
+    const formats = (...formats: RunSpec['export']['formats']): Changes => ({
+      export: { weightType: 'bfloat16', ggufType: 'q8_0', formats },
+    });
+    const one = disk(formats('huggingFace'));
+    expect(disk(formats('huggingFace', 'peft')) - one).toBe(2 * (model + adapter));
+    expect(disk(formats('huggingFace', 'gguf')) - one).toBe((34 / 32) * model);
+    const separate: Changes = { adapter: { rank: 128, graph: 'separate' } };
+    expect(disk({ ...separate, replicas: 4 }) - disk(separate)).toBe(3 * 4 * linear);
+    const merged: Changes = { adapter: { rank: 128, graph: 'merged' } };
+    expect(disk({ ...merged, replicas: 4 })).toBe(disk(merged));
+  });
+
   it('holds the float32 weights of a base only where a graph reads them at every step', () => {
     const linear = 25_296_896; // weights of the linear layers of llama-60m
     const weights = (graph: 'separate' | 'merged') =>

@@ -4,7 +4,7 @@ import { thinPasses } from './adapterGraphs.js';
 import { layerMethod } from './layerMethod.js';
 import { countParameters, linearShapes } from './parameters.js';
 import { asFullRank, fullRankPhases, momentBytes } from './optimizerCost.js';
-import type { FullRankOptimizer, Phase, RunSpec } from './runSpec.js';
+import type { FullRankOptimizer, GgufType, Phase, RunSpec } from './runSpec.js';
 import { Schedule } from './schedule.js';
 import { secondsOf, stepTime } from './timeModel.js';
 
@@ -43,7 +43,6 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
     4 * (counts.model + counts.adapter) +
     Math.max(...trained.map((phase) => momentBytes(phase, countParameters(phase))));
   const peak = peakMemory(spec, device);
-  const weightBytes = spec.export.weightType === 'float32' ? 4 : 2;
   return {
     parameterCount: counts.model,
     trainableParameterCount: counts.trainable,
@@ -54,15 +53,28 @@ export function estimateRun(spec: RunSpec, device: DeviceSpeed): Estimate {
     tokenCount: schedule.stepCount * tokensPerStep,
     durationSeconds: runSeconds(spec, device, schedule),
     signRatios: signRatios(spec, device),
-    // While a checkpoint is written there is one more than are kept. The start of the adapter phase is kept too, and the float32 base while
-    // memory has only its packed form.
+    // While a checkpoint is written there is one more than are kept. The start of the adapter phase is kept too, and by every process the
+    // float32 base while memory has only its packed form.
     diskBytes:
-      (spec.checkpoint.keepCount + 1) * checkpointBytes +
-      weightBytes * counts.model +
+      (spec.checkpoint.keepCount + (spec.checkpoint.keepBest ? 2 : 1)) * checkpointBytes +
+      artifactBytes(spec) +
       (spec.adapter ? 4 * counts.linear : 0) +
-      (isBaseMapped(spec, device) ? 4 * counts.linear : 0),
+      (isBaseMapped(spec, device) ? spec.replicas * 4 * counts.linear : 0),
   };
 }
+
+/** Bytes of the weights in all formats of the export; PEFT has the adapters besides their base. */
+function artifactBytes(spec: RunSpec): number {
+  const { formats, weightType, ggufType } = spec.export;
+  const { model, adapter } = countParameters(spec);
+  return formats.reduce((sum, format) => {
+    const elementBytes = bytesPerWeight[format === 'gguf' ? ggufType : weightType];
+    return sum + elementBytes * (format === 'peft' ? model + adapter : model);
+  }, 0);
+}
+
+/** q8_0 has 34 bytes for 32 weights (quantizeQ8.ts). */
+const bytesPerWeight: Record<GgufType, number> = { float32: 4, float16: 2, bfloat16: 2, q8_0: 34 / 32 };
 
 /** Seconds that all steps of a run take. */
 export function runSeconds(spec: RunSpec, device: DeviceSpeed, schedule = new Schedule(spec)): number {
