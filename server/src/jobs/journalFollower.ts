@@ -36,7 +36,7 @@ export interface Reading {
   pauseMs: number;
   /**
    * Handles these events, or returns what to do in the transaction that stores that they were read. Anything done outside that transaction
-   * may be repeated after a crash. A rejection is retried with growing pauses, while other jobs go on.
+   * may be repeated after a crash. A rejection is retried with growing pauses, which delay no other job.
    */
   take(job: Job, events: readonly JobEvent[], state: string): Promise<Taken>;
 }
@@ -165,7 +165,7 @@ export class JournalFollower {
     await this.pause(Math.max(pauseMs, isLater ? laterMs : 0));
   }
 
-  /** Tries a job again after a pause, in which others go on. */
+  /** Tries a job again after a pause that delays no other. */
   private rest(jobId: string): void {
     const failures = this.failures.get(jobId) ?? 0;
     this.failures.set(jobId, failures + 1);
