@@ -5,6 +5,9 @@ import { describeError, errorJson } from './exitCodes.js';
 export const formats = ['table', 'json', 'yaml'] as const;
 export type Format = (typeof formats)[number];
 
+/** Not an iterable: a string is one too, of its characters. */
+type Lines = () => readonly string[];
+
 /** Writes results: lines for people, JSON objects one per line, or YAML documents. */
 export class Output {
   /** The address of the server; empty until it is known. */
@@ -20,13 +23,13 @@ export class Output {
   }
 
   /** Writes a result; `lines` is its form for people. */
-  result(value: unknown, lines: () => Iterable<string>): void {
+  result(value: unknown, lines: Lines): void {
     if (this.isJson) this.writeValue(value);
     else for (const line of lines()) this.write(printable(line));
   }
 
   /** Writes a result with colors. Text from others in the lines must already be printable. */
-  drawing(value: unknown, lines: () => Iterable<string>): void {
+  drawing(value: unknown, lines: Lines): void {
     if (this.isJson) this.writeValue(value);
     else for (const line of lines()) this.write(line);
   }

@@ -38,10 +38,10 @@ export function addWebhookCommands(program: Command, run: Run): void {
           secret,
           signal,
         });
-        output.result(
-          created,
-          () => `${created.webhook.name}\nKey of its signatures, which is not shown again: ${created.secret}`,
-        );
+        output.result(created, () => [
+          created.webhook.name,
+          `Key of its signatures, which is not shown again: ${created.secret}`,
+        ]);
       }),
     );
 
@@ -65,7 +65,7 @@ export function addWebhookCommands(program: Command, run: Run): void {
     .action((name: string) =>
       run(async ({ client, output, signal }) => {
         await client.deleteWebhook(nameOf(name), { signal });
-        output.result({ name: nameOf(name) }, () => `${nameOf(name)} is deleted`);
+        output.result({ name: nameOf(name) }, () => [`${nameOf(name)} is deleted`]);
       }),
     );
 
@@ -77,9 +77,9 @@ export function addWebhookCommands(program: Command, run: Run): void {
       run(async ({ client, output, signal }) => {
         const result = await client.testWebhook(nameOf(name), { signal });
         const { failure, statusCode, seconds } = result;
-        output.result(result, () =>
+        output.result(result, () => [
           failure === '' ? `Accepted with ${statusCode} after ${seconds.toFixed(3)} s` : failure,
-        );
+        ]);
         if (failure !== '') process.exitCode = 1;
       }),
     );
@@ -115,7 +115,7 @@ export function addWebhookCommands(program: Command, run: Run): void {
     .action((name: string, messageIds: string[]) =>
       run(async ({ client, output, signal }) => {
         const deliveryCount = await client.resendWebhookDeliveries(nameOf(name), { messageIds, signal });
-        output.result({ deliveryCount }, () => `${deliveryCount} will be sent again`);
+        output.result({ deliveryCount }, () => [`${deliveryCount} will be sent again`]);
       }),
     );
 }
