@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import type { Job, JobKind, JobSpec } from '@relora/sdk';
+import { JobKind, type Job, type JobSpec } from '@relora/sdk';
 import { UsageError } from './exitCodes.js';
 import { estimateText, stateText } from './jobText.js';
 import { readRunFile } from './runFile.js';
@@ -55,7 +55,8 @@ function addCreate(program: Command, run: Run): void {
     )
     .action((flags: CreateFlags & ComparisonFlags) =>
       run(async (session) => {
-        const isComparison = flags.kinds !== undefined || flags.seeds !== undefined;
+        const { kinds, seeds, comparison } = flags;
+        const isComparison = [kinds, seeds, comparison].some((flag) => flag !== undefined);
         if (isComparison) await createComparison(session, flags);
         else await create(session, flags);
       }),
@@ -226,11 +227,14 @@ async function createComparison(
 ): Promise<void> {
   for (const flag of ['id', 'title', 'requestId', 'validateOnly'] as const)
     if (flags[flag] !== undefined)
-      throw new UsageError('--kinds and --seeds create several jobs: mark them with --label or --comparison');
-  const { kinds, seeds, label: labels } = flags;
-  const { id, jobs } = await client.createComparison(await readSpec(flags), {
+      throw new UsageError(
+        '--id, --title, --request-id and --validate-only cannot be used with --kinds, --seeds or --comparison: mark the jobs with --label',
+      );
+  const spec = await readSpec(flags);
+  const { kinds = [spec.kind ?? JobKind.RELORA], seeds, label: labels } = flags;
+  const { id, jobs } = await client.createComparison(spec, {
     ...(flags.comparison === undefined ? {} : { id: flags.comparison }),
-    ...(kinds === undefined ? {} : { kinds }),
+    kinds,
     ...(seeds === undefined ? {} : { seeds }),
     ...(labels === undefined ? {} : { labels }),
     signal,

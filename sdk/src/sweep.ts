@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { requestIdOf, specOfKind } from './comparison.js';
+import { requestIdOf, specOfKind, withStepCounts } from './comparison.js';
 import type { CallOptions } from './callOptions.js';
 import type { JobSpec, ReloraClient } from './client.js';
 import { JobKind, JobState, Metric, type Job } from './contract.js';
@@ -63,7 +63,7 @@ export interface Sweep {
 /** The calls that a sweep makes. */
 type SweepClient = Pick<
   ReloraClient,
-  'createJob' | 'estimateJob' | 'waitForJob' | 'getJob' | 'getMetricHistory'
+  'createJob' | 'estimateJob' | 'validateJob' | 'waitForJob' | 'getJob' | 'getMetricHistory'
 >;
 
 /** Most jobs of a sweep: a larger grid is a mistake. */
@@ -82,23 +82,31 @@ export async function sweepLearningRate(
     const found = `${rates.length} rates × ${variants.length} kinds, ranks and scales`;
     throw invalid(`A sweep has at most ${sweepJobsMax} jobs, and ${found} are more`);
   }
-  // Created one after the other, so that they run in this order, and a full queue refuses the last ones.
-  const runs: SweepRun[] = [];
-  for (const variant of variants) {
-    for (const learningRate of rates) {
+  const planned = variants.flatMap(({ spec, ...variant }) =>
+    rates.map((learningRate) => {
       const { kind, rank, scale } = variant;
-      const run = { ...variant.spec, learningRate: { ...variant.spec.learningRate, peak: learningRate } };
       const scaled = scale === null ? '' : ` scale ${scale}`;
       const key = `sweep ${id}: ${kind} rank ${rank}${scaled} rate ${learningRate}`;
-      const job = await client.createJob(run, {
-        displayName: `Sweep ${id}: rate ${learningRate}`.slice(0, 63),
-        labels: { ...options.labels, sweep: id },
-        requestId: requestIdOf(key),
-        signal,
-      });
-      runs.push({ kind, rank, scale, learningRate, job, evaluationLoss: null, outcome: 'waiting' });
-      onRun(runs.at(-1)!);
-    }
+      return {
+        variant: { ...variant, learningRate },
+        spec: { ...spec, learningRate: { ...spec.learningRate, peak: learningRate } },
+        create: {
+          displayName: `Sweep ${id}: rate ${learningRate}`.slice(0, 63),
+          labels: { ...options.labels, sweep: id },
+          requestId: requestIdOf(key),
+          signal,
+        },
+      };
+    }),
+  );
+  // What the server refuses is found before the first job is queued.
+  for (const { spec, create } of planned) await client.validateJob(spec, create);
+  // Created one after the other, so that they run in this order, and a full queue refuses the last ones.
+  const runs: SweepRun[] = [];
+  for (const { variant, spec, create } of planned) {
+    const job = await client.createJob(spec, create);
+    runs.push({ ...variant, job, evaluationLoss: null, outcome: 'waiting' });
+    onRun(runs.at(-1)!);
   }
   const ended = await Promise.all(
     runs.map(async (run) => {
@@ -178,9 +186,8 @@ async function variantsOf(
   { kinds, ranks, scales, signal }: SweepOptions,
 ): Promise<Variant[]> {
   const complete = (await client.estimateJob(spec, { signal })).spec;
-  const { kind = JobKind.RELORA, adapter, warmStart } = complete ?? {};
-  // For equal numbers of tokens, the steps of the warm start are resolved before the kind is changed.
-  const whole = { ...spec, warmStart: { ...spec.warmStart, stepCount: warmStart?.stepCount ?? 0 } };
+  const { kind = JobKind.RELORA, adapter } = complete ?? {};
+  const whole = withStepCounts(spec, complete);
   return (kinds ?? [kind]).flatMap((each): Variant[] => {
     const base = kind === each ? spec : specOfKind(whole, each);
     if (each === JobKind.FULL_RANK) return [{ kind: each, rank: 0, scale: null, spec: base }];

@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { CompareJobsResponse, Sweep } from '@relora/sdk';
+import { parseJobSpec, type CompareJobsResponse, type Job, type Sweep } from '@relora/sdk';
 import { expect, test } from 'vitest';
 import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
@@ -17,8 +17,8 @@ function expectWholePage(html: string): void {
     );
 }
 
-async function withData(spec: object) {
-  const { address, client } = await realServer({ RELORA_SLOTS: '2' });
+async function withData(spec: object, slots = '2') {
+  const { address, client } = await realServer({ RELORA_SLOTS: slots });
   const folder = temporaryFolder();
   writeFileSync(join(folder, 'spec.json'), JSON.stringify(spec));
   await client.uploadDataset({
@@ -84,6 +84,57 @@ test('full-rank, ReLoRA and LoRA are queued by one command and compared by anoth
   expect(await relora(['compare', first])).toMatchObject({ code: 3 });
   expect((await relora(['compare', first, '--label', 'a=b'])).code).toBe(2);
   expect((await relora(['compare', first, second, '--axis', 'miles'])).code).toBe(2);
+});
+
+test('the jobs of a comparison are of the kinds that are asked for, and each can be created', async () => {
+  const { step_count: _, ...spec } = tinySpec(20);
+  const { client, folder, relora } = await withData({ ...spec, token_count: 20 * 4 * 32 }, '1');
+  // The jobs need not run: another one takes the only slot.
+  await client.createJob(parseJobSpec(tinySpec(1_000_000)));
+  const created = async (...flags: string[]) => {
+    const { errors, json } = await relora(['create', '--spec', 'spec.json', ...flags, '--json']);
+    expect(errors).toBe('');
+    return (json()[0] as unknown as { jobs: Job[] }).jobs;
+  };
+  const shapes = (jobs: Job[]) => jobs.map(({ spec }) => [spec!.kind, spec!.seed, spec!.stepCount]);
+  expect(shapes(await created('--seeds', '1,2'))).toEqual([
+    ['JOB_KIND_RELORA', 1, 20],
+    ['JOB_KIND_RELORA', 2, 20],
+  ]);
+  const { warm_start: _1, adapter: _2, ...full } = tinySpec(20);
+  writeFileSync(join(folder, 'full.json'), JSON.stringify(full));
+  expect(shapes(await created('--spec', 'full.json', '--kind', 'full-rank', '--seeds', '1'))).toEqual([
+    ['JOB_KIND_FULL_RANK', 1, 20],
+  ]);
+  expect(shapes(await created('--kinds', 'full-rank,relora,lora'))).toEqual([
+    ['JOB_KIND_FULL_RANK', 7, 30],
+    ['JOB_KIND_RELORA', 7, 20],
+    ['JOB_KIND_LORA', 7, 20],
+  ]);
+  // With --comparison alone, the same command gives the same job.
+  const [alone] = await created('--comparison', 'alone');
+  expect(alone!.labels).toEqual({ comparison: 'alone' });
+  expect((await created('--comparison', 'alone')).map(({ name }) => name)).toEqual([alone!.name]);
+
+  const cycles = ['--cycle', '6', '--cycle-growth', '1.5', '--full-rank-steps', '2', '--steps', '15'];
+  const muon = await created('--kinds', 'full-rank,lora', ...cycles, '--optimizer', 'muon');
+  expect(muon.map(({ spec }) => [spec!.optimizer?.fullRankOptimizer, spec!.warmStart?.optimizer])).toEqual([
+    ['FULL_RANK_OPTIMIZER_MUON', undefined],
+    ['FULL_RANK_OPTIMIZER_ADAMW', 'FULL_RANK_OPTIMIZER_MUON'],
+  ]);
+
+  // None is queued if the server refuses one.
+  const queued = async () => {
+    const names = [];
+    for await (const { name } of client.listJobs()) names.push(name);
+    return names;
+  };
+  const before = await queued();
+  const invalid = { reason: 'JOB_SPEC_INVALID' };
+  const good = parseJobSpec(tinySpec(20));
+  await expect(client.createComparison(good, { seeds: [1, -1] })).rejects.toMatchObject(invalid);
+  await expect(client.sweepLearningRate(good, { rates: [1e-3, 1e9] })).rejects.toMatchObject(invalid);
+  expect(await queued()).toEqual(before);
 });
 
 test('a sweep finds the best rate, leaves out what diverged, and resumes where it was', async () => {
