@@ -1,14 +1,22 @@
 import { resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { InvalidArgumentError, type Command } from 'commander';
+import type { Command } from 'commander';
 import { ReloraClient } from '@relora/sdk';
 import { UsageError } from './exitCodes.js';
 import { table } from './format.js';
-import { optionsOf, profilePath, readProfiles, writeProfiles, type Profile } from './profiles.js';
+import {
+  namedProfile,
+  optionsOf,
+  profilePath,
+  readProfiles,
+  usedProfile,
+  writeProfiles,
+  type Profile,
+} from './profiles.js';
 import type { RunAlone } from './session.js';
 
 interface LoginOptions {
-  name: string;
+  name?: string;
   ca?: string;
   certificate?: string;
   key?: string;
@@ -24,14 +32,19 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
       'store the address of a server and a token as a profile; the token is asked for, or read from standard input',
     )
     .argument('<host:port>', 'the server; https://host:port for TLS')
-    .option('--name <profile>', 'name of the profile', profileName, 'default')
+    .option(
+      '--name <profile>',
+      'name of the profile; by default that of --profile or RELORA_PROFILE, or "default"',
+    )
     .option('--ca <file>', 'certificate authority of the server in PEM, if the system does not trust it')
     .option('--certificate <file>', 'own certificate in PEM, if the server requires one')
     .option('--key <file>', 'private key of that certificate')
     .option('--no-token', 'log in without a token, with the certificate only')
     .option('--plain-text-token', 'allow sending the token without TLS to another machine')
     .action((address: string, options: LoginOptions) =>
-      runAlone(async (output, { tenant, timeout }) => {
+      runAlone(async (output, flags) => {
+        const { tenant, timeout } = flags;
+        const name = checkedName(options.name ?? namedProfile(flags) ?? 'default');
         const file = readProfiles();
         const token = options.token ? await readToken() : undefined;
         const profile: Profile = {
@@ -46,20 +59,23 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
         // A profile that does not work is not stored.
         using client = new ReloraClient({ ...optionsOf(profile), deadlineMs: timeout * 1000 });
         const { version } = await client.serverInfo();
-        writeProfiles({ current: options.name, profiles: { ...file.profiles, [options.name]: profile } });
-        output.result({ profile: options.name, address, version }, () => [
-          `Logged in to ReLoRA server ${version} at ${address} as profile ${options.name}`,
+        writeProfiles({ current: name, profiles: { ...file.profiles, [name]: profile } });
+        output.result({ profile: name, address, version }, () => [
+          `Logged in to ReLoRA server ${version} at ${address} as profile ${name}`,
         ]);
       }),
     );
   program
     .command('logout')
     .description('remove a profile and its token')
-    .argument('[profile]', 'name of the profile; by default the one in use')
+    .argument(
+      '[profile]',
+      'name of the profile; by default that of --profile or RELORA_PROFILE, or the last one',
+    )
     .action((given: string | undefined) =>
-      runAlone(async (output) => {
+      runAlone(async (output, flags) => {
         const { current, profiles } = readProfiles();
-        const name = given ?? current;
+        const name = given ?? namedProfile(flags) ?? current;
         if (name === null || !Object.hasOwn(profiles, name))
           throw new UsageError(`There is no profile ${JSON.stringify(name ?? '')}`);
         const { [name]: _, ...left } = profiles;
@@ -71,11 +87,12 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
     .command('profiles')
     .description('list the profiles; * marks the one in use')
     .action(() =>
-      runAlone(async (output) => {
+      runAlone(async (output, flags) => {
         const { current, profiles } = readProfiles();
+        const used = usedProfile(flags, current);
         const rows = Object.entries(profiles).map(([name, { address, tenant = '', token }]) => ({
           name,
-          isCurrent: name === current,
+          isCurrent: name === used,
           address,
           tenant,
           hasToken: token !== undefined,
@@ -95,9 +112,9 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
     );
 }
 
-function profileName(name: string): string {
+function checkedName(name: string): string {
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(name))
-    throw new InvalidArgumentError('A name has 1 to 63 of A-Z, a-z, 0-9 and . _ -');
+    throw new UsageError('The name of a profile has 1 to 63 of A-Z, a-z, 0-9 and . _ -');
   return name;
 }
 

@@ -72,19 +72,38 @@ export function chooseServer(
   environment: NodeJS.ProcessEnv = process.env,
 ): Pick<ClientOptions, 'address' | 'token' | 'tenant' | 'tls' | 'plainTextToken'> {
   const tenant = flags.tenant === undefined ? {} : { tenant: flags.tenant };
-  const named = flags.profile ?? (flags.address ? undefined : environment.RELORA_PROFILE || undefined);
   if (flags.address && flags.profile)
     throw new UsageError('--address and --profile both name a server; use only one of them');
-  const hasAddress = Boolean(flags.address ?? environment.RELORA_ADDRESS);
-  if (named === undefined && hasAddress)
+  if (namedProfile(flags, environment) === undefined && isAddressed(flags, environment))
     return { ...tenant, ...(flags.address ? { address: flags.address } : {}) };
   const { current, profiles } = readProfiles(profilePath(environment));
-  const name = named ?? current;
+  const name = usedProfile(flags, current, environment);
   if (name === null) return tenant;
   const profile = Object.hasOwn(profiles, name) ? profiles[name] : undefined;
   if (profile === undefined)
     throw new UsageError(`There is no profile ${JSON.stringify(name)}; relora login --name creates one`);
   return { ...optionsOf(profile), ...tenant };
+}
+
+/** The profile that commands use; null for none. */
+export function usedProfile(
+  flags: ServerChoice,
+  current: string | null,
+  environment: NodeJS.ProcessEnv = process.env,
+): string | null {
+  return namedProfile(flags, environment) ?? (isAddressed(flags, environment) ? null : current);
+}
+
+/** The profile that the flag or the variable names; an address in a flag takes precedence over the variable. */
+export function namedProfile(
+  flags: ServerChoice,
+  environment: NodeJS.ProcessEnv = process.env,
+): string | undefined {
+  return flags.profile ?? (flags.address ? undefined : environment.RELORA_PROFILE || undefined);
+}
+
+function isAddressed(flags: ServerChoice, environment: NodeJS.ProcessEnv): boolean {
+  return Boolean(flags.address ?? environment.RELORA_ADDRESS);
 }
 
 export function optionsOf(profile: Profile): ReturnType<typeof chooseServer> {

@@ -91,6 +91,27 @@ describe('relora login', () => {
     expect(await run(['--profile', 'none', 'info'])).toMatchObject({ code: 2 });
   });
 
+  it('logs in to, lists and removes the profile that a flag or a variable names', async () => {
+    const { address, token } = await serverWithToken();
+    const { run } = person();
+    const env = { RELORA_PROFILE: 'staging' };
+    const used = async (options = {}) => {
+      const { output } = await run(['profiles', '--json'], options);
+      const { profiles } = JSON.parse(output) as { profiles: { name: string; isCurrent: boolean }[] };
+      return profiles.map(({ name, isCurrent }) => `${name}${isCurrent ? ' *' : ''}`);
+    };
+    await run(['login', address, '--profile', 'live'], { input: token });
+    await run(['login', address], { input: token, env });
+    await run(['login', address], { input: token });
+    expect(await used()).toEqual(['live', 'staging', 'default *']);
+    expect(await used({ env })).toEqual(['live', 'staging *', 'default']);
+    expect(await used({ env: { RELORA_ADDRESS: address } })).toEqual(['live', 'staging', 'default']);
+    expect((await run(['logout', '--profile', 'live'])).output).toBe('Removed profile live\n');
+    expect((await run(['logout'], { env })).output).toBe('Removed profile staging\n');
+    expect((await run(['logout'])).output).toBe('Removed profile default\n');
+    expect(await run(['login', address, '--profile', 'a/b'], { input: token })).toMatchObject({ code: 2 });
+  });
+
   it('refuses a file that others may read, and no token at all', async () => {
     const { address, token } = await serverWithToken();
     const { run, file } = person();
