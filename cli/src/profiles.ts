@@ -115,14 +115,11 @@ export function optionsOf(profile: Profile): ReturnType<typeof chooseServer> {
     token: token ?? '',
     tenant: tenant ?? '',
     ...(plainTextToken === undefined ? {} : { plainTextToken }),
-    ...(hasTls
-      ? {
-          tls: {
-            ...(caFile === undefined ? {} : { rootCertificates: readFileSync(caFile) }),
-            ...(certificateFile === undefined ? {} : { certificateChain: readFileSync(certificateFile) }),
-            ...(keyFile === undefined ? {} : { privateKey: readFileSync(keyFile) }),
-          },
-        }
-      : {}),
+    // Nor the files that the environment names.
+    tls: hasTls && {
+      ...(caFile === undefined ? {} : { rootCertificates: readFileSync(caFile) }),
+      ...(certificateFile === undefined ? {} : { certificateChain: readFileSync(certificateFile) }),
+      ...(keyFile === undefined ? {} : { privateKey: readFileSync(keyFile) }),
+    },
   };
 }

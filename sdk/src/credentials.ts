@@ -13,9 +13,9 @@ export interface CredentialOptions {
   tenant?: string;
   /**
    * Transport security. Default: unencrypted, for servers on the same machine, unless the address begins with https://, or RELORA_CA_FILE,
-   * or RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE, are set.
+   * or RELORA_CERTIFICATE_FILE and RELORA_KEY_FILE, are set. `false`: these variables are not used.
    */
-  tls?: TlsOptions;
+  tls?: TlsOptions | false;
   /** Allows sending the token unencrypted to another machine, where everybody on the network path can read and use it. */
   plainTextToken?: boolean;
 }
@@ -40,8 +40,11 @@ export function callHeaders(
 }
 
 /** The caller's TLS options, or the files that the environment names; undefined for neither. */
-export function tlsOptions(tls: TlsOptions | undefined, environment = process.env): TlsOptions | undefined {
-  if (tls !== undefined) return tls;
+export function tlsOptions(
+  tls: TlsOptions | false | undefined,
+  environment = process.env,
+): TlsOptions | undefined {
+  if (tls !== undefined) return tls || undefined;
   const { RELORA_CA_FILE: ca, RELORA_CERTIFICATE_FILE: certificate, RELORA_KEY_FILE: key } = environment;
   if (!ca && !certificate && !key) return undefined;
   return {

@@ -91,6 +91,14 @@ describe('relora login', () => {
     expect(await run(['--profile', 'none', 'info'])).toMatchObject({ code: 2 });
   });
 
+  it('uses none of the certificates in the environment', async () => {
+    const { address, token } = await serverWithToken();
+    const { run } = person();
+    const env = { RELORA_CA_FILE: '/no/such/file', RELORA_CERTIFICATE_FILE: '/no/such/file' };
+    expect(await run(['login', address], { input: token, env })).toMatchObject({ code: 0, errors: '' });
+    expect(await run(['list'], { env })).toMatchObject({ code: 0, errors: '' });
+  });
+
   it('logs in to, lists and removes the profile that a flag or a variable names', async () => {
     const { address, token } = await serverWithToken();
     const { run } = person();
