@@ -58,7 +58,7 @@ function addCreate(program: Command, run: Run): void {
         const { kinds, seeds, comparison } = flags;
         const isComparison = [kinds, seeds, comparison].some((flag) => flag !== undefined);
         if (isComparison) await createComparison(session, flags);
-        else await create(session, flags);
+        else await create(session, flags, await readSpec(flags));
       }),
     );
 }
@@ -102,18 +102,21 @@ function addRun(program: Command, run: Run): void {
 
 async function runJob(session: Session, flags: RunFlags, base?: JobSpec): Promise<void> {
   const { client, output, signal } = session;
-  const { file: files, output: folder = 'relora-output' } = flags;
-  // A named data set takes precedence over files: a run file may contain both.
-  if (files !== undefined && flags.dataset === undefined) {
+  const { file: files, vocabulary, output: folder = 'relora-output' } = flags;
+  // Read before the upload, so that a mistake is reported at once.
+  const spec = await readSpec(flags, base);
+  // A named data set or mixture takes precedence over files: a run file may contain both.
+  if (files !== undefined && flags.dataset === undefined && flags.mixture === undefined) {
     output.note('Uploading and preparing …');
-    const spec =
-      flags.vocabulary === undefined
-        ? {}
-        : { tokenizer: { trainedBpe: { vocabularySize: flags.vocabulary } } };
-    const dataset = await client.uploadDataset({ files: files.map((path) => ({ path })), spec, signal });
-    flags.dataset = dataset.name;
+    const dataset = await client.uploadDataset({
+      files: files.map((path) => ({ path })),
+      spec: vocabulary === undefined ? {} : { tokenizer: { trainedBpe: { vocabularySize: vocabulary } } },
+      signal,
+    });
+    spec.dataset = dataset.name;
+    delete spec.mixture;
   }
-  const job = await create(session, flags, base);
+  const job = await create(session, flags, spec);
   if (job === undefined) return;
   await watchJob(session, job.name, 0);
   const paths = await client.downloadArtifact(job.name, folder, { signal });
@@ -203,9 +206,8 @@ function namingOf(flags: CreateFlags) {
 async function create(
   { client, output, signal }: Session,
   flags: CreateFlags,
-  base?: JobSpec,
+  spec: JobSpec,
 ): Promise<Job | undefined> {
-  const spec = await readSpec(flags, base);
   const options = { ...namingOf(flags), signal };
   if (flags.validateOnly) {
     const response = await client.validateJob(spec, options);

@@ -87,6 +87,20 @@ describe('relora run with a run file', () => {
     expect(parse(yaml.output)).toEqual(json.json()[0]);
   });
 
+  it('says what is wrong with a flag before it uploads, and uploads nothing for a mixture', async () => {
+    const { address, client } = await realServer();
+    const place = folder();
+    const relora = cli(place, address);
+    writeFileSync(join(place, 'tiny.txt'), tinyText());
+    const { dataset: _, ...spec } = tinySpec(20);
+    writeFileSync(join(place, 'job.yaml'), stringify({ files: ['tiny.txt'], spec }));
+    const wrong = await relora(['run', 'job.yaml', '--kind', 'foo']);
+    expect([wrong.code, wrong.errors]).toEqual([2, expect.stringMatching(/^--kind is one of/)]);
+    const mixed = await relora(['run', 'job.yaml', '--mixture', 'none', '--mixture', 'neither']);
+    expect([mixed.code, mixed.errors]).toEqual([3, expect.stringContaining('datasets/none')]);
+    for await (const { name } of client.listDatasets()) expect(name).toBe('none');
+  });
+
   it('says what is wrong with a file before anything is sent', async () => {
     const place = folder();
     const errorOf = async (content: string, expected = 2): Promise<string> => {
