@@ -499,8 +499,8 @@ export class ReloraClient {
 
   /**
    * Downloads an artifact to a folder: resumes where an interrupted download stopped, verifies every SHA-256, and only then gives files
-   * their names. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout; with `weights: BEST`, for
-   * the newest with the weights of its lowest held-out loss.
+   * their names. @param name `jobs/…/artifacts/…`, or `jobs/…` for the job's newest model in Hugging Face layout, or if it has none, its
+   * newest artifact of another format; with `weights: BEST`, for the newest with the weights of its lowest held-out loss.
    * @returns paths of the files
    */
   async downloadArtifact(name: string, folder: string, options: DownloadOptions = {}): Promise<string[]> {
@@ -788,13 +788,18 @@ export class ReloraClient {
         artifactId === undefined ? `${job} keeps no best checkpoint yet` : `${name} has its weights already`,
         { code: artifactId === undefined ? 'NOT_FOUND' : 'INVALID_ARGUMENT' },
       );
-    // Servers from before ExportWeights set neither of these: all their artifacts are finished models.
-    const isModel = ({ state, format, step }: contract.Artifact) =>
-      (bestStep === undefined || step === bestStep) &&
-      (state === contract.ArtifactState.READY || state === contract.ArtifactState.UNSPECIFIED) &&
-      (format === contract.ExportFormat.HUGGING_FACE || format === contract.ExportFormat.UNSPECIFIED);
+    // Servers from before ExportWeights set neither state nor format: all their artifacts are finished models.
+    const ready = artifacts.filter(
+      ({ state, step }) =>
+        (bestStep === undefined || step === bestStep) &&
+        (state === contract.ArtifactState.READY || state === contract.ArtifactState.UNSPECIFIED),
+    );
+    const isModel = ({ format }: contract.Artifact) =>
+      format === contract.ExportFormat.HUGGING_FACE || format === contract.ExportFormat.UNSPECIFIED;
     const artifact =
-      artifactId === undefined ? artifacts.findLast(isModel) : artifacts.find((entry) => entry.name === name);
+      artifactId === undefined
+        ? (ready.findLast(isModel) ?? ready.at(-1))
+        : artifacts.find((entry) => entry.name === name);
     if (artifact === undefined)
       throw new ReloraError(`${name} has no such artifact yet`, { code: 'NOT_FOUND' });
     if (artifact.state === contract.ArtifactState.PENDING || artifact.state === contract.ArtifactState.FAILED)

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ArtifactState, ExportFormat } from '@relora/sdk';
 import type { DownloadArtifactRequest } from '@relora/sdk/contract';
 import { expect, onTestFinished, test } from 'vitest';
 import { temporaryFolder } from '../e2e/tinyJob.js';
@@ -63,6 +64,28 @@ test('a later process resumes where an earlier one stopped', async () => {
   await client.downloadArtifact('jobs/job-1', folder);
   expect(opened[0]).toBe(70_000);
   expectWhole(folder);
+});
+
+test('of a job without a model in Hugging Face layout, the newest finished artifact is downloaded', async () => {
+  const { GGUF, PEFT, HUGGING_FACE } = ExportFormat;
+  const { READY, PENDING } = ArtifactState;
+  const of = (id: string, format: ExportFormat, state: ArtifactState) => ({
+    ...artifactOf({ [id]: bytes }),
+    name: `jobs/job-1/artifacts/${id}`,
+    format,
+    state,
+  });
+  const artifacts = [of('a', PEFT, READY), of('b', GGUF, READY), of('c', HUGGING_FACE, PENDING)];
+  const client = await brokenServer({
+    listArtifacts: async () => ({ artifacts }),
+    async *downloadArtifact() {
+      yield { offsetBytes: 0, data: bytes };
+    },
+  });
+  const folder = temporaryFolder();
+  expect(await client.downloadArtifact('jobs/job-1', folder)).toEqual([join(folder, 'b')]);
+  artifacts.unshift(of('d', HUGGING_FACE, READY));
+  expect(await client.downloadArtifact('jobs/job-1', folder)).toEqual([join(folder, 'd')]);
 });
 
 test('two downloads into one folder give one right file', async () => {
