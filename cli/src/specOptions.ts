@@ -289,6 +289,8 @@ export async function readSpec(flags: SpecFlags, base: JobSpec = {}): Promise<Jo
   // A flag takes precedence over both fields of a file.
   if (flags.dataset !== undefined) delete spec.mixture;
   if (flags.mixture !== undefined) delete spec.dataset;
+  if (flags.steps !== undefined) delete spec.tokenCount;
+  if (flags.tokens !== undefined) delete spec.stepCount;
   if (flags.precision !== undefined) spec.precision = oneOf('--precision', flags.precision, precisions);
   if (flags.headPrecision !== undefined)
     spec.headPrecision = oneOf('--head-precision', flags.headPrecision, headPrecisions);

@@ -87,6 +87,24 @@ describe('relora run with a run file', () => {
     expect(parse(yaml.output)).toEqual(json.json()[0]);
   });
 
+  it('takes tokens in place of steps', async () => {
+    const { address, client } = await realServer();
+    const place = folder();
+    const { dataset } = tinySpec(20);
+    await client.uploadDataset({
+      datasetId: dataset.slice('datasets/'.length),
+      files: [{ content: tinyText() }],
+    });
+    const { step_count: _, ...rest } = tinySpec(20);
+    const estimate = async (spec: object, ...flags: string[]) => {
+      writeFileSync(join(place, 'spec.json'), JSON.stringify(spec));
+      const { json } = await cli(place, address)(['estimate', '--spec', 'spec.json', '--json', ...flags]);
+      return (json()[0] as { spec: { stepCount: number } }).spec.stepCount;
+    };
+    expect(await estimate(tinySpec(20), '--tokens', String(40 * 4 * 32))).toBe(40);
+    expect(await estimate({ ...rest, token_count: 40 * 4 * 32 }, '--steps', '20')).toBe(20);
+  });
+
   it('says what is wrong with a flag before it uploads, and uploads nothing for a mixture', async () => {
     const { address, client } = await realServer();
     const place = folder();
