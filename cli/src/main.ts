@@ -23,7 +23,7 @@ import { nameFlags } from './nameFlags.js';
 import { formats, Output, type Format } from './output.js';
 import { chooseServer } from './profiles.js';
 import type { GlobalFlags, Run, RunAlone } from './session.js';
-import { decimalNumber } from './specOptions.js';
+import { numberAboveZero } from './specOptions.js';
 import { addSweepCommand } from './sweepCommand.js';
 import { addWebhookCommands } from './webhookCommands.js';
 import { addWatchCommand } from './watchCommand.js';
@@ -52,7 +52,7 @@ const program = new Command('relora')
   .option(
     '--timeout <seconds>',
     'time limit of a call; while no server answers, the call is retried for this long',
-    decimalNumber,
+    numberAboveZero,
     60,
   )
   .option('--json', 'print one JSON object per line, also for errors; same as --print json')

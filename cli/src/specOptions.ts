@@ -463,6 +463,12 @@ export function decimalNumber(value: string): number {
   return number;
 }
 
+export function numberAboveZero(value: string): number {
+  const number = decimalNumber(value);
+  if (number <= 0) throw new UsageError(`Expected a number above 0, got ${JSON.stringify(value)}`);
+  return number;
+}
+
 async function readSpecFile(path: string): Promise<JobSpec> {
   let content: string;
   try {

@@ -70,6 +70,14 @@ export function sleep(delayMs: number, signal: AbortSignal): Promise<void> {
   });
 }
 
+/** Node, and so a server in it, runs a longer timer at once. */
+export const timerMsMax = 2 ** 31 - 1;
+
+/** A timer that ends after `timerMsMax` at the latest, which is 24 days; none for Infinity. */
+export function startTimer(delayMs: number, onEnd: () => void): NodeJS.Timeout | undefined {
+  return delayMs === Infinity ? undefined : setTimeout(onEnd, Math.min(delayMs, timerMsMax));
+}
+
 function aborted(reason: unknown): ReloraError {
   const why = reason instanceof Error ? reason.message : String(reason);
   return new ReloraError(`The call was aborted: ${why}`, { code: 'CANCELLED' }, { cause: reason });

@@ -8,7 +8,7 @@ export interface CallOptions {
   signal?: AbortSignal;
   /**
    * Longest time for the call, including retries; default: that of the client. Streams and waiting calls have no end of their own: for them
-   * it is the longest time to retry without any progress.
+   * it is the longest time to retry without any progress. Infinity: none.
    */
   deadlineMs?: number;
   /** Sent with the call, for example for a proxy. */

@@ -5,7 +5,7 @@ import {
   type ClientMiddleware,
   type ClientMiddlewareCall,
 } from 'nice-grpc-common';
-import type { Aborts } from './aborts.js';
+import { startTimer, timerMsMax, type Aborts } from './aborts.js';
 import type { CallHeaders } from './credentials.js';
 import { fromClientError, ReloraError } from './errors.js';
 import type { Logger } from './logger.js';
@@ -51,13 +51,12 @@ export function callMiddleware(options: {
     const endsAtMs = startMs + deadlineMs;
     const patience = new Patience({ deadlineMs, retries, logger, what: method, signal, endsAtMs });
     let last: unknown;
-    const timer = setTimeout(() => stop.abort(tooLate(deadlineMs, method, last)), deadlineMs);
+    const timer = startTimer(deadlineMs, () => stop.abort(tooLate(deadlineMs, method, last)));
     try {
       for (;;) {
         const metadata = await withHeaders(callOptions.metadata, headers);
-        // The server gives up at the same time; the header allows at most eight digits.
-        const leftMs = Math.ceil(endsAtMs - performance.now());
-        metadata.set('grpc-timeout', `${Math.min(99_999_999, Math.max(1, leftMs))}m`);
+        // The server gives up at the same time.
+        if (deadlineMs !== Infinity) metadata.set('grpc-timeout', timeoutHeader(endsAtMs - performance.now()));
         try {
           const answer = yield* attempt(call, { ...callOptions, metadata, signal }, explain);
           logger.debug({ method, durationMs: performance.now() - startMs }, `${method} was answered`);
@@ -102,6 +101,12 @@ async function withHeaders(given: CallOptions['metadata'], headers: CallHeaders)
   for (const [name, value] of Object.entries(await headers()))
     if (!metadata.has(name)) metadata.set(name, value);
   return metadata;
+}
+
+/** At most eight digits are allowed, so a long time is given in seconds. */
+function timeoutHeader(leftMs: number): string {
+  const wholeMs = Math.min(timerMsMax, Math.max(1, Math.ceil(leftMs)));
+  return wholeMs < 1e8 ? `${wholeMs}m` : `${Math.floor(wholeMs / 1000)}S`;
 }
 
 function tooLate(deadlineMs: number, method: string, last: unknown): ReloraError {

@@ -1,5 +1,5 @@
 import type { Job, WatchJobResponse } from './contract.js';
-import { LinkedAbort } from './aborts.js';
+import { LinkedAbort, startTimer } from './aborts.js';
 import type { CallOptions } from './callOptions.js';
 import { ReloraError } from './errors.js';
 import { fromEventMessage, storeChanged, type JobEvent } from './events.js';
@@ -84,14 +84,14 @@ export async function* untilSilence<Message>(
   const onAbort = () => stop.abort(signal.reason);
   signal.addEventListener('abort', onAbort, { once: true });
   // The timer runs only while a message is awaited: a reader may take its time.
-  const startTimer = () => setTimeout(() => stop.abort(silent(silenceMs)), silenceMs);
-  let timer = startTimer();
+  const start = () => startTimer(silenceMs, () => stop.abort(silent(silenceMs)));
+  let timer = start();
   try {
     signal.throwIfAborted();
     for await (const message of open(stop.signal)) {
       clearTimeout(timer);
       yield message;
-      timer = startTimer();
+      timer = start();
     }
   } finally {
     clearTimeout(timer);

@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { ReloraClient } from '@relora/sdk';
 import { Status } from 'nice-grpc';
 import { expect, onTestFinished, test } from 'vitest';
-import { brokenServer, refusal, unavailable } from './brokenServer.js';
+import { brokenServer, refusal, sequencesOf, step, unavailable } from './brokenServer.js';
 
 test('a repeated call carries the same request id', async () => {
   const ids: string[] = [];
@@ -85,11 +85,32 @@ test('calls have a patience of 60 s unless the caller says otherwise', async () 
   await expect(client.getJob('jobs/job-1', { deadlineMs: 9000 })).rejects.toMatchObject({
     code: 'NOT_FOUND',
   });
+  for (const deadlineMs of [1e12, Infinity])
+    await expect(client.getJob('jobs/job-1', { deadlineMs })).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  // As long as a timer of a server in Node can be; none for Infinity.
+  expect(timeouts.slice(2)).toEqual(['2147483S', undefined]);
   // The remaining time when the call was sent, on a busy machine.
   const [usual, asked] = timeouts.map((text) => Number(/^(\d+)m$/.exec(text as string)?.[1]));
   expect(usual).toBeGreaterThan(30_000);
   expect(usual).toBeLessThanOrEqual(60_000);
   expect(asked).toBeLessThanOrEqual(9000);
+});
+
+test.each([2 ** 31, 1e12, Infinity])('a deadline of %d ms is no deadline of none', async (deadlineMs) => {
+  const client = await brokenServer({
+    // Answers after timers that would end at once have ended.
+    async getJob() {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      return { job: { name: 'jobs/job-1' } };
+    },
+    async *watchJob() {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      yield step(1, { final: true });
+    },
+  });
+  expect((await client.getJob('jobs/job-1', { deadlineMs })).name).toBe('jobs/job-1');
+  const watching = client.watch('jobs/job-1', { deadlineMs, silenceMs: deadlineMs });
+  expect(await sequencesOf(watching)).toEqual([1]);
 });
 
 test('a wait that would pass the deadline is not begun', async () => {
