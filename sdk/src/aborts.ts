@@ -70,6 +70,16 @@ export function sleep(delayMs: number, signal: AbortSignal): Promise<void> {
   });
 }
 
+/** The value of a promise; rejects with the signal's reason if it aborts before. */
+export function orAborted<T>(waiting: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(signal.reason as Error);
+    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    void waiting.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}
+
 /** Node, and so a server in it, runs a longer timer at once. */
 export const timerMsMax = 2 ** 31 - 1;
 

@@ -5,7 +5,7 @@ import {
   type ClientMiddleware,
   type ClientMiddlewareCall,
 } from 'nice-grpc-common';
-import { startTimer, timerMsMax, type Aborts } from './aborts.js';
+import { orAborted, startTimer, timerMsMax, type Aborts } from './aborts.js';
 import type { CallHeaders } from './credentials.js';
 import { fromClientError, ReloraError } from './errors.js';
 import type { Logger } from './logger.js';
@@ -42,7 +42,7 @@ export function callMiddleware(options: {
     if (call.requestStream || call.responseStream)
       return yield* attempt(
         call,
-        { ...callOptions, metadata: await withHeaders(callOptions.metadata, headers), signal },
+        { ...callOptions, metadata: await withHeaders(callOptions.metadata, headers, signal), signal },
         explain,
       );
 
@@ -54,9 +54,10 @@ export function callMiddleware(options: {
     const timer = startTimer(deadlineMs, () => stop.abort(tooLate(deadlineMs, method, last)));
     try {
       for (;;) {
-        const metadata = await withHeaders(callOptions.metadata, headers);
+        const metadata = await withHeaders(callOptions.metadata, headers, signal);
         // The server gives up at the same time.
-        if (deadlineMs !== Infinity) metadata.set('grpc-timeout', timeoutHeader(endsAtMs - performance.now()));
+        if (deadlineMs !== Infinity)
+          metadata.set('grpc-timeout', timeoutHeader(endsAtMs - performance.now()));
         try {
           const answer = yield* attempt(call, { ...callOptions, metadata, signal }, explain);
           logger.debug({ method, durationMs: performance.now() - startMs }, `${method} was answered`);
@@ -95,10 +96,14 @@ async function* attempt<Request, Response>(
   }
 }
 
-/** Metadata of the call takes precedence over headers that the client sends with every call. */
-async function withHeaders(given: CallOptions['metadata'], headers: CallHeaders): Promise<Metadata> {
+/** Metadata of the call takes precedence over headers that the client sends with every call. The token may come from elsewhere, and hang. */
+async function withHeaders(
+  given: CallOptions['metadata'],
+  headers: CallHeaders,
+  signal: AbortSignal,
+): Promise<Metadata> {
   const metadata = Metadata(given);
-  for (const [name, value] of Object.entries(await headers()))
+  for (const [name, value] of Object.entries(await orAborted(headers(), signal)))
     if (!metadata.has(name)) metadata.set(name, value);
   return metadata;
 }

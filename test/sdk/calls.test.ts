@@ -113,6 +113,18 @@ test.each([2 ** 31, 1e12, Infinity])('a deadline of %d ms is no deadline of none
   expect(await sequencesOf(watching)).toEqual([1]);
 });
 
+test('a token that never comes outlasts neither the deadline nor an abort', async () => {
+  const client = await brokenServer({}, { token: () => new Promise<string>(() => {}) });
+  await expect(client.getJob('jobs/job-1', { deadlineMs: 20 })).rejects.toMatchObject({
+    code: 'DEADLINE_EXCEEDED',
+  });
+  const abort = new AbortController();
+  const { signal } = abort;
+  const calls = [client.getJob('jobs/job-1', { signal }), sequencesOf(client.watch('jobs/job-1', { signal }))];
+  abort.abort();
+  for (const call of calls) await expect(call).rejects.toMatchObject({ code: 'CANCELLED' });
+});
+
 test('a wait that would pass the deadline is not begun', async () => {
   const client = await brokenServer(
     {
