@@ -13,7 +13,7 @@ import {
   writeProfiles,
   type Profile,
 } from './profiles.js';
-import type { RunAlone } from './session.js';
+import { deadlineOf, type RunAlone } from './session.js';
 
 interface LoginOptions {
   name?: string;
@@ -43,7 +43,7 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
     .option('--plain-text-token', 'allow sending the token without TLS to another machine')
     .action((address: string, options: LoginOptions) =>
       runAlone(async (output, flags) => {
-        const { tenant, timeout } = flags;
+        const { tenant } = flags;
         const name = checkedName(options.name ?? namedProfile(flags) ?? 'default');
         const file = readProfiles();
         const token = options.token ? await readToken() : undefined;
@@ -57,7 +57,7 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
           ...(options.plainTextToken === true ? { plainTextToken: true } : {}),
         };
         // A profile that does not work is not stored.
-        using client = new ReloraClient({ ...optionsOf(profile), deadlineMs: timeout * 1000 });
+        using client = new ReloraClient({ ...optionsOf(profile), ...deadlineOf(flags) });
         const { version } = await client.serverInfo();
         writeProfiles({ current: name, profiles: { ...file.profiles, [name]: profile } });
         output.result({ profile: name, address, version }, () => [

@@ -22,7 +22,7 @@ import { addInitCommand } from './initCommand.js';
 import { nameFlags } from './nameFlags.js';
 import { formats, Output, type Format } from './output.js';
 import { chooseServer } from './profiles.js';
-import type { GlobalFlags, Run, RunAlone } from './session.js';
+import { deadlineOf, type GlobalFlags, type Run, type RunAlone } from './session.js';
 import { numberAboveZero } from './specOptions.js';
 import { addSweepCommand } from './sweepCommand.js';
 import { addWebhookCommands } from './webhookCommands.js';
@@ -51,9 +51,8 @@ const program = new Command('relora')
   )
   .option(
     '--timeout <seconds>',
-    'time limit of a call; while no server answers, the call is retried for this long',
+    'time limit of a call; while no server answers, the call is retried for this long; by default 60, but evaluate may take an hour and pause 5 minutes',
     numberAboveZero,
-    60,
   )
   .option('--json', 'print one JSON object per line, also for errors; same as --print json')
   .addOption(
@@ -90,7 +89,7 @@ const run: Run = async (body) => {
     const flags = program.opts<GlobalFlags>();
     client = new ReloraClient({
       ...chooseServer(flags),
-      deadlineMs: flags.timeout * 1000,
+      ...deadlineOf(flags),
       logger: retryNotes(output),
     });
     output.address = client.address;

@@ -18,7 +18,13 @@ export interface GlobalFlags {
   address?: string;
   profile?: string;
   tenant?: string;
-  timeout: number;
+  /** Seconds. */
+  timeout?: number;
+}
+
+/** The deadline of the client; without the flag, each call has its own default. */
+export function deadlineOf({ timeout }: GlobalFlags): { deadlineMs?: number } {
+  return timeout === undefined ? {} : { deadlineMs: timeout * 1000 };
 }
 
 /** Runs the body of a command that opens its own connection, or none, and ends the process with the right exit code. */

@@ -15,6 +15,8 @@ import { checkRequest } from './requestFields.js';
 /** Options of this client for a call, in addition to those of gRPC. */
 export interface CallExtension {
   deadlineMs?: number;
+  /** How long to try again after the first failure; by default until the deadline. */
+  unreachableMs?: number;
   /** Called before the call is retried. */
   onRepeat?: () => void;
 }
@@ -35,7 +37,10 @@ export function callMiddleware(options: {
   explain: (error: ReloraError) => ReloraError;
 }): ClientMiddleware<CallExtension> {
   const { retries, aborts, logger, explain, headers } = options;
-  return async function* (call, { deadlineMs = options.deadlineMs, onRepeat, ...callOptions }) {
+  return async function* (
+    call,
+    { deadlineMs = options.deadlineMs, unreachableMs, onRepeat, ...callOptions },
+  ) {
     using stop = aborts.link(callOptions.signal);
     const { signal } = stop;
     if (!call.requestStream) checkRequest(call.method.path, call.request);
@@ -49,7 +54,8 @@ export function callMiddleware(options: {
     const method = call.method.path;
     const startMs = performance.now();
     const endsAtMs = startMs + deadlineMs;
-    const patience = new Patience({ deadlineMs, retries, logger, what: method, signal, endsAtMs });
+    const limit = unreachableMs === undefined ? { deadlineMs, endsAtMs } : { deadlineMs: unreachableMs };
+    const patience = new Patience({ ...limit, retries, logger, what: method, signal });
     let last: unknown;
     const timer = startTimer(deadlineMs, () => stop.abort(tooLate(deadlineMs, method, last)));
     try {

@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { createClientFactory } from 'nice-grpc';
 import { Aborts, sleep } from './aborts.js';
 import { parseAddress, type Address } from './address.js';
-import { split, type CallOptions } from './callOptions.js';
+import { patientCall, split, type CallOptions } from './callOptions.js';
 import { callMiddleware } from './calls.js';
 import {
   Connector,
@@ -44,8 +44,9 @@ export interface ClientOptions extends CredentialOptions {
    */
   address?: string;
   /**
-   * How long a call may take, including retries while the server cannot be reached; default 60 s. Streams and waiting calls, which have no
-   * end of their own, are given up after this time without progress.
+   * How long a call may take, including retries while the server cannot be reached; default 60 s, for `pauseJob` 5 minutes and for
+   * `evaluate` an hour. Streams and waiting calls, which have no end of their own, are given up after this time without progress; default
+   * 60 s.
    */
   deadlineMs?: number;
   /** Pauses between retries; `{ attemptsMax: 1 }` turns retries off. */
@@ -55,6 +56,11 @@ export interface ClientOptions extends CredentialOptions {
   /** Limits for streams; further streams wait until others end. */
   streams?: Partial<StreamLimits>;
 }
+
+/** The server waits for a micro-batch and a checkpoint, and has a limit of its own, which is below this one. */
+const pauseDeadlineMs = 5 * 60_000;
+/** The server has no limit: an evaluation takes as long as its model needs. */
+const evaluateDeadlineMs = 60 * 60_000;
 
 /** Fields that may be omitted in a request are optional here, too. */
 export type JobSpec = contract.DeepPartial<contract.JobSpec>;
@@ -95,6 +101,7 @@ export interface WaitOptions extends WatchOptions {
 export class ReloraClient {
   readonly address: string;
   private readonly retries: RetryOptions;
+  private readonly givenDeadlineMs: number | undefined;
   private readonly deadlineMs: number;
   private readonly logger: Logger;
   private readonly aborts = new Aborts();
@@ -107,6 +114,7 @@ export class ReloraClient {
     // Shells and compose files pass an unset variable as an empty one.
     this.address = options.address || process.env.RELORA_ADDRESS || '127.0.0.1:50051';
     this.retries = { ...defaultRetries, ...options.retries };
+    this.givenDeadlineMs = options.deadlineMs;
     this.deadlineMs = options.deadlineMs ?? defaultDeadlineMs;
     this.logger = options.logger ?? silentLogger;
     const parsed = parseAddress(this.address);
@@ -251,9 +259,10 @@ export class ReloraClient {
     throw new JobFailedError(`${name} ${ended}: ${message}`, { code: 'FAILED_PRECONDITION', reason });
   }
 
-  /** Stops a job and saves a checkpoint; returns once that is saved. */
+  /** Stops a job and saves a checkpoint; returns once that is saved. Unless a deadline is given, this may take 5 minutes. */
   async pauseJob(name: string, options: ControlOptions = {}): Promise<contract.Job> {
-    const [fields, call] = split(options);
+    const [fields, given] = split(options);
+    const call = patientCall(given, this.givenDeadlineMs, pauseDeadlineMs);
     return present((await this.services.training.pauseJob({ ...identified(fields), name }, call)).job, 'job');
   }
 
@@ -680,14 +689,16 @@ export class ReloraClient {
   }
 
   /**
-   * Evaluates a model on the held-out parts of data sets and on multiple-choice questions. @param model as in `generate`
+   * Evaluates a model on the held-out parts of data sets and on multiple-choice questions. Unless a deadline is given, this may take an
+   * hour. @param model as in `generate`
    * @example await client.evaluate(job.name, { datasets: ['datasets/tales'] });
    */
   async evaluate(
     model: string,
     options: Partial<Omit<contract.EvaluateModelRequest, 'model'>> & CallOptions = {},
   ): Promise<contract.EvaluateModelResponse> {
-    const [fields, call] = split(options);
+    const [fields, given] = split(options);
+    const call = patientCall(given, this.givenDeadlineMs, evaluateDeadlineMs);
     return await this.services.models.evaluateModel({ ...fields, model }, call);
   }
 

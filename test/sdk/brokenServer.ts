@@ -3,6 +3,7 @@ import {
   ArtifactServiceDefinition,
   DatasetServiceDefinition,
   ErrorInfo,
+  ModelServiceDefinition,
   RetryInfo,
   RpcStatus,
   TrainingServiceDefinition,
@@ -10,6 +11,7 @@ import {
   type DatasetServiceImplementation,
   type DeepPartial,
   type JobEvent,
+  type ModelServiceImplementation,
   type TrainingServiceImplementation,
 } from '@relora/sdk/contract';
 import { ReloraClient, type ClientOptions } from '@relora/sdk';
@@ -17,13 +19,23 @@ import { createServer, ServerError, Status, type CallContext } from 'nice-grpc';
 import { onTestFinished } from 'vitest';
 
 type Handlers = Partial<
-  TrainingServiceImplementation & ArtifactServiceImplementation & DatasetServiceImplementation
+  TrainingServiceImplementation &
+    ArtifactServiceImplementation &
+    DatasetServiceImplementation &
+    ModelServiceImplementation
 >;
+
+const definitions = [
+  TrainingServiceDefinition,
+  ArtifactServiceDefinition,
+  DatasetServiceDefinition,
+  ModelServiceDefinition,
+];
 
 /** A server that implements a few methods, usually with faults, and a client of it with short retry delays. */
 export async function brokenServer(handlers: Handlers, options: ClientOptions = {}): Promise<ReloraClient> {
   const server = createServer();
-  for (const definition of [TrainingServiceDefinition, ArtifactServiceDefinition, DatasetServiceDefinition]) {
+  for (const definition of definitions) {
     const methods = Object.keys(definition.methods).map((name) => [
       name,
       handlers[name as keyof Handlers] ?? (() => Promise.reject(new ServerError(Status.UNIMPLEMENTED, name))),

@@ -1,7 +1,7 @@
 import { createServer } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { ReloraClient } from '@relora/sdk';
-import { Status } from 'nice-grpc';
+import { Status, type CallContext } from 'nice-grpc';
 import { expect, onTestFinished, test } from 'vitest';
 import { brokenServer, refusal, sequencesOf, step, unavailable } from './brokenServer.js';
 
@@ -89,6 +89,16 @@ test('calls have a patience of 60 s unless the caller says otherwise', async () 
     await expect(client.getJob('jobs/job-1', { deadlineMs })).rejects.toMatchObject({ code: 'NOT_FOUND' });
   // As long as a timer of a server in Node can be; none for Infinity.
   expect(timeouts.slice(2)).toEqual(['2147483S', undefined]);
+  const notFound = { code: 'NOT_FOUND' };
+  const patient = timeouts.length;
+  await expect(client.evaluate('jobs/job-1')).rejects.toMatchObject(notFound);
+  await expect(client.pauseJob('jobs/job-1')).rejects.toMatchObject(notFound);
+  await expect(client.pauseJob('jobs/job-1', { deadlineMs: 9000 })).rejects.toMatchObject(notFound);
+  const millis = timeouts.slice(patient).map((text) => Number(/^(\d+)m$/.exec(text as string)?.[1]));
+  for (const [index, most] of [3_600_000, 300_000, 9000].entries()) {
+    expect(millis[index]).toBeLessThanOrEqual(most);
+    expect(millis[index]).toBeGreaterThan(most === 9000 ? 0 : most - 30_000);
+  }
   // The remaining time when the call was sent, on a busy machine.
   const [usual, asked] = timeouts.map((text) => Number(/^(\d+)m$/.exec(text as string)?.[1]));
   expect(usual).toBeGreaterThan(30_000);
@@ -120,9 +130,25 @@ test('a token that never comes outlasts neither the deadline nor an abort', asyn
   });
   const abort = new AbortController();
   const { signal } = abort;
-  const calls = [client.getJob('jobs/job-1', { signal }), sequencesOf(client.watch('jobs/job-1', { signal }))];
+  const calls = [
+    client.getJob('jobs/job-1', { signal }),
+    sequencesOf(client.watch('jobs/job-1', { signal })),
+  ];
   abort.abort();
-  for (const call of calls) await expect(call).rejects.toMatchObject({ code: 'CANCELLED' });
+  const aborted = { status: 'rejected', reason: { code: 'CANCELLED' } };
+  expect(await Promise.allSettled(calls)).toMatchObject([aborted, aborted]);
+});
+
+test('a server that stays away is given up by a call with a long deadline as by others', async () => {
+  // Longer than the usual minute, and shorter than the deadlines of both calls.
+  const retryDelayMs = 100_000;
+  const away = async (_: unknown, context: CallContext) => {
+    throw refusal(context, Status.UNAVAILABLE, 'SERVER_STOPPING', retryDelayMs);
+  };
+  const client = await brokenServer({ evaluateModel: away, pauseJob: away });
+  const stopping = { reason: 'SERVER_STOPPING', retryDelayMs };
+  await expect(client.evaluate('jobs/job-1')).rejects.toMatchObject(stopping);
+  await expect(client.pauseJob('jobs/job-1')).rejects.toMatchObject(stopping);
 });
 
 test('a wait that would pass the deadline is not begun', async () => {
