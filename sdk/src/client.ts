@@ -30,11 +30,17 @@ import { isTerminal } from './jobState.js';
 import { silentLogger, type Logger } from './logger.js';
 import { createComparison, type ComparisonOptions } from './comparison.js';
 import { pages } from './pages.js';
-import { defaultDeadlineMs, defaultRetries, Patience, type RetryOptions } from './patience.js';
+import {
+  defaultDeadlineMs,
+  defaultRetries,
+  Patience,
+  worthAnotherStream,
+  type RetryOptions,
+} from './patience.js';
 import { sweepLearningRate, type Sweep, type SweepOptions } from './sweep.js';
 import { uploadDataset, type UploadOptions } from './upload.js';
 import { uploadWeights, type UploadWeightsOptions } from './uploadWeights.js';
-import { untilSilence, watchJob, worthAnotherWatch, type WatchOptions } from './watch.js';
+import { untilSilence, watchJob, type WatchOptions } from './watch.js';
 import { watchManyJobs, type JobsEvent, type WatchJobsOptions } from './watchJobs.js';
 
 export interface ClientOptions extends CredentialOptions {
@@ -204,7 +210,7 @@ export class ReloraClient {
         }),
       get: () => this.getJob(name, { ...options, signal }),
     };
-    const patience = this.patience(`Watching ${name}`, { ...options, signal }, worthAnotherWatch);
+    const patience = this.patience(`Watching ${name}`, { ...options, signal }, worthAnotherStream);
     yield* watchJob(calls, { afterSequence, storeId }, patience);
   }
 
@@ -228,7 +234,7 @@ export class ReloraClient {
           signal,
         ),
       );
-    const patience = this.patience('Watching jobs', { ...options, signal }, worthAnotherWatch);
+    const patience = this.patience('Watching jobs', { ...options, signal }, worthAnotherStream);
     yield* watchManyJobs(open, { cursor, onCursor }, patience);
   }
 
@@ -423,7 +429,7 @@ export class ReloraClient {
   ): Promise<contract.JobArchive> {
     using stop = this.aborts.link(options.signal);
     const { signal } = stop;
-    const patience = this.patience(`Exporting ${name}`, { ...options, signal });
+    const patience = this.patience(`Exporting ${name}`, { ...options, signal }, worthAnotherStream);
     return await exportJobTo(
       folder,
       this.exportCalls(name, { ...options, signal }),
@@ -439,7 +445,7 @@ export class ReloraClient {
   ): AsyncGenerator<ExportedJobFile> {
     using stop = this.aborts.link(options.signal);
     const { signal } = stop;
-    const patience = this.patience(`Exporting ${name}`, { ...options, signal });
+    const patience = this.patience(`Exporting ${name}`, { ...options, signal }, worthAnotherStream);
     yield* exportedFiles(this.exportCalls(name, { ...options, signal }), patience);
   }
 
@@ -521,7 +527,11 @@ export class ReloraClient {
       this.streams.read(signal, ({ artifacts }) =>
         artifacts.downloadArtifact({ name: artifact.name, fileName, offsetBytes }, call),
       );
-    const patience = this.patience(`Downloading ${artifact.name}`, { ...options, signal });
+    const patience = this.patience(
+      `Downloading ${artifact.name}`,
+      { ...options, signal },
+      worthAnotherStream,
+    );
     return await downloadFiles(artifact, folder, openDownload, patience, options.onProgress);
   }
 

@@ -16,6 +16,12 @@ export const defaultRetries: RetryOptions = {
   maxDelayMs: 5000,
 };
 
+/**
+ * Further codes to open a stream again on, if it can continue where it was: the server ends that of a slow reader with ABORTED, or cuts it
+ * off, which arrives as CANCELLED.
+ */
+export const worthAnotherStream = ['ABORTED', 'DEADLINE_EXCEEDED', 'CANCELLED'] as const;
+
 /** How long calls are retried, unless the caller says otherwise. */
 export const defaultDeadlineMs = 60_000;
 

@@ -29,9 +29,6 @@ export interface WatchCalls {
   get(): Promise<Job>;
 }
 
-/** The server ends the stream of a slow reader with ABORTED: the journal still has everything. */
-export const worthAnotherWatch = ['ABORTED', 'DEADLINE_EXCEEDED', 'CANCELLED'] as const;
-
 /**
  * A job's events, each once and in order, up to the final one: a broken stream is opened again after the last number. Repeated numbers are
  * dropped, a missing one is an error. If the store has changed, it reports that and begins again.

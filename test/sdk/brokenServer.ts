@@ -60,6 +60,9 @@ export const unavailable = () => new ServerError(Status.UNAVAILABLE, 'on purpose
 /** What a client gets when a stream ends without trailers. */
 export const reset = () => new ServerError(Status.INTERNAL, 'Received RST_STREAM with code 0');
 
+/** How the end of a stream arrives that the server cut off because its reader was slow. */
+export const cutOff = () => new ServerError(Status.CANCELLED, 'Call cancelled');
+
 /** An error with details, like those of the real server. */
 export function refusal(
   context: CallContext,

@@ -5,7 +5,7 @@ import { ArtifactState, ExportFormat } from '@relora/sdk';
 import type { DownloadArtifactRequest } from '@relora/sdk/contract';
 import { expect, onTestFinished, test } from 'vitest';
 import { temporaryFolder } from '../e2e/tinyJob.js';
-import { artifactOf, brokenServer, reset, unavailable } from './brokenServer.js';
+import { artifactOf, brokenServer, cutOff, reset, unavailable } from './brokenServer.js';
 
 const bytes = randomBytes(100_000);
 const pieceBytes = 16_384;
@@ -38,6 +38,7 @@ function expectWhole(folder: string): void {
 test.each([
   ['UNAVAILABLE', unavailable],
   ['a reset', reset],
+  ['the cut-off of a slow reader', cutOff],
 ])('resumes where the stream broke: %s', async (_, error) => {
   const opened: number[] = [];
   const client = await serve((offset, request) => {
