@@ -31,11 +31,21 @@ parentPort.on('message', ({ size, isEnd }) => {
  */
 export class FileDigest {
   private readonly worker: Worker;
+  private readonly answer: Promise<string | undefined>;
   private said = 0;
 
   constructor(path: string) {
     this.worker = new Worker(program, { eval: true, workerData: path });
     this.worker.unref();
+    this.answer = new Promise((resolve, reject) => {
+      this.worker.once('message', resolve);
+      this.worker.once('error', (error: NodeJS.ErrnoException) =>
+        error.code === 'ENOENT' ? resolve(undefined) : reject(error),
+      );
+      this.worker.once('exit', () => reject(new Error('The thread that hashes has ended')));
+    });
+    // A failure before `finish` is thrown there; it is not unhandled.
+    this.answer.catch(() => {});
   }
 
   /** The file has this many bytes now. */
@@ -45,16 +55,11 @@ export class FileDigest {
     this.worker.postMessage({ size, isEnd: false });
   }
 
-  /** The hash of the first `size` bytes. Rejects if the file cannot be read. */
-  async finish(size: number): Promise<string> {
+  /** The hash of the first `size` bytes; undefined if the file was gone before it was opened. Rejects if it cannot be read. */
+  async finish(size: number): Promise<string | undefined> {
     this.worker.ref();
-    const answer = new Promise<string>((resolve, reject) => {
-      this.worker.once('message', resolve);
-      this.worker.once('error', reject);
-      this.worker.once('exit', () => reject(new Error('The thread that hashes has ended')));
-    });
     this.worker.postMessage({ size, isEnd: true });
-    return await answer;
+    return await this.answer;
   }
 
   async close(): Promise<void> {

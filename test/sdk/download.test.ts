@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { ArtifactState, ExportFormat } from '@relora/sdk';
 import type { DownloadArtifactRequest } from '@relora/sdk/contract';
 import { expect, onTestFinished, test } from 'vitest';
+import { FileDigest } from '../../sdk/dist/fileDigest.js';
 import { temporaryFolder } from '../e2e/tinyJob.js';
 import { artifactOf, brokenServer, cutOff, reset, unavailable } from './brokenServer.js';
 
@@ -159,6 +160,17 @@ test('a long file is hashed beside its transfer, also one that broke in the midd
   expect(breaks).toBeGreaterThan(2);
   expect(readdirSync(folder)).toEqual(['long.bin']);
   expect(readFileSync(join(folder, 'long.bin')).equals(long)).toBe(true);
+});
+
+test('a file that cannot be hashed beside its transfer is an error at its end, if it is not gone', async () => {
+  const folder = temporaryFolder();
+  const gone = new FileDigest(join(folder, 'gone'));
+  expect(await gone.finish(0)).toBeUndefined();
+  const unreadable = new FileDigest(folder);
+  const exited = new Promise((resolve) => unreadable['worker'].once('exit', resolve));
+  unreadable.reached(8 << 20);
+  await exited;
+  await expect(unreadable.finish(8 << 20)).rejects.toMatchObject({ code: 'EISDIR' });
 });
 
 test.each([0, 4 << 20, (9 << 20) - 1])('a wrong byte at %i of a long file is found', async (place) => {
