@@ -110,7 +110,7 @@ function addPreview(program: Command, run: Run): void {
         const dataset = name.startsWith('datasets/') ? name : `datasets/${name}`;
         const split = flags.heldOut ? DatasetSplit.HELD_OUT : DatasetSplit.TRAIN;
         const tokens = await client.previewDataset(dataset, { tokenCount: flags.tokens, split, signal });
-        output.result({ tokens }, () => previewLines(tokens, process.stdout.isTTY));
+        output.drawing({ tokens }, () => previewLines(tokens, process.stdout.isTTY));
       }),
     );
 }
