@@ -3,7 +3,8 @@ import { mkdtemp, rename, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { CommanderError, type Command } from 'commander';
+import type { Command } from 'commander';
+import { UsageError } from './exitCodes.js';
 import { bytes } from './format.js';
 import { TarFiles, tarOf } from './jobTar.js';
 import { jobName, type Run } from './session.js';
@@ -25,7 +26,7 @@ export function addJobArchiveCommands(program: Command, run: Run): void {
     .option('--with-data', 'include the prepared data sets, for a server that does not have them')
     .action((name: string, folder: string | undefined, { output: file, withData = false }: ExportFlags) => {
       if ((folder === undefined) === (file === undefined))
-        throw new CommanderError(2, 'relora.usage', 'Give either a folder or --output');
+        throw new UsageError('Give either a folder or --output');
       return run(async ({ client, output, signal }) => {
         const options = { signal, withDatasets: withData };
         if (folder !== undefined) {

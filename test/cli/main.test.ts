@@ -206,6 +206,7 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
       '--state is one of queued, starting, running, paused, succeeded, failed, cancelled, not "foo"',
     ],
     [['list', '--timeout', '-5'], 2, '--timeout: Expected a number above 0, got "-5"'],
+    [['job', 'export', 'job-none'], 2, 'Give either a folder or --output'],
     [['list', '--limit', '0'], 2, '--limit: Expected a whole number above 0'],
     [['run', 'none.yaml'], 2, 'none.yaml could not be read: no such file or folder'],
     [['upload', 'none.txt'], 2, 'none.txt cannot be read: there is no such file'],
