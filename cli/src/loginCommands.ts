@@ -58,6 +58,7 @@ export function addLoginCommands(program: Command, runAlone: RunAlone): void {
         };
         // A profile that does not work is not stored.
         using client = new ReloraClient({ ...optionsOf(profile), ...deadlineOf(flags) });
+        output.address = client.address;
         const { version } = await client.serverInfo();
         writeProfiles({ current: name, profiles: { ...file.profiles, [name]: profile } });
         output.result({ profile: name, address, version }, () => [

@@ -64,6 +64,12 @@ describe('relora login', () => {
     expect((await run(['profiles'])).output).not.toContain(address);
   });
 
+  it('names the server that it cannot reach', async () => {
+    const { errors } = await person().run(['login', '127.0.0.1:1', '--no-token', '--timeout', '0.5']);
+    // On a busy machine the time limit is reached before the connection is refused.
+    expect(errors).toMatch(/^(No server answers at )?127\.0\.0\.1:1: /m);
+  });
+
   it('sends the token of a profile to its own server alone', async () => {
     const [one, other] = [await serverWithToken(), await serverWithToken()];
     const { run } = person();
