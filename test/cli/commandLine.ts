@@ -3,7 +3,8 @@ import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 
-const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
+/** The program, for Node. */
+export const main = fileURLToPath(new URL('../../cli/dist/main.js', import.meta.url));
 
 /** Runs the command line as a process, in a folder, with the address of a server. */
 export function cli(folder: string, address: string) {

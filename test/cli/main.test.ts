@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http2';
 import type { AddressInfo } from 'node:net';
@@ -5,7 +7,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
 import { realServer } from '../sdk/realServer.js';
-import { cli } from './commandLine.js';
+import { cli, main } from './commandLine.js';
 
 test('every command against a server, for people and for programs', async () => {
   const { address } = await realServer();
@@ -247,6 +249,16 @@ test('a server that is not there is waited for as long as asked, and it is said'
   expect(errors).toMatch(
     /^\S+ListJobs failed and is repeated: .*ECONNREFUSED.*\. Trying again until --timeout; Ctrl-C ends it\.\nNo server answers at 127\.0\.0\.1:1: .*\nStart one with/,
   );
+});
+
+test('a command whose messages nobody reads ends as it would have', async () => {
+  const { PATH } = process.env;
+  const child = spawn(process.execPath, [main, 'list', '--timeout', '0.5'], {
+    env: { PATH, RELORA_ADDRESS: '127.0.0.1:1' },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  child.stderr.destroy();
+  expect(await once(child, 'close')).toEqual([4, null]);
 });
 
 test('every command is as patient as the SDK unless asked', async () => {
