@@ -13,6 +13,7 @@ import {
 import { sleep } from './aborts.js';
 import { split, type CallOptions } from './callOptions.js';
 import { DatasetFailedError, ReloraError } from './errors.js';
+import { fewAtOnce } from './fewAtOnce.js';
 import type { Patience } from './patience.js';
 import { checkMessage } from './requestFields.js';
 import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
@@ -67,7 +68,7 @@ export async function uploadDataset(
   signal: AbortSignal,
 ): Promise<Dataset> {
   const [{ files: sources, onProgress, datasetId = newId('dataset'), ...given }] = split(options);
-  const files = await Promise.all(sources.map(describe));
+  const files = await fewAtOnce(sources, describe);
   const header = { ...given, datasetId, files };
   checkMessage(UploadDatasetHeader, header, '');
   const total = files.reduce((sum, file) => sum + (file.sizeBytes ?? 0), 0);

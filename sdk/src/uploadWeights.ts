@@ -7,6 +7,7 @@ import {
   type UploadWeightsRequest,
   type Weights,
 } from './contract.js';
+import { fewAtOnce } from './fewAtOnce.js';
 import type { Patience } from './patience.js';
 import { checkMessage } from './requestFields.js';
 import { measure, messagesOf, newId, resumeUpload } from './resumeUpload.js';
@@ -43,9 +44,10 @@ export async function uploadWeights(
 ): Promise<Weights> {
   const [{ from, onProgress, weightsId = newId('weights'), ...given }] = split(options);
   const paths = typeof from === 'string' ? await filesOf(from) : from;
-  const files = await Promise.all(
-    paths.map(async (path) => ({ fileName: nameOf(path), ...(await measure({ path })) })),
-  );
+  const files = await fewAtOnce(paths, async (path) => ({
+    fileName: nameOf(path),
+    ...(await measure({ path })),
+  }));
   const header = { ...given, weightsId, files };
   checkMessage(UploadWeightsHeader, header, '');
   const total = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { DatasetState, type ClientOptions, type UploadProgress } from '@relora/sdk';
 import { Status, type CallContext } from 'nice-grpc';
 import { expect, test } from 'vitest';
+import { fewAtOnce } from '../../sdk/dist/fewAtOnce.js';
 import { brokenServer, refusal, unavailable } from './brokenServer.js';
 
 const chunkBytes = 256 << 10;
@@ -102,6 +103,26 @@ test('gives up when nothing gets through', async () => {
   expect(calls()).toBe(7);
   const hurried = await serve(fault, {}, { deadlineMs: 200 });
   await expect(hurried.upload()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+});
+
+test('files are measured a few at a time, in their order, and none after a failure', async () => {
+  let [open, openMax] = [0, 0];
+  const measure = async (item: number) => {
+    openMax = Math.max(openMax, ++open);
+    await new Promise(setImmediate);
+    open--;
+    return 10 * item;
+  };
+  const items = Array.from({ length: 30 }, (_, index) => index);
+  expect(await fewAtOnce(items, measure)).toEqual(items.map((item) => 10 * item));
+  expect(openMax).toBe(4);
+  const begun: number[] = [];
+  const failing = fewAtOnce(items, async (item) => {
+    begun.push(item);
+    throw new Error('on purpose');
+  });
+  await expect(failing).rejects.toThrow('on purpose');
+  expect(begun).toEqual([0, 1, 2, 3]);
 });
 
 test('a data set that cannot be prepared is an error with the reason', async () => {
