@@ -86,6 +86,9 @@ export async function exportJobTo(
   }
   const path = join(folder, archiveFile);
   await writeFile(`${path}.part`, textOf(archive));
+  // Last, and together: an interrupted export leaves the record and the archive of an earlier one, which fit.
+  const record = join(folder, archive.files[0]!.fileName);
+  await rename(`${record}.part`, record);
   await rename(`${path}.part`, path);
   return archive;
 }
@@ -127,21 +130,19 @@ function isRefused(error: unknown): boolean {
   return error instanceof ReloraError && (error.code === 'NOT_FOUND' || error.code === 'INVALID_ARGUMENT');
 }
 
-/** The current archive, with its record in the folder. */
+/** The current archive, with its record in the folder, as a part. */
 async function describedIn(folder: string, calls: ExportJobCalls, patience: Patience): Promise<JobArchive> {
   for (;;) {
     try {
       const { archive, responses } = await described(calls, patience);
       const record = archive.files[0]!;
-      const path = join(folder, record.fileName);
-      const part = await open(`${path}.part`, 'w');
+      const part = await open(join(folder, `${record.fileName}.part`), 'w');
       try {
         for await (const bytes of checked(record, bytesOf(responses))) await part.writeFile(bytes);
         await part.sync();
       } finally {
         await part.close();
       }
-      await rename(`${path}.part`, path);
       return archive;
     } catch (error) {
       await patience.pause(error);

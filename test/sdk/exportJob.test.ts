@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Status } from 'nice-grpc';
 import { expect, test } from 'vitest';
 import { temporaryFolder } from '../e2e/tinyJob.js';
-import { artifactOf, brokenServer, cutOff } from './brokenServer.js';
+import { artifactOf, brokenServer, cutOff, refusal } from './brokenServer.js';
 
 const archiveOf = (contents: Record<string, Buffer>) => ({ job: 'jobs/job-1', ...artifactOf(contents) });
 const contents = { 'job.jsonl': Buffer.from('the record'), 'a.bin': Buffer.from('0123456789') };
@@ -32,4 +33,25 @@ test('a job is exported although its reader is so slow that the server cuts it o
   for await (const { content } of client.exportJobFiles('jobs/job-1'))
     for await (const bytes of content) files.push(Buffer.from(bytes).toString());
   expect(files.slice(1)).toEqual(['the record', '01234', '56789']);
+});
+
+test('an export that is interrupted leaves an earlier one in the same folder as it was', async () => {
+  let sent = contents;
+  const client = await brokenServer({
+    async *exportJob({ fileName }, context) {
+      if (fileName === 'b.bin') throw refusal(context, Status.PERMISSION_DENIED, 'ROLE_TOO_LOW');
+      if (fileName === '') yield { archive: archiveOf(sent) };
+      yield { data: sent[(fileName || 'job.jsonl') as keyof typeof sent] };
+    },
+  });
+  const folder = temporaryFolder();
+  await client.exportJob('jobs/job-1', folder);
+  const archive = readFileSync(join(folder, 'archive.json'), 'utf8');
+  sent = Object.assign({}, contents, {
+    'job.jsonl': Buffer.from('a longer record'),
+    'b.bin': Buffer.from('b'),
+  });
+  await expect(client.exportJob('jobs/job-1', folder)).rejects.toMatchObject({ reason: 'ROLE_TOO_LOW' });
+  expect(readFileSync(join(folder, 'archive.json'), 'utf8')).toBe(archive);
+  expect(readFileSync(join(folder, 'job.jsonl'), 'utf8')).toBe('the record');
 });
