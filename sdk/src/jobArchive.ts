@@ -102,9 +102,13 @@ export async function* exportedFiles(
 ): AsyncGenerator<ExportedJobFile> {
   const { archive, responses } = await described(calls, patience);
   const text = Buffer.from(textOf(archive));
-  yield { fileName: archiveFile, sizeBytes: text.length, content: only(text) };
   const [record, ...files] = archive.files;
-  yield { ...record!, content: checked(record!, bytesOf(responses)) };
+  try {
+    yield { fileName: archiveFile, sizeBytes: text.length, content: only(text) };
+    yield { ...record!, content: checked(record!, bytesOf(responses)) };
+  } finally {
+    await responses.return?.(); // the stream is still open if the record was not read to its end
+  }
   for (const file of files)
     yield { ...file, content: checked(file, unchanged(file, resumed(file, calls, patience))) };
 }
@@ -141,6 +145,7 @@ async function describedIn(folder: string, calls: ExportJobCalls, patience: Pati
         for await (const bytes of checked(record, bytesOf(responses))) await part.writeFile(bytes);
         await part.sync();
       } finally {
+        await responses.return?.();
         await part.close();
       }
       return archive;

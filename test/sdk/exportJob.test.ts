@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Status } from 'nice-grpc';
 import { expect, test } from 'vitest';
 import { temporaryFolder } from '../e2e/tinyJob.js';
-import { artifactOf, brokenServer, cutOff, refusal } from './brokenServer.js';
+import { artifactOf, brokenServer, cutOff, refusal, untilCancelled } from './brokenServer.js';
 
 const archiveOf = (contents: Record<string, Buffer>) => ({ job: 'jobs/job-1', ...artifactOf(contents) });
 const contents = { 'job.jsonl': Buffer.from('the record'), 'a.bin': Buffer.from('0123456789') };
@@ -54,4 +54,21 @@ test('an export that is interrupted leaves an earlier one in the same folder as 
   await expect(client.exportJob('jobs/job-1', folder)).rejects.toMatchObject({ reason: 'ROLE_TOO_LOW' });
   expect(readFileSync(join(folder, 'archive.json'), 'utf8')).toBe(archive);
   expect(readFileSync(join(folder, 'job.jsonl'), 'utf8')).toBe('the record');
+});
+
+test('a reader that stops after the archive leaves no stream open', async () => {
+  let onEnd = () => {};
+  const ended = new Promise<void>((resolve) => (onEnd = resolve));
+  const client = await brokenServer({
+    async *exportJob(_, context) {
+      yield { archive: archiveOf(contents) };
+      await untilCancelled(context);
+      onEnd();
+    },
+  });
+  for await (const { fileName } of client.exportJobFiles('jobs/job-1')) {
+    expect(fileName).toBe('archive.json');
+    break;
+  }
+  await ended;
 });
