@@ -45,16 +45,13 @@ async function watchManyJobs(
   for await (const event of client.watchJobs(options)) {
     const { job } = event;
     if (event.final && event.kind === 'state' && event.state.to !== JobState.SUCCEEDED) failed.push(job);
-    if (output.isJson) {
-      output.result(event, () => []);
-      continue;
-    }
     if (event.kind === 'storeChanged') {
       output.note(`${event.storeChanged.message}: these are the jobs as they are now`);
       views.clear();
       failed.length = 0;
-      continue;
     }
+    if (output.isJson) output.result(event, () => []);
+    if (output.isJson || event.kind === 'storeChanged') continue;
     let view = views.get(job);
     if (view === undefined) {
       const write = (text: string): boolean => process.stdout.write(`${job}  ${text}`);

@@ -4,8 +4,11 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { JobState } from '@relora/sdk';
+import { Status } from 'nice-grpc';
 import { expect, onTestFinished, test } from 'vitest';
 import { temporaryFolder, tinySpec, tinyText } from '../e2e/tinyJob.js';
+import { brokenServer, refusal } from '../sdk/brokenServer.js';
 import { realServer } from '../sdk/realServer.js';
 import { cli, main } from './commandLine.js';
 
@@ -207,8 +210,8 @@ test('what is wrong is said, with the exit code that scripts are promised', asyn
       2,
       '--state is one of queued, starting, running, paused, succeeded, failed, cancelled, not "foo"',
     ],
-    [['list', '--timeout', '-5'], 2, '--timeout: Expected a number above 0, got "-5"'],
     [['job', 'export', 'job-none'], 2, 'Give either a folder or --output'],
+    [['list', '--timeout', '-5'], 2, '--timeout: Expected a number above 0, got "-5"'],
     [['list', '--limit', '0'], 2, '--limit: Expected a whole number above 0'],
     [['run', 'none.yaml'], 2, 'none.yaml could not be read: no such file or folder'],
     [['upload', 'none.txt'], 2, 'none.txt cannot be read: there is no such file'],
@@ -259,6 +262,23 @@ test('a command whose messages nobody reads ends as it would have', async () => 
   });
   child.stderr.destroy();
   expect(await once(child, 'close')).toEqual([4, null]);
+});
+
+test.each(['table', 'json'])('failures from before the store changed do not count: %s', async (form) => {
+  let isChanged = false;
+  const ended = (to: JobState) => ({ sequence: 1, final: true, state: { to } });
+  const { address } = await brokenServer({
+    getJob: async () => ({ job: { name: 'jobs/job-1' } }),
+    async *watchJobs(_, context) {
+      yield { cursor: isChanged ? 'new.1' : 'old.1' };
+      yield { job: 'jobs/job-1', event: ended(isChanged ? JobState.SUCCEEDED : JobState.FAILED) };
+      if (isChanged) return;
+      isChanged = true;
+      throw refusal(context, Status.FAILED_PRECONDITION, 'STORE_CHANGED');
+    },
+  });
+  const watched = await cli(temporaryFolder(), address)(['watch', 'job-1', 'job-2', '--print', form]);
+  expect(watched.code).toBe(0);
 });
 
 test('every command is as patient as the SDK unless asked', async () => {
