@@ -14,6 +14,8 @@ export interface JobProgress {
   evaluations: { step: number; loss: number; bitsPerByte: number }[];
   restarts: {
     step: number;
+    /** From 1; those of a fork continue the count of its origin. */
+    restart: number;
     deltaNorm: number;
     effectiveRank: number;
     logitChange: number;
@@ -102,10 +104,11 @@ export function advance(progress: JobProgress, event: JobEvent): void {
       break;
     }
     case 'restart': {
-      const { step, deltaNorm, effectiveRank, logitChangeMax, momentsZeroedRatio } = event.restart;
+      const { step, restart, deltaNorm, effectiveRank, logitChangeMax, momentsZeroedRatio } = event.restart;
       dropFrom(progress.restarts, step);
       progress.restarts.push({
         step,
+        restart,
         deltaNorm,
         effectiveRank,
         logitChange: logitChangeMax,

@@ -127,10 +127,9 @@ function* figureLines(progress: JobProgress, width: number, paint: Palette): Gen
 function* restartLines({ restarts }: JobProgress, shownMax: number, paint: Palette): Generator<string> {
   if (restarts.length === 0) return;
   yield paint.restart(' ┊ merge   step  norm of change  effective rank  logit change   zeroed');
-  const firstShown = Math.max(0, restarts.length - shownMax);
-  for (const [index, restart] of restarts.slice(firstShown).entries()) {
+  for (const restart of restarts.slice(-shownMax)) {
     const cells = [
-      String(firstShown + index + 1).padStart(8),
+      String(restart.restart).padStart(8),
       String(restart.step).padStart(7),
       figure(restart.deltaNorm).padStart(16),
       restart.effectiveRank.toFixed(1).padStart(16),

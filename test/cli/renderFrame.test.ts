@@ -72,6 +72,13 @@ test.each(sizes)('draws a run in $width × $height', (size) => {
   expect(`\n${frame(runOf(90), size).join('\n')}\n`).toMatchSnapshot();
 });
 
+test('the merges of a fork continue the count of its origin', () => {
+  const fork = feed(newProgress('jobs/job-2', 100), running, stepAt(59), restartAt(60, 3), stepAt(60));
+  const lines = frame(fork);
+  const head = lines.findIndex((line) => line.includes('┊ merge'));
+  expect(lines[head + 1]).toMatch(/^ +3 +60 /);
+});
+
 test.each([
   ['nothing yet', newProgress('jobs/job-1', 0)],
   [
