@@ -46,10 +46,12 @@ export function addWeightsCommands(program: Command, run: Run): void {
     .option('--owner <name>', 'only those that this caller uploaded')
     .action((flags: { label?: Record<string, string>; owner?: string }) =>
       run(async ({ client, output, signal }) => {
-        const all: Weights[] = [];
+        const weights: Weights[] = [];
         for await (const found of client.listWeights({ labels: flags.label, owner: flags.owner, signal }))
-          all.push(found);
-        output.result(all, () => (all.length === 0 ? ['No weights.'] : table([columns, ...all.map(rowOf)])));
+          weights.push(found);
+        output.result({ weights }, () =>
+          weights.length === 0 ? ['No weights.'] : table([columns, ...weights.map(rowOf)]),
+        );
       }),
     );
 

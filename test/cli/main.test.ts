@@ -24,6 +24,7 @@ test('every command against a server, for people and for programs', async () => 
   );
   expect((await relora(['info', '--json'])).json()[0]).toHaveProperty('devices');
   expect((await relora(['list'])).output).toBe('No jobs.\n');
+  expect((await relora(['weights', 'list', '--json'])).json()).toEqual([{ weights: [] }]);
 
   const uploaded = await relora(['upload', 'tiny.txt', '--id', 'tiny-text', '--held-out', '0.1']);
   expect(uploaded).toMatchObject({ code: 0, errors: '' });
