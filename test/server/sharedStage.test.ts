@@ -314,9 +314,30 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       await one.stage.give(folder, { kind: 'run', fence: attempt });
       expect(await removeStrays(one.db, one.blobs)).toBe(1);
       expect(await blobNames(one)).toHaveLength(1);
-      write(one, 'jobs/gone/checkpoints/step-1-1', { base: 'of nobody' });
-      await one.stage.give('jobs/gone/checkpoints/step-1-1', run);
-      expect(await removeStrays(one.db, one.blobs)).toBe(1);
+    });
+
+    it('are no strays before their job or data set has a row, unless they wait for it for more than a day', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const folders = ['jobs/imported/checkpoints/step-1-1', 'datasets/imported/prepared'];
+      for (const folder of folders) {
+        write(one, folder, { base: folder });
+        const name = await one.stage.give(folder, run);
+        expect(await removeStrays(two.db, two.blobs)).toBe(0);
+        await one.db.transaction().execute(name);
+        (await two.stage.take(folder))();
+        expect(readFileSync(join(two.dataFolder, folder, 'base'), 'utf8')).toBe(folder);
+      }
+      for (const owner of ['jobs/gone', 'datasets/gone', 'weights/gone']) {
+        write(one, `${owner}/left`, { base: owner });
+        await one.stage.give(`${owner}/left`, run);
+      }
+      const { list } = two.blobs;
+      two.blobs.list = async function* (prefix) {
+        for await (const blob of list.call(two.blobs, prefix))
+          yield { ...blob, ageMs: blob.ageMs + 86_400_000 };
+      };
+      expect(await removeStrays(two.db, two.blobs)).toBe(3);
+      expect(await blobNames(one)).toEqual([expect.stringMatching(/^jobs\/imported\//)]);
     });
   },
 );

@@ -30,6 +30,13 @@ export interface OpenBlob {
   close(): Promise<void>;
 }
 
+export interface ListedBlob {
+  name: string;
+  sizeBytes: number;
+  /** Time since it was put. */
+  ageMs: number;
+}
+
 /**
  * Bytes by name, for example `jobs/…/artifacts/…/config.json`: words of letters, digits, `.`, `_` and `-`, separated by `/`. A blob becomes
  * visible under its name once it is complete and durable.
@@ -40,7 +47,7 @@ export interface BlobStore {
   /** Undefined if it does not exist. */
   openRead(name: string): Promise<OpenBlob | undefined>;
   /** All blobs below a name, in no certain order. */
-  list(prefix: string): AsyncGenerator<{ name: string; sizeBytes: number }>;
+  list(prefix: string): AsyncGenerator<ListedBlob>;
   /** Removes the blob of this name and all below it. It is not an error if there are none. */
   remove(prefix: string): Promise<void>;
   /** Deletes what was left by puts that were interrupted at least `olderMs` ago. */
@@ -100,7 +107,7 @@ export class FolderBlobs implements BlobStore {
     };
   }
 
-  async *list(prefix: string): AsyncGenerator<{ name: string; sizeBytes: number }> {
+  async *list(prefix: string): AsyncGenerator<ListedBlob> {
     const folder = this.pathOf(prefix);
     const entries = await readdir(folder, { withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return [];
@@ -111,7 +118,7 @@ export class FolderBlobs implements BlobStore {
       if (entry.isDirectory()) yield* this.list(name);
       else if (entry.isFile() && !entry.name.startsWith('.tmp-')) {
         const stats = await stat(join(folder, entry.name)).catch(() => undefined); // it may have been removed meanwhile
-        if (stats !== undefined) yield { name, sizeBytes: stats.size };
+        if (stats !== undefined) yield { name, sizeBytes: stats.size, ageMs: Date.now() - stats.mtimeMs };
       }
     }
   }

@@ -5,6 +5,7 @@ import {
   wordsOf,
   type BlobDigest,
   type BlobStore,
+  type ListedBlob,
   type OpenBlob,
 } from './blobStore.js';
 import { BlobsAway, StoreUnusable } from './storeError.js';
@@ -101,7 +102,7 @@ export class S3Blobs implements BlobStore {
     };
   }
 
-  async *list(prefix: string): AsyncGenerator<{ name: string; sizeBytes: number }> {
+  async *list(prefix: string): AsyncGenerator<ListedBlob> {
     const cut = this.url.prefix === '' ? 0 : this.url.prefix.length + 1;
     for (let ContinuationToken: string | undefined; ;) {
       const page = await this.call(
@@ -114,8 +115,11 @@ export class S3Blobs implements BlobStore {
             }),
           ),
       );
-      for (const { Key = '', Size = 0 } of page.Contents ?? [])
-        if (!Key.endsWith('/')) yield { name: Key.slice(cut), sizeBytes: Size };
+      for (const { Key = '', Size = 0, LastModified } of page.Contents ?? []) {
+        if (Key.endsWith('/')) continue;
+        const ageMs = LastModified === undefined ? 0 : this.now() - LastModified.getTime();
+        yield { name: Key.slice(cut), sizeBytes: Size, ageMs };
+      }
       ContinuationToken = page.NextContinuationToken;
       if (ContinuationToken === undefined) return;
     }

@@ -1,30 +1,32 @@
-import type { BlobStore } from './blobStore.js';
+import type { BlobStore, ListedBlob } from './blobStore.js';
 import type { Database } from './database.js';
 import type { BlobFileRow } from './schema.js';
 
 /** How long ago a put must have been interrupted before its remains are deleted. */
 const unfinishedMs = 86_400_000;
-const namesInStatement = 500;
+/** An import stores its blobs before the row of its job or data set: for so long, an owner without a row may be about to get one. */
+const unownedMs = 86_400_000;
+const blobsInStatement = 500;
 
 /**
- * Deletes blobs without a row that can never get one: their job, data set or weights are gone, or their maker lost its fence before it
- * named them. Returns how many.
+ * Deletes blobs without a row that can never get one: their job, data set or weights are gone for a day, or their maker lost its fence
+ * before it named them. Returns how many.
  */
 export async function removeStrays(db: Database, blobs: BlobStore): Promise<number> {
   await blobs.removeUnfinished(unfinishedMs);
   let count = 0;
   for (const kind of ['jobs', 'datasets', 'weights'] as const) {
-    let names: string[] = [];
+    let listed: ListedBlob[] = [];
     const look = async (): Promise<void> => {
-      for (const name of await straysAmong(db, kind, names)) {
+      for (const name of await straysAmong(db, kind, listed)) {
         await blobs.remove(name);
         count++;
       }
-      names = [];
+      listed = [];
     };
-    for await (const { name } of blobs.list(kind)) {
-      names.push(name);
-      if (names.length === namesInStatement) await look();
+    for await (const blob of blobs.list(kind)) {
+      listed.push(blob);
+      if (listed.length === blobsInStatement) await look();
     }
     await look();
   }
@@ -38,11 +40,11 @@ export async function removeStrays(db: Database, blobs: BlobStore): Promise<numb
 async function straysAmong(
   db: Database,
   kind: 'jobs' | 'datasets' | 'weights',
-  names: readonly string[],
+  listed: readonly ListedBlob[],
 ): Promise<string[]> {
-  if (names.length === 0) return [];
+  if (listed.length === 0) return [];
   const strays: string[] = [];
-  for (const name of names) if (!(await mayBeNamed(db, kind, name))) strays.push(name);
+  for (const blob of listed) if (!(await mayBeNamed(db, kind, blob))) strays.push(blob.name);
   if (strays.length === 0) return [];
   const named = await db.selectFrom('blob_files').select('blob').where('blob', 'in', strays).execute();
   const isNamed = new Set(named.map(({ blob }: Pick<BlobFileRow, 'blob'>) => blob));
@@ -52,17 +54,14 @@ async function straysAmong(
 async function mayBeNamed(
   db: Database,
   kind: 'jobs' | 'datasets' | 'weights',
-  name: string,
+  { name, ageMs }: ListedBlob,
 ): Promise<boolean> {
   const [, id = '', maker, blob = ''] = name.split('/');
+  const owner = await ownerOf(db, kind, id);
+  if (owner === undefined) return ageMs <= unownedMs;
   const fence = Number(blob.split('-')[1]);
-  if (kind === 'weights') return (await stateOf(db, kind, id)) === 'uploading';
-  if (kind === 'datasets') {
-    const state = await stateOf(db, kind, id);
-    if (maker === 'uploads') return state === 'uploading';
-    const row = await db.selectFrom('datasets').select('epoch').where('id', '=', id).executeTakeFirst();
-    return state === 'preparing' && row?.epoch === fence;
-  }
+  if (kind === 'weights' || maker === 'uploads') return owner.state === 'uploading';
+  if (kind === 'datasets') return owner.state === 'preparing' && owner.fence === fence;
   if (maker === 'exports') {
     const pending = await db
       .selectFrom('artifacts')
@@ -72,14 +71,27 @@ async function mayBeNamed(
       .executeTakeFirst();
     return pending !== undefined;
   }
-  const job = await db
-    .selectFrom('jobs')
-    .select(['state', 'attempt'])
-    .where('id', '=', id)
-    .executeTakeFirst();
-  return job !== undefined && (job.state === 'starting' || job.state === 'running') && job.attempt <= fence;
+  return (owner.state === 'starting' || owner.state === 'running') && owner.fence <= fence;
 }
 
-async function stateOf(db: Database, table: 'datasets' | 'weights', id: string): Promise<string | undefined> {
-  return (await db.selectFrom(table).select('state').where('id', '=', id).executeTakeFirst())?.state;
+/** `fence`: that of its present maker. */
+async function ownerOf(
+  db: Database,
+  kind: 'jobs' | 'datasets' | 'weights',
+  id: string,
+): Promise<{ state: string; fence: number } | undefined> {
+  if (kind === 'jobs')
+    return await db
+      .selectFrom('jobs')
+      .select(['state', 'attempt as fence'])
+      .where('id', '=', id)
+      .executeTakeFirst();
+  if (kind === 'datasets')
+    return await db
+      .selectFrom('datasets')
+      .select(['state', 'epoch as fence'])
+      .where('id', '=', id)
+      .executeTakeFirst();
+  const weights = await db.selectFrom('weights').select('state').where('id', '=', id).executeTakeFirst();
+  return weights && { ...weights, fence: 0 }; // only uploads make them
 }
