@@ -1,7 +1,10 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import type { NewExport } from '../../server/dist/artifacts/artifactExports.js';
+import { ArtifactExporter, type ArtifactExporterParts } from '../../server/dist/trainer/artifactExporter.js';
+import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
+import { patienceMs } from '../patience.mjs';
 import { claim, openParts, runSpec, submit, type Parts } from './parts.js';
 
 const wanted: Omit<NewExport, 'jobId'> = {
@@ -16,7 +19,9 @@ const wanted: Omit<NewExport, 'jobId'> = {
 
 /** A running job with checkpoints of steps 10, 20 and 30. */
 async function jobWithCheckpoints(parts: Parts) {
-  const { id } = await submit(parts);
+  const { id } = await submit(parts, {
+    spec: runSpec('', { checkpoint: { everyStepCount: 5, keepCount: 2 } }),
+  });
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
   const folderOf = (step: number) =>
     join(parts.dataFolder, 'jobs', id, 'checkpoints', `step-000000${step}-1`);
@@ -36,6 +41,21 @@ async function jobWithCheckpoints(parts: Parts) {
   return { jobId: id, folderOf };
 }
 
+function startExporter(
+  parts: Parts,
+  saveCheckpoint: ArtifactExporterParts['saveCheckpoint'] = async () => null,
+): ArtifactExporter {
+  const exporter = new ArtifactExporter({
+    ...parts,
+    tasks: new TaskRunner(parts.config, parts.log),
+    saveCheckpoint,
+    onStoreFailure: (error) => parts.storeFailures.push(error),
+  });
+  onTestFinished(async () => await exporter.stop());
+  exporter.start();
+  return exporter;
+}
+
 describe('a pending export', () => {
   it('keeps its checkpoint until it is done, beyond what a job keeps', async () => {
     const parts = await openParts();
@@ -53,6 +73,21 @@ describe('a pending export', () => {
       failure: { reason: 'STORAGE_FULL' },
     });
     expect(await parts.exports.next()).toBeUndefined();
+  });
+
+  it('leaves as many checkpoints as its job was changed to', async () => {
+    const parts = await openParts();
+    const { jobId } = await jobWithCheckpoints(parts);
+    const change = { checkpoint: { keepCount: 3 } };
+    await parts.control.update(jobId, { change, priority: null, labels: {}, removedLabels: [], digest: '' });
+    await parts.exports.submit({ ...wanted, jobId, checkpointStep: 20 });
+    const exporter = startExporter(parts);
+    // The checkpoint has no manifest. Nothing reports the end of an export.
+    const state = async () =>
+      (await parts.artifacts.list(jobId, { afterId: null, artifactsMax: 1 })).artifacts[0]?.state;
+    await expect.poll(state, { timeout: patienceMs }).toBe('failed');
+    await exporter.stop(); // after it has removed what is left over
+    expect((await parts.checkpoints.list(jobId)).map(({ step }) => step)).toEqual([30, 20, 10]);
   });
 
   it('of a running job waits for a checkpoint, and is given the newest', async () => {

@@ -53,3 +53,8 @@ export async function updateApplied(
     .where('number', '=', number)
     .execute();
 }
+
+/** How many checkpoints a job keeps once an update applies. */
+export function keepCountAfter(before: number, { change }: RunUpdate): number {
+  return change.checkpoint?.keepCount ?? before;
+}

@@ -5,6 +5,7 @@ import type { DatasetStore } from '../datasets/datasetStore.js';
 import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobStore } from '../jobs/jobStore.js';
+import { keepCountAfter } from '../jobs/jobUpdates.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
 import type { Leases } from '../store/leases.js';
@@ -155,7 +156,11 @@ export class ArtifactExporter {
     }
     for (const release of taken) release();
     // Without the checkpoint that this export needed, there may be one more than should be kept.
-    await checkpoints.prune(row.job_id, spec.checkpoint.keepCount).catch((error: unknown) => {
+    const prune = async (): Promise<void> => {
+      const updates = await store.updatesOf(row.job_id);
+      await checkpoints.prune(row.job_id, updates.reduce(keepCountAfter, spec.checkpoint.keepCount));
+    };
+    await prune().catch((error: unknown) => {
       log.warn({ err: error }, 'Old checkpoints could not be removed');
     });
   }

@@ -11,6 +11,7 @@ import { checkpointDigests, type CheckpointStore } from '../jobs/checkpointStore
 import type { Job, JobFailure } from '../jobs/job.js';
 import type { AttemptKey, JobAttempts, RetryRule } from '../jobs/jobAttempts.js';
 import type { NewEvent } from '../jobs/jobChange.js';
+import { keepCountAfter } from '../jobs/jobUpdates.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import { parseTrainerMessage, type TrainerMessage } from './childMessages.js';
 import { JobLog } from './jobLog.js';
@@ -78,9 +79,6 @@ const storageReasons: Readonly<Record<string, PausingFault>> = {
   STORAGE_FULL: 'STORAGE_FULL',
   STORAGE_UNWRITABLE: 'STORAGE_UNWRITABLE',
 };
-
-const keepCountAfter = (before: number, { change }: RunUpdate): number =>
-  change.checkpoint?.keepCount ?? before;
 
 /**
  * One execution of a job, as the server sees it: it starts a trainer process, writes its messages to the journal in order, acknowledges
