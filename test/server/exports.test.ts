@@ -5,7 +5,7 @@ import type { NewExport } from '../../server/dist/artifacts/artifactExports.js';
 import { ArtifactExporter, type ArtifactExporterParts } from '../../server/dist/trainer/artifactExporter.js';
 import { TaskRunner } from '../../server/dist/trainer/taskRunner.js';
 import { patienceMs } from '../patience.mjs';
-import { claim, openParts, runSpec, submit, type Parts } from './parts.js';
+import { claim, execution, openParts, runSpec, submit, type Parts } from './parts.js';
 
 const wanted: Omit<NewExport, 'jobId'> = {
   format: 'gguf',
@@ -23,6 +23,7 @@ async function jobWithCheckpoints(parts: Parts) {
     spec: runSpec('', { checkpoint: { everyStepCount: 5, keepCount: 2 } }),
   });
   const key = { jobId: id, attempt: (await claim(parts)).attempt };
+  await parts.attempts.started(key, execution, 0);
   const folderOf = (step: number) =>
     join(parts.dataFolder, 'jobs', id, 'checkpoints', `step-000000${step}-1`);
   for (const step of [10, 20, 30]) {
@@ -101,6 +102,33 @@ describe('a pending export', () => {
     const next = (await parts.exports.next())!;
     expect(next.checkpoint!.folder).toBe(folderOf(30));
     expect(next.row.step).toBe(30);
+  });
+
+  it('of a starting job waits until the job runs, or is queued again', async () => {
+    const parts = await openParts();
+    const asked: string[] = [];
+    let onAsked = (): void => {};
+    startExporter(parts, async (jobId) => {
+      asked.push(jobId);
+      onAsked();
+      return null;
+    });
+    const nextAsked = async (): Promise<void> => await new Promise((resolve) => (onAsked = resolve));
+
+    const jobs = [await submit(parts), await submit(parts)];
+    for (const _ of jobs) await claim(parts);
+    for (const { id } of jobs) await parts.exports.submit({ ...wanted, jobId: id, isRunning: true });
+    expect(await parts.exports.next()).toBeUndefined();
+    expect(asked).toEqual([]);
+    const [first, second] = jobs.map(({ id }) => ({ jobId: id, attempt: 1 }));
+    const runs = nextAsked();
+    await parts.attempts.started(first!, execution, 0);
+    await runs;
+    expect(asked).toEqual([first!.jobId]);
+    const stopped = nextAsked();
+    await parts.attempts.notStarted(second!, 'The trainer could not be started', 0);
+    await stopped;
+    expect(asked).toEqual([first!.jobId, second!.jobId]);
   });
 
   it('that was deleted does not come back when its process is done', async () => {

@@ -121,8 +121,8 @@ export class ArtifactExports {
   }
 
   /**
-   * Takes the oldest pending export that nobody works on. If it waits for a checkpoint of a running job, only the server of that job takes
-   * it.
+   * Takes the oldest pending export that nobody works on. If it needs a checkpoint of a job that is starting, it waits: there is no trainer
+   * yet that could save one. If the job is running, only the server of that job takes it.
    */
   async next(): Promise<PendingExport | undefined> {
     const row = await this.db
@@ -144,8 +144,15 @@ export class ArtifactExports {
                     .selectFrom('jobs')
                     .select('jobs.id')
                     .whereRef('jobs.id', '=', 'artifacts.job_id')
-                    .where('jobs.state', 'in', ['starting', 'running'])
-                    .where('jobs.lease_server', '!=', this.leases.serverId),
+                    .where(({ eb: of, or: any, and: all }) =>
+                      any([
+                        of('jobs.state', '=', 'starting'),
+                        all([
+                          of('jobs.state', '=', 'running'),
+                          of('jobs.lease_server', '!=', this.leases.serverId),
+                        ]),
+                      ]),
+                    ),
                 ),
               ),
             ]),

@@ -6,7 +6,7 @@ import type { CheckpointStore } from '../jobs/checkpointStore.js';
 import type { ServerFailure } from '../jobs/jobFailures.js';
 import type { JobStore } from '../jobs/jobStore.js';
 import { keepCountAfter } from '../jobs/jobUpdates.js';
-import type { ChangeFeed } from '../store/changeFeed.js';
+import type { Change, ChangeFeed } from '../store/changeFeed.js';
 import { folders, syncFolder } from '../store/folders.js';
 import type { Leases } from '../store/leases.js';
 import { giveThen, type Stage } from '../store/stage.js';
@@ -44,6 +44,8 @@ const crashesMax = 2;
 export class ArtifactExporter {
   private readonly work: WaitingWork;
   private stopListening: (() => void) | undefined;
+  /** Jobs that were last heard of as running. */
+  private readonly running = new Set<string>();
   /** The current export; aborted if somebody deletes it. */
   private present: { row: ArtifactRow; ended: AbortController } | undefined;
 
@@ -59,7 +61,8 @@ export class ArtifactExporter {
   /** Begins with the pending exports; from now on new ones are taken as they come. */
   start(): void {
     this.stopListening = this.parts.feed.listen((change) => {
-      if (change !== null && change.topic !== 'artifact') return;
+      if (change?.topic === 'job' ? !this.mayUnblock(change) : change !== null && change.topic !== 'artifact')
+        return;
       this.work.wake();
       void this.endIfDeleted();
     });
@@ -178,6 +181,14 @@ export class ArtifactExporter {
       const reason: ServerFailure = 'CHECKPOINT_MISSING';
       await exports.failed(row, { reason, message: `jobs/${nameOf(row.job_id)} ended without a checkpoint` });
     }
+  }
+
+  /** Whether an export may have waited for this change: one of a starting job waits until the job runs, or no longer starts. */
+  private mayUnblock({ id, state }: Extract<Change, { topic: 'job' }>): boolean {
+    const wasRunning = this.running.delete(id);
+    if (state !== 'running') return state !== 'starting';
+    this.running.add(id);
+    return !wasRunning; // it announces each of its steps
   }
 
   private async endIfDeleted(): Promise<void> {
