@@ -3,6 +3,7 @@ import type { SealedArtifact } from '../../server/dist/artifacts/artifact.js';
 import { sealArtifact } from '../../server/dist/artifacts/sealArtifact.js';
 import type { FreeDevices, Places } from '../../server/dist/jobs/jobDevices.js';
 import type { JobState } from '../../server/dist/jobs/job.js';
+import type { AttemptKey } from '../../server/dist/jobs/jobAttempts.js';
 import {
   execution,
   claim,
@@ -363,6 +364,28 @@ describe.each(stores)('on $name', ({ url, skip }) => {
   });
 
   describe.skipIf(skip)('steering', () => {
+    it('a cancel is carried out though the trainer ends for another reason at that moment', async () => {
+      const parts = await open();
+      const ends = {
+        stopped: async (key: AttemptKey) => await parts.attempts.stopped(key, ''),
+        diskFull: async (key: AttemptKey) =>
+          await parts.attempts.pausedForStorage(key, 'STORAGE_FULL', 'The disk is full'),
+        noDevice: async (key: AttemptKey) =>
+          await parts.attempts.pausedForDevice(key, 'DEVICE_NOT_FOUND', 'No card'),
+        notStarted: async (key: AttemptKey) => await parts.attempts.notStarted(key, 'No trainer', 0),
+        crashed: async (key: AttemptKey) =>
+          await parts.attempts.crashed(key, 'It ended', { attemptsWithoutProgressMax: 3, retryDelayMs: 0 }),
+      };
+      for (const [name, end] of Object.entries(ends)) {
+        const { id } = await submit(parts);
+        const { attempt } = await claim(parts);
+        await parts.attempts.started({ jobId: id, attempt }, execution, 0);
+        await parts.control.cancel(id);
+        await end({ jobId: id, attempt });
+        expect((await parts.store.find(id))!.state, name).toBe('cancelled');
+      }
+    });
+
     /** Brings a job to each state; lists what each order does there. */
     const expected: Record<JobState, { pause: string; resume: string; cancel: string }> = {
       queued: { pause: 'paused', resume: 'wrongState', cancel: 'cancelled' },

@@ -183,11 +183,8 @@ export class JobAttempts {
   async pausedForStorage(key: AttemptKey, reason: PausingFault, message: string): Promise<Job | 'stale'> {
     return await this.write(key, async (row, change) => {
       const warned = await change.append(row, row.attempt, [warning(change, reason, message)]);
-      return await change.moveTo(
-        warned,
-        'paused',
-        `${message}; ${storageCures[reason]}, then resume the job`,
-      );
+      const why = `${message}; ${storageCures[reason]}, then resume the job`;
+      return (await honorWish(warned, change)) ?? (await change.moveTo(warned, 'paused', why));
     });
   }
 
