@@ -134,15 +134,31 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(await parts.queue.submit(newJob(request))).toMatchObject({ isRepeated: false });
     });
 
-    it('whose purge a crash cut short is thrown away by the next round', async () => {
+    it('whose purge a crash cut short keeps its id, and is thrown away by the next round', async () => {
       const parts = await open({ RELORA_UNDELETE_SECONDS: '0' });
       const id = await endedJob(parts, [5]);
       await parts.jobDeletion.delete(id);
-      await parts.jobDeletion.purge(id); // the rows are gone, but the folder still exists
-      expect(existsSync(join(parts.dataFolder, 'jobs', id))).toBe(true);
+      const { remove } = parts.blobs;
+      parts.blobs.remove = async () => {
+        throw new Error('The end of the server');
+      };
+      await expect(parts.jobDeletion.purge(id)).rejects.toThrow();
+      expect(await parts.queue.submit(newJob({ jobId: id }))).toBe('taken');
+      parts.blobs.remove = remove;
       await clean(parts);
       expect(existsSync(join(parts.dataFolder, 'jobs', id))).toBe(false);
-      expect(await parts.db.selectFrom('purges').selectAll().execute()).toEqual([]);
+      expect(await parts.queue.submit(newJob({ jobId: id }))).toMatchObject({ isRepeated: false });
+    });
+
+    it('leaves the files of a new one of its id alone', async () => {
+      const parts = await open({ RELORA_UNDELETE_SECONDS: '0' });
+      const id = await endedJob(parts, [5], 'again');
+      await parts.jobDeletion.delete(id);
+      await parts.jobDeletion.purge(id);
+      expect(existsSync(join(parts.dataFolder, 'jobs', id))).toBe(false);
+      await endedJob(parts, [7], id);
+      await clean(parts);
+      expect(existsSync(join(parts.dataFolder, 'jobs', id, 'checkpoints', 'step-7-1', 'weights'))).toBe(true);
     });
 
     it('is refused while it has not ended, while a job begins at it, and while it is exported', async () => {

@@ -162,8 +162,8 @@ export async function openParts(
   const datasets = new DatasetStore(db, dataFolder, feed, leases, quotas);
   const weights = new WeightsStore(db, dataFolder, stage, quotas);
   const undelete = { undeleteMs: config.undeleteSeconds * 1000 };
-  const jobDeletion = new JobDeletion(db, journal, undelete);
-  const datasetDeletion = new DatasetDeletion(db, feed, undelete);
+  const jobDeletion = new JobDeletion({ db, blobs, stage }, journal, undelete);
+  const datasetDeletion = new DatasetDeletion({ db, blobs, stage }, feed, undelete);
   const disk = new DiskReader(db, dataFolder);
   const scrubber = new Scrubber(db, stage);
   const storeFailures: unknown[] = [];

@@ -16,6 +16,7 @@ import { BlobDamaged, giveThen, type Maker } from '../../server/dist/store/stage
 import { doPurges } from '../../server/dist/store/purges.js';
 import { removeStrays } from '../../server/dist/store/strays.js';
 import {
+  allEvents,
   claim,
   jobWhen,
   newJob,
@@ -160,6 +161,45 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       await one.db.transaction().execute(async (trx) => await one.stage.forget(trx, second));
       await doPurges(one.db, one.blobs);
       expect(await blobNames(one)).toEqual([]);
+    });
+
+    it('of a new job or data set stay, though another server still deletes an earlier one of its id', async () => {
+      const [one, two] = (await servers(url, 2, { RELORA_UNDELETE_SECONDS: '0' })) as [Parts, Parts];
+      const owned = ['jobs/again/checkpoints/step-1-1', 'datasets/again/prepared'];
+      const make = async (): Promise<void> => {
+        await submit(one, newJob({ jobId: 'again' }));
+        await readyDataset(one, 'again');
+        for (const folder of owned) {
+          write(one, folder, { base: 'weights' });
+          await give(one, folder);
+        }
+      };
+      const purge = async ({ jobDeletion, datasetDeletion }: Parts): Promise<void> => {
+        await jobDeletion.purge('again');
+        await datasetDeletion.purge('again');
+      };
+      await readyDataset(one);
+      await make();
+      await one.control.cancel('again');
+      await one.jobDeletion.delete('again');
+      await one.datasetDeletion.delete('again');
+      await purge(one);
+      const { remove } = two.blobs;
+      let isFirst = true;
+      two.blobs.remove = async (name) => {
+        if (isFirst) {
+          isFirst = false;
+          await doPurges(one.db, one.blobs);
+          await make();
+          await purge(two); // by a list from before
+        }
+        await remove.call(two.blobs, name);
+      };
+      expect(await doPurges(two.db, two.blobs)).toBe(2);
+      for (const folder of owned) (await two.stage.take(folder))();
+      expect(await two.store.find('again')).toMatchObject({ state: 'queued' });
+      expect(await allEvents(two, 'again')).not.toEqual([]);
+      expect(await two.datasets.find('again')).toMatchObject({ state: 'ready' });
     });
 
     it('send again what was forgotten between the giving and the naming', async () => {
@@ -334,7 +374,7 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       const { list } = two.blobs;
       two.blobs.list = async function* (prefix) {
         for await (const blob of list.call(two.blobs, prefix))
-          yield { ...blob, ageMs: blob.ageMs + 86_400_000 };
+          yield { ...blob, ageMs: blob.ageMs + 2 * 86_400_000 };
       };
       expect(await removeStrays(two.db, two.blobs)).toBe(3);
       expect(await blobNames(one)).toEqual([expect.stringMatching(/^jobs\/imported\//)]);

@@ -1,7 +1,6 @@
 import { terminalStates } from '../jobs/job.js';
-import { notePurge } from '../store/chunkDigests.js';
 import type { ChangeFeed } from '../store/changeFeed.js';
-import type { Database } from '../store/database.js';
+import { purgeOwner, type PurgeParts } from '../store/purges.js';
 import type { Naming } from '../store/stage.js';
 
 /** `usedBy`: a job that has not ended uses it. `preparing`: it is being prepared. */
@@ -11,7 +10,7 @@ export type DatasetDeletionResult =
 /** Deletes data sets, restores them until their purge time, and removes them for good afterwards. */
 export class DatasetDeletion {
   constructor(
-    private readonly db: Database,
+    private readonly parts: PurgeParts,
     private readonly feed: ChangeFeed,
     private readonly options: { undeleteMs: number },
   ) {}
@@ -19,7 +18,7 @@ export class DatasetDeletion {
   /** Deletes a data set; for validateOnly only answers whether that is possible. A deleted one stays as it is. */
   async delete(id: string, { validateOnly = false } = {}): Promise<DatasetDeletionResult> {
     const nowMs = Date.now();
-    const result = await this.db.transaction().execute(async (trx): Promise<DatasetDeletionResult> => {
+    const result = await this.parts.db.transaction().execute(async (trx): Promise<DatasetDeletionResult> => {
       // Submitting a job with it locks this row, too: so either the job is seen here, or the job sees the deletion.
       const row = await trx
         .selectFrom('datasets')
@@ -52,7 +51,7 @@ export class DatasetDeletion {
 
   /** Restores a deleted data set; one that is not deleted stays as it is. */
   async undelete(id: string): Promise<DatasetDeletionResult> {
-    const { numUpdatedRows } = await this.db
+    const { numUpdatedRows } = await this.parts.db
       .updateTable('datasets')
       .set({ delete_time_ms: null, purge_time_ms: null })
       .where('id', '=', id)
@@ -63,7 +62,7 @@ export class DatasetDeletion {
 
   /** Ids of data sets with something to remove now: what was left for jobs that need it goes with the last of these jobs. */
   async toPurge(nowMs: number): Promise<string[]> {
-    const rows = await this.db
+    const rows = await this.parts.db
       .selectFrom('datasets')
       .select('id')
       .where('purge_time_ms', '<=', nowMs)
@@ -83,29 +82,40 @@ export class DatasetDeletion {
     return rows.map(({ id }) => id);
   }
 
-  /** Whether ended jobs still need the tokenizer of a data set. */
+  /** Whether ended jobs still need the tokenizer of a data set to purge. */
   async isNeeded(id: string): Promise<boolean> {
-    const job = await this.db
+    const job = await this.parts.db
       .selectFrom('job_datasets')
+      .innerJoin('datasets', 'datasets.id', 'job_datasets.dataset_id')
       .select('job_id')
       .where('dataset_id', '=', id)
+      .where('purge_time_ms', '<=', Date.now()) // another server may have purged it, and a new one have its id
       .executeTakeFirst();
     return job !== undefined;
   }
 
   /** Records that everything but the tokenizer was removed. */
   async purgedButTokenizer(id: string, forget: Naming): Promise<void> {
-    await this.db.transaction().execute(async (trx) => {
-      await trx.updateTable('datasets').set({ purged: 1 }).where('id', '=', id).execute();
-      await forget(trx);
+    await this.parts.db.transaction().execute(async (trx) => {
+      const { numUpdatedRows } = await trx
+        .updateTable('datasets')
+        .set({ purged: 1 })
+        .where('id', '=', id)
+        .where('purge_time_ms', '<=', Date.now())
+        .executeTakeFirst();
+      if (numUpdatedRows > 0n) await forget(trx);
     });
   }
 
-  /** Deletes the rows of a data set that no job needs, and marks its folder for removal. */
+  /** Deletes a data set that no job needs, with its files. After a crash it can be called again. */
   async purge(id: string): Promise<void> {
-    await this.db.transaction().execute(async (trx) => {
-      await notePurge(trx, `datasets/${id}`);
-      await trx.deleteFrom('datasets').where('id', '=', id).execute();
+    await purgeOwner(this.parts, `datasets/${id}`, async (trx) => {
+      const { numDeletedRows } = await trx
+        .deleteFrom('datasets')
+        .where('id', '=', id)
+        .where('purge_time_ms', '<=', Date.now())
+        .executeTakeFirst();
+      return numDeletedRows > 0n;
     });
   }
 }

@@ -1,5 +1,4 @@
-import { notePurge } from '../store/chunkDigests.js';
-import type { Database } from '../store/database.js';
+import { purgeOwner, type PurgeParts } from '../store/purges.js';
 import { expireRequests } from '../store/requests.js';
 import { isTerminal, terminalStates, type Job } from './job.js';
 import type { JobChange } from './jobChange.js';
@@ -19,7 +18,7 @@ const eventsPerDelete = 5000;
 /** Deletes jobs that have ended, restores them until their purge time, and removes them for good afterwards. */
 export class JobDeletion {
   constructor(
-    private readonly db: Database,
+    private readonly parts: PurgeParts,
     private readonly journal: JobJournal,
     private readonly options: { undeleteMs: number },
   ) {}
@@ -56,33 +55,48 @@ export class JobDeletion {
 
   /** Ids of jobs whose purge time has come. */
   async toPurge(nowMs: number): Promise<string[]> {
-    const rows = await this.db.selectFrom('jobs').select('id').where('purge_time_ms', '<=', nowMs).execute();
+    const rows = await this.parts.db
+      .selectFrom('jobs')
+      .select('id')
+      .where('purge_time_ms', '<=', nowMs)
+      .execute();
     return rows.map(({ id }) => id);
   }
 
   /**
-   * Deletes the rows of a job whose purge time has come, its journal in slices, and marks its folder for removal. After a crash it can be
-   * called again.
+   * Deletes a job whose purge time has come, with its files, and its journal in slices. After a crash it can be called again. If another
+   * server was first, a new job may have its id: that one stays.
    */
   async purge(jobId: string): Promise<void> {
+    const { db } = this.parts;
+    const nowMs = Date.now();
+    const purgeable = db
+      .selectFrom('jobs')
+      .select('id')
+      .where('id', '=', jobId)
+      .where('purge_time_ms', '<=', nowMs);
     for (;;) {
-      const { last } = await this.db
+      const { last } = await db
         .selectFrom('events')
         .select(({ fn }) => fn.max<number | null>('sequence').as('last'))
-        .where('job_id', '=', jobId)
+        .where('job_id', '=', purgeable)
         .executeTakeFirstOrThrow();
       if (last === null) break;
       // From the end: if the server stops in the middle, the rest of the journal still begins at its beginning.
-      await this.db
+      await db
         .deleteFrom('events')
-        .where('job_id', '=', jobId)
+        .where('job_id', '=', purgeable)
         .where('sequence', '>', last - eventsPerDelete)
         .execute();
     }
-    await this.db.transaction().execute(async (trx) => {
-      await expireRequests(trx, `jobs/${jobId}`, Date.now());
-      await notePurge(trx, `jobs/${jobId}`);
-      await trx.deleteFrom('jobs').where('id', '=', jobId).execute();
+    await purgeOwner(this.parts, `jobs/${jobId}`, async (trx) => {
+      const { numDeletedRows } = await trx
+        .deleteFrom('jobs')
+        .where('id', '=', jobId)
+        .where('purge_time_ms', '<=', nowMs)
+        .executeTakeFirst();
+      if (numDeletedRows > 0n) await expireRequests(trx, `jobs/${jobId}`, nowMs);
+      return numDeletedRows > 0n;
     });
   }
 }

@@ -45,7 +45,7 @@ export function isAtOrBelow(column: string, name: string): RawBuilder<boolean> {
 
 /**
  * Marks the blob of a name and those below it for deletion, in the transaction that deletes the rows they belong to. doPurges deletes them,
- * even after a crash.
+ * even after a crash, and possibly late: only for names that are never given again.
  */
 export async function notePurge(trx: Transaction<Schema>, prefix: string): Promise<void> {
   await trx.deleteFrom('blob_chunks').where(isAtOrBelow('blob', prefix)).execute();
