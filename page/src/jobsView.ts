@@ -156,7 +156,8 @@ export function jobsView(): View {
   const show = (): void => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    for (const { job, element } of rows.values()) {
+    for (const { job, element, cells } of rows.values()) {
+      setText(cells.at(-1)!, age(job.createTime));
       const text = [job.displayName, job.name, ...Object.entries(job.labels).map((pair) => pair.join('='))]
         .join(' ')
         .toLowerCase();
@@ -281,12 +282,10 @@ function makeRow(job: Json<Job>, onCheck: () => void): Row {
 }
 
 function update(row: Row, job: Json<Job>): void {
-  const isNew = row.cells[2]!.childElementCount === 0;
-  if (!isNew && row.job.etag === job.etag && row.job.lastSequence === job.lastSequence) return;
+  const { job: before } = row;
   row.job = job;
   const { progress } = job;
-  const [, state, link, kind, model, steps, loss, heldOut, , speed, left, created] = row.cells as [
-    HTMLElement,
+  const [, state, link, kind, model, steps, loss, heldOut, , speed, left] = row.cells as [
     HTMLElement,
     HTMLElement,
     HTMLElement,
@@ -299,32 +298,35 @@ function update(row: Row, job: Json<Job>): void {
     HTMLElement,
     HTMLElement,
   ];
+  // The place in the queue also changes with other jobs.
   fill(
     state,
     stateBadge(job.state),
     job.queuePosition ? el('small', { class: 'number' }, ` #${job.queuePosition}`) : null,
   );
-  if (isNew) {
-    const texts = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
-    const labels = texts.map((text) => el('span', { class: 'label' }, text));
-    // What does not fit is cut off.
-    link.title = [titleOf(job), ...texts].join('\n');
+  const isNew = link.childElementCount === 0;
+  if (!isNew && before.etag === job.etag && before.lastSequence === job.lastSequence) return;
+  const labels = Object.entries(job.labels).map(([key, value]) => `${key}=${value}`);
+  // What does not fit is cut off.
+  const all = [titleOf(job), ...labels].join('\n');
+  // The link may have the focus, so it is only replaced if it differs.
+  if (link.title !== all) {
+    link.title = all;
     fill(
       link,
       el('a', { href: `/jobs/${idOf(job.name)}`, class: 'title' }, titleOf(job)),
       job.displayName ? el('small', {}, idOf(job.name)) : null,
-      ...labels,
+      ...labels.map((text) => el('span', { class: 'label' }, text)),
     );
-    setText(kind, kindOf(job));
-    setText(model, modelOf(job));
   }
+  setText(kind, kindOf(job));
+  setText(model, modelOf(job));
   fill(steps, progressBar(job));
   setText(loss, figure(progress?.loss));
   setText(heldOut, figure(progress?.evaluationLoss));
   const isRunning = job.state === 'JOB_STATE_RUNNING';
   setText(speed, isRunning ? short(progress?.tokensPerSecond) : '');
   setText(left, isRunning ? duration(progress?.remainingSeconds) : '');
-  setText(created, age(job.createTime));
 }
 
 async function drawCurve(row: Row): Promise<void> {

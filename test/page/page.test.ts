@@ -213,6 +213,27 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
     expect(tab.complaints).toEqual([]);
   });
 
+  it('keeps rows of jobs up to date: place in the queue, labels and age', async () => {
+    const api = await openApi();
+    await readyDataset(api.parts);
+    await submit(api.parts, { displayName: 'First', spec: runSpec('', { priority: 1 }) });
+    await submit(api.parts, { displayName: 'Second' });
+    const tab = await openPage(await serveWeb(api));
+    await tab.go('/jobs');
+    await tab.untilText('just now');
+    await tab.untilText(/queued #2\s+Second/);
+    const { id } = await claim(api.parts);
+    await tab.untilText(/queued #1\s+Second/);
+    await api.training.updateJob({ name: `jobs/${id}`, labels: { team: 'tales' } });
+    await tab.untilText('team=tales');
+    await tab.page.evaluate(() => {
+      const { now } = Date;
+      Date.now = () => now() + 150_000;
+    });
+    await tab.untilText('2m ago');
+    expect(tab.complaints).toEqual([]);
+  });
+
   it('draws a hundred thousand points at once', async () => {
     const tab = await openPage(await serveWeb(await openApi()));
     await tab.go('/server');
