@@ -10,11 +10,13 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { DatasetState } from '@relora/sdk/contract';
 import { describe, expect, it } from 'vitest';
 import { isTerminal } from '../../server/dist/jobs/job.js';
 import { BlobDamaged, giveThen, type Maker } from '../../server/dist/store/stage.js';
 import { doPurges } from '../../server/dist/store/purges.js';
 import { removeStrays } from '../../server/dist/store/strays.js';
+import { openApi, sha256, uploadOf } from './apiServer.js';
 import {
   allEvents,
   claim,
@@ -293,6 +295,26 @@ describe.each(blobStores.filter(({ skip }) => !skip))(
       keepD();
       await one.stage.take(folder('b'));
       expect(readdirSync(join(one.dataFolder, 'jobs')).sort()).toEqual(['b', 'd']);
+    });
+
+    it('of weights are brought where a data set is to have their tokenizer', async () => {
+      const [one, two] = (await servers(url, 2)) as [Parts, Parts];
+      const tokenizer = Buffer.from('{"model": {"vocab": {}}}');
+      const file = { fileName: 'tokenizer.json', sizeBytes: tokenizer.length, sha256: sha256(tokenizer) };
+      await one.weights.register({ weightsId: 'words', displayName: '', files: [file] });
+      write(one, 'weights/words', { 'tokenizer.json': tokenizer });
+      const report = { config: runSpec().model, parameterCount: 1, tokenizerVocabularySize: 1 };
+      const given = { folder: 'weights/words', maker: { kind: 'uploads', fence: 0 } as const };
+      await giveThen(one.stage, [given], async (name) => await one.weights.ready('words', report, name));
+      const api = await openApi({}, { parts: two });
+      const spec = { tokenizer: { huggingFace: { weights: 'weights/words' } } };
+      const upload = uploadOf(Buffer.from('Once upon a time'), undefined, { spec });
+      expect((await api.datasets.uploadDataset(upload)).dataset?.state).toBe(DatasetState.PREPARING);
+      const { tokenizer_json } = await two.db
+        .selectFrom('datasets')
+        .select('tokenizer_json')
+        .executeTakeFirstOrThrow();
+      expect(tokenizer_json).toBe(tokenizer.toString());
     });
 
     it('are no strays while their job names them and ends', async () => {

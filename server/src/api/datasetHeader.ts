@@ -305,25 +305,30 @@ async function tokenizerAtPath(
 
 async function tokenizerOfWeights(
   checks: FieldChecks,
-  { weights }: HeaderParts,
+  { weights, stage }: HeaderParts,
   tenant: string,
   field: string,
   name: string,
   asked: EndTokens | undefined,
 ): Promise<NamedTokenizer> {
+  const unread = (problem: string): NamedTokenizer => {
+    checks.add(field, 'weights with a tokenizer.json', problem);
+    return unreadTokenizer();
+  };
   const id = weightsIdOf(tenant, name);
   const found = id === undefined ? undefined : await weights.find(id);
-  const read =
-    found?.state === 'ready'
-      ? await readTextFile(join(weights.folder(found.id), 'tokenizer.json'), tokenizerFileBytesMax)
-      : { problem: `${quote(name)}, which ${found === undefined ? 'do not exist' : 'are not READY'}` };
-  if ('problem' in read) {
-    checks.add(field, 'weights with a tokenizer.json', read.problem);
-    return unreadTokenizer();
+  if (found?.state !== 'ready')
+    return unread(`${quote(name)}, which ${found === undefined ? 'do not exist' : 'are not READY'}`);
+  const release = await stage.take(`weights/${found.id}`);
+  try {
+    const folder = weights.folder(found.id);
+    const read = await readTextFile(join(folder, 'tokenizer.json'), tokenizerFileBytesMax);
+    if ('problem' in read) return unread(read.problem);
+    const readCompanion = async (file: string) => await readTextFile(join(folder, file), companionBytesMax);
+    return withCompanions(read.text, asked, await companionFiles(readCompanion));
+  } finally {
+    release();
   }
-  const readCompanion = async (file: string) =>
-    await readTextFile(join(weights.folder(found!.id), file), companionBytesMax);
-  return withCompanions(read.text, asked, await companionFiles(readCompanion));
 }
 
 /** The tokenizer of a data set, as it was prepared. */
