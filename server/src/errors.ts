@@ -239,8 +239,16 @@ export const serviceErrors = {
   }),
   DATASET_DELETED: entry<{ datasetId: string }>({
     status: Status.FAILED_PRECONDITION,
-    text: ({ datasetId }) => `Data set ${datasetId} is deleted`,
-    fix: 'UndeleteDataset restores it until its purge_time; after that, upload the data again and create a new job.',
+    text: ({ datasetId }) =>
+      `Data set ${datasetId} is deleted; UndeleteDataset restores it until its purge_time`,
+    fix: 'UndeleteDataset restores it until its purge_time, and an upload of it can then continue. Otherwise upload the data under another dataset_id.',
+  }),
+  DATASET_NAME_KEPT: entry<{ datasetId: string }>({
+    status: Status.ALREADY_EXISTS,
+    text: ({ datasetId }) =>
+      `Data set ${datasetId} is gone, but its name is not free until the jobs that used it are gone, too`,
+    fix: 'Choose another dataset_id, or delete the ended jobs that used the data set: they need its tokenizer. Its name is free once the server has removed them and it.',
+    resource: ({ datasetId }) => ({ type: 'relora.v1.Dataset', name: `datasets/${datasetId}` }),
   }),
   DATASET_IN_USE: entry<{ datasetId: string; usedBy: string }>({
     status: Status.FAILED_PRECONDITION,

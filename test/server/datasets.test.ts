@@ -33,7 +33,7 @@ const upload = (bytes: Uint8Array = text, changes = {}) => ({
 
 async function register(parts: Parts, files = [upload()], datasetId = 'tales') {
   const dataset = await parts.datasets.register({ datasetId, displayName: 'Tales', files, spec: spec() });
-  if (dataset === 'conflict') throw new Error('conflict');
+  if (typeof dataset === 'string') throw new Error(dataset);
   return dataset;
 }
 

@@ -3,10 +3,11 @@ import { join } from 'node:path';
 import { Status } from 'nice-grpc';
 import { describe, expect, it } from 'vitest';
 import type { JobOrigin } from '../../server/dist/jobs/job.js';
+import { DatasetUploads } from '../../server/dist/datasets/datasetUploads.js';
 import { DiskReader } from '../../server/dist/retention/diskUse.js';
 import { Janitor } from '../../server/dist/retention/janitor.js';
 import { surplusOf } from '../../server/dist/retention/retentionRule.js';
-import { jobSpec, openApiWithArtifact, refusalOf } from './apiServer.js';
+import { jobSpec, openApi, openApiWithArtifact, refusalOf, sha256, uploadOf } from './apiServer.js';
 import {
   claim,
   execution,
@@ -224,6 +225,59 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(await parts.datasetDeletion.delete('nothing')).toEqual({ outcome: 'notFound' });
     });
 
+    it('is not uploaded to: not anew, not where its upload stopped, and not by one that is at its end', async () => {
+      const parts = await open();
+      const content = Buffer.from('Once upon a time');
+      const file = { format: 'text', split: null, serverPath: null, sizeBytes: content.length } as const;
+      const spec = { tokenizer: { kind: 'bytes' }, heldOutShare: 0.1, textField: 'text', seed: 0 } as const;
+      const files = [{ ...file, fileName: 'a', sha256: sha256(content) }];
+      const tales = { datasetId: 'tales', displayName: '', files, spec };
+      const uploads = new DatasetUploads(parts.datasets, parts.stage, parts.config);
+      await parts.datasets.register(tales);
+      const session = await uploads.open('tales');
+      if (typeof session === 'string') throw new Error(session);
+      await session.write(0, 0, content);
+      // As when the janitor of another server takes it for abandoned.
+      await parts.datasetDeletion.delete('tales');
+      expect(await session.finish()).toEqual({ outcome: 'deleted' });
+      await session.close();
+      expect((await parts.datasets.find('tales'))?.state).toBe('uploading');
+      expect(await parts.datasets.register(tales)).toBe('deleted');
+      expect(await parts.datasets.register({ ...tales, files: [] })).toBe('deleted');
+      expect(await uploads.open('tales')).toBe('deleted');
+
+      await parts.datasetDeletion.undelete('tales');
+      expect(await parts.datasets.register(tales)).toMatchObject({
+        state: 'uploading',
+        files: [{ receivedBytes: content.length }],
+      });
+      const again = await uploads.open('tales');
+      if (typeof again === 'string') throw new Error(again);
+      expect(await again.finish()).toMatchObject({ outcome: 'done', dataset: { state: 'preparing' } });
+      await again.close();
+
+      // A failed one would be prepared again.
+      const { epoch } = (await parts.datasets.nextToPrepare())!;
+      await parts.datasets.failed({ id: 'tales', epoch }, { reason: 'TASK_CRASHED', message: '' });
+      await parts.datasetDeletion.delete('tales');
+      expect(await parts.datasets.register(tales)).toBe('deleted');
+      expect((await parts.datasets.find('tales'))?.state).toBe('failed');
+    });
+
+    it('is prepared when it comes back, if that is what it waits for', async () => {
+      const parts = await open();
+      await readyDataset(parts);
+      await parts.datasetDeletion.delete('text');
+      // As in stores from before uploads to deleted ones were refused.
+      await parts.db.updateTable('datasets').set({ state: 'preparing' }).execute();
+      expect(await parts.datasets.nextToPrepare()).toBeUndefined();
+      const announced: unknown[] = [];
+      parts.feed.listen((change) => announced.push(change));
+      await parts.datasetDeletion.undelete('text');
+      await expect.poll(() => announced).toContainEqual({ topic: 'dataset', id: 'text' });
+      expect(await parts.datasets.nextToPrepare()).toMatchObject({ id: 'text' });
+    });
+
     it('that ended jobs used keeps its tokenizer until the last of them is gone', async () => {
       const parts = await open({ RELORA_UNDELETE_SECONDS: '0' });
       await readyDataset(parts);
@@ -238,6 +292,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(existsSync(join(prepared, 'train-00000.bin'))).toBe(false);
       expect(existsSync(join(prepared, 'tokenizer.json'))).toBe(true);
       expect(await clean(parts)).toEqual([]);
+      await expect(readyDataset(parts)).rejects.toThrow('nameKept');
       // Data that belongs to existing jobs does not count as being deleted.
       const use = await new DiskReader(parts.db, parts.dataFolder).read();
       expect(use).toMatchObject({ deletedBytes: 0 });
@@ -249,6 +304,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       await clean(parts);
       expect(existsSync(join(prepared, '..'))).toBe(false);
       expect(await parts.db.selectFrom('datasets').selectAll().execute()).toEqual([]);
+      await readyDataset(parts);
     });
   });
 
@@ -336,6 +392,19 @@ describe('over the API', () => {
       job: undefined,
       freedBytes: 0,
     });
+  });
+
+  it('an upload under the name of a deleted data set is refused, with what to do', async () => {
+    const { datasets } = await openApi();
+    const content = Buffer.from('Once upon a time');
+    await datasets.uploadDataset(uploadOf(content, [[0, content.subarray(0, 4)]])).catch(() => {}); // it stops early
+    await datasets.deleteDataset({ name: 'datasets/tales' });
+    for (const text of [content, Buffer.from('other')])
+      expect(await refusalOf((options) => datasets.uploadDataset(uploadOf(text), options))).toMatchObject({
+        code: Status.FAILED_PRECONDITION,
+        info: { reason: 'DATASET_DELETED', metadata: { datasetId: 'tales' } },
+        message: expect.stringContaining('UndeleteDataset restores it'),
+      });
   });
 
   it('a fork of a job whose data set is deleted fails with that reason', async () => {

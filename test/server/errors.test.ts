@@ -460,6 +460,14 @@ const provocations: Record<
     await datasets.deleteDataset({ name: 'datasets/text' });
     return await refusalOf((options) => training.createJob({ spec: jobSpec() }, options));
   },
+  DATASET_NAME_KEPT: async () => {
+    const { training, datasets, parts } = await openApi({ RELORA_UNDELETE_SECONDS: '0' });
+    await readyDataset(parts, 'tales');
+    const { job } = await training.createJob({ spec: jobSpec('', { dataset: 'datasets/tales' }) });
+    await training.cancelJob({ name: job!.name });
+    await datasets.deleteDataset({ name: 'datasets/tales' });
+    return await refusalOf((options) => datasets.uploadDataset(uploadOf(text), options));
+  },
   DATASET_IN_USE: async () => {
     const { training, datasets, parts } = await openApi();
     await readyDataset(parts);

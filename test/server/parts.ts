@@ -303,13 +303,14 @@ export async function readyDataset(parts: Parts, datasetId = 'text', tenant = 'd
     sizeBytes: 1,
     sha256: null,
   };
-  await parts.datasets.register({
+  const registered = await parts.datasets.register({
     datasetId,
     tenant,
     displayName: '',
     files: [file],
     spec: { tokenizer: { kind: 'bytes' }, heldOutShare: 0.01, textField: 'text', seed: 0 },
   });
+  if (typeof registered === 'string') throw new Error(`Not registered: ${registered}`);
   const size = { tokenCount: 100, documentCount: 1, textBytes: 100 };
   await parts.datasets.ready(
     { id: datasetId, epoch: 0 },

@@ -70,6 +70,13 @@ export function datasetService(parts: ApiParts): Implementation<typeof DatasetSe
   };
 }
 
+/** Why no data set can be uploaded under a name. */
+const refusals = {
+  conflict: 'DATASET_EXISTS',
+  deleted: 'DATASET_DELETED',
+  nameKept: 'DATASET_NAME_KEPT',
+} as const;
+
 /** Receives the files of a data set; also answers the retry of an upload whose first answer was lost. */
 async function uploadDataset(
   parts: ApiParts,
@@ -83,14 +90,15 @@ async function uploadDataset(
     throw invalid('header', 'the first message', first.done === true ? 'nothing' : 'a chunk');
   const newDataset = await parseDatasetHeader(parts, caller, first.value.header);
   const registered = await datasets.register(newDataset);
-  if (registered === 'conflict')
-    throw new ServiceError('DATASET_EXISTS', { datasetId: newDataset.datasetId ?? '' });
+  if (typeof registered === 'string')
+    throw new ServiceError(refusals[registered], { datasetId: newDataset.datasetId ?? '' });
   if (registered.state !== 'uploading') return registered;
 
   const datasetId = registered.id;
   using _place = parts.uploadPlaces.take();
   const upload = await uploads.open(datasetId);
   if (upload === 'busy') throw new ServiceError('UPLOAD_BUSY', { name: `datasets/${datasetId}` });
+  if (upload === 'deleted') throw new ServiceError('DATASET_DELETED', { datasetId });
   if (typeof upload === 'string') return await requireDataset(datasets, datasetId);
   try {
     const open = {
@@ -107,6 +115,7 @@ async function uploadDataset(
     if (onServer.length > 0) await ingestFiles(parts, onServer, open, receiving);
     else await receiveChunks(messages, open, receiving);
     const result = await upload.finish();
+    if (result.outcome === 'deleted') throw new ServiceError('DATASET_DELETED', { datasetId });
     if (result.outcome !== 'done') throw unfinished(result, open);
     return result.dataset;
   } finally {

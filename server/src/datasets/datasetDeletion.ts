@@ -57,7 +57,9 @@ export class DatasetDeletion {
       .where('id', '=', id)
       .where(({ eb, or }) => or([eb('purge_time_ms', 'is', null), eb('purge_time_ms', '>', Date.now())]))
       .executeTakeFirst();
-    return { outcome: numUpdatedRows === 0n ? 'notFound' : 'done' };
+    if (numUpdatedRows === 0n) return { outcome: 'notFound' };
+    this.feed.announce({ topic: 'dataset', id }); // it may wait to be prepared
+    return { outcome: 'done' };
   }
 
   /** Ids of data sets with something to remove now: what was left for jobs that need it goes with the last of these jobs. */

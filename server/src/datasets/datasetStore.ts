@@ -145,10 +145,11 @@ export class DatasetStore {
 
   /**
    * Stores a data set, or finds the one with the same id for an upload that resumes. `conflict`: the id exists with other files or
-   * settings. Throws QUOTA_EXCEEDED. A data set of server files needs no bytes: it is `preparing` at once. With a shared store, the server
-   * that has these files copies them like an upload.
+   * settings. `deleted`: it has to be restored first. `nameKept`: it cannot be restored any more, but its row is still there, because ended
+   * jobs need its tokenizer or the janitor has not come yet. Throws QUOTA_EXCEEDED. A data set of server files needs no bytes: it is
+   * `preparing` at once. With a shared store, the server that has these files copies them like an upload.
    */
-  async register(dataset: NewDataset): Promise<Dataset | 'conflict'> {
+  async register(dataset: NewDataset): Promise<Dataset | 'conflict' | 'deleted' | 'nameKept'> {
     const nowMs = Date.now();
     const { tenant = defaultTenant } = dataset;
     const id = dataset.datasetId ?? idIn(tenant, timedId('dataset', nowMs));
@@ -157,7 +158,7 @@ export class DatasetStore {
     const needsBytes = dataset.files.some(isCopied);
     const { tokenizerJson, spec } = apart(dataset.spec);
     const files = fileRows(id, dataset.files);
-    const isNew = await this.db.transaction().execute(async (trx) => {
+    const outcome = await this.db.transaction().execute(async (trx) => {
       const state = needsBytes ? ('uploading' as const) : ('preparing' as const);
       const added = await trx
         .insertInto('datasets')
@@ -182,9 +183,10 @@ export class DatasetStore {
       if (added === undefined) {
         const known = await trx
           .selectFrom('datasets')
-          .select(['spec', 'tokenizer_json'])
+          .select(['spec', 'tokenizer_json', 'delete_time_ms', 'purge_time_ms'])
           .where('id', '=', id)
           .executeTakeFirstOrThrow();
+        if (known.delete_time_ms !== null) return isGone(known) ? 'nameKept' : 'deleted';
         const knownFiles = await trx
           .selectFrom('dataset_files')
           .selectAll()
@@ -192,7 +194,7 @@ export class DatasetStore {
           .orderBy('file_index')
           .execute();
         const isSame = known.spec === spec && known.tokenizer_json === tokenizerJson;
-        return isSame && areSameFiles(knownFiles, files) ? false : 'conflict';
+        return isSame && areSameFiles(knownFiles, files) ? 'known' : 'conflict';
       }
       // Only for a new one: a repeated upload already counts.
       const newBytes = dataset.files.reduce((sum, file) => sum + (isCopied(file) ? file.sizeBytes : 0), 0);
@@ -205,12 +207,13 @@ export class DatasetStore {
           .insertInto('dataset_files')
           .values(files.slice(first, first + filesInStatement))
           .execute();
-      return true;
+      return 'new';
     });
-    if (isNew === 'conflict') return 'conflict';
-    const isAgain = !isNew && (await this.prepareAgain(id));
+    if (outcome !== 'new' && outcome !== 'known') return outcome;
+    const isAgain = outcome === 'known' && (await this.prepareAgain(id));
     const stored = (await this.find(id))!;
-    if ((isNew || isAgain) && stored.state === 'preparing') this.feed.announce({ topic: 'dataset', id });
+    if ((outcome === 'new' || isAgain) && stored.state === 'preparing')
+      this.feed.announce({ topic: 'dataset', id });
     return stored;
   }
 
@@ -271,6 +274,7 @@ export class DatasetStore {
       .set({ state: 'preparing', failure: null })
       .where('id', '=', datasetId)
       .where('state', '=', 'failed')
+      .where('delete_time_ms', 'is', null)
       .executeTakeFirst();
     return numUpdatedRows > 0n;
   }
@@ -280,19 +284,25 @@ export class DatasetStore {
     await this.db.updateTable('datasets').set({ update_time_ms: Date.now() }).where('id', '=', id).execute();
   }
 
-  /** uploading → preparing, once every byte is synced and verified; durable when it resolves. `name` makes the files visible. */
-  async uploaded(datasetId: string, name: Naming = async () => {}): Promise<Dataset> {
+  /**
+   * uploading → preparing, once every byte is synced and verified; durable when it resolves. `name` makes the files visible. `deleted`: it
+   * stays as it is, because nobody prepares a deleted one.
+   */
+  async uploaded(datasetId: string, name: Naming = async () => {}): Promise<Dataset | 'deleted'> {
     await this.db.transaction().execute(async (trx) => {
       const { numUpdatedRows } = await trx
         .updateTable('datasets')
         .set({ state: 'preparing' })
         .where('id', '=', datasetId)
         .where('state', '=', 'uploading')
+        .where('delete_time_ms', 'is', null)
         .executeTakeFirst();
       if (numUpdatedRows > 0n) await name(trx);
     });
+    const dataset = await this.find(datasetId);
+    if (dataset === undefined || dataset.deleteTimeMs !== null) return 'deleted';
     this.feed.announce({ topic: 'dataset', id: datasetId });
-    return (await this.find(datasetId))!;
+    return dataset;
   }
 
   /** preparing → ready; false if another server prepares it. */
@@ -511,7 +521,7 @@ const headColumns = [
 type HeadRow = Pick<DatasetRow, (typeof headColumns)[number]>;
 
 /** After its purge time it cannot be restored, so nobody sees it any more, even before the purge itself. */
-function isGone(row: HeadRow): boolean {
+function isGone(row: Pick<DatasetRow, 'purge_time_ms'>): boolean {
   return (row.purge_time_ms ?? Infinity) <= Date.now();
 }
 

@@ -7,11 +7,13 @@ import type { Dataset } from './dataset.js';
 import type { DatasetStore } from './datasetStore.js';
 
 export type FinishResult =
-  { outcome: 'done'; dataset: Dataset } | Exclude<ReceiveResult, { outcome: 'done' }>;
+  | { outcome: 'done'; dataset: Dataset }
+  | { outcome: 'deleted' }
+  | Exclude<ReceiveResult, { outcome: 'done' }>;
 
 /** One client's upload of one data set. Must be closed, also after an error. */
 export interface DatasetUpload extends Omit<Upload, 'complete'> {
-  /** Makes the data set `preparing` once every file is durable and verified. */
+  /** Makes the data set `preparing` once every file is durable and verified. `deleted`: not before it is restored. */
   finish(): Promise<FinishResult>;
 }
 
@@ -34,10 +36,12 @@ export class DatasetUploads {
   }
 
   /** `busy`: another client uploads this data set. `closed`: it is no longer uploading. */
-  async open(id: string): Promise<DatasetUpload | 'notFound' | 'busy' | 'closed'> {
-    const upload = await this.uploads.open<'notFound' | 'closed'>(id, async () => {
+  async open(id: string): Promise<DatasetUpload | 'notFound' | 'busy' | 'closed' | 'deleted'> {
+    const upload = await this.uploads.open<'notFound' | 'closed' | 'deleted'>(id, async () => {
       const dataset = await this.store.find(id);
-      if (dataset?.state !== 'uploading') return dataset === undefined ? 'notFound' : 'closed';
+      if (dataset === undefined) return 'notFound';
+      if (dataset.deleteTimeMs !== null) return 'deleted';
+      if (dataset.state !== 'uploading') return 'closed';
       const files = dataset.files.map((file, index) => ({
         ...file,
         path: this.store.uploadPath(id, index),
@@ -61,7 +65,7 @@ export class DatasetUploads {
             await this.stage.forget(trx, partsFolder(`datasets/${id}`));
           }),
       );
-      return { outcome: 'done', dataset };
+      return dataset === 'deleted' ? { outcome: dataset } : { outcome: 'done', dataset };
     };
     return { ...shared, finish };
   }
