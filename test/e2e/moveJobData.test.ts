@@ -78,6 +78,23 @@ describe('a job that goes to a server without its data', () => {
     patienceMs,
   );
 
+  it('brings them once where several jobs come with them at the same time', async () => {
+    const old = await serverWithText();
+    await pausedJob(old.client, 'my-job');
+    const folder = temporaryFolder();
+    await old.client.exportJob('jobs/my-job', folder, { withDatasets: true });
+    const bare = await realServer();
+    const ids = ['copy-1', 'copy-2', 'copy-3', 'copy-4'];
+    const jobs = await Promise.all(
+      ids.map(async (jobId) => await bare.client.importJob(folder, { jobId, deadlineMs: 1000 })),
+    );
+    expect(jobs.map(({ name }) => name)).toEqual(ids.map((id) => `jobs/${id}`));
+    expect(await namesOf(bare.client)).toEqual(['datasets/tiny-text']);
+    const name = 'datasets/tiny-text';
+    expect(await bare.client.previewDataset(name)).toEqual(await old.client.previewDataset(name));
+    expect(readdirSync(join(bare.dataFolder, name))).toEqual(['prepared']);
+  });
+
   it('is exported as it is at one moment, whatever is found of it meanwhile', async () => {
     const { client } = await serverWithText();
     await pausedJob(client, 'my-job');

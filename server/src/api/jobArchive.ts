@@ -267,7 +267,8 @@ async function storeReceived(
       files,
       pathOf,
     };
-    const stored = await storeJob({ journal, stage, quotas, dataFolder: config.dataFolder }, received);
+    const storeParts = { journal, stage, quotas, dataFolder: config.dataFolder };
+    const stored = await imports.inTurn(`jobs/${jobId}`, async () => await storeJob(storeParts, received));
     if (stored === 'taken') throw new ServiceError('JOB_EXISTS', { jobId });
     await imports.remove(key);
     return stored;

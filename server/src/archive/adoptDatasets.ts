@@ -7,11 +7,13 @@ import { giveThen, type Stage } from '../store/stage.js';
 import { idIn } from '../store/tenantIds.js';
 import { TaskFailed, type TaskRunner } from '../trainer/taskRunner.js';
 import type { ArchiveFile } from './describeJob.js';
+import type { JobImports } from './jobImports.js';
 import type { LineOf } from './jobRecord.js';
 import { ArchiveInvalid, type JobRecord } from './readRecord.js';
 
 export interface AdoptParts {
   datasets: DatasetStore;
+  imports: JobImports;
   tasks: Pick<TaskRunner, 'checkDataset'>;
   stage: Stage;
 }
@@ -34,7 +36,9 @@ export interface ReceivedDatasets {
 export async function adoptDatasets(parts: AdoptParts, received: ReceivedDatasets): Promise<void> {
   for (const line of received.record.datasets) {
     const id = idIn(received.tenant, line.name.replace(/^datasets\//, ''));
-    if (!(await parts.datasets.hasRow(id))) await adopt(parts, received, line, id);
+    await parts.imports.inTurn(`datasets/${id}`, async () => {
+      if (!(await parts.datasets.hasRow(id))) await adopt(parts, received, line, id);
+    });
   }
 }
 
@@ -48,7 +52,7 @@ async function adopt(
   const temporary = `${folder}.import`;
   const release = stage.keep(`datasets/${id}`);
   try {
-    await rm(temporary, { recursive: true, force: true });
+    await rm(temporary, { recursive: true, force: true }); // left by a crash: nobody else uses it in our turn
     await mkdir(temporary, { recursive: true });
     for (const [index, { fileName }] of files.entries())
       if (fileName.startsWith(`${line.name}/`))
@@ -57,6 +61,8 @@ async function adopt(
         await link(pathOf(index), join(temporary, fileName.slice(line.name.length + 1)));
     await syncFolder(temporary);
     const prepared = await checked(tasks, line, temporary, signal);
+    // That may have taken minutes, in which a client can have uploaded a data set of that name.
+    if (await datasets.hasRow(id)) return;
     await rm(folder, { recursive: true, force: true });
     await rename(temporary, folder);
     await syncFolder(join(folder, '..'));

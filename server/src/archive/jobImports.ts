@@ -13,6 +13,8 @@ const abandonedMs = 3 * 86_400_000;
 /** Imports in progress: what was received of each is in a folder that is named after its files, so that it can continue. */
 export class JobImports {
   private readonly uploads: OpenUploads;
+  /** The end of the last work that has a turn, by job or data set. */
+  private readonly turns = new Map<string, Promise<unknown>>();
 
   constructor(
     private readonly dataFolder: string,
@@ -71,6 +73,21 @@ export class JobImports {
       }));
       return { files: expected, folder: this.folderOf(key) };
     });
+  }
+
+  /**
+   * Stores a job or a data set, such as `jobs/…`, after other imports that store it: two at once would put their files into the same
+   * folder.
+   */
+  async inTurn<T>(name: string, store: () => Promise<T>): Promise<T> {
+    const stored = (this.turns.get(name) ?? Promise.resolve()).then(store);
+    const turn = stored
+      .catch(() => {})
+      .then(() => {
+        if (this.turns.get(name) === turn) this.turns.delete(name);
+      });
+    this.turns.set(name, turn);
+    return await stored;
   }
 
   /** Removes the rest of an import that is over. */
