@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -18,7 +18,7 @@ import {
   updates,
   weightsOf,
 } from './movedJob.js';
-import { temporaryFolder } from './tinyJob.js';
+import { temporaryFolder, tinyText } from './tinyJob.js';
 
 const program = fileURLToPath(new URL('../../cli/bin/relora.js', import.meta.url));
 
@@ -241,5 +241,26 @@ describe('an archive that somebody made up', () => {
       reason: 'QUOTA_EXCEEDED',
     });
     expect(readdirSync(dataFolder)).not.toContain('imports');
+  });
+
+  it('leaves no data set where a quota has room for its files, but not for the texts that it was made from', async () => {
+    const old = await serverWithText();
+    await pausedJob(old.client, 'my-job');
+    const folder = temporaryFolder();
+    const { sizeBytes } = await old.client.exportJob('jobs/my-job', folder, { withDatasets: true });
+    const quotas = join(temporaryFolder(), 'quotas.json');
+    const allow = (bytes: number) => writeFileSync(quotas, JSON.stringify({ default: { bytes } }));
+    allow(sizeBytes + 1000);
+    const { client, dataFolder } = await realServer({ RELORA_QUOTA_FILE: quotas });
+    await expect(client.importJob(folder, { deadlineMs: 1000 })).rejects.toMatchObject({
+      reason: 'QUOTA_EXCEEDED',
+    });
+    expect(await namesOf(client)).toEqual([]);
+    expect(existsSync(join(dataFolder, 'jobs', 'my-job'))).toBe(false);
+    allow(2 * sizeBytes + tinyText().length);
+    await expect
+      .poll(async () => (await client.quota()).quotas.find(({ name }) => name === 'bytes')?.max)
+      .toBe(2 * sizeBytes + tinyText().length);
+    expect((await client.importJob(folder)).state).toBe(JobState.PAUSED);
   });
 });

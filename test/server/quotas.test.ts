@@ -1,6 +1,9 @@
-import { chmodSync, writeFileSync } from 'node:fs';
+import { appendFileSync, chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { readRecord } from '../../server/dist/archive/readRecord.js';
+import { takeSnapshot } from '../../server/dist/archive/snapshot.js';
+import { storeJob, type ReceivedJob } from '../../server/dist/archive/storeJob.js';
 import { QuotaFileInvalid, readQuotaFile } from '../../server/dist/quotas/quotaFile.js';
 import { deviceHoursOf } from '../../server/dist/quotas/quotaUse.js';
 import { openApi, sha256 } from './apiServer.js';
@@ -10,6 +13,7 @@ import {
   newJob,
   onProcessors,
   openParts,
+  runSpec,
   submit,
   temporaryFolder,
   type Parts,
@@ -263,6 +267,42 @@ describe('the file of quotas', () => {
     });
     expect(tenants.get('acme')).toEqual({ ...byDefault, runningJobs: null, deviceHours: 0.5 });
   });
+});
+
+it('a job that is imported without room for it leaves nothing, and can be imported once there is', async () => {
+  const old = await openParts();
+  const { id } = await submit(old, { jobId: 'moved' });
+  await old.control.pause(id);
+  const snapshot = await takeSnapshot(old, (await old.store.find(id))!, { withDatasets: false });
+  const received = temporaryFolder();
+  const pathOf = (index: number): string => join(received, String(index));
+  for await (const piece of snapshot.record()) appendFileSync(pathOf(0), piece);
+  await snapshot.close();
+  const record = await readRecord(pathOf(0));
+  const content = Buffer.alloc(2000, 'weights');
+  writeFileSync(pathOf(1), content);
+  const file = { fileName: 'config.json', sizeBytes: content.length, sha256: sha256(content) };
+  record.artifacts.push({
+    ...{ kind: 'artifact', id: 'model', step: 1, format: 'huggingFace', weightType: 'float32' },
+    ...{ castErrorMax: 0, difference: null, cycle: null, createTimeMs: 1, files: [file] },
+  });
+  const { storeId, serverVersion } = record.job;
+  const job: ReceivedJob = {
+    ...{ jobId: id, tenant: 'default', owner: '', spec: runSpec(), datasetIds: [], record, pathOf },
+    imported: { job: 'jobs/moved', storeId, serverVersion, timeMs: 1, recordSha256: '', origin: null },
+    files: [...snapshot.files, { ...file, fileName: 'artifacts/model/config.json' }],
+  };
+  const quota = quotaFile({ default: { bytes: 1000 } });
+  const parts = await openParts({ RELORA_QUOTA_FILE: quota.path });
+  await expect(storeJob(parts, job)).rejects.toMatchObject({ reason: 'QUOTA_EXCEEDED' });
+  expect(existsSync(join(parts.dataFolder, 'jobs', id))).toBe(false);
+  const changed = new Promise<void>((resolve) => parts.quotas.onChange(resolve));
+  quota.write({ default: { bytes: 10_000 } });
+  await changed;
+  expect(await storeJob(parts, job)).toMatchObject({ id, state: 'paused' });
+  expect(
+    readFileSync(join(parts.dataFolder, 'jobs', id, 'artifacts/model/config.json')).equals(content),
+  ).toBe(true);
 });
 
 describe('GetQuota', () => {

@@ -10,13 +10,13 @@ import {
   type ImportJobRequest,
   type ImportJobResponse,
 } from '@relora/sdk/contract';
-import { adoptDatasets } from '../archive/adoptDatasets.js';
+import { adoptDatasets, bytesToAdopt } from '../archive/adoptDatasets.js';
 import { damageIn, orDamaged } from '../archive/damaged.js';
 import { findArchiveFile, type ArchiveFile } from '../archive/describeJob.js';
 import { archiveVersion, recordFile } from '../archive/jobRecord.js';
 import { ArchiveInvalid, readRecord, requireFiles, type JobRecord } from '../archive/readRecord.js';
 import { requireExported, takeSnapshot } from '../archive/snapshot.js';
-import { storeJob } from '../archive/storeJob.js';
+import { filesOfJob, storeJob } from '../archive/storeJob.js';
 import type { DatasetHead } from '../datasets/dataset.js';
 import { quote, ServiceError } from '../errors.js';
 import type { CallContext } from '../grpc/service.js';
@@ -245,6 +245,12 @@ async function storeReceived(
     const newest = record.checkpoints.some(({ step }) => step === job.progress.checkpointStep);
     if (job.origin !== null && !newest && job.state === 'paused')
       throw new ArchiveInvalid(`a checkpoint of its own is there: it began at one of ${job.origin.job}`);
+    // The archive does not have the texts of its data sets, which count too. Checked before the first data set is stored: it would stay
+    // without its job.
+    const asked =
+      filesOfJob(files).reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) +
+      (await bytesToAdopt(parts.datasets, { tenant: caller.tenant, record }));
+    await journal.change(async ({ trx }) => await quotas.requireBytes(trx, caller.tenant, asked));
     await adoptDatasets(parts, { tenant: caller.tenant, owner: caller.name, record, files, pathOf, signal });
     const spec = await specOf(parts, caller.tenant, record);
     const datasetIds = await requireDatasets(parts, caller.tenant, spec, record);

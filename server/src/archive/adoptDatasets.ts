@@ -35,11 +35,27 @@ export interface ReceivedDatasets {
  */
 export async function adoptDatasets(parts: AdoptParts, received: ReceivedDatasets): Promise<void> {
   for (const line of received.record.datasets) {
-    const id = idIn(received.tenant, line.name.replace(/^datasets\//, ''));
+    const id = datasetIdIn(received.tenant, line.name);
     await parts.imports.inTurn(`datasets/${id}`, async () => {
       if (!(await parts.datasets.hasRow(id))) await adopt(parts, received, line, id);
     });
   }
+}
+
+/** Bytes that the data sets whose names are not taken here will count: their tokens, and the texts that they were made from. */
+export async function bytesToAdopt(
+  datasets: DatasetStore,
+  { tenant, record }: Pick<ReceivedDatasets, 'tenant' | 'record'>,
+): Promise<number> {
+  let bytes = 0;
+  for (const { name, files, sources } of record.datasets)
+    if (!(await datasets.hasRow(datasetIdIn(tenant, name))))
+      for (const { sizeBytes } of [...files, ...sources]) bytes += sizeBytes;
+  return bytes;
+}
+
+function datasetIdIn(tenant: string, name: string): string {
+  return idIn(tenant, name.replace(/^datasets\//, ''));
 }
 
 async function adopt(

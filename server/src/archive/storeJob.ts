@@ -1,4 +1,4 @@
-import { link, mkdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { link, mkdir, readFile, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { replicasNeeded, type RunSpec } from '@relora/engine/plan';
 import { kindOf } from '../artifacts/artifact.js';
@@ -39,20 +39,20 @@ export interface ReceivedJob {
 
 const rowsPerInsert = 200;
 
-/** Moves the files to their places and stores the job as it was. `taken`: another job has that id. */
+/** Puts the files into their places and stores the job as it was. `taken`: another job has that id. Throws QUOTA_EXCEEDED. */
 export async function storeJob(
   { journal, stage, quotas, dataFolder }: StoreParts,
   received: ReceivedJob,
 ): Promise<Job | 'taken'> {
   const { jobId, record } = received;
-  // Data sets are stored separately.
-  const files = received.files.filter(({ fileName }) => !fileName.startsWith('datasets/'));
+  const files = filesOfJob(received.files);
   await requireManifests(received);
   const root = folders.job(dataFolder, jobId);
   // The folder may belong to a job, which has one from its first attempt on, or be left from an interrupted import: a row shows which.
   if (await exists(journal, jobId)) return 'taken';
   await rm(root, { recursive: true, force: true });
   const release = stage.keep(`jobs/${jobId}`);
+  let mayBeStored = false;
   try {
     await placeFiles(root, received);
     const parentsOf = (fileName: string): string => fileName.split('/').slice(0, 2).join('/');
@@ -76,12 +76,21 @@ export async function storeJob(
           await name(change.trx);
           const row = await change.adopt(rowOf(received, change.nowMs), record.job.labels);
           await insertParts(change.trx, received, change.nowMs);
+          mayBeStored = true; // only the commit is left to fail, which may have succeeded without an answer
           return toJob(row);
         }),
     );
+  } catch (error) {
+    if (!mayBeStored) await rm(root, { recursive: true, force: true });
+    throw error;
   } finally {
     release();
   }
+}
+
+/** Data sets are stored separately. */
+export function filesOfJob(files: readonly ArchiveFile[]): ArchiveFile[] {
+  return files.filter(({ fileName }) => !fileName.startsWith('datasets/'));
 }
 
 async function exists(journal: JobJournal, jobId: string): Promise<boolean> {
@@ -117,7 +126,10 @@ async function requireManifests({ record, files, pathOf }: ReceivedJob): Promise
   }
 }
 
-/** Identical files, such as the frozen weights of checkpoints, are stored once. */
+/**
+ * Identical files, such as the frozen weights of checkpoints, are stored once. Files are linked, not moved: an import that is refused can
+ * then continue with what was received.
+ */
 async function placeFiles(root: string, { files, pathOf }: ReceivedJob): Promise<void> {
   const placed = new Map<string, string>();
   const parents = new Set<string>([root, dirname(root)]);
@@ -128,10 +140,11 @@ async function placeFiles(root: string, { files, pathOf }: ReceivedJob): Promise
     await mkdir(dirname(path), { recursive: true });
     const twin = placed.get(sha256);
     if (twin === undefined) {
-      await rename(pathOf(index), path);
+      await link(pathOf(index), path);
       placed.set(sha256, path);
     } else {
-      await link(twin, path).catch(async () => await rename(pathOf(index), path));
+      // A file can have only so many links.
+      await link(twin, path).catch(async () => await link(pathOf(index), path));
     }
   }
   for (const parent of parents) if (await stat(parent).catch(() => undefined)) await syncFolder(parent);
