@@ -85,7 +85,7 @@ describe('a pending export', () => {
     const exporter = startExporter(parts);
     // The checkpoint has no manifest. Nothing reports the end of an export.
     const state = async () =>
-      (await parts.artifacts.list(jobId, { afterId: null, artifactsMax: 1 })).artifacts[0]?.state;
+      (await parts.artifacts.list(jobId, { after: null, artifactsMax: 1 })).artifacts[0]?.state;
     await expect.poll(state, { timeout: patienceMs }).toBe('failed');
     await exporter.stop(); // after it has removed what is left over
     expect((await parts.checkpoints.list(jobId)).map(({ step }) => step)).toEqual([30, 20, 10]);
