@@ -154,7 +154,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) =>
   process.exit(error.code === 'EPIPE' ? exitCodes.ok : exitCodes.internal),
 );
 
-// Messages are lost if nobody reads them, but the command goes on, and its exit code says how it ended.
+// Messages are lost if nobody reads them, but the command continues, and its exit code says how it ended.
 process.stderr.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') process.exit(exitCodes.internal);
 });

@@ -225,7 +225,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
       expect(await parts.datasetDeletion.delete('nothing')).toEqual({ outcome: 'notFound' });
     });
 
-    it('is not uploaded to: not anew, not where its upload stopped, and not by one that is at its end', async () => {
+    it('is not uploaded to: not from the beginning, not where its upload stopped, and not by one that is at its end', async () => {
       const parts = await open();
       const content = Buffer.from('Once upon a time');
       const file = { format: 'text', split: null, serverPath: null, sizeBytes: content.length } as const;

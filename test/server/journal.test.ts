@@ -137,7 +137,7 @@ describe.each(stores)('on $name', ({ url, skip }) => {
   });
 
   describe.skipIf(skip)('a follower', () => {
-    it('goes on with other jobs while the events of one are not taken', async () => {
+    it('continues with other jobs while the events of one are not taken', async () => {
       const parts = await open();
       const refused = await runningJob(parts);
       const other = await runningJob(parts);

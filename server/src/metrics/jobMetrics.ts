@@ -66,7 +66,7 @@ export class JobMetrics {
       }),
       supervisor.onExit(({ jobId, attempt, outcome }) => {
         if (outcome === 'crashed') this.metrics.crashes.inc();
-        // A job that another server took over gets no further state here. One that goes on here already has its next attempt.
+        // A job that another server took over gets no further state here. One that continues here already has its next attempt.
         const entry = this.expiry.get(jobId);
         if (entry?.attempt === attempt) entry.expiresMs ??= Date.now() + keptMs;
       }),
