@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { JobState, type JobArchive, type ReloraClient } from '@relora/sdk';
 import { cli } from '../cli/commandLine.js';
 import { realServer } from '../sdk/realServer.js';
+import { startReceiver, type Received } from '../server/webhookReceiver.js';
 import {
   changedArchive,
   pausedJob,
@@ -24,6 +25,8 @@ const journalOf = async (client: ReloraClient, name: string) => {
   }
   return events;
 };
+
+const isFinal = ({ message }: Received): boolean => (message.data.event as { final: boolean }).final;
 
 describe('a job that goes to another server', () => {
   it('has its journal, changes and checkpoints there, and resumes with the bits that it would have had', async () => {
@@ -78,6 +81,40 @@ describe('a job that goes to another server', () => {
     await expect(old.client.importJob(back, { jobId: 'my-job' })).rejects.toMatchObject({
       reason: 'JOB_EXISTS',
     });
+  });
+
+  it('is followed there by webhooks from now on, and by trackers from its first event', async () => {
+    const [there, here] = [temporaryFolder(), temporaryFolder()];
+    const old = await serverWithText({ RELORA_TENSORBOARD_FOLDER: there });
+    const paused = await pausedJob(old.client, 'my-job');
+    const folder = temporaryFolder();
+    await old.client.exportJob(paused.name, folder);
+    // Jobs that are created within minutes of a reader count as created after it.
+    rewriteRecord(folder, (record) => record.replace(/"createTimeMs":\d+/, '"createTimeMs":1000'));
+    const next = await serverWithText({
+      RELORA_TENSORBOARD_FOLDER: here,
+      RELORA_WEBHOOK_NETWORKS: '127.0.0.1',
+    });
+    const receiver = await startReceiver();
+    await next.client.createWebhook(receiver.url);
+    await next.client.importJob(folder);
+    await next.client.resumeJob(paused.name);
+    await next.client.waitForJob(paused.name);
+    await receiver.until((all) => all.some(isFinal));
+    expect(Number(receiver.received[0]!.message.data.sequence)).toBe(Number(paused.lastSequence) + 1);
+
+    // Points depend only on the events: those of this server begin with those that the other one wrote.
+    const pointsIn = (parent: string): Buffer => {
+      const files = readdirSync(parent, { recursive: true, encoding: 'utf8' });
+      const file = files.find((name) => name.endsWith('.relora'));
+      const bytes = file === undefined ? Buffer.alloc(0) : readFileSync(join(parent, file));
+      return bytes.length === 0 ? bytes : bytes.subarray(16 + Number(bytes.readBigUInt64LE(0)));
+    };
+    await expect.poll(() => pointsIn(there).length).toBeGreaterThan(0);
+    await old.server.stop(); // it writes no more
+    const before = pointsIn(there);
+    await expect.poll(() => pointsIn(here).length).toBeGreaterThan(before.length);
+    expect(pointsIn(here).subarray(0, before.length).equals(before)).toBe(true);
   });
 
   it('is refused where a file was changed, cut off or left out, is of another version, or lacks its data', async () => {

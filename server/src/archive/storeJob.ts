@@ -7,6 +7,7 @@ import { writeDevices } from '../jobs/jobDevices.js';
 import type { JobJournal } from '../jobs/jobJournal.js';
 import { toJob } from '../jobs/jobRow.js';
 import { insertUpdates } from '../jobs/jobUpdates.js';
+import { registerImported } from '../jobs/journalReaders.js';
 import type { Quotas } from '../quotas/quotas.js';
 import { folders, syncFolder } from '../store/folders.js';
 import type { EventRow, StepSpanRow } from '../store/schema.js';
@@ -76,6 +77,8 @@ export async function storeJob(
           await name(change.trx);
           const row = await change.adopt(rowOf(received, change.nowMs), record.job.labels);
           await insertParts(change.trx, received, change.nowMs);
+          const { id, tenant, state } = row;
+          await registerImported(change.trx, { id, tenant, state, lastSequence: row.last_sequence });
           mayBeStored = true; // only the commit is left to fail, which may have succeeded without an answer
           return toJob(row);
         }),

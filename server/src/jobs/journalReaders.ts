@@ -2,7 +2,7 @@ import { sql, type Transaction } from 'kysely';
 import type { Database } from '../store/database.js';
 import type { Leases } from '../store/leases.js';
 import type { Schema } from '../store/schema.js';
-import { terminalStates } from './job.js';
+import { isTerminal, terminalStates, type JobState } from './job.js';
 
 /** How far a reader has come in the journal of a job, and what it keeps in addition. */
 export interface Position {
@@ -167,4 +167,29 @@ export class JournalReaders {
       return true;
     });
   }
+}
+
+/**
+ * Gives the existing readers their positions in a job that is imported with its journal: it is new here, whenever it was created. As with a
+ * job that is here when they are registered, webhooks get what comes, and trackers all of an unfinished job.
+ */
+export async function registerImported(
+  trx: Transaction<Schema>,
+  job: { id: string; tenant: string; state: JobState; lastSequence: number },
+): Promise<void> {
+  const readers = await trx
+    .selectFrom('journal_readers')
+    .select(['id', 'tenant'])
+    .where(({ eb, or }) => or([eb('tenant', 'is', null), eb('tenant', '=', job.tenant)]))
+    .forKeyShare() // none is deleted meanwhile
+    .execute();
+  if (readers.length === 0) return;
+  const rows = readers.map(({ id, tenant }) => ({
+    reader: id,
+    job_id: job.id,
+    // Only trackers read the jobs of all tenants.
+    sequence: tenant === null && !isTerminal(job.state) ? 0 : job.lastSequence,
+    state: '',
+  }));
+  await trx.insertInto('journal_positions').values(rows).execute();
 }
