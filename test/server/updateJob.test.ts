@@ -187,6 +187,20 @@ describe('UpdateJob', () => {
     expect(Object.keys(job!.labels)).toHaveLength(32);
   });
 
+  it('of a new job may be due before one that was asked for earlier, as where that still waited', async () => {
+    const { training, parts } = await openApi();
+    await readyDataset(parts);
+    const updates = [
+      { step: 9, learningRateFactor: 0.5 },
+      { step: 4, stop: true },
+    ];
+    const { job } = await training.createJob({ spec: jobSpec(), updates });
+    expect(job!.updates).toMatchObject([
+      { number: 1, ...updates[0] },
+      { number: 2, ...updates[1] },
+    ]);
+  });
+
   it('refuses the steps of an update of a new job that UpdateJob would refuse', async () => {
     const { training, parts } = await openApi({ RELORA_STEPS_MAX: '100' });
     await readyDataset(parts);

@@ -103,14 +103,13 @@ export function parseUpdates(
     checks.add('updates', `at most ${updatesMax} updates`, given.length);
     return [];
   }
-  let before = 0;
   const updates: RunUpdate[] = [];
   // The present step is not known: when a run is repeated, an update may apply after the last step that it leaves, as it did in the first.
   const present = { step: 0, stepsMax };
   for (const [index, update] of given.entries()) {
     const field = `updates[${index}]`;
-    const step = checks.integer(`${field}.step`, update.step ?? -1, 0, before, stepsMax);
-    before = step;
+    // A later update may be due at an earlier step: it came while this one still waited.
+    const step = checks.integer(`${field}.step`, update.step ?? -1, 0, 0, stepsMax);
     const prefix = { spec: `${field}.`, factor: `${field}.learning_rate_factor` };
     const stepCounts = spec === null ? { min: 1, max: stepsMax } : stepCountsOf(spec, updates, present);
     const change = parseChange(checks, prefix, update, stepCounts);

@@ -1083,8 +1083,8 @@ export const Initialisation = {
   /** RANDOM - Random, uniform within ±1/√in. */
   RANDOM: "INITIALISATION_RANDOM",
   /**
-   * GRADIENT_SVD - The leading left singular vectors of the weight's gradient on the next batch, with norm 1: needs one gradient of the whole base per
-   * cycle.
+   * GRADIENT_SVD - The leading left singular vectors of the weight's gradient on the next batch that is learned, with norm 1: needs one gradient of the
+   * whole base per cycle.
    */
   GRADIENT_SVD: "INITIALISATION_GRADIENT_SVD",
   /** OLD_SPAN - After a restart, orthogonal columns that span the same space as the previous A; the first A is random. */

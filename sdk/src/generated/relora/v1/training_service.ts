@@ -331,7 +331,10 @@ export interface CreateJobRequest {
   requestId: string;
   /** Check everything and return the plan and estimate, but store nothing. */
   validateOnly: boolean;
-  /** Updates to apply while the job runs, each at its step, in order: for repeating those of another job. */
+  /**
+   * Updates to apply while the job runs, each at its step, in the order in which they were asked for: for repeating those of another job.
+   * Where two change the same, the later one counts from its step on.
+   */
   updates: JobUpdate[];
 }
 
@@ -826,7 +829,7 @@ export interface ExportJobRequest {
   name: string;
   /** A file of the archive; empty for the archive itself, followed by the content of its `job.jsonl`. */
   fileName: string;
-  /** First byte of the file to send. */
+  /** First byte of the file to send; needs file_name. */
   offsetBytes: number;
   /** Whether to include the prepared data sets, for a server that does not have them. */
   withDatasets: boolean;
