@@ -1,8 +1,9 @@
-import type { EvaluationSpec, Job, JobPlan } from '@relora/sdk/contract';
+import type { EvaluationSpec, Job, JobPlan, JobSpec } from '@relora/sdk/contract';
 import type { Json } from './api.js';
 import { el } from './element.js';
 import { duration, whole } from './format.js';
 import { isTerminal } from './jobParts.js';
+import { updatedSpec } from './jobUpdates.js';
 
 interface Coming {
   what: string;
@@ -16,10 +17,16 @@ type Cadence = Pick<Json<EvaluationSpec>, 'everyStepCount' | 'everySeconds'>;
 /** What a job will do next, soonest first. */
 export function nextList(job: Json<Job>, plan: Json<JobPlan> | undefined): HTMLElement {
   const step = Number(job.progress?.step ?? 0);
-  const steps = Number(job.progress?.stepCount ?? 0);
+  const spec = updatedSpec(job);
+  const hasNewLength = job.updates.some(
+    (update) => update.stepCount !== undefined && update.step === undefined,
+  );
+  const steps = hasNewLength
+    ? Number(spec?.warmStart?.stepCount ?? 0) + Number(spec?.stepCount)
+    : Number(job.progress?.stepCount ?? 0);
   const left = job.progress?.remainingSeconds;
   const secondsPerStep = left === undefined || steps <= step ? undefined : Number(left) / (steps - step);
-  const items = comingOf(job, plan, step, steps).map(({ what, step: at, note }) =>
+  const items = comingOf(spec, plan, step, steps).map(({ what, step: at, note }) =>
     el(
       'li',
       {},
@@ -61,7 +68,7 @@ function standing(job: Json<Job>): string {
 }
 
 function comingOf(
-  { spec }: Json<Job>,
+  spec: Json<JobSpec> | undefined,
   plan: Json<JobPlan> | undefined,
   step: number,
   steps: number,

@@ -8,6 +8,7 @@ import { JobCharts } from './jobCharts.js';
 import { datasetTable, evaluationTable, EventLog, restartTable, SampleList } from './jobLog.js';
 import { nextList } from './jobNext.js';
 import { kindOf, modelOf, progressBar, stateBadge, titleOf } from './jobParts.js';
+import { planOf } from './jobUpdates.js';
 import { settingsPanel } from './jobSettings.js';
 import { Problem } from './problem.js';
 import { JobSeries, metrics } from './series.js';
@@ -56,6 +57,8 @@ export function jobView(id: string): View {
 
   let job: Json<Job> | undefined;
   let plan: Json<JobPlan> | undefined;
+  /** The updates that are in the plan; undefined before it is loaded. */
+  let plannedUpdates: string | undefined;
   /** Number of the newest event in the curves. */
   let curveSequence = 0;
   let curveDueMs = 0;
@@ -81,6 +84,7 @@ export function jobView(id: string): View {
     fill(tiles, ...tilesOf(job));
     fill(datasetPlace, datasetTable(job), evaluationTable(job));
     fill(next, nextList(job, plan));
+    if (plannedUpdates !== undefined) void guard(loadPlan);
   };
 
   const guard = (action: () => Promise<void>): Promise<void> => problem.of(action, signal);
@@ -129,13 +133,14 @@ export function jobView(id: string): View {
     charts.update();
   };
 
+  /** The plan follows from the settings and the updates. */
   const loadPlan = async (): Promise<void> => {
-    // The plan follows from the settings; a job whose data is gone has none.
-    const estimate = await call('TrainingService', 'estimateJob', { spec: job!.spec as never }, signal).catch(
-      () => undefined,
-    );
-    if (estimate?.plan === undefined) return;
-    plan = estimate.plan;
+    const updates = JSON.stringify(job!.updates);
+    if (updates === plannedUpdates) return;
+    plannedUpdates = updates;
+    const planned = await planOf(job!, signal);
+    if (planned === undefined || updates !== plannedUpdates) return;
+    plan = planned;
     charts.setPlan(plan);
     showJob(job!);
   };

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import type { Authenticate } from '../../server/dist/access/principal.js';
 import { ServiceError } from '../../server/dist/errors.js';
 import type { NewEvent } from '../../server/dist/jobs/jobChange.js';
+import { patienceMs } from '../patience.mjs';
 import { jobSpec, openApi, openApiWithArtifact, type Api } from '../server/apiServer.js';
 import { claim, execution, readyDataset, runSpec, stepEvent, submit } from '../server/parts.js';
 import { stepBody } from '../server/stepBody.mjs';
@@ -401,6 +402,32 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
     const { job } = await api.training.getJob({ name: `jobs/${id}` });
     expect(job!.labels).toEqual({ owner: 'dark' });
     expect(job!.updates.map(({ learningRateFactor }) => learningRateFactor)).toEqual([0.5, 0.25]);
+  });
+
+  it('shows what comes next, and the planned rate, by the updates of a job', async () => {
+    const api = await openApi();
+    await readyDataset(api.parts);
+    const id = await richJob(api, 42);
+    const tab = await openPage(await serveWeb(api));
+    await tab.go(`/jobs/${id}`);
+    await tab.untilText(/Last step, then export\s+step 210/);
+    const plannedTo = async (): Promise<number> => {
+      const labels = await tab.page.$$eval('.plot', (plots) => plots.map((plot) => plot.ariaLabel ?? ''));
+      return Number(/planned from .* to ([\d.e-]+)/.exec(labels.join('\n'))?.[1]);
+    };
+    await expect.poll(plannedTo, { timeout: patienceMs }).toBeGreaterThan(0);
+    const before = await plannedTo();
+    await api.training.updateJob({
+      name: `jobs/${id}`,
+      spec: { checkpoint: { everyStepCount: 8 }, stepCount: 300 },
+      learningRateFactor: 0.5,
+    });
+    const { attempt } = (await api.parts.store.find(id))!;
+    await api.parts.attempts.append({ jobId: id, attempt }, [stepEvent(42)]);
+    await tab.untilText(/Checkpoint every 8 steps\s+step 48/);
+    await tab.untilText(/Last step, then export\s+step 300/);
+    await expect.poll(plannedTo, { timeout: patienceMs }).toBeCloseTo(before / 2, 8);
+    expect(tab.complaints).toEqual([]);
   });
 
   it('keeps the colors that were chosen', async () => {
