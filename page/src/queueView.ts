@@ -14,30 +14,24 @@ export function queueView(): View {
   const problem = new Problem();
   const running = el('div', { class: 'cards' });
   const waiting = el('tbody');
+  const idle = el('p', { class: 'muted' }, 'Nothing runs.');
   const nothing = el('p', { class: 'muted' }, 'Nothing waits.');
 
   const load = async (signal: AbortSignal): Promise<void> => {
     const [info, active] = await Promise.all([
       call('ServerService', 'getServerInfo', {}, signal),
-      call(
-        'TrainingService',
-        'listJobs',
-        { pageSize: 500, states: ['JOB_STATE_QUEUED', 'JOB_STATE_STARTING', 'JOB_STATE_RUNNING'] },
-        signal,
-      ),
+      activeJobs(signal),
     ]);
+    const runs = active.filter(({ state }) => state !== 'JOB_STATE_QUEUED');
+    const queued = active.filter(({ state }) => state === 'JOB_STATE_QUEUED');
+    const inUse = runs.reduce((sum, job) => sum + processesOf(job), 0);
+    // Other servers of the store may run some of the jobs, so what is in use is not compared with the slots of this one.
     setText(
       slots,
-      `${info.runningJobCount} of ${info.slotCount} slots in use, ${info.queuedJobCount} waiting`,
+      `${runs.length} running in ${inUse} ${inUse === 1 ? 'slot' : 'slots'}, ${queued.length} waiting; this server has ${info.slotCount}`,
     );
-    const runs = active.jobs.filter(({ state }) => state !== 'JOB_STATE_QUEUED');
-    const free = Math.max(0, Number(info.slotCount) - runs.length);
-    fill(
-      running,
-      ...runs.map(card),
-      ...Array.from({ length: free }, () => el('div', { class: 'card free' }, 'Free slot')),
-    );
-    const queued = active.jobs.filter(({ state }) => state === 'JOB_STATE_QUEUED');
+    fill(running, ...runs.map(card));
+    idle.hidden = runs.length > 0;
     queued.sort((a, b) => Number(a.queuePosition) - Number(b.queuePosition));
     fill(waiting, ...queued.map(row));
     nothing.hidden = queued.length > 0;
@@ -54,6 +48,7 @@ export function queueView(): View {
       problem.element,
       el('h2', {}, 'Running'),
       running,
+      idle,
       el('h2', {}, 'Waiting'),
       scrolling(
         'Waiting jobs',
@@ -68,6 +63,28 @@ export function queueView(): View {
     ),
     end,
   };
+}
+
+async function activeJobs(signal: AbortSignal): Promise<Json<Job>[]> {
+  const states = ['JOB_STATE_QUEUED', 'JOB_STATE_STARTING', 'JOB_STATE_RUNNING'] as const;
+  let all: Json<Job>[] = [];
+  let pageToken = '';
+  do {
+    const page = await call(
+      'TrainingService',
+      'listJobs',
+      { pageSize: 500, pageToken, states: [...states] },
+      signal,
+    );
+    all = all.concat(page.jobs);
+    pageToken = page.nextPageToken;
+  } while (pageToken !== '');
+  return all;
+}
+
+/** Each process has a slot; how many a job got is known once it runs. */
+function processesOf({ state, execution, spec }: Json<Job>): number {
+  return Number((state === 'JOB_STATE_RUNNING' ? execution?.replicas : undefined) ?? spec?.replicas ?? 1);
 }
 
 function card(job: Json<Job>): HTMLElement {

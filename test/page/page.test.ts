@@ -4,7 +4,7 @@ import { ServiceError } from '../../server/dist/errors.js';
 import type { NewEvent } from '../../server/dist/jobs/jobChange.js';
 import { patienceMs } from '../patience.mjs';
 import { jobSpec, openApi, openApiWithArtifact, type Api } from '../server/apiServer.js';
-import { claim, execution, readyDataset, runSpec, stepEvent, submit } from '../server/parts.js';
+import { claim, execution, onProcessors, readyDataset, runSpec, stepEvent, submit } from '../server/parts.js';
 import { stepBody } from '../server/stepBody.mjs';
 import { serveWeb } from '../server/webServer.js';
 import { faultsOf, hasChromium, openPage, useBrowser } from './browser.js';
@@ -427,6 +427,29 @@ describe.skipIf(!hasChromium)('the page in a browser', () => {
     await tab.untilText(/Checkpoint every 8 steps\s+step 48/);
     await tab.untilText(/Last step, then export\s+step 300/);
     await expect.poll(plannedTo, { timeout: patienceMs }).toBeCloseTo(before / 2, 8);
+    expect(tab.complaints).toEqual([]);
+  });
+
+  it('shows the queue whole, and the slots of jobs with several processes', async () => {
+    const api = await openApi({ RELORA_QUEUE_JOBS_MAX: '2000' });
+    await readyDataset(api.parts);
+    // The first: on the last page of the list.
+    await submit(api.parts, { displayName: 'In four', spec: runSpec('', { replicas: 4, device: 'native' }) });
+    const places = { free: 4, count: 4 };
+    const claimed = await api.parts.queue.claimNext({
+      ...onProcessors,
+      places: { processors: places, cards: { free: 0, count: 0 }, fp8Cards: { free: 0, count: 0 } },
+    });
+    if (!('job' in claimed)) throw new Error('Nothing to claim');
+    const { id: jobId, attempt } = claimed.job;
+    await api.parts.attempts.started({ jobId, attempt }, { ...execution, replicas: 4 }, 0);
+    for (let index = 0; index < 501; index++) await submit(api.parts, { displayName: `Waits ${index}` });
+    const tab = await openPage(await serveWeb(api));
+    await tab.go('/queue');
+    const text = await tab.untilText('1 running in 4 slots, 501 waiting');
+    expect(text).toContain('In four');
+    expect(text).not.toContain('Free slot');
+    expect(await tab.page.$$eval('tbody tr', (rows) => rows.length)).toBe(501);
     expect(tab.complaints).toEqual([]);
   });
 
