@@ -195,7 +195,7 @@ describe('UpdateJob', () => {
       { step: 4, stop: true },
     ];
     const { job } = await training.createJob({ spec: jobSpec(), updates });
-    expect(job!.updates).toMatchObject([
+    expect((await training.getJob({ name: job!.name })).job!.updates).toMatchObject([
       { number: 1, ...updates[0] },
       { number: 2, ...updates[1] },
     ]);
