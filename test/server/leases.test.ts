@@ -11,6 +11,7 @@ import type { NewExport } from '../../server/dist/artifacts/artifactExports.js';
 import {
   allEvents,
   claim,
+  execution,
   startHalfServer,
   jobWhen,
   newJob,
@@ -191,6 +192,7 @@ describe.skipIf(!hasPostgres)('of several servers on one store', () => {
     const { id } = await submit(one);
     const { attempt } = await claim(one);
     const release = one.leases.hold('jobs', id, attempt);
+    await one.attempts.started({ jobId: id, attempt }, execution, 0);
     await one.exports.submit({ ...wanted, jobId: id, isRunning: true });
     expect(await two.exports.next()).toBeUndefined();
     expect(await one.exports.next()).toMatchObject({ checkpoint: null });
