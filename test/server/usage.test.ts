@@ -70,8 +70,8 @@ async function trainedJob(
 }
 
 describe.each(stores)('usage on $name', ({ url, skip }) => {
-  const open = async (dataFolder?: string): Promise<Parts> =>
-    await openParts({}, dataFolder, undefined, await url());
+  const open = async (dataFolder?: string, settings: Record<string, string> = {}): Promise<Parts> =>
+    await openParts(settings, dataFolder, undefined, await url());
 
   it.skipIf(skip)('of resumed jobs equals the sum over their journals', async () => {
     const parts = await open();
@@ -89,7 +89,7 @@ describe.each(stores)('usage on $name', ({ url, skip }) => {
   });
 
   it.skipIf(skip)('stays when a job is deleted and purged, and when its name is used again', async () => {
-    const parts = await open();
+    const parts = await open(undefined, { RELORA_UNDELETE_SECONDS: '0' });
     const id = await trainedJob(parts);
     const expected = await ofJournal(parts, id);
     await parts.jobDeletion.delete(id);
