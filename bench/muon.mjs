@@ -125,6 +125,7 @@ async function measured(name) {
     seed: 1,
     steps: stepCount,
   });
+  // A multiple of 20, so that the four cycles after a fifth of the steps are equally long.
   const steps = 20 * Math.round((stepCount * processorSeconds) / own / 20);
   return { name, rate, tried, results, atEqualTime: { steps, results: await trainAll(steps) } };
 }

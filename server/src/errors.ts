@@ -662,6 +662,9 @@ export const datasetWarnings = {
     'Prompts are so long that some sequences of usual lengths contain nothing to learn. The message has the figures.',
 } as const;
 
+/** TEXT_UNKNOWN is also one of a job. */
+export type DatasetWarning = keyof typeof datasetWarnings | keyof Pick<typeof engineWarnings, 'TEXT_UNKNOWN'>;
+
 /** Reasons of warnings about a specification: what is allowed but probably not intended. */
 export const specWarnings = {
   OPTIMIZER_COSTLY:

@@ -60,7 +60,7 @@ type Values = Float64Array<ArrayBufferLike>;
 const [rows, columns, rank, scale] = [24, 40, 6, 0.5];
 const decay = 0.1;
 const momentum = 0.95;
-const rateOf = (step: number) => 0.01 * (1 - step / 40);
+const rateOf = (step: number) => 0.012 * (1 - step / 40);
 
 const times = (a: Values, m: number, k: number, b: Values, n: number, turnA = false, turnB = false) =>
   multiply(matrix(a, m, k, turnA), matrix(b, k, n, turnB)).value;
@@ -316,7 +316,7 @@ describe.each(devices)('ten steps agree with float64 within a millionth on %s', 
     await device.mergeAdapter(weight, weight, adapter, shape);
     const found = wide(await device.download(weight));
     const expected = merged();
-    expect(largest(expected.map((value, i) => value - startW[i]!)), 'it moved').toBeGreaterThan(0.005);
+    expect(largest(expected.map((value, i) => value - startW[i]!)), 'it moved').toBeGreaterThan(0.01);
     expect(largest(found.map((value, i) => value - expected[i]!))).toBeLessThan(1e-6);
     optimizer.dispose();
     device.close();

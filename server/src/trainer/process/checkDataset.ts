@@ -1,5 +1,6 @@
 import { Dataset, idleSequencesText, unknownTextOf, type DatasetManifest } from '@relora/engine/data';
 import type { PreparedDataset } from '../../datasets/dataset.js';
+import type { DatasetWarning } from '../../errors.js';
 
 /** Opens a prepared data set as a run would, verifies every hash, and returns its description. */
 export async function checkDataset(folder: string): Promise<PreparedDataset> {
@@ -34,7 +35,7 @@ function skippedRows(skipped: DatasetManifest['skipped']): Pick<PreparedDataset,
 }
 
 async function warningsOf({ manifest, train }: Dataset): Promise<NonNullable<PreparedDataset['warnings']>> {
-  const warnings: NonNullable<PreparedDataset['warnings']> = [];
+  const warnings: { reason: DatasetWarning; message: string }[] = [];
   const { skipped } = manifest;
   if (skipped !== undefined) {
     const message = `${skipped.rows} of ${skipped.of} rows were left out; the first: ${skipped.first[0]?.message}`;
