@@ -135,7 +135,10 @@ const swapper = `
   import { renameSync, symlinkSync, unlinkSync } from 'node:fs';
   const [allowed, outside] = process.argv.slice(1);
   process.stdout.write('ready');
+  // Waits of other lengths while the folder is in place: a slow reader gets through, and is overtaken as well.
+  const still = new Int32Array(new SharedArrayBuffer(4));
   for (;;) {
+    Atomics.wait(still, 0, 0, Math.random());
     renameSync(allowed + '/sub', allowed + '/before');
     symlinkSync(outside + '/sub', allowed + '/sub');
     unlinkSync(allowed + '/sub');
@@ -165,7 +168,7 @@ it.each(Object.entries(openings))(
     onTestFinished(() => void child.kill('SIGKILL'));
     await new Promise((resolve) => child.stdout.once('data', resolve));
     const seen = { inside: 0, refused: 0 };
-    for (let tries = 0; tries < 3000; tries++) {
+    for (let tries = 0; tries < 3000 || seen.inside === 0 || seen.refused === 0; tries++) {
       const read = await open([allowed], path).catch((error: unknown) => {
         if (!(error instanceof NotBeneath)) throw error;
         return null;
@@ -174,8 +177,6 @@ it.each(Object.entries(openings))(
       if (read === null) seen.refused++;
       else seen.inside++;
     }
-    expect(seen.inside).toBeGreaterThan(0);
-    expect(seen.refused).toBeGreaterThan(0);
   },
 );
 
