@@ -22,6 +22,9 @@ void pack_transposed_pairs(uint32_t* packed, const Operand& left, size_t row, si
       for (size_t j = 0; j < lanes; j++) {
         const size_t even = 2 * (s + j), count = smaller(rows - i, lanes);
         const Element* from = data + (k + even) * left.stride + row + i;
+        // The rows of the next squares, which are pages apart.
+        __builtin_prefetch(from + 2 * lanes * left.stride);
+        __builtin_prefetch(from + (2 * lanes + 1) * left.stride);
         const auto values = [&](size_t odd) {
           return even + odd < k_count ? load(from + odd * left.stride, count) : Vec{};
         };
@@ -79,15 +82,26 @@ struct Int8Tiles {
   static Vec float_of(Words sum) { return __builtin_convertvector(reinterpret_cast<Integers>(sum), Vec); }
 };
 
-/// sums[16 or 32][16 or 32 of 32 words] = left right, over all steps. Tiles 0 to 3 hold sums, 4 and 5 the left
+/// Steps whose operands stay in the first-level cache: 16 KB of each.
+constexpr size_t part_steps = 8 * unit_words;
+
+/// sums[16 or 32][16 or 32 of 32 words] (+)= left right, over all steps. Tiles 0 to 3 hold sums, 4 and 5 the left
 /// operand, 6 and 7 the right one.
 template <class Multiply, bool two_rows, bool two_columns>
-void multiply_tiles(TileUnit& unit, uint32_t* sums, const uint32_t* left, size_t row_stride,
+void multiply_tiles(TileUnit& unit, uint32_t* sums, bool accumulate, const uint32_t* left, size_t row_stride,
                     const uint32_t* right, size_t width, size_t steps) {
-  unit.zero<0>();
-  if constexpr (two_columns) unit.zero<1>();
-  if constexpr (two_rows) unit.zero<2>();
-  if constexpr (two_rows && two_columns) unit.zero<3>();
+  uint32_t* const lower = sums + unit_rows * Shape::columns;
+  if (accumulate) {
+    unit.load<0>(sums, Shape::columns);
+    if constexpr (two_columns) unit.load<1>(sums + unit_words, Shape::columns);
+    if constexpr (two_rows) unit.load<2>(lower, Shape::columns);
+    if constexpr (two_rows && two_columns) unit.load<3>(lower + unit_words, Shape::columns);
+  } else {
+    unit.zero<0>();
+    if constexpr (two_columns) unit.zero<1>();
+    if constexpr (two_rows) unit.zero<2>();
+    if constexpr (two_rows && two_columns) unit.zero<3>();
+  }
   for (size_t s = 0; s < steps; s += unit_words, left += unit_words, right += unit_words * width) {
     unit.load<4>(left, row_stride);
     unit.load<6>(right, width);
@@ -102,7 +116,6 @@ void multiply_tiles(TileUnit& unit, uint32_t* sums, const uint32_t* left, size_t
       if constexpr (two_columns) Multiply::template add_products<3, 5, 7>(unit);
     }
   }
-  uint32_t* const lower = sums + unit_rows * Shape::columns;
   unit.store<0>(sums, Shape::columns);
   if constexpr (two_columns) unit.store<1>(sums + unit_words, Shape::columns);
   if constexpr (two_rows) unit.store<2>(lower, Shape::columns);
@@ -125,6 +138,8 @@ void write_sums(const Target& target, const uint32_t* sums, const float* row_sca
   }
 }
 
+/// Part by part of k, so that a part of the panel stays in the first-level cache for all rows; sums wait in memory meanwhile, which does not
+/// change them.
 template <class Multiply>
 void multiply(const Target& target, const PackedLeft& left, const uint32_t* right, const uint32_t*, size_t rows,
               size_t columns, size_t width, size_t k_count) {
@@ -132,16 +147,25 @@ void multiply(const Target& target, const PackedLeft& left, const uint32_t* righ
       {multiply_tiles<Multiply, false, false>, multiply_tiles<Multiply, false, true>},
       {multiply_tiles<Multiply, true, false>, multiply_tiles<Multiply, true, true>}};
   constexpr size_t rows_max = 2 * unit_rows;
-  alignas(64) uint32_t sums[rows_max * Shape::columns];
+  alignas(64) uint32_t sums[block_rows * Shape::columns];
   const uint32_t* const first_step = right + Multiply::header_rows * width;
   const size_t steps = Shape::steps_of(k_count, Multiply::k_per_step);
   TileUnit unit;
-  for (size_t row = 0; row < rows; row += rows_max) {
-    const size_t present = smaller(rows - row, rows_max);
-    tiles[present > unit_rows][columns > unit_words](unit, sums, left.data + row * left.row_stride,
-                                                   left.row_stride, first_step, width, steps);
-    const Target part{target.data + row * target.stride, target.stride, target.alpha, target.accumulate};
-    write_sums<Multiply>(part, sums, left.row_scales + row, right, present, columns);
+  for (size_t step = 0; step < steps; step += part_steps) {
+    const bool is_last = step + part_steps >= steps;
+    for (size_t row = 0; row < rows; row += rows_max) {
+      const size_t present = smaller(rows - row, rows_max);
+      const Target part{target.data + row * target.stride, target.stride, target.alpha, target.accumulate};
+      uint32_t* const sums_of_rows = sums + row * Shape::columns;
+      // It is in the cache when the sums are done.
+      for (size_t i = 0; is_last && i < present; i++) {
+        for (size_t j = 0; j < columns; j += unit_words) __builtin_prefetch(part.data + i * part.stride + j, 1);
+      }
+      tiles[present > unit_rows][columns > unit_words](unit, sums_of_rows, step > 0, left.data + row * left.row_stride + step,
+                                                     left.row_stride, first_step + step * width, width,
+                                                     smaller(steps - step, part_steps));
+      if (is_last) write_sums<Multiply>(part, sums_of_rows, left.row_scales + row, right, present, columns);
+    }
   }
 }
 
@@ -153,7 +177,7 @@ double exercise(size_t iterations) {
   TileUnit unit;
   double steps = 0;
   for (; steps < static_cast<double>(iterations); steps += length) {
-    multiply_tiles<Multiply, true, true>(unit, sums, left, length, right, columns, length);
+    multiply_tiles<Multiply, true, true>(unit, sums, false, left, length, right, columns, length);
     asm volatile("" : : "r"(sums) : "memory");
   }
   return 2.0 * rows * columns * Multiply::k_per_step * steps;
