@@ -7,11 +7,11 @@ export function planned(side, device) {
   const spec = specOf(side);
   const estimate = estimateRun(spec, device);
   // Steps by themselves write no checkpoint and have no probe.
-  const peak = peakMemory(spec, device);
+  const { parts } = peakMemory(spec, device);
   return {
     operations: estimate.flopsPerToken * batch * time,
     seconds: estimate.durationSeconds,
-    peakBytes: totalOf(peak) - peak.copies,
+    peakBytes: totalOf(parts) - parts.copies,
   };
 }
 

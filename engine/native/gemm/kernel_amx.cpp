@@ -158,7 +158,7 @@ void multiply(const Target& target, const PackedLeft& left, const uint32_t* righ
       const Target part{target.data + row * target.stride, target.stride, target.alpha, target.accumulate};
       uint32_t* const sums_of_rows = sums + row * Shape::columns;
       // It is in the cache when the sums are done.
-      for (size_t i = 0; is_last && i < present; i++) {
+      for (size_t i = 0; is_last && target.accumulate && i < present; i++) {
         for (size_t j = 0; j < columns; j += unit_words) __builtin_prefetch(part.data + i * part.stride + j, 1);
       }
       tiles[present > unit_rows][columns > unit_words](unit, sums_of_rows, step > 0, left.data + row * left.row_stride + step,

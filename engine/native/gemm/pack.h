@@ -212,7 +212,8 @@ static void pack_right_panel(uint32_t* packed, const Operand& right, size_t k, s
   const size_t columns = Shape::columns_of(n, panel), width = Shape::width_of(n, panel);
   const size_t steps = (k_count + k_per_step - 1) / k_per_step;
   if constexpr (Shape::step_quantum > 1) {
-    std::memset(packed, 0, Shape::steps_of(k_count, k_per_step) * width * sizeof *packed);
+    const size_t padded = Shape::steps_of(k_count, k_per_step);
+    if (columns < width || steps < padded) std::memset(packed, 0, padded * width * sizeof *packed);
   }
 
   if (!right.transposed) {

@@ -25,7 +25,7 @@ constexpr size_t block_columns = 384, piece_rows = 128;
 /// Rows of the head that are packed at a time for dx.
 constexpr size_t slab_rows = 1024;
 /// Exponentials kept of a chunk. More rows at a time read and write dhead less often.
-constexpr size_t kept_bytes = size_t{36} << 20;
+constexpr size_t kept_bytes = size_t{72} << 20;
 /// The logit of the target is the reference of a row, unless some block has logits larger by this margin.
 constexpr float margin = 30.0f;
 

@@ -37,7 +37,7 @@ const processBytes = 106e6;
 /** For the driver's libraries and its context; not measured yet. */
 const driverBytes = 400e6;
 /** Exponentials that the head keeps for a chunk of rows (head_cross_entropy.cpp). */
-const headKeptBytes = 36 * 2 ** 20;
+const headKeptBytes = 72 * 2 ** 20;
 const headSlabRows = 1024;
 /** Rows that a worker processes at a time (product.h). */
 const blockRows = 192;
