@@ -35,32 +35,36 @@ const { values, positionals } = parseArgs({
 });
 const [stepCount, seedCount] = [Number(values.steps), Number(values.seeds)];
 const rank = Number(values.rank);
-const firstRates = [3e-3, 6e-3];
 
 const fullRankBy = { adamw: 'full-rank AdamW', muon: 'full-rank Muon' };
+/** `rates`: where the search of the best one begins, near what was best before; it extends the grid itself. */
 const methods = {
-  'full-rank AdamW': { fullRank: 'adamw' },
-  'full-rank Muon': { fullRank: 'muon' },
-  'full-rank APOLLO-Mini': { fullRank: 'apolloMini' },
-  'ReLoRA AdamW': { adapter: {} },
-  'ReLoRA AdamW, warm start by Muon': { warmStart: 'muon', adapter: {} },
+  'full-rank AdamW': { fullRank: 'adamw', rates: [7.5e-4, 1.5e-3] },
+  'full-rank Muon': { fullRank: 'muon', rates: [3e-3, 6e-3] },
+  'full-rank APOLLO-Mini': { fullRank: 'apolloMini', rates: [3e-3, 6e-3] },
+  'ReLoRA AdamW': { adapter: {}, rates: [3e-3, 6e-3] },
+  'ReLoRA AdamW, warm start by Muon': { warmStart: 'muon', adapter: {}, rates: [3e-3, 6e-3] },
   'ReLoRA LoRA-Muon, new A random': {
     warmStart: 'muon',
     adapter: { adapterOptimizer: 'loraMuon' },
+    rates: [6e-3, 12e-3],
   },
   'ReLoRA LoRA-Muon, old span': {
     warmStart: 'muon',
     adapter: { adapterOptimizer: 'loraMuon', initialisation: 'oldSpan' },
+    rates: [6e-3, 12e-3],
   },
   'ReLoRA LoRA-Muon, half span': {
     warmStart: 'muon',
     adapter: { adapterOptimizer: 'loraMuon', initialisation: 'halfSpan' },
+    rates: [6e-3, 12e-3],
   },
-  'LoRA AdamW, never merged': { warmStart: 'muon', adapter: {}, kind: 'lora' },
+  'LoRA AdamW, never merged': { warmStart: 'muon', adapter: {}, kind: 'lora', rates: [3e-3, 6e-3] },
   'LoRA LoRA-Muon, never merged': {
     warmStart: 'muon',
     adapter: { adapterOptimizer: 'loraMuon' },
     kind: 'lora',
+    rates: [6e-3, 12e-3],
   },
 };
 
@@ -139,7 +143,7 @@ async function train(name, { rate, seed, steps }) {
 function tunedRateOf(name) {
   if (!rates.has(name)) {
     const lossAt = async (rate) => finalLoss(await train(name, { rate, seed: 1, steps: stepCount }));
-    rates.set(name, tuned(firstRates, lossAt));
+    rates.set(name, tuned(methods[name].rates, lossAt));
   }
   return rates.get(name);
 }

@@ -160,7 +160,8 @@ const targets = [
     subject: 'head',
     what: 'head and cross-entropy, scratch',
     unit: 'MB',
-    atMost: 50,
+    // Half as many exponentials would take 50 MB and 1.13 to 1.24 times as long: bench/results/2026-12-01-intel-xeon-amx-kernels.md.
+    atMost: 80,
     measure({ head }) {
       const ours = fastest(head, { engine: 'relora' });
       return ours ? { value: ours.last.scratchBytes / 1e6, detail: ours.precision } : null;

@@ -36,8 +36,9 @@ export interface MemoryParts {
 const processBytes = 106e6;
 /** For the driver's libraries and its context; not measured yet. */
 const driverBytes = 400e6;
-/** Exponentials that the head keeps for a chunk of rows (head_cross_entropy.cpp). */
+/** Exponentials that the head keeps for a chunk of rows, which are whole multiples of a block of a product (head_cross_entropy.cpp). */
 const headKeptBytes = 72 * 2 ** 20;
+const headBlockRows = 256;
 const headSlabRows = 1024;
 /** Rows that a worker processes at a time (product.h). */
 const blockRows = 192;
@@ -361,7 +362,8 @@ function backwardBytes(
 function headScratchBytes({ model }: RunSpec, { arithmetic, rows }: ComputationLayout): number {
   const element = arithmetic.precision === 'bfloat16' ? 2 : 4;
   const row = element * (model.vocabSize + 64);
-  const chunk = Math.min(rows, Math.max(64, Math.floor(headKeptBytes / row)));
+  const fit = Math.max(64, Math.floor(headKeptBytes / row));
+  const chunk = Math.min(rows, fit < headBlockRows ? fit : fit - (fit % headBlockRows));
   const slab = element * Math.min(headSlabRows, model.vocabSize) * model.hiddenSize;
   return chunk * (row + 8 * model.hiddenSize) + slab;
 }
