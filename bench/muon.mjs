@@ -1,7 +1,7 @@
 // Muon, LoRA-Muon and choices of the next A, against AdamW: the same tokens of real text, one thread per run.
 //
 //     node bench/muon.mjs [--preset demo] [--steps 1000] [--seeds 3] [--rank 24] [--cycle STEPS]
-//                         [--restart-warmup STEPS] [--equal-time] [--parallel 2] [--report FILE] [method …]
+//                         [--restart-warmup STEPS] [--precision float32] [--equal-time] [--parallel 2] [--report FILE] [method …]
 //
 // Two runs at a time. Finished runs are stored in .relora/convergence/ and not repeated, so that an interrupted run continues. A method's
 // rate is tuned with the first seed on whole runs, since on a third of the steps Muon's best rate is four times as high. A warm start has the
@@ -28,6 +28,7 @@ const { values, positionals } = parseArgs({
     rank: { type: 'string', default: '24' },
     cycle: { type: 'string' },
     'restart-warmup': { type: 'string' },
+    precision: { type: 'string', default: 'float32' },
     'equal-time': { type: 'boolean', default: false },
     parallel: { type: 'string', default: '2' },
     report: { type: 'string' },
@@ -88,7 +89,7 @@ async function specOf({ fullRank, warmStart = 'adamw', adapter, kind = 'relora' 
     learningRate: { peak: rate },
     optimizer: { fullRankOptimizer: fullRank ?? 'adamw' },
     batch: { sequenceLength: 256, sequenceCount: 4 },
-    precision: 'float32',
+    precision: values.precision,
     seed,
     evaluation: { everyStepCount: 0, tokenCount: 16_384, finalTokenCount: 65_536 },
     checkpoint: { everyStepCount: 0 },
@@ -181,7 +182,7 @@ function write() {
   ]);
   const text = `# Optimizers of ReLoRA on the preset ${values.preset}
 
-${runs.cpuModel.split(' ').slice(0, 2).join(' ')} (${runs.instructionSet}), commit ${commit}. ${stepCount} steps of 1024 bytes of the demo's text, a fifth of them the warm start, rank ${rank}, ${values.cycle === undefined ? 'four cycles' : `cycles of ${values.cycle} steps`}${values['restart-warmup'] === undefined ? '' : `, the rate rising for ${values['restart-warmup']} steps after a restart`}; float32, one
+${runs.cpuModel.split(' ').slice(0, 2).join(' ')} (${runs.instructionSet}), commit ${commit}. ${stepCount} steps of 1024 bytes of the demo's text, a fifth of them the warm start, rank ${rank}, ${values.cycle === undefined ? 'four cycles' : `cycles of ${values.cycle} steps`}${values['restart-warmup'] === undefined ? '' : `, the rate rising for ${values['restart-warmup']} steps after a restart`}; ${values.precision}, one
 thread, ${seedCount} seed${seedCount > 1 ? 's' : ''}, ${values.parallel} runs at a time. Rates tuned with the first seed on whole runs; a warm start has the rate of the full-rank run by its
 optimizer. Held-out loss in nats a byte, and its range over the seeds; the jump is the mean training loss of ten steps after a restart less
 that of ten before; MB of optimizer state at the end and of the process at its peak; processor seconds a step, which other programs lengthen

@@ -1,6 +1,6 @@
 import { chooseGraphs, packFlops, thinPasses, thinShare, weightGradientShare } from './adapterGraphs.js';
 import { cardStepTime } from './cardTime.js';
-import { arithmeticOf, isFused, type DeviceSpeed } from './deviceSpeed.js';
+import { arithmeticOf, isFused, measuredProduct, type DeviceSpeed } from './deviceSpeed.js';
 import { layerMethod } from './layerMethod.js';
 import { signWorkOf } from './optimizerCost.js';
 import { countParameters, linearShapes } from './parameters.js';
@@ -48,6 +48,13 @@ const sumBytes = 12;
 const signElementSeconds = 2e-9;
 /** JavaScript, page faults and waiting, per block and micro-batch. */
 const blockSeconds = 1.4e-3;
+/*
+ * Tiles (AMX) multiply so fast that what surrounds products takes as long as they do, and is not faster where tiles are: in operations at
+ * float32's rate, for each operand that is packed or result that is written, each logit, and each pair of a query and a visible key. From steps
+ * of the demo to llama-60m on a fourth generation Xeon, timed kernel by kernel at two speeds of its tiles
+ * (bench/results/2026-12-01-intel-xeon-amx-kernels.md).
+ */
+const tileOperations = { element: 30, logit: 100, pair: { forward: 210, backward: 530 } } as const;
 
 /** Seconds of a step of the main phase. Infinite if the device's speed is unknown. */
 export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
@@ -63,6 +70,11 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
     bfloat16: device.bfloat16Flops || device.float32Flops,
     int8: device.int8Flops || device.float32Flops,
   };
+  const isTiled = device.instructionSet === 'amx' && precision === 'bfloat16';
+  if (isTiled) {
+    rates.bfloat16 = tilesAlone(rates.bfloat16, device);
+    rates.int8 = tilesAlone(rates.int8, device);
+  }
   const rate = productShare * rates[precision];
   const isUnpacked = adapter !== null && basePrecision === 'nf4';
   // Products with e4m3 have not been measured.
@@ -77,18 +89,22 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
 
   let base = 0;
   let adapters = 0;
+  let tileElements = 0;
   for (const name of targetModules) {
     const { inFeatures, outFeatures } = shapes[name];
     const weights = inFeatures * outFeatures;
     const isLast = name === 'o_proj' || name === 'down_proj';
     const forwards = 1 + (isRepeated && !isLast ? 1 : 0);
     base += (tokens * 2 * weights * (forwards + 1)) / baseRate;
+    tileElements += (forwards + 1) * tokens * (inFeatures + outFeatures);
     if (isUnpacked) base += (micros * (forwards + 1) * unpackOperations * weights) / rates.float32;
     if (adapter === null) {
       base += (tokens * 2 * weights) / (weightGradientShare * rate);
+      tileElements += 2 * tokens * (inFeatures + outFeatures);
       continue;
     }
     if (!adapter.targetModules.includes(name)) continue;
+    tileElements += 2 * tokens * (inFeatures + outFeatures);
     const { rank, trainsA } = layerMethod(adapter, name);
     const graph = graphs[name];
     const passes = thinPasses(trainsA);
@@ -109,19 +125,40 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   const stream = streamOperations.forward * (1 + passes) + streamOperations.backward;
   const inner = innerOperations.forward * (1 + passes) + innerOperations.backward;
   const { trainable } = countParameters(spec);
+  const pairs = (tokens * batch.sequenceLength * model.numAttentionHeads) / 2;
+  const { element, logit, pair } = tileOperations;
+  const around = isTiled
+    ? {
+        attention: layers * pairs * (pair.forward * (1 + passes) + pair.backward),
+        head: logit * tokens * model.vocabSize,
+        elements: layers * element * tileElements,
+      }
+    : { attention: 0, head: 0, elements: 0 };
+  const attentionRate = (isTiled ? 1 : attentionShare[precision]) * rates[precision];
   return {
     base: layers * base,
     adapters: layers * adapters,
-    attention: (layers * attended * (2 * (1 + passes) + 5)) / (attentionShare[precision] * rates[precision]),
+    attention:
+      (layers * attended * (2 * (1 + passes) + 5)) / attentionRate + around.attention / rates.float32,
     head:
       (2 * tokens * model.hiddenSize * model.vocabSize * (1 / rates[precision] + 2 / rates[headKind])) /
-      headShare(model.hiddenSize),
+        (isTiled ? 1 : headShare(model.hiddenSize)) +
+      around.head / rates.float32,
     elements:
-      (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / rates.float32,
+      (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize) + around.elements) /
+      rates.float32,
     update: (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond,
     signs: signSeconds(spec, rate, device.threadCount),
     other: blockSeconds * layers * micros,
   };
+}
+
+/** The rate of tiles without what surrounds the layer's product that was measured, from its rate with that; at most three times as high. */
+function tilesAlone(rate: number, { float32Flops }: DeviceSpeed): number {
+  const { inFeatures, outFeatures } = measuredProduct;
+  const around = (tileOperations.element * (inFeatures + outFeatures)) / float32Flops;
+  const operations = 2 * inFeatures * outFeatures;
+  return Math.min(3 * rate, operations / Math.max(operations / rate - around, 0));
 }
 
 function signSeconds(spec: RunSpec, rate: number, threadCount: number): number {

@@ -1,5 +1,5 @@
 import { performance } from 'node:perf_hooks';
-import type { DeviceSpeed } from '../../plan/deviceSpeed.js';
+import { measuredProduct, type DeviceSpeed } from '../../plan/deviceSpeed.js';
 import type { BasePrecision, NativeAddon } from './nativeAddon.js';
 
 type Rates = Pick<DeviceSpeed, 'float32Flops' | 'bfloat16Flops' | 'int8Flops' | 'memoryBytesPerSecond'>;
@@ -58,8 +58,7 @@ export function measureCpu(addon: Kernels, threadCount: number, clocks = realClo
 const roundCount = 60;
 /** Slow processors make fewer rounds. */
 const millisecondsMax = 2000;
-/** Of a layer of llama-60m, whose weights the second-level cache does not hold; so few rows that a window takes about a millisecond. */
-const [rows, inFeatures, outFeatures] = [64, 512, 1376];
+const { rows, inFeatures, outFeatures } = measuredProduct;
 const productOperations = 2 * rows * inFeatures * outFeatures;
 /** 128 MB in two arrays, more than the caches of a core hold: adding them is limited by the memory. */
 const arrayLength = 2 ** 24;
