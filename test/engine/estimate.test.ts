@@ -343,6 +343,21 @@ describe('the estimate of time', () => {
     );
   });
 
+  it('does not fall with the speed of tiles where products are a small part of a step', () => {
+    const small = spec({ model: { ...presets['llama-9m']!, vocabSize: 8192 }, adapter: { rank: 16 } });
+    const tiles = {
+      ...device,
+      instructionSet: 'amx',
+      float32Flops: 95e9,
+      bfloat16Flops: 350e9,
+      int8Flops: 500e9,
+    };
+    const faster = { ...tiles, bfloat16Flops: 3500e9, int8Flops: 5000e9 };
+    const ratio = secondsOf(stepTime(small, tiles)) / secondsOf(stepTime(small, faster));
+    expect(ratio).toBeGreaterThan(1);
+    expect(ratio).toBeLessThan(3);
+  });
+
   it('is not known where the speed of the device is not', () => {
     const unknown = { ...device, float32Flops: 0, bfloat16Flops: 0, int8Flops: 0, memoryBytesPerSecond: 0 };
     expect(estimateRun(spec(), unknown).durationSeconds).toBe(Infinity);

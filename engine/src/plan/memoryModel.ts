@@ -33,7 +33,7 @@ export interface MemoryParts {
 }
 
 /** Remaining memory of a trainer that no other part counts, on Linux with Node 20 (test/e2e/peakMemory). */
-const processBytes = 106e6;
+const processBytes = 100e6;
 /** For the driver's libraries and its context; not measured yet. */
 const driverBytes = 400e6;
 /** Exponentials that the head keeps for a chunk of rows, which are whole multiples of a block of a product (head_cross_entropy.cpp). */

@@ -129,24 +129,23 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
   const { element, logit, pair } = tileOperations;
   const around = isTiled
     ? {
-        attention: layers * pairs * (pair.forward * (1 + passes) + pair.backward),
-        head: logit * tokens * model.vocabSize,
-        elements: layers * element * tileElements,
+        attention: (layers * pairs * (pair.forward * (1 + passes) + pair.backward)) / rates.float32,
+        head: (logit * tokens * model.vocabSize) / rates.float32,
+        elements: (layers * element * tileElements) / rates.float32,
       }
     : { attention: 0, head: 0, elements: 0 };
   const attentionRate = (isTiled ? 1 : attentionShare[precision]) * rates[precision];
   return {
     base: layers * base,
     adapters: layers * adapters,
-    attention:
-      (layers * attended * (2 * (1 + passes) + 5)) / attentionRate + around.attention / rates.float32,
+    attention: (layers * attended * (2 * (1 + passes) + 5)) / attentionRate + around.attention,
     head:
       (2 * tokens * model.hiddenSize * model.vocabSize * (1 / rates[precision] + 2 / rates[headKind])) /
         (isTiled ? 1 : headShare(model.hiddenSize)) +
-      around.head / rates.float32,
+      around.head,
     elements:
-      (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize) + around.elements) /
-      rates.float32,
+      (layers * tokens * (stream * model.hiddenSize + inner * model.intermediateSize)) / rates.float32 +
+      around.elements,
     update: (trainable * (updateBytes + sumBytes * (micros - 1))) / device.memoryBytesPerSecond,
     signs: signSeconds(spec, rate, device.threadCount),
     other: blockSeconds * layers * micros,
@@ -155,6 +154,7 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
 
 /** The rate of tiles without what surrounds the layer's product that was measured, from its rate with that; at most three times as high. */
 function tilesAlone(rate: number, { float32Flops }: DeviceSpeed): number {
+  if (rate === 0) return 0;
   const { inFeatures, outFeatures } = measuredProduct;
   const around = (tileOperations.element * (inFeatures + outFeatures)) / float32Flops;
   const operations = 2 * inFeatures * outFeatures;
