@@ -25,7 +25,7 @@ async function foreseenOverMeasured(
   const shape = { preset: 'llama-9m', layerCount: undefined, vocabSize: 8192 };
   const side = { ...shape, rank: 16, batch: 4, time: 256, precision };
   const trainer = new Trainer({ ...side, config: configOf(shape), alpha: 16, model: undefined }, device);
-  for (let step = 0; step < 3; step++) await trainer.step(); // the first one allocates, and code is compiled beside the others
+  for (let step = 0; step < 2; step++) await trainer.step(); // the first one allocates, and code is compiled beside the others
   const ratios: number[] = [];
   for (let turn = 0; turn < 5; turn++) {
     const foreseen = planned(side, await device.measure()).seconds;
