@@ -160,7 +160,7 @@ const targets = [
     subject: 'head',
     what: 'head and cross-entropy, scratch',
     unit: 'MB',
-    // Half as many exponentials would take 50 MB and 1.13 to 1.24 times as long: bench/results/2026-12-01-intel-xeon-amx-kernels.md.
+    // Half as many exponentials would take 34 MB, and 1.13 times as long in float32: bench/results/2026-12-01-intel-xeon-amx-kernels.md.
     atMost: 80,
     measure({ head }) {
       const ours = fastest(head, { engine: 'relora' });

@@ -23,8 +23,8 @@ void pack_transposed_pairs(uint32_t* packed, const Operand& left, size_t row, si
         const size_t even = 2 * (s + j), count = smaller(rows - i, lanes);
         const Element* from = data + (k + even) * left.stride + row + i;
         // The rows of the next squares, which are pages apart.
-        __builtin_prefetch(from + 2 * lanes * left.stride);
-        __builtin_prefetch(from + (2 * lanes + 1) * left.stride);
+        prefetch(from + 2 * lanes * left.stride, count);
+        prefetch(from + (2 * lanes + 1) * left.stride, count);
         const auto values = [&](size_t odd) {
           return even + odd < k_count ? load(from + odd * left.stride, count) : Vec{};
         };

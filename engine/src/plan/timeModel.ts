@@ -96,15 +96,14 @@ export function stepTime(spec: RunSpec, device: DeviceSpeed): TimeParts {
     const isLast = name === 'o_proj' || name === 'down_proj';
     const forwards = 1 + (isRepeated && !isLast ? 1 : 0);
     base += (tokens * 2 * weights * (forwards + 1)) / baseRate;
-    tileElements += (forwards + 1) * tokens * (inFeatures + outFeatures);
+    const isTrained = adapter === null || adapter.targetModules.includes(name);
+    tileElements += tokens * (inFeatures + outFeatures) * (forwards + 1 + (isTrained ? 2 : 0));
     if (isUnpacked) base += (micros * (forwards + 1) * unpackOperations * weights) / rates.float32;
     if (adapter === null) {
       base += (tokens * 2 * weights) / (weightGradientShare * rate);
-      tileElements += 2 * tokens * (inFeatures + outFeatures);
       continue;
     }
-    if (!adapter.targetModules.includes(name)) continue;
-    tileElements += 2 * tokens * (inFeatures + outFeatures);
+    if (!isTrained) continue;
     const { rank, trainsA } = layerMethod(adapter, name);
     const graph = graphs[name];
     const passes = thinPasses(trainsA);
